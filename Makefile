@@ -1,0 +1,77 @@
+# One command each; `make help` lists them. Everything runs in .venv, which the first command makes.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+SOURCES := $(wildcard client server examples bench tests tools)
+
+# A virtual environment holds absolute paths, so a checkout that was moved gets a new one.
+PLACE := $(shell cat $(VENV)/place 2>/dev/null)
+ifneq ($(PLACE),)
+ifneq ($(PLACE),$(CURDIR))
+$(shell rm -rf $(VENV))
+endif
+endif
+
+.PHONY: help demo serve test lint style types layers contract format protos breaking bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' Makefile
+
+demo: $(VENV)/demo ## kill a server in the middle of a campaign, and see it finish
+	@$(RUN) -m examples.demo $(ARGS)
+
+serve: $(VENV)/demo ## serve the example workflows: gRPC on 127.0.0.1:50051, HTTP on 127.0.0.1:3000
+	@$(VENV)/bin/mendflow serve examples.campaign examples.order $(ARGS)
+
+test: $(VENV)/dev ## the whole test suite; ARGS="-k watch" for a part of it
+	@$(RUN) -m pytest $(ARGS)
+
+lint: style types layers contract ## every check that runs nothing
+
+style: $(VENV)/dev
+	@$(RUN) -m ruff check $(SOURCES)
+	@$(RUN) -m ruff format --check --quiet $(SOURCES) || { echo "make format puts that right"; exit 1; }
+
+types: $(VENV)/dev
+	@$(RUN) -m mypy $(SOURCES)
+
+layers: $(VENV)/dev
+	@$(VENV)/bin/lint-imports
+
+contract: $(VENV)/dev
+	@$(VENV)/bin/buf lint protos
+
+format: $(VENV)/dev ## lay the code out and mend what ruff can mend
+	@$(RUN) -m ruff check --fix-only --quiet $(SOURCES)
+	@$(RUN) -m ruff format $(SOURCES)
+
+protos: $(VENV)/dev ## generate client/mendflow/v1 from protos/
+	@$(RUN) tools/generate_protos.py
+
+breaking: $(VENV)/dev ## what breaks in the contract since AGAINST=v0.1.0
+	@$(VENV)/bin/buf breaking protos --against ".git#ref=$(AGAINST),subdir=protos"
+
+bench: $(VENV)/dev ## measure it
+	@$(RUN) -m bench $(ARGS)
+
+clean: ## remove what these commands made
+	@rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/place:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Mendflow needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1). Name another: make PYTHON=python3.13 ..."; exit 1; }
+	@echo "Setting up $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV) || \
+	  { echo "$(PYTHON) could not make a virtual environment (on Debian: apt-get install python3-venv)"; exit 1; }
+	@echo "$(CURDIR)" > $@
+
+# demo is what the examples need, dev is everything.
+$(VENV)/demo: pyproject.toml | $(VENV)/place
+	@echo "Installing Mendflow with its server ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[server,examples]'
+	@touch $@
+
+$(VENV)/dev: pyproject.toml | $(VENV)/place
+	@echo "Installing Mendflow with what its tests need ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/demo

@@ -1,0 +1,74 @@
+"""Payloads compared and measured as they are, without their types."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from mendflow.codec.faults import strict_json
+
+if TYPE_CHECKING:
+    from mendflow.v1 import payload_pb2
+
+
+def payload_size(payload: payload_pb2.Payload | None) -> int:
+    """Answer how many bytes the value has."""
+    kind = None if payload is None else payload.WhichOneof("kind")
+    if payload is None or kind is None:
+        return 0
+    if kind == "message":
+        return len(payload.message.value)
+    text = payload.json
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def same_payload(a: payload_pb2.Payload | None, b: payload_pb2.Payload | None) -> bool:
+    """Whether two payloads are the same value.
+
+    JSON is compared parsed: the order of an object's members does not matter,
+    1 is 1.0 (exactly, however long) but not true. Messages are compared by type
+    URL and bytes. JSON that cannot be parsed is the same only as the same text.
+    """
+    if _is_message(a) or _is_message(b):
+        return _is_message(a) and _is_message(b) and _message(a) == _message(b)
+    text_a, text_b = _json(a), _json(b)
+    if text_a == text_b:
+        return True
+    try:
+        return _same(_parsed(text_a), _parsed(text_b))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_message(payload: payload_pb2.Payload | None) -> bool:
+    return payload is not None and payload.HasField("message")
+
+
+def _message(payload: payload_pb2.Payload | None) -> tuple[str, bytes]:
+    return ("", b"") if payload is None else (payload.message.type_url, payload.message.value)
+
+
+def _json(payload: payload_pb2.Payload | None) -> str:
+    return payload.json if payload is not None and payload.HasField("json") else "null"
+
+
+def _parsed(text: str) -> Any:
+    return strict_json(text, parse_int=_number, parse_float=_number)
+
+
+def _number(text: str) -> Decimal | tuple[str]:
+    # Exact, and linear in the digits. An exponent beyond Decimal's is compared as it is written.
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return (text,)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(member, b[name]) for name, member in a.items())
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)

@@ -1,0 +1,318 @@
+"""One value's type: a JSON text by pydantic, or a protobuf message."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import types
+import typing
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+
+import pydantic
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, EncodeError, Message
+from pydantic.errors import PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticCustomError, SchemaError, ValidationError, to_json
+from typing_extensions import override
+
+from mendflow.codec.faults import (
+    payload_error,
+    serialization_problems,
+    strict_json,
+    type_name,
+    validation_problems,
+)
+from mendflow.codec.fidelity import GUESSED, difference, kinds_in, not_finite, ordered
+from mendflow.errors import DefinitionError
+from mendflow.v1 import payload_pb2, workflow_service_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mendflow.codec.faults import Problem
+    from mendflow.errors import PayloadError
+
+T = TypeVar("T")
+
+#: What pydantic raises for a type that it has no schema for.
+SCHEMA_ERRORS = (PydanticUserError, SchemaError, NameError, TypeError, RecursionError)
+_TYPE_URL = "type.googleapis.com/"
+
+
+class ValueType(ABC, Generic[T]):
+    """How values of one annotation are recorded.
+
+    Thread-safe. An unset payload, or none, is JSON null.
+    """
+
+    #: The type, for messages.
+    name: str
+
+    @staticmethod
+    def of(annotation: Any) -> ValueType[Any]:
+        """Answer the type for a resolved annotation; a missing one is `typing.Any`, None is NoneType.
+
+        Raises `DefinitionError` for a type that cannot be recorded.
+        """
+        # A class equals only itself; int | str equals str | int and is another type.
+        return _of_class(annotation) if isinstance(annotation, type) else _of(annotation)
+
+    @abstractmethod
+    def encode(self, value: T) -> payload_pb2.Payload:
+        """Answer the payload of ``value``. Raises `PayloadError` when it does not fit or would not come back."""
+
+    @abstractmethod
+    def decode(self, payload: payload_pb2.Payload | None) -> T:
+        """Answer the value of ``payload``. Raises `PayloadError` when it does not fit."""
+
+    @abstractmethod
+    def schema(self) -> workflow_service_pb2.ValueSchema:
+        """Answer the type's published shape. Raises `DefinitionError` for a type that JSON Schema cannot tell."""
+
+    @abstractmethod
+    def dump(self, value: T) -> bytes:
+        """Answer ``value`` as one JSON text."""
+
+    @property
+    @abstractmethod
+    def member(self) -> Any:
+        """The annotation under which pydantic reads what `dump` wrote as a part of a larger text."""
+
+    def error(self, problems: Sequence[Problem]) -> PayloadError:
+        """Answer the error for these problems."""
+        return payload_error(self.name, problems)
+
+
+class JsonType(ValueType[T]):
+    """Any type that pydantic knows."""
+
+    def __init__(self, annotation: Any) -> None:
+        self.name = type_name(annotation)
+        self._annotation = annotation
+        self._adapter = adapter_of(annotation, self.name)
+        kinds = kinds_in(self._adapter.core_schema)
+        self._guessed = bool(kinds & GUESSED)
+        self._has_sets = bool(kinds & {"set", "frozenset"})
+        self._to_json = self._adapter.serializer.to_json
+        self._validate = self._adapter.validator.validate_json
+
+    @property
+    @override
+    def member(self) -> Any:
+        return self._annotation
+
+    @override
+    def encode(self, value: T) -> payload_pb2.Payload:
+        text = self.dump(value)
+        return payload_pb2.Payload() if text == b"null" else payload_pb2.Payload(json=text.decode())
+
+    @override
+    def decode(self, payload: payload_pb2.Payload | None) -> T:
+        kind = None if payload is None else payload.WhichOneof("kind")
+        if payload is None or kind is None:
+            return self._load("null")
+        if kind == "message":
+            raise self.error([("", f"takes JSON, not the message {payload.message.type_url}")])
+        return self._load(payload.json)
+
+    @override
+    def dump(self, value: T) -> bytes:
+        try:
+            text = self._to_json(value, by_alias=True, warnings="error")
+            if self._has_sets:
+                text = self._sorted(value)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self.error(serialization_problems(error)) from error
+        if b"null" in text:
+            # pydantic writes NaN as null.
+            problem = not_finite(self._adapter.serializer.to_python(value, by_alias=True, warnings=False))
+            if problem is not None:
+                raise self.error([problem])
+        back = self._load(text)
+        if self._guessed:
+            problem = difference(value, back)
+            if problem is not None:
+                raise self.error([problem])
+        return text
+
+    def _sorted(self, value: T) -> bytes:
+        plain = self._adapter.serializer.to_python(value, by_alias=True)
+        shown = self._adapter.serializer.to_python(value, mode="json", by_alias=True)
+        return to_json(ordered(plain, shown))
+
+    def _load(self, text: str | bytes) -> T:
+        value: T = read_json(self._validate, text, self.name)
+        return value
+
+    @override
+    def schema(self) -> workflow_service_pb2.ValueSchema:
+        return workflow_service_pb2.ValueSchema(json_schema=self._schema_text)
+
+    @functools.cached_property
+    def _schema_text(self) -> str:
+        try:
+            schema = self._adapter.json_schema(schema_generator=_Schema)
+        except (PydanticUserError, ValueError) as error:
+            raise DefinitionError(f"{self.name} has no JSON Schema: {error}") from error
+        return json.dumps({"$schema": _Schema.schema_dialect, **schema}, separators=(",", ":"), ensure_ascii=False)
+
+
+class MessageType(ValueType[T]):
+    """A protobuf message, or none where the annotation says so."""
+
+    def __init__(self, message: type[Message], *, nullable: bool) -> None:
+        descriptor = getattr(message, "DESCRIPTOR", None)
+        if descriptor is None:
+            raise DefinitionError("google.protobuf.message.Message is no type of message: name the generated class")
+        self.name = descriptor.full_name
+        self.nullable = nullable
+        self._class = message
+
+    @property
+    @override
+    def member(self) -> Any:
+        return Annotated[Any, pydantic.PlainValidator(self._member)]
+
+    @override
+    def encode(self, value: T) -> payload_pb2.Payload:
+        payload = payload_pb2.Payload()
+        message = self._checked(value)
+        if message is not None:
+            payload.message.type_url = _TYPE_URL + self.name
+            try:
+                payload.message.value = message.SerializeToString(deterministic=True)
+            except (EncodeError, ValueError) as error:
+                raise self.error([("", str(error))]) from error
+        return payload
+
+    @override
+    def decode(self, payload: payload_pb2.Payload | None) -> T:
+        kind = None if payload is None else payload.WhichOneof("kind")
+        if payload is None or kind is None:
+            return self._from_json("null")
+        if kind == "json":
+            return self._from_json(payload.json)
+        url = payload.message.type_url
+        if "/" not in url or url.rpartition("/")[2] != self.name:
+            raise self.error([("", f"takes the message {self.name}, not {url!r}")])
+        try:
+            return typing.cast("T", self._class.FromString(payload.message.value))
+        except DecodeError as error:
+            raise self.error([("", f"its bytes are not a {self.name}: {error}")]) from error
+
+    @override
+    def dump(self, value: T) -> bytes:
+        message = self._checked(value)
+        if message is None:
+            return b"null"
+        try:
+            members = json_format.MessageToDict(message)
+            return json.dumps(
+                members, separators=(",", ":"), ensure_ascii=False, sort_keys=True, allow_nan=False
+            ).encode()
+        except (ValueError, TypeError, RecursionError, json_format.Error) as error:
+            raise self.error(serialization_problems(error)) from error
+
+    @override
+    def schema(self) -> workflow_service_pb2.ValueSchema:
+        return workflow_service_pb2.ValueSchema(message_name=self.name)
+
+    def _checked(self, value: T) -> Message | None:
+        if value is None and self.nullable:
+            return None
+        if not isinstance(value, self._class):
+            raise self.error([("", f"is of type {type_name(type(value))}")])
+        return value
+
+    def _from_json(self, text: str) -> T:
+        try:
+            return self._parse(strict_json(text, unique=True))
+        except RecursionError as error:
+            raise self.error([("", "is nested too deep")]) from error
+        except (ValueError, json_format.ParseError) as error:
+            raise self.error([("", str(error))]) from error
+
+    def _member(self, members: Any) -> T:
+        try:
+            return self._parse(members)
+        except (ValueError, RecursionError, json_format.ParseError) as error:
+            raise PydanticCustomError("protobuf", "{problem}", {"problem": str(error)}) from error
+
+    def _parse(self, members: Any) -> T:
+        if members is None and self.nullable:
+            return typing.cast("T", None)
+        try:
+            return typing.cast("T", json_format.ParseDict(members, self._class()))
+        except (TypeError, AttributeError, KeyError) as error:
+            # ParseDict meets some wrong shapes only by tripping over them.
+            raise ValueError(f"is not the JSON form of {self.name}") from error
+
+
+class _Schema(GenerateJsonSchema):
+    """2020-12, quiet about a default that JSON cannot tell."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
+
+
+def adapter_of(annotation: Any, name: str) -> pydantic.TypeAdapter[Any]:
+    """Answer pydantic's adapter, complete. Raises `DefinitionError`."""
+    try:
+        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
+        # A class that waits for a forward reference would otherwise say so at its first value.
+        adapter.rebuild(raise_errors=True)
+    except SCHEMA_ERRORS as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise DefinitionError(
+            f"{name} cannot be recorded: {reason} Use builtins, dataclasses and pydantic models; "
+            "a protobuf message only as a whole parameter, input or result."
+        ) from error
+    return adapter
+
+
+def read_json(validate: Any, text: str | bytes, name: str) -> Any:
+    """Answer ``validate(text)``, or raise `PayloadError` for a value of type ``name``."""
+    try:
+        # pydantic also reads Python's names for what JSON has no number for.
+        if _has_constant(text):
+            strict_json(text)
+        return validate(text)
+    except ValidationError as error:
+        raise payload_error(name, validation_problems(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise payload_error(name, serialization_problems(error)) from error
+
+
+def _has_constant(text: str | bytes) -> bool:
+    if isinstance(text, str):
+        return "NaN" in text or "Infinity" in text
+    return b"NaN" in text or b"Infinity" in text
+
+
+def _of(annotation: Any) -> ValueType[Any]:
+    if annotation is inspect.Parameter.empty:
+        return JsonType(Any)
+    if annotation is None:
+        return JsonType(types.NoneType)
+    message, nullable = _message_in(annotation)
+    return JsonType(annotation) if message is None else MessageType(message, nullable=nullable)
+
+
+_of_class = functools.lru_cache(maxsize=1024)(_of)
+
+
+def _message_in(annotation: Any) -> tuple[type[Message] | None, bool]:
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _message_in(annotation.__origin__)
+    if origin in (typing.Union, types.UnionType):
+        members = [member for member in typing.get_args(annotation) if member is not types.NoneType]
+        if len(members) == 1:
+            return _message_in(members[0])[0], True
+    if isinstance(annotation, type) and issubclass(annotation, Message):
+        return annotation, False
+    return None, False

@@ -1,0 +1,183 @@
+"""Steps: the functions whose results are checkpointed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import re
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from mendflow.awaitables import StepCall
+from mendflow.codec import Arguments, ValueType
+from mendflow.context import current_run
+from mendflow.errors import DefinitionError
+from mendflow.retry import RetryPolicy
+from mendflow.signature import return_type
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import timedelta
+
+__all__ = ["Step", "step"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: A step's or workflow's registered name.
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
+#: An explicit key may also be numbered.
+KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
+
+
+class Default:
+    """Stands for: as the server's settings say."""
+
+    def __repr__(self) -> str:
+        return "server default"
+
+
+DEFAULT = Default()
+
+
+def checked_name(kind: str, name: str, pattern: re.Pattern[str] = NAME) -> str:
+    """Answer ``name``, or raise `DefinitionError` saying what is allowed."""
+    if not pattern.fullmatch(name):
+        msg = f"{kind} {name!r}: a letter, then up to 99 of A-Z a-z 0-9 _ . -"
+        raise DefinitionError(msg)
+    return name
+
+
+def seconds_of(what: str, value: float | timedelta | None) -> float | None:
+    """Answer a timeout in seconds; None means none."""
+    if value is None:
+        return None
+    seconds = value if isinstance(value, int | float) else value.total_seconds()
+    if not math.isfinite(seconds) or seconds <= 0:
+        msg = f"{what} must be a number of seconds above 0, or None for none, not {value!r}"
+        raise DefinitionError(msg)
+    return float(seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step(Generic[P, R]):
+    """A decorated step. Call it inside a workflow and await it; elsewhere it is just the function.
+
+    ``timeout`` is the longest an attempt may take, in seconds; None: no limit;
+    unset: the server's ``attempt_timeout``. ``key`` names the call inside its
+    scope in place of the step's name.
+    """
+
+    function: Callable[P, Any]
+    name: str
+    retry: RetryPolicy
+    timeout: float | None | Default
+    overlap: bool
+    key: str
+
+    def __post_init__(self) -> None:
+        # What functools.update_wrapper does, past the frozen attributes.
+        for attribute in functools.WRAPPER_ASSIGNMENTS:
+            self.__dict__[attribute] = getattr(self.function, attribute, None)
+        self.__dict__["__wrapped__"] = self.function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        """Inside a workflow: something to await. Elsewhere: the function's own answer."""
+        if current_run(f"step {self.name}()") is None:
+            result: Awaitable[R] = self.function(*args, **kwargs)
+            return result
+        return StepCall(self, args, kwargs)
+
+    @functools.cached_property
+    def is_async(self) -> bool:
+        """Whether the function runs on the loop; a plain ``def`` runs on a thread."""
+        return inspect.iscoroutinefunction(self.function)
+
+    @functools.cached_property
+    def arguments(self) -> Arguments:
+        """How the arguments are recorded."""
+        return Arguments.of(self.function)
+
+    @functools.cached_property
+    def output_type(self) -> ValueType[R]:
+        """How the result is recorded."""
+        return return_type(self.function)
+
+    def with_options(
+        self,
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None | Default = DEFAULT,
+        overlap: bool | None = None,
+        key: str | None = None,
+    ) -> Step[P, R]:
+        """Answer this step with other options. ``key`` names the call in place of the step's name."""
+        return dataclasses.replace(
+            self,
+            retry=self.retry if retry is None else retry,
+            timeout=self.timeout if isinstance(timeout, Default) else seconds_of("timeout", timeout),
+            overlap=self.overlap if overlap is None else overlap,
+            key=self.key if key is None else checked_name("key", key, KEY),
+        )
+
+
+@overload
+def step(function: Callable[P, Awaitable[R]], /) -> Step[P, R]: ...
+@overload
+def step(function: Callable[P, R], /) -> Step[P, R]: ...
+@overload
+def step(
+    *,
+    name: str | None = ...,
+    retry: RetryPolicy | None = ...,
+    timeout: float | timedelta | None | Default = ...,
+    overlap: bool = ...,
+) -> _Decorator: ...
+def step(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retry: RetryPolicy | None = None,
+    timeout: float | timedelta | None | Default = DEFAULT,
+    overlap: bool = False,
+) -> Any:
+    """Make a function a step: its result is recorded once and never computed again.
+
+    ``name`` is what the history calls it (the function's own by default).
+    ``timeout`` in seconds cuts an attempt off; None: never. ``async def`` runs
+    on the server's loop, ``def`` on a thread. A thread cannot be killed: after
+    its timeout the next attempt waits for it to end, unless ``overlap``.
+
+    Raises `DefinitionError` when the function cannot be a step.
+    """
+
+    def decorate(target: Callable[..., Any]) -> Step[..., Any]:
+        if isinstance(target, Step):
+            msg = f"{target.name} is a step already"
+            raise DefinitionError(msg)
+        if not inspect.isroutine(target) or inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+            msg = f"@step takes a def or async def function that returns a value, not {target!r}"
+            raise DefinitionError(msg)
+        return Step(
+            function=target,
+            name=checked_name("step name", name or target.__name__),
+            retry=retry or RetryPolicy(),
+            timeout=timeout if isinstance(timeout, Default) else seconds_of("timeout", timeout),
+            overlap=overlap,
+            key="",
+        )
+
+    return decorate if function is None else decorate(function)
+
+
+class _Decorator:
+    """The type of ``step(...)``; never made."""
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Step[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Step[P, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        raise NotImplementedError(function)

@@ -1,0 +1,111 @@
+"""Workflows: the functions that the server runs to completion."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from mendflow.codec import ValueType
+from mendflow.errors import DefinitionError
+from mendflow.signature import parameter_type, return_type
+from mendflow.step import checked_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+__all__ = ["Workflow", "workflow"]
+
+I = TypeVar("I")  # noqa: E741 - the input
+R = TypeVar("R")
+
+
+class Workflow(Generic[I, R]):
+    """A decorated workflow function: a workflow type.
+
+    Called, it is just the function, for tests. ``signals`` has the declared
+    signals' types by name.
+    """
+
+    def __init__(self, function: Callable[..., Coroutine[Any, Any, R]], name: str, signals: Mapping[str, Any]) -> None:
+        self.function = function
+        self.name = name
+        self._signals = dict(signals)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, R]:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name}>"
+
+    @property
+    def description(self) -> str:
+        """The function's documentation."""
+        return inspect.getdoc(self.function) or ""
+
+    @functools.cached_property
+    def input_type(self) -> ValueType[I] | None:
+        """The type of the one parameter; None when it takes none."""
+        return parameter_type(self.function)
+
+    @functools.cached_property
+    def output_type(self) -> ValueType[R]:
+        """The type of the result."""
+        return return_type(self.function)
+
+    @functools.cached_property
+    def signals(self) -> dict[str, ValueType[Any]]:
+        """The declared signals' types by name."""
+        return {name: ValueType.of(annotation) for name, annotation in self._signals.items()}
+
+    def check(self) -> None:
+        """Resolve every type now. Raises `DefinitionError` naming what is wrong."""
+        _ = self.input_type, self.output_type, self.signals
+
+
+@overload
+def workflow(function: Callable[[], Coroutine[Any, Any, R]], /) -> Workflow[None, R]: ...
+@overload
+def workflow(function: Callable[[I], Coroutine[Any, Any, R]], /) -> Workflow[I, R]: ...
+@overload
+def workflow(*, name: str | None = ..., signals: Mapping[str, Any] | None = ...) -> _Decorator: ...
+def workflow(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    signals: Mapping[str, Any] | None = None,
+) -> Any:
+    """Make an ``async def`` function of at most one parameter a workflow type.
+
+    ``name`` is what callers start it by (the function's own by default).
+    ``signals`` declares the types of the signals it takes, by name; the server
+    then checks their data at the door.
+
+    Raises `DefinitionError` when the function cannot be a workflow.
+    """
+
+    def decorate(target: Callable[..., Any]) -> Workflow[Any, Any]:
+        if not inspect.iscoroutinefunction(target):
+            msg = f"@workflow takes an async def function, not {target!r}"
+            raise DefinitionError(msg)
+        parameters = list(inspect.signature(target).parameters.values())
+        fixed = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+        if len(parameters) > 1 or any(parameter.kind in fixed for parameter in parameters):
+            msg = f"workflow {target.__name__} must take at most one parameter, its input; put several into a dataclass"
+            raise DefinitionError(msg)
+        return Workflow(target, checked_name("workflow name", name or target.__name__), signals or {})
+
+    return decorate if function is None else decorate(function)
+
+
+class _Decorator:
+    """The type of ``workflow(...)``; never made."""
+
+    @overload
+    def __call__(self, function: Callable[[], Coroutine[Any, Any, R]], /) -> Workflow[None, R]: ...
+    @overload
+    def __call__(self, function: Callable[[I], Coroutine[Any, Any, R]], /) -> Workflow[I, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        raise NotImplementedError(function)

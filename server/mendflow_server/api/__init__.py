@@ -1,0 +1,1 @@
+"""The gRPC face: validate, call the engine, describe. No decision is taken here."""

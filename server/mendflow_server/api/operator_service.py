@@ -1,0 +1,48 @@
+"""OperatorService: what a person on call needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mendflow.v1 import operator_service_pb2, operator_service_pb2_grpc
+from mendflow_server.api.describe import describe
+from mendflow_server.api.finishing import Finisher
+from mendflow_server.api.validation import check_operator
+
+if TYPE_CHECKING:
+    import grpc
+
+    from mendflow_server.api.port import EnginePort, Limits
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+__all__ = ["OperatorService"]
+
+
+class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
+    """The handlers; each checks, asks the engine and describes."""
+
+    def __init__(self, engine: EnginePort, limits: Limits) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._finisher = Finisher()
+
+    async def ResumeWorkflow(
+        self, request: operator_service_pb2.ResumeWorkflowRequest, context: Context
+    ) -> operator_service_pb2.ResumeWorkflowResponse:
+        """Let a stopped workflow go on."""
+        asked = check_operator(request, self._limits)
+        row = await self._finisher.finish(
+            self._engine.resume(asked.workflow_id, reason=asked.reason, actor=context.peer())
+        )
+        return operator_service_pb2.ResumeWorkflowResponse(workflow=describe(row))
+
+    async def TerminateWorkflow(
+        self, request: operator_service_pb2.TerminateWorkflowRequest, context: Context
+    ) -> operator_service_pb2.TerminateWorkflowResponse:
+        """End a workflow at once."""
+        asked = check_operator(request, self._limits)
+        row = await self._finisher.finish(
+            self._engine.terminate(asked.workflow_id, reason=asked.reason, actor=context.peer())
+        )
+        return operator_service_pb2.TerminateWorkflowResponse(workflow=describe(row))

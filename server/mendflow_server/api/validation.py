@@ -1,0 +1,404 @@
+"""Requests, checked: each function answers the values or raises a refusal that names every field at fault.
+
+Pure: no store, no clock. What a caller may send is in the contract's comments;
+here are only the rules they state.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from mendflow.errors import PayloadError
+from mendflow.v1 import event_pb2, workflow_pb2
+from mendflow_server.errors import InputMismatch, InvalidFields, TooLarge, UnknownWorkflowType
+from mendflow_server.store.protocol import Filter
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from mendflow.codec import ValueType
+    from mendflow.v1 import operator_service_pb2, workflow_service_pb2
+    from mendflow.v1.payload_pb2 import Payload
+    from mendflow.workflow import Workflow
+    from mendflow_server.api.port import Limits
+
+    Violations = list[tuple[str, str]]
+
+__all__ = [
+    "Cancel",
+    "Get",
+    "ListWorkflows",
+    "PageOf",
+    "Start",
+    "Watch",
+    "check_batch",
+    "check_cancel",
+    "check_get",
+    "check_list_events",
+    "check_list_types",
+    "check_list_workflows",
+    "check_operator",
+    "check_signal",
+    "check_start",
+    "check_watch",
+    "decode_input",
+    "decode_signal",
+    "definition_of",
+    "payload_size",
+]
+
+_DEFAULT_PAGE: Final = 100
+_REQUEST_ID_LENGTH: Final = 128
+_SIGNAL_NAME_LENGTH: Final = 100
+_TYPE_NAME_LENGTH: Final = 200
+_REASON_LENGTH: Final = 1_000
+_LABEL_NAME_LENGTH: Final = 63
+_LABEL_VALUE_LENGTH: Final = 255
+_NANOS: Final = 1_000_000_000
+_EARLIEST_SECOND: Final = -62_135_596_800  # 0001-01-01
+_LATEST_SECOND: Final = 253_402_300_799  # 9999-12-31
+_REQUEST_ID_PREFIX: Final = "request-"
+
+_is_id = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\-]*").fullmatch
+_is_label_name = re.compile(r"[a-zA-Z0-9._/\-]+").fullmatch
+_STATES: Final = frozenset(workflow_pb2.WorkflowState.values()) - {workflow_pb2.WORKFLOW_STATE_UNSPECIFIED}
+_KINDS: Final = frozenset(event_pb2.EventKind.values()) - {event_pb2.EVENT_KIND_UNSPECIFIED}
+
+
+@dataclass(slots=True)
+class Start:
+    """A well-formed start. ``workflow_id`` is empty when the server shall make one; ``wait`` None: absent."""
+
+    workflow_id: str
+    labels: dict[str, str]
+    wait: float | None
+
+
+@dataclass(slots=True)
+class Get:
+    """A well-formed get."""
+
+    workflow_id: str
+    wait: float
+
+
+@dataclass(slots=True)
+class Watch:
+    """A well-formed watch; no kinds means all."""
+
+    workflow_id: str
+    after_sequence: int
+    kinds: frozenset[int]
+
+
+@dataclass(slots=True)
+class ListWorkflows:
+    """A well-formed list."""
+
+    condition: Filter
+    page_size: int
+
+
+@dataclass(slots=True)
+class PageOf:
+    """A page of what belongs to one workflow."""
+
+    workflow_id: str
+    page_size: int
+
+
+@dataclass(slots=True)
+class Cancel:
+    """A well-formed cancel, resume or terminate."""
+
+    workflow_id: str
+    reason: str
+
+
+def check_start(request: workflow_service_pb2.StartWorkflowRequest, limits: Limits) -> Start:
+    """Check a start's form and size. A missing id is derived from the request_id."""
+    violations: Violations = []
+    workflow_id = request.workflow_id
+    request_id = request.request_id
+    if workflow_id:
+        _check_id(violations, "workflow_id", workflow_id, limits.workflow_id_length)
+    if request_id:
+        _check_id(violations, "request_id", request_id, _REQUEST_ID_LENGTH)
+        workflow_id = workflow_id or _REQUEST_ID_PREFIX + request_id
+    if not request.workflow_type:
+        violations.append(("workflow_type", "is required"))
+    labels = _check_labels(violations, request.labels, limits) if request.labels else {}
+    wait = _check_wait(violations, request.wait, limits) if request.HasField("wait") else None
+    if violations:
+        raise InvalidFields(violations)
+    if request.HasField("input"):
+        _check_size("input", request.input, limits)
+    return Start(workflow_id, labels, wait)
+
+
+def check_batch(request: workflow_service_pb2.BatchStartWorkflowsRequest, limits: Limits) -> None:
+    """Check what concerns the batch as a whole; its starts are checked one by one."""
+    count = len(request.requests)
+    if not count:
+        raise InvalidFields([("requests", "is required: at least one")])
+    if count > limits.batch_limit:
+        raise InvalidFields([("requests", f"has {count} starts; at most {limits.batch_limit} are taken")])
+    waiting = [index for index, start in enumerate(request.requests) if start.HasField("wait")]
+    if waiting:
+        raise InvalidFields([(f"requests[{index}].wait", "must be absent in a batch") for index in waiting])
+
+
+def check_get(request: workflow_service_pb2.GetWorkflowRequest, limits: Limits) -> Get:
+    """Check a get."""
+    violations: Violations = []
+    _check_workflow_id(violations, request.workflow_id, limits)
+    wait = _check_wait(violations, request.wait, limits) if request.HasField("wait") else 0.0
+    _raise(violations)
+    return Get(request.workflow_id, wait)
+
+
+def check_watch(request: workflow_service_pb2.WatchWorkflowRequest, limits: Limits) -> Watch:
+    """Check a watch."""
+    violations: Violations = []
+    _check_workflow_id(violations, request.workflow_id, limits)
+    if request.after_sequence < 0:
+        violations.append(("after_sequence", "must not be negative"))
+    _check_enum(violations, "kinds", request.kinds, _KINDS, "EventKind")
+    _raise(violations)
+    return Watch(request.workflow_id, request.after_sequence, frozenset(request.kinds))
+
+
+def check_list_workflows(request: workflow_service_pb2.ListWorkflowsRequest, limits: Limits) -> ListWorkflows:
+    """Check a list and its filter."""
+    violations: Violations = []
+    page_size = _check_page_size(violations, request.page_size, limits)
+    if request.workflow_type:
+        _check_text(violations, "workflow_type", request.workflow_type, _TYPE_NAME_LENGTH)
+    _check_enum(violations, "states", request.states, _STATES, "WorkflowState")
+    labels = _check_labels(violations, request.labels, limits)
+    since = until = None
+    if request.HasField("create_time_from"):
+        since = _check_time(violations, "create_time_from", request.create_time_from)
+    if request.HasField("create_time_until"):
+        until = _check_time(violations, "create_time_until", request.create_time_until)
+    _raise(violations)
+    condition = Filter(
+        workflow_type=request.workflow_type,
+        states=tuple(sorted(set(request.states))),
+        labels=tuple(sorted(labels.items())),
+        create_time_from=since,
+        create_time_until=until,
+    )
+    return ListWorkflows(condition, page_size)
+
+
+def check_list_events(request: workflow_service_pb2.ListEventsRequest, limits: Limits) -> PageOf:
+    """Check a list of events."""
+    violations: Violations = []
+    _check_workflow_id(violations, request.workflow_id, limits)
+    page_size = _check_page_size(violations, request.page_size, limits)
+    _raise(violations)
+    return PageOf(request.workflow_id, page_size)
+
+
+def check_list_types(request: workflow_service_pb2.ListWorkflowTypesRequest, limits: Limits) -> int:
+    """Check a list of types and answer its page size."""
+    violations: Violations = []
+    page_size = _check_page_size(violations, request.page_size, limits)
+    _raise(violations)
+    return page_size
+
+
+def check_signal(request: workflow_service_pb2.SignalWorkflowRequest, limits: Limits) -> None:
+    """Check a signal's form and size."""
+    violations: Violations = []
+    _check_workflow_id(violations, request.workflow_id, limits)
+    if request.name:
+        _check_id(violations, "name", request.name, _SIGNAL_NAME_LENGTH)
+    else:
+        violations.append(("name", "is required"))
+    if request.request_id:
+        _check_id(violations, "request_id", request.request_id, _REQUEST_ID_LENGTH)
+    _raise(violations)
+    if request.HasField("data"):
+        _check_size("data", request.data, limits)
+
+
+def check_cancel(request: workflow_service_pb2.CancelWorkflowRequest, limits: Limits) -> Cancel:
+    """Check a cancel."""
+    violations: Violations = []
+    _check_workflow_id(violations, request.workflow_id, limits)
+    _check_text(violations, "reason", request.reason, _REASON_LENGTH)
+    if request.request_id:
+        _check_id(violations, "request_id", request.request_id, _REQUEST_ID_LENGTH)
+    _raise(violations)
+    return Cancel(request.workflow_id, request.reason)
+
+
+def check_operator(
+    request: operator_service_pb2.ResumeWorkflowRequest | operator_service_pb2.TerminateWorkflowRequest,
+    limits: Limits,
+) -> Cancel:
+    """Check a resume or a terminate."""
+    violations: Violations = []
+    _check_workflow_id(violations, request.workflow_id, limits)
+    _check_text(violations, "reason", request.reason, _REASON_LENGTH)
+    _raise(violations)
+    return Cancel(request.workflow_id, request.reason)
+
+
+def definition_of(name: str, definitions: Mapping[str, Workflow[Any, Any]]) -> Workflow[Any, Any]:
+    """Answer the workflow type of this name. Raises `UnknownWorkflowType`."""
+    definition = definitions.get(name)
+    if definition is None:
+        raise UnknownWorkflowType(name, definitions)
+    return definition
+
+
+def decode_input(definition: Workflow[Any, Any], payload: Payload | None) -> object:
+    """Answer the argument for the workflow function. Raises `InputMismatch`."""
+    if definition.input_type is None:
+        if payload is not None and not _is_null(payload):
+            raise InputMismatch([("", f"workflow type {definition.name} takes no input")])
+        return None
+    return _decode(definition.input_type, payload, "input")
+
+
+def decode_signal(value_type: ValueType[Any] | None, payload: Payload | None) -> None:
+    """Check a signal's data: against its declared type, else for being one JSON text or a message."""
+    if value_type is not None:
+        _decode(value_type, payload, "data")
+    elif payload is not None:
+        _check_well_formed(payload, "data")
+
+
+def payload_size(payload: Payload) -> int:
+    """Answer a payload's size in bytes, as the limit counts it: the JSON text's or the message's own."""
+    if payload.WhichOneof("kind") == "message":
+        return len(payload.message.value)
+    return len(payload.json.encode())
+
+
+def _decode(value_type: ValueType[Any], payload: Payload | None, field: str) -> object:
+    try:
+        decoded: object = value_type.decode(payload)
+    except PayloadError as error:
+        raise InputMismatch(error.problems or [("", str(error))], field) from error
+    except RecursionError as error:
+        raise InputMismatch([("", "is nested too deeply")], field) from error
+    return decoded
+
+
+def _check_well_formed(payload: Payload, field: str) -> None:
+    kind = payload.WhichOneof("kind")
+    if kind == "json":
+        try:
+            json.loads(payload.json, parse_constant=_refuse_constant)
+        except ValueError as error:
+            raise InputMismatch([("", f"is not JSON: {error}")], field) from error
+        except RecursionError as error:
+            raise InputMismatch([("", "is nested too deeply")], field) from error
+    elif kind == "message" and not payload.message.TypeName():
+        raise InputMismatch([("message.type_url", "names no message type")], field)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python's parser takes and JSON does not know."""
+    msg = f"{name} is not a JSON value"
+    raise ValueError(msg)
+
+
+def _is_null(payload: Payload) -> bool:
+    kind = payload.WhichOneof("kind")
+    return kind is None or (kind == "json" and payload.json.strip(" \t\r\n") == "null")
+
+
+def _check_size(field: str, payload: Payload, limits: Limits) -> None:
+    # ByteSize is cheap and never smaller than the size that counts.
+    if payload.ByteSize() > limits.payload_limit:
+        size = payload_size(payload)
+        if size > limits.payload_limit:
+            raise TooLarge(field, size, limits.payload_limit)
+
+
+def _check_workflow_id(violations: Violations, workflow_id: str, limits: Limits) -> None:
+    if workflow_id:
+        _check_id(violations, "workflow_id", workflow_id, limits.workflow_id_length)
+    else:
+        violations.append(("workflow_id", "is required"))
+
+
+def _check_id(violations: Violations, field: str, text: str, length: int) -> None:
+    if len(text) > length or not _is_id(text):
+        violations.append(
+            (field, f"must be 1 to {length} characters of A-Z a-z 0-9 . _ : / @ + - and start with a letter or digit")
+        )
+
+
+def _check_text(violations: Violations, field: str, text: str, length: int) -> None:
+    if len(text) > length:
+        violations.append((field, f"has {len(text)} characters; at most {length} are taken"))
+    if "\0" in text:
+        violations.append((field, "must not hold the character NUL"))
+
+
+def _check_labels(violations: Violations, labels: Mapping[str, str], limits: Limits) -> dict[str, str]:
+    if len(labels) > limits.labels_limit:
+        violations.append(("labels", f"has {len(labels)} labels; at most {limits.labels_limit} are taken"))
+    for name, value in labels.items():
+        if len(name) > _LABEL_NAME_LENGTH or not _is_label_name(name):
+            violations.append(
+                (
+                    f'labels["{name}"]',
+                    f"the name must be 1 to {_LABEL_NAME_LENGTH} characters of a-z A-Z 0-9 . _ / -",
+                )
+            )
+        _check_text(violations, f'labels["{name}"]', value, _LABEL_VALUE_LENGTH)
+    return dict(labels)
+
+
+def _check_wait(violations: Violations, wait: Duration, limits: Limits) -> float:
+    seconds, nanos = wait.seconds, wait.nanos
+    if seconds < 0 or nanos < 0:
+        violations.append(("wait", "must not be negative"))
+    elif nanos >= _NANOS:
+        violations.append(("wait", "its nanos must be below 1,000,000,000"))
+    elif seconds + nanos / _NANOS > limits.wait_limit:
+        violations.append(("wait", f"must be at most {limits.wait_limit:g} s"))
+    return seconds + nanos / _NANOS
+
+
+def _check_page_size(violations: Violations, page_size: int, limits: Limits) -> int:
+    if page_size < 0:
+        violations.append(("page_size", "must not be negative"))
+    return min(page_size or _DEFAULT_PAGE, limits.page_limit)
+
+
+def _check_enum(
+    violations: Violations, field: str, numbers: Iterable[int], known: Collection[int], enum_name: str
+) -> None:
+    for index, number in enumerate(numbers):
+        if number not in known:
+            problem = "must not be UNSPECIFIED" if number == 0 else f"{number} is not a value of {enum_name}"
+            violations.append((f"{field}[{index}]", problem))
+
+
+def _check_time(violations: Violations, field: str, moment: Timestamp) -> int:
+    seconds, nanos = moment.seconds, moment.nanos
+    if not _EARLIEST_SECOND <= seconds <= _LATEST_SECOND:
+        violations.append((field, "must lie in the years 1 to 9999"))
+    if not 0 <= nanos < _NANOS:
+        violations.append((field, "its nanos must be from 0 to 999,999,999"))
+    # Rounded up: times in the store are whole microseconds, so "at or after" and "before" stay exact.
+    return seconds * 1_000_000 + -(-nanos // 1000)
+
+
+def _raise(violations: Violations) -> None:
+    if violations:
+        raise InvalidFields(violations)

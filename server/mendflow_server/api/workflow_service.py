@@ -1,0 +1,321 @@
+"""WorkflowService: what a caller needs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from mendflow.ids import new_id
+from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
+from mendflow_server.api.describe import describe, set_micros
+from mendflow_server.api.finishing import Finisher
+from mendflow_server.api.interceptor import as_refusal
+from mendflow_server.api.pages import (
+    events_cursor,
+    events_token,
+    types_cursor,
+    types_token,
+    workflows_cursor,
+    workflows_token,
+)
+from mendflow_server.api.port import StartCommand
+from mendflow_server.api.validation import (
+    check_batch,
+    check_cancel,
+    check_get,
+    check_list_events,
+    check_list_types,
+    check_list_workflows,
+    check_signal,
+    check_start,
+    check_watch,
+    decode_input,
+    decode_signal,
+    definition_of,
+)
+from mendflow_server.errors import to_status
+from mendflow_server.history import FINAL_STATES
+from mendflow_server.store.protocol import Cursor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    import grpc
+
+    from mendflow.codec import ValueType
+    from mendflow.v1.event_pb2 import TraceContext
+    from mendflow.workflow import Workflow
+    from mendflow_server.api.port import EnginePort, Limits
+    from mendflow_server.store.protocol import Row
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+__all__ = ["FEATURES", "WorkflowService"]
+
+#: What this server can do beyond the rpcs themselves, for GetServerInfo.
+FEATURES: Final = ("batch_start", "signal_dedup", "wait", "watch_kinds")
+
+# Clients take 4 MiB by default; one event or row may add about 1 MiB to these.
+_PAGE_BYTES: Final = 1 << 20
+# Past this the outcomes of a batch are told in short: 1,000 of them always fit.
+_BATCH_BYTES: Final = 2 << 20
+
+
+class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
+    """The handlers; each checks, asks the engine and describes.
+
+    ``trace`` makes a trace context of a call's metadata.
+    """
+
+    def __init__(
+        self, engine: EnginePort, limits: Limits, *, trace: Callable[[Any], TraceContext], version: str
+    ) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._trace = trace
+        self._version = version
+        self._finisher = Finisher()
+        # Only a signal of one of these names needs its workflow's type looked up.
+        self._declared_signals = frozenset(
+            name for definition in engine.definitions.values() for name in definition.signals
+        )
+
+    async def StartWorkflow(
+        self, request: workflow_service_pb2.StartWorkflowRequest, context: Context
+    ) -> workflow_service_pb2.StartWorkflowResponse:
+        """Start a workflow, and wait for its end if asked to."""
+        command, wait = self._start_command(request, context)
+        row, started = await asyncio.shield(self._engine.start(command))
+        response = workflow_service_pb2.StartWorkflowResponse()
+        response.started = started
+        if wait or row.state in FINAL_STATES:
+            ending = await self._engine.wait_end(row, wait)
+            response.workflow.CopyFrom(describe(ending.row, final=ending.final))
+        else:
+            response.workflow.CopyFrom(describe(row))
+        return response
+
+    async def BatchStartWorkflows(
+        self, request: workflow_service_pb2.BatchStartWorkflowsRequest, context: Context
+    ) -> workflow_service_pb2.BatchStartWorkflowsResponse:
+        """Start many workflows, each with its own outcome."""
+        check_batch(request, self._limits)
+        begun: list[asyncio.Future[tuple[Row, bool]]] = []
+        results: list[tuple[Row, bool] | BaseException | None] = []
+        for start in request.requests:
+            try:
+                begun.append(self._engine.start(self._start_command(start, context)[0]))
+                results.append(None)
+            except Exception as error:  # noqa: BLE001 - one refusal must not touch the others
+                results.append(error)
+        answers = iter(await asyncio.shield(asyncio.gather(*begun, return_exceptions=True)) if begun else ())
+        return _batch_response([next(answers) if result is None else result for result in results])
+
+    async def WatchWorkflow(
+        self, request: workflow_service_pb2.WatchWorkflowRequest, context: Context
+    ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
+        """Stream a workflow's events."""
+        del context
+        asked = check_watch(request, self._limits)
+        frames = self._engine.watch(asked.workflow_id, after_sequence=asked.after_sequence, kinds=asked.kinds)
+        try:
+            async for frame in frames:
+                yield frame
+        finally:
+            close = getattr(frames, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def GetWorkflow(
+        self, request: workflow_service_pb2.GetWorkflowRequest, context: Context
+    ) -> workflow_service_pb2.GetWorkflowResponse:
+        """Answer one workflow, and wait for its end if asked to."""
+        del context
+        asked = check_get(request, self._limits)
+        ending = await self._engine.get(asked.workflow_id, wait=asked.wait)
+        return workflow_service_pb2.GetWorkflowResponse(
+            workflow=describe(ending.row, started=ending.started, final=ending.final)
+        )
+
+    async def ListWorkflows(
+        self, request: workflow_service_pb2.ListWorkflowsRequest, context: Context
+    ) -> workflow_service_pb2.ListWorkflowsResponse:
+        """Answer a page of workflows."""
+        del context
+        asked = check_list_workflows(request, self._limits)
+        after = workflows_cursor(asked.condition, request.page_token)
+        page = await self._engine.list_workflows(asked.condition, limit=asked.page_size, after=after)
+        response = workflow_service_pb2.ListWorkflowsResponse()
+        following = page.next
+        size = 0
+        for index, row in enumerate(page.rows):
+            workflow = describe(row)
+            size += workflow.ByteSize()
+            if index and size > _PAGE_BYTES:
+                last = page.rows[index - 1]
+                following = Cursor(last.create_time, last.key)
+                break
+            response.workflows.append(workflow)
+        if following is not None:
+            response.next_page_token = workflows_token(asked.condition, following)
+        return response
+
+    async def ListEvents(
+        self, request: workflow_service_pb2.ListEventsRequest, context: Context
+    ) -> workflow_service_pb2.ListEventsResponse:
+        """Answer a page of a workflow's events."""
+        del context
+        asked = check_list_events(request, self._limits)
+        row = await self._engine.find(asked.workflow_id)
+        # The uid, not the id: an id may be used again once its workflow is purged.
+        after = events_cursor(row.uid, request.page_token)
+        events = await self._engine.read_events(row.key, after, limit=asked.page_size, max_bytes=_PAGE_BYTES)
+        response = workflow_service_pb2.ListEventsResponse()
+        for data in events:
+            response.events.add().MergeFromString(data)
+        if events and response.events[-1].sequence < row.last_sequence:
+            response.next_page_token = events_token(row.uid, response.events[-1].sequence)
+        return response
+
+    async def SignalWorkflow(
+        self, request: workflow_service_pb2.SignalWorkflowRequest, context: Context
+    ) -> workflow_service_pb2.SignalWorkflowResponse:
+        """Send a signal."""
+        check_signal(request, self._limits)
+        data = request.data if request.HasField("data") else None
+        declared: ValueType[Any] | None = None
+        if request.name in self._declared_signals:
+            row = await self._engine.find(request.workflow_id)
+            definition = self._engine.definitions.get(row.workflow_type)
+            declared = definition.signals.get(request.name) if definition else None
+        decode_signal(declared, data)
+        duplicate = await self._finisher.finish(
+            self._engine.signal(
+                request.workflow_id,
+                name=request.name,
+                data=data,
+                request_id=request.request_id,
+                actor=context.peer(),
+            )
+        )
+        return workflow_service_pb2.SignalWorkflowResponse(duplicate=duplicate)
+
+    async def CancelWorkflow(
+        self, request: workflow_service_pb2.CancelWorkflowRequest, context: Context
+    ) -> workflow_service_pb2.CancelWorkflowResponse:
+        """Ask a workflow to end."""
+        asked = check_cancel(request, self._limits)
+        row = await self._finisher.finish(
+            self._engine.cancel(
+                asked.workflow_id, reason=asked.reason, request_id=request.request_id, actor=context.peer()
+            )
+        )
+        return workflow_service_pb2.CancelWorkflowResponse(workflow=describe(row))
+
+    async def ListWorkflowTypes(
+        self, request: workflow_service_pb2.ListWorkflowTypesRequest, context: Context
+    ) -> workflow_service_pb2.ListWorkflowTypesResponse:
+        """Answer a page of the workflow types served."""
+        del context
+        page_size = check_list_types(request, self._limits)
+        after = types_cursor(request.page_token)
+        names = sorted(name for name in self._engine.definitions if name > after)
+        response = workflow_service_pb2.ListWorkflowTypesResponse()
+        size = 0
+        for index, name in enumerate(names):
+            described = _describe_type(self._engine.definitions[name])
+            size += described.ByteSize()
+            if index == page_size or (index and size > _PAGE_BYTES):
+                response.next_page_token = types_token(names[index - 1])
+                break
+            response.workflow_types.append(described)
+        return response
+
+    async def GetServerInfo(
+        self, request: workflow_service_pb2.GetServerInfoRequest, context: Context
+    ) -> workflow_service_pb2.GetServerInfoResponse:
+        """Answer what this server is."""
+        del request, context
+        limits = self._limits
+        response = workflow_service_pb2.GetServerInfoResponse(
+            version=self._version, replica_id=self._engine.replica_id, features=FEATURES
+        )
+        set_micros(response.start_time, round(self._engine.start_time * 1_000_000))
+        published = response.limits
+        published.payload_bytes = limits.payload_limit
+        published.request_bytes = limits.request_limit
+        published.history_events = limits.history_limit
+        published.workflow_id_length = limits.workflow_id_length
+        published.batch_size = limits.batch_limit
+        published.page_size = limits.page_limit
+        published.untaken_signals = limits.untaken_signals_limit
+        published.watches = limits.watch_limit
+        published.open_runs = limits.open_runs_limit
+        published.attempts = limits.attempt_slots
+        published.threads = limits.thread_slots
+        published.wait.FromNanoseconds(round(limits.wait_limit * 1_000_000_000))
+        published.labels = limits.labels_limit
+        return response
+
+    def _start_command(
+        self, request: workflow_service_pb2.StartWorkflowRequest, context: Context
+    ) -> tuple[StartCommand, float]:
+        """Answer the command and how long to wait. Raises what is wrong with the request."""
+        asked = check_start(request, self._limits)
+        definition = definition_of(request.workflow_type, self._engine.definitions)
+        payload = request.input if request.HasField("input") else None
+        command = StartCommand(
+            workflow_id=asked.workflow_id or new_id(),
+            definition=definition,
+            input=payload,
+            argument=decode_input(definition, payload),
+            labels=asked.labels,
+            trace=self._trace(context.invocation_metadata()),
+        )
+        return command, asked.wait or 0.0
+
+
+def _batch_response(
+    results: Sequence[tuple[Row, bool] | BaseException],
+) -> workflow_service_pb2.BatchStartWorkflowsResponse:
+    response = workflow_service_pb2.BatchStartWorkflowsResponse()
+    size = 0
+    for result in results:
+        outcome = response.outcomes.add()
+        if isinstance(result, Exception):
+            outcome.error.CopyFrom(to_status(as_refusal(result, "BatchStartWorkflows")))
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            row, started = result
+            outcome.response.started = started
+            outcome.response.workflow.CopyFrom(describe(row))
+        size += outcome.ByteSize()
+        if size > _BATCH_BYTES:
+            _shorten(outcome)
+    return response
+
+
+def _shorten(outcome: workflow_service_pb2.StartOutcome) -> None:
+    """Leave out what may be long, so that the reply stays below what clients take."""
+    if outcome.WhichOneof("outcome") == "error":
+        del outcome.error.details[1:]
+    else:
+        outcome.response.workflow.ClearField("labels")
+        outcome.response.workflow.ClearField("explanation")
+
+
+def _describe_type(definition: Workflow[Any, Any]) -> workflow_service_pb2.WorkflowType:
+    described = workflow_service_pb2.WorkflowType(name=definition.name, description=definition.description)
+    if definition.input_type is not None:
+        described.input.CopyFrom(_schema(definition.input_type))
+    described.output.CopyFrom(_schema(definition.output_type))
+    for name, value_type in definition.signals.items():
+        described.signals[name].CopyFrom(_schema(value_type))
+    return described
+
+
+def _schema(value_type: ValueType[Any]) -> workflow_service_pb2.ValueSchema:
+    if value_type.message_name:
+        return workflow_service_pb2.ValueSchema(message_name=value_type.message_name)
+    return workflow_service_pb2.ValueSchema(json_schema=value_type.json_schema)

@@ -1,0 +1,226 @@
+"""The composition root: builds every part, starts them in order, and stops them in the reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from mendflow_server.api.operator_service import OperatorService
+from mendflow_server.api.serving import build_grpc_server
+from mendflow_server.api.workflow_service import WorkflowService
+from mendflow_server.clock import SystemClock
+from mendflow_server.commit import Committer
+from mendflow_server.engine import Engine
+from mendflow_server.health import HealthMonitor, Signals
+from mendflow_server.http import HttpServer
+from mendflow_server.note import Note
+from mendflow_server.observer import LogsAndSpans
+from mendflow_server.store.opening import open_store
+from mendflow_server.supervisor import Supervisor
+from mendflow_server.telemetry import build_exporter, trace_from_metadata
+from mendflow_server.version import VERSION
+from mendflow_server.watch import WatchHub
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
+    from mendflow.workflow import Workflow
+
+    from mendflow_server.clock import Clock
+    from mendflow_server.settings import Settings
+
+log = structlog.get_logger("mendflow.app")
+
+#: What is left of the drain's time for closing what was cut off, in seconds.
+DRAIN_RESERVE = 3.0
+#: How often the drain looks whether it is done, in seconds.
+DRAIN_LOOK = 0.02
+
+
+class App:
+    """One server process. Use it as an async context manager; it serves from then on."""
+
+    def __init__(
+        self, settings: Settings, definitions: Mapping[str, Workflow[Any, Any]], *, clock: Clock | None = None
+    ) -> None:
+        self.settings = settings
+        self.definitions = definitions
+        self.clock = clock or SystemClock()
+        self.replica_id = f"{os.uname().nodename[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
+        self.grpc_port = 0
+        self.http_port = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stack = contextlib.AsyncExitStack()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> App:
+        """Open the store, recover, serve. Raises `StoreRefused`, `CannotListen`, `DefinitionError`."""
+        for definition in self.definitions.values():
+            definition.check()
+        async with contextlib.AsyncExitStack() as stack:
+            await self._build(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop without a drain, as far as that has not been done."""
+        await self._stack.aclose()
+
+    async def _build(self, stack: contextlib.AsyncExitStack) -> None:
+        settings, clock = self.settings, self.clock
+        self.store = open_store(settings.store, untaken_signals_limit=settings.untaken_signals_limit)
+        await self.store.open()
+        stack.push_async_callback(self.store.close)
+        note = Note(note_path(settings.store))
+        stack.callback(note.close)
+        spans = build_exporter()
+        if spans is not None:
+            stack.push_async_callback(asyncio.to_thread, spans.shutdown)
+        self.committer = Committer(self.store, clock)
+        self.watchers = WatchHub(self.store, settings)
+        self.engine = Engine(
+            settings=settings,
+            clock=clock,
+            store=self.store,
+            committer=self.committer,
+            watchers=self.watchers,
+            observer=LogsAndSpans(spans),
+            note=note,
+            definitions=self.definitions,
+            replica_id=self.replica_id,
+        )
+        stack.callback(self.engine.close)
+        self.watchers.find = self.engine.find
+        self.supervisor = Supervisor(engine=self.engine, store=self.store, clock=clock, settings=settings)
+        stack.callback(self.supervisor.close)
+        stack.push_async_callback(self._stop_tasks)
+        self.health = HealthMonitor(clock, settings, self._signals)
+        await self._listen(stack)
+        self._run(self.committer.run())
+        self._run(self.supervisor.run())
+        self._run(self.health.run())
+        self._run(self._beats())
+        self._run(self.supervisor.recover())
+
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
+        self.grpc, self.grpc_port = build_grpc_server(
+            settings,
+            settings.grpc_address,
+            workflow_service=WorkflowService(
+                self.engine, settings, trace=trace_from_metadata, version=VERSION
+            ),
+            operator_service=OperatorService(self.engine, settings),
+            health_servicer=self.health.servicer,
+        )
+        http = HttpServer(settings.http_address, self.health, version=VERSION, replica_id=self.replica_id)
+        await http.start()
+        stack.push_async_callback(http.stop)
+        self.http_port = http.port
+        await self.grpc.start()
+        stack.push_async_callback(self.grpc.stop, 0)
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self._failed.done():
+            log.critical("part_failed", exc_info=task.exception())
+            self._failed.set_exception(task.exception() or RuntimeError())
+
+    async def _stop_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _beats(self) -> None:
+        """Prove the store by a small write every few seconds, also when nothing happens."""
+        while True:
+            await asyncio.sleep(self.settings.probe_interval)
+            if await self.supervisor.beat():
+                self.committer.last_commit = self.clock.monotonic()
+
+    def _signals(self) -> Signals:
+        now = self.clock.monotonic()
+        oldest = self.committer.oldest
+        return Signals(
+            oldest_uncommitted_age=None if oldest is None else now - oldest,
+            last_commit_age=now - self.committer.last_commit,
+            last_tick_age=now - self.supervisor.last_tick,
+            recovered=self.supervisor.recovered,
+            draining=self.engine.draining,
+            store_failure=self.committer.failing,
+        )
+
+    async def failure(self) -> None:
+        """Wait until a part of the server fails, and raise what it raised."""
+        await asyncio.shield(self._failed)
+
+    async def drain(self) -> None:
+        """Stop claiming, let short attempts finish, hand the rest over, end the streams."""
+        engine, settings = self.engine, self.settings
+        log.info("draining", attempts=engine.running, seconds=settings.drain_timeout)
+        began = self.clock.monotonic()
+        engine.begin_drain()
+        self.health.probe()
+        self.watchers.drain()
+        reserve = min(DRAIN_RESERVE, settings.drain_timeout / 2)
+        await self._until(lambda: engine.running == 0 and engine.settled, began + settings.drain_timeout - reserve)
+        engine.cut_attempts()
+        await self._until(lambda: engine.settled, began + settings.drain_timeout - reserve / 2)
+        await self.grpc.stop(0.5)
+        await self.supervisor.record_drain()
+        log.info("drained", attempts_left=engine.running, seconds=round(self.clock.monotonic() - began, 3))
+
+    async def _until(self, done: Any, limit: float) -> None:
+        while not done() and self.clock.monotonic() < limit:
+            await asyncio.sleep(DRAIN_LOOK)
+
+
+async def serve(settings: Settings, definitions: Mapping[str, Workflow[Any, Any]]) -> int:
+    """Serve until SIGTERM or SIGINT, then drain. Answers the process's exit code."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with App(settings, definitions) as app:
+        log.info(
+            "serving",
+            version=VERSION,
+            grpc=_bound(settings.grpc_address, app.grpc_port),
+            http=_bound(settings.http_address, app.http_port),
+            store=settings.store,
+            replica_id=app.replica_id,
+            workflows=sorted(definitions),
+        )
+        stopped = loop.create_task(stop.wait())
+        failed = loop.create_task(app.failure())
+        await asyncio.wait((stopped, failed), return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            stopped.cancel()
+            return 1
+        failed.cancel()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        await app.drain()
+    return 0
+
+
+def note_path(store: str) -> Path | None:
+    """Answer where the note of a store lies: beside a SQLite file."""
+    prefix = "sqlite:///"
+    return Path(f"{store.removeprefix(prefix)}.note") if store.startswith(prefix) else None
+
+
+def _bound(address: str, port: int) -> str:
+    return f"{address.rpartition(':')[0]}:{port}"

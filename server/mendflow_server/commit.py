@@ -1,0 +1,156 @@
+"""Group commit: everything that changes the store goes through here.
+
+While one batch is on its way to the disk the next one gathers; nothing waits
+on a timer. A workflow has at most one change on its way: its execution sees to
+that. When a batch could not be written it is sent again until it can be: it
+was decided, and what it caused has not left the process yet. When its outcome
+is unknown, the store's heads tell what became of each change before anything
+is sent again:
+
+    the new head is there      it was done
+    the old head is there      it was not: it goes into the next batch
+    anything else              another driver has the workflow
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import TYPE_CHECKING
+
+import structlog
+
+from mendflow_server.store.protocol import (
+    Batch,
+    BatchResult,
+    CommitUnknown,
+    Guard,
+    StoreError,
+    StoreUnavailable,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mendflow_server.clock import Clock
+    from mendflow_server.store.protocol import Change, Message, Store
+
+    ChangeDone = Callable[[Change, Verdict], None]
+    MessageDone = Callable[[Message, Verdict, int, int], None]
+
+log = structlog.get_logger("mendflow.commit")
+
+#: The most that one batch holds, so that no commit holds everyone up for long.
+MOST_CHANGES = 512
+#: How long to wait before a batch that failed is sent again, in seconds.
+RETRY_PAUSE = 0.25
+
+
+class Committer:
+    """The one way to the store's `commit`."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._changes: collections.deque[tuple[Change, ChangeDone]] = collections.deque()
+        self._messages: collections.deque[tuple[Message, MessageDone]] = collections.deque()
+        self._wake = asyncio.Event()
+        #: When the oldest batch that is not on disk was taken, by the monotonic clock; None: all is on disk.
+        self.oldest: float | None = None
+        #: When the newest batch reached the disk, by the monotonic clock.
+        self.last_commit = clock.monotonic()
+        #: Why the last try failed; empty while commits work.
+        self.failing = ""
+
+    def change(self, change: Change, done: ChangeDone) -> None:
+        """Commit a change; ``done`` is called on the loop once it is decided."""
+        self._changes.append((change, done))
+        self._wake.set()
+
+    def message(self, message: Message, done: MessageDone) -> None:
+        """Commit a message; ``done`` gets its verdict, the workflow's key and the message's id."""
+        self._messages.append((message, done))
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way."""
+        return self.oldest is None and not self._changes and not self._messages
+
+    async def run(self) -> None:
+        """Commit until cancelled."""
+        while True:
+            await self._wake.wait()
+            await self.run_once()
+
+    async def run_once(self) -> None:
+        """Commit one batch, however often it must be tried."""
+        changes = [self._changes.popleft() for _ in range(min(len(self._changes), MOST_CHANGES))]
+        messages = [self._messages.popleft() for _ in range(min(len(self._messages), MOST_CHANGES))]
+        if not self._changes and not self._messages:
+            self._wake.clear()
+        if not changes and not messages:
+            return
+        self.oldest = self._clock.monotonic()
+        batch = Batch([change for change, _ in changes], [message for message, _ in messages])
+        result = await self._commit(batch)
+        self.oldest = None
+        self.last_commit = self._clock.monotonic()
+        for (change, done), verdict in zip(changes, result.changes, strict=True):
+            done(change, verdict)
+        for index, (message, told) in enumerate(messages):
+            told(message, result.messages[index], result.message_keys[index], result.message_ids[index])
+
+    async def _commit(self, batch: Batch) -> BatchResult:
+        unknown = False
+        while True:
+            try:
+                result = await (self._settle(batch) if unknown else self._store.commit(batch))
+            except StoreUnavailable as error:
+                self._failed(error)
+            except CommitUnknown as error:
+                unknown = True
+                self._failed(error)
+            else:
+                if self.failing:
+                    self.failing = ""
+                    log.info("store_commits_again")
+                return result
+            await asyncio.sleep(RETRY_PAUSE)
+
+    def _failed(self, error: StoreError) -> None:
+        if not self.failing:
+            log.error("store_does_not_commit", error=str(error))
+        self.failing = str(error) or type(error).__name__
+
+    async def _settle(self, batch: Batch) -> BatchResult:
+        """Find out what became of a batch of unknown outcome, and send again what was not done."""
+        verdicts: dict[int, Verdict] = {}
+        fresh = [change.row.workflow_id for change in batch.changes if change.guard is None]
+        rows = await self._store.find(fresh) if fresh else {}
+        heads = await self._store.heads([change.row.key for change in batch.changes if change.guard is not None])
+        again: list[int] = []
+        for index, change in enumerate(batch.changes):
+            if change.guard is None:
+                row = rows.get(change.row.workflow_id)
+                if row is None:
+                    again.append(index)
+                elif row.uid == change.row.uid:
+                    change.row.key = row.key
+                    verdicts[index] = Verdict.DONE
+                else:
+                    verdicts[index] = Verdict.TAKEN
+                continue
+            head = heads.get(change.row.key)
+            if head == change.guard:
+                again.append(index)
+            elif head == Guard(change.row.generation, change.row.last_sequence):
+                verdicts[index] = Verdict.DONE
+            else:
+                verdicts[index] = Verdict.LOST
+        # A message carries a request id always, so that sending it twice leaves one.
+        result = await self._store.commit(Batch([batch.changes[index] for index in again], batch.messages))
+        verdicts.update(zip(again, result.changes, strict=True))
+        result.changes = [verdicts[index] for index in range(len(batch.changes))]
+        return result

@@ -1,0 +1,320 @@
+"""A workflow's history, folded into what the next decision needs.
+
+The law: everything the engine knows about a workflow is the fold of its
+events, in order. Live work and replay apply the same events through the same
+`History.apply`, so a rebuilt history cannot differ from the one it replaces.
+
+A *call* is one awaited thing of workflow code, named by its key: a step, a
+timer, a signal wait. Its *outcome* is the one event that says what came of it;
+the outcome's sequence is the moment at which workflow code learnt of it. A
+failed attempt that will be tried again is not an outcome.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mendflow.v1.payload_pb2 import Payload
+
+FINAL_STATES = frozenset(
+    {
+        workflow_pb2.WORKFLOW_STATE_SUCCEEDED,
+        workflow_pb2.WORKFLOW_STATE_FAILED,
+        workflow_pb2.WORKFLOW_STATE_CANCELLED,
+        workflow_pb2.WORKFLOW_STATE_TERMINATED,
+    }
+)
+
+FINAL_DETAILS = {
+    "workflow_succeeded": workflow_pb2.WORKFLOW_STATE_SUCCEEDED,
+    "workflow_failed": workflow_pb2.WORKFLOW_STATE_FAILED,
+    "workflow_cancelled": workflow_pb2.WORKFLOW_STATE_CANCELLED,
+    "workflow_terminated": workflow_pb2.WORKFLOW_STATE_TERMINATED,
+}
+
+
+class UnknownEvent(Exception):
+    """A newer server wrote an event that this one does not know."""
+
+
+def seconds(moment: Timestamp) -> float:
+    """Answer a timestamp as seconds since the epoch."""
+    return float(moment.seconds + moment.nanos / 1e9)
+
+
+def set_time(moment: Timestamp, when: float) -> None:
+    """Set a timestamp from seconds since the epoch, to the microsecond."""
+    whole, micros = divmod(round(when * 1_000_000), 1_000_000)
+    moment.seconds = whole
+    moment.nanos = micros * 1000
+
+
+class CallRecord:
+    """What the history holds of one call."""
+
+    __slots__ = (
+        "attempt",
+        "failed_attempts",
+        "first_attempt_time",
+        "held",
+        "idempotency_key",
+        "input",
+        "key",
+        "kind",
+        "name",
+        "next_attempt_time",
+        "outcome",
+        "paused",
+        "started",
+        "wake_time",
+    )
+
+    def __init__(self, key: str, kind: str, name: str = "") -> None:
+        self.key = key
+        #: "step", "timer", "signal", "value", or "" when it was withdrawn before it was recorded.
+        self.kind = kind
+        #: The step's or signal's name.
+        self.name = name
+        self.outcome: event_pb2.Event | None = None
+        #: A timer's or a signal wait's time; None: none.
+        self.wake_time: float | None = None
+        # A step's.
+        self.input: Payload | None = None
+        self.idempotency_key = ""
+        #: The newest attempt's number.
+        self.attempt = 0
+        #: The AttemptStarted of the attempt that is open.
+        self.started: event_pb2.Event | None = None
+        self.failed_attempts = 0
+        self.first_attempt_time: float | None = None
+        #: When the next attempt is due; None: none is.
+        self.next_attempt_time: float | None = None
+        #: The next attempt waits for the supervisor.
+        self.held = False
+        #: Its retries are used up, or it is quarantined; a resume frees it.
+        self.paused = False
+
+
+class History:
+    """The fold of a workflow's events."""
+
+    __slots__ = (
+        "calls",
+        "cancel",
+        "cleanup_deadline",
+        "final",
+        "last_sequence",
+        "mailbox",
+        "open",
+        "reports",
+        "signals",
+        "started",
+        "stopped",
+        "stopped_reason",
+    )
+
+    def __init__(self) -> None:
+        self.last_sequence = 0
+        #: The first event.
+        self.started: event_pb2.Event | None = None
+        #: The final event.
+        self.final: event_pb2.Event | None = None
+        self.calls: dict[str, CallRecord] = {}
+        #: The calls without an outcome.
+        self.open: dict[str, CallRecord] = {}
+        #: Signals by sequence.
+        self.signals: dict[int, event_pb2.SignalReceived] = {}
+        #: The sequences of untaken signals, by name, in their order.
+        self.mailbox: dict[str, deque[int]] = {}
+        #: The sequence of the CancelRequested; 0: none.
+        self.cancel = 0
+        self.cleanup_deadline: float | None = None
+        #: PAUSED or QUARANTINED, else 0.
+        self.stopped = 0
+        self.stopped_reason = 0
+        #: The workflow's own progress reports so far.
+        self.reports = 0
+
+    @classmethod
+    def of(cls, events: Iterable[bytes]) -> History:
+        """Fold stored events. Raises `UnknownEvent`."""
+        history = cls()
+        for data in events:
+            history.apply(event_pb2.Event.FromString(data))
+        return history
+
+    @property
+    def untaken_signals(self) -> int:
+        """How many signals wait to be taken."""
+        return sum(map(len, self.mailbox.values())) if self.mailbox else 0
+
+    def apply(self, event: event_pb2.Event) -> None:
+        """Take in the next event. Raises `UnknownEvent`."""
+        detail = event.WhichOneof("detail")
+        fold = _FOLDS.get(detail or "")
+        if fold is None:
+            msg = f"event {event.sequence} is of a kind that this version does not know"
+            raise UnknownEvent(msg)
+        fold(self, event)
+        self.last_sequence = event.sequence
+
+    def open_attempts(self) -> list[CallRecord]:
+        """Answer the steps with an attempt that has started and not closed."""
+        return [record for record in self.open.values() if record.started is not None]
+
+    # Each fold takes one kind of event.
+
+    def _workflow_started(self, event: event_pb2.Event) -> None:
+        self.started = event
+
+    def _nothing(self, event: event_pb2.Event) -> None:
+        """Only for people: changes no decision."""
+
+    def _workflow_paused(self, event: event_pb2.Event) -> None:
+        self.stopped = workflow_pb2.WORKFLOW_STATE_PAUSED
+        self.stopped_reason = event.workflow_paused.reason
+
+    def _workflow_quarantined(self, event: event_pb2.Event) -> None:
+        self.stopped = workflow_pb2.WORKFLOW_STATE_QUARANTINED
+        self.stopped_reason = event_pb2.STATE_REASON_CRASH_BUDGET
+
+    def _workflow_resumed(self, event: event_pb2.Event) -> None:
+        self.stopped = 0
+        self.stopped_reason = 0
+        for record in self.open.values():
+            if record.paused:
+                record.paused = False
+                record.failed_attempts = 0
+                record.first_attempt_time = None
+                record.next_attempt_time = seconds(event.time)
+
+    def _cancel_requested(self, event: event_pb2.Event) -> None:
+        if not self.cancel:
+            self.cancel = event.sequence
+            if self.stopped == workflow_pb2.WORKFLOW_STATE_PAUSED:
+                self.stopped = self.stopped_reason = 0
+            self.cleanup_deadline = seconds(event.cancel_requested.cleanup_deadline)
+
+    def _final(self, event: event_pb2.Event) -> None:
+        self.final = event
+
+    def _attempt_started(self, event: event_pb2.Event) -> None:
+        detail = event.attempt_started
+        key = detail.step_key
+        record = self.calls.get(key)
+        if record is None:
+            record = self.calls[key] = self.open[key] = CallRecord(key, "step", detail.step_name)
+            record.input = detail.input if detail.HasField("input") else None
+            record.idempotency_key = detail.idempotency_key
+        if record.first_attempt_time is None:
+            record.first_attempt_time = seconds(event.time)
+        record.attempt = detail.attempt
+        record.started = event
+        record.next_attempt_time = None
+        record.held = False
+
+    def _attempt_succeeded(self, event: event_pb2.Event) -> None:
+        self._close(event.attempt_succeeded.step_key, event)
+
+    def _attempt_failed(self, event: event_pb2.Event) -> None:
+        detail = event.attempt_failed
+        action = detail.decision.action
+        if action in (failure_pb2.RETRY_ACTION_FAIL_STEP, failure_pb2.RETRY_ACTION_CANCEL_STEP):
+            self._close(detail.step_key, event)
+            return
+        record = self.calls[detail.step_key]
+        record.started = None
+        if detail.failure.kind != failure_pb2.FAILURE_KIND_LOST:
+            record.failed_attempts += 1
+        if action == failure_pb2.RETRY_ACTION_RETRY:
+            record.held = detail.decision.reason == failure_pb2.RETRY_REASON_SUSPECTED
+            record.next_attempt_time = None if record.held else seconds(detail.decision.next_attempt_time)
+        else:
+            record.paused = True
+
+    def _timer_started(self, event: event_pb2.Event) -> None:
+        record = self._open(event.timer_started.key, "timer")
+        record.wake_time = seconds(event.timer_started.fire_time)
+
+    def _timer_fired(self, event: event_pb2.Event) -> None:
+        self._close(event.timer_fired.key, event)
+
+    def _signal_received(self, event: event_pb2.Event) -> None:
+        detail = event.signal_received
+        self.signals[event.sequence] = detail
+        if not detail.undelivered:
+            self.mailbox.setdefault(detail.name, deque()).append(event.sequence)
+
+    def _signal_awaited(self, event: event_pb2.Event) -> None:
+        detail = event.signal_awaited
+        record = self._open(detail.key, "signal", detail.name)
+        if detail.HasField("deadline"):
+            record.wake_time = seconds(detail.deadline)
+
+    def _signal_taken(self, event: event_pb2.Event) -> None:
+        detail = event.signal_taken
+        name = self.signals[detail.signal_sequence].name
+        waiting = self.mailbox[name]
+        waiting.remove(detail.signal_sequence)
+        if not waiting:
+            del self.mailbox[name]
+        if detail.key not in self.calls:
+            self._open(detail.key, "signal", name)
+        self._close(detail.key, event)
+
+    def _signal_timed_out(self, event: event_pb2.Event) -> None:
+        self._close(event.signal_timed_out.key, event)
+
+    def _call_cancelled(self, event: event_pb2.Event) -> None:
+        if event.call_cancelled.key not in self.calls:
+            self._open(event.call_cancelled.key, "")
+        self._close(event.call_cancelled.key, event)
+
+    def _value_recorded(self, event: event_pb2.Event) -> None:
+        key = event.value_recorded.key
+        record = self.calls[key] = CallRecord(key, "value")
+        record.outcome = event
+
+    def _progress_reported(self, event: event_pb2.Event) -> None:
+        self.reports = max(self.reports, event.progress_reported.report)
+
+    def _open(self, key: str, kind: str, name: str = "") -> CallRecord:
+        record = self.calls[key] = self.open[key] = CallRecord(key, kind, name)
+        return record
+
+    def _close(self, key: str, event: event_pb2.Event) -> None:
+        record = self.open.pop(key)
+        record.outcome = event
+        record.started = None
+        record.next_attempt_time = None
+
+
+_FOLDS: dict[str, Callable[[History, event_pb2.Event], None]] = {
+    "workflow_started": History._workflow_started,  # noqa: SLF001 - the table of the class's own folds
+    "workflow_recovered": History._nothing,  # noqa: SLF001
+    "workflow_paused": History._workflow_paused,  # noqa: SLF001
+    "workflow_resumed": History._workflow_resumed,  # noqa: SLF001
+    "workflow_quarantined": History._workflow_quarantined,  # noqa: SLF001
+    "cancel_requested": History._cancel_requested,  # noqa: SLF001
+    "attempt_started": History._attempt_started,  # noqa: SLF001
+    "attempt_succeeded": History._attempt_succeeded,  # noqa: SLF001
+    "attempt_failed": History._attempt_failed,  # noqa: SLF001
+    "timer_started": History._timer_started,  # noqa: SLF001
+    "timer_fired": History._timer_fired,  # noqa: SLF001
+    "signal_received": History._signal_received,  # noqa: SLF001
+    "signal_awaited": History._signal_awaited,  # noqa: SLF001
+    "signal_taken": History._signal_taken,  # noqa: SLF001
+    "signal_timed_out": History._signal_timed_out,  # noqa: SLF001
+    "call_cancelled": History._call_cancelled,  # noqa: SLF001
+    "value_recorded": History._value_recorded,  # noqa: SLF001
+    "progress_reported": History._progress_reported,  # noqa: SLF001
+    "alert_raised": History._nothing,  # noqa: SLF001
+    **dict.fromkeys(FINAL_DETAILS, History._final),  # noqa: SLF001
+}

@@ -1,0 +1,478 @@
+"""Driving workflow code: replay, then live, by one rule.
+
+Theory of operation. A run owns the coroutine of a workflow function and drives
+it by hand with ``send``; it is never a task of the event loop. What the code
+awaits is a `Call`, which gets a key and blocks its *fiber* (the function
+itself, or a branch of a gather) until the call has an outcome in the history.
+
+The law of delivery: of all calls now awaited whose outcomes are recorded, the
+one with the lowest sequence is delivered; the code runs until it blocks; then
+look again. Live, every new outcome has a higher sequence than all before and
+is delivered as soon as it is recorded, so live and replay deliver the same
+outcomes in the same order, and the code sees the same world. A cancel request
+is an outcome that is always awaited. What is cancelled is closed by an event
+too, and learnt of at that event's sequence.
+
+A run has no clock, randomness or I/O: the journal carries the time, values are
+recorded. It asks for steps through `wanted` and `unwanted`; the engine acts on
+them once the run has come to rest and their events are on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+from typing import TYPE_CHECKING, Any
+
+from mendflow.awaitables import Call, Gather, SignalWait, Sleep, StepCall
+from mendflow.codec import payload_size, same_payload
+from mendflow.context import RUN
+from mendflow.errors import NotDurable, PayloadError, SignalTimeout, StepFailed
+from mendflow.v1 import failure_pb2
+
+from mendflow_server.history import set_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+    from mendflow.v1 import payload_pb2
+    from mendflow.workflow import Workflow
+
+    from mendflow_server.history import CallRecord
+    from mendflow_server.journal import Journal
+
+#: What the cancel request is called among the keys; no call has it.
+CANCEL = ""
+
+
+class NonDeterminism(BaseException):
+    """The code no longer makes the calls that the history records. Not for workflow code to catch."""
+
+
+class Fiber:
+    """One strand of a run's code."""
+
+    __slots__ = ("blocked", "cancelled", "code", "counters", "done", "group", "index", "scope")
+
+    def __init__(self, code: Coroutine[Any, Any, Any] | Generator[Any, Any, Any], scope: str) -> None:
+        self.code = code
+        #: The prefix of its calls' keys.
+        self.scope = scope
+        self.counters: dict[str, int] = {}
+        #: The key of the call, or the group, that it waits for.
+        self.blocked: str | Group | None = None
+        #: What it waits for ends in CancelledError, whatever comes of it.
+        self.cancelled = False
+        self.done = False
+        #: The group that waits for it; None for the workflow function.
+        self.group: Group | None = None
+        self.index = 0
+
+    def key(self, name: str) -> str:
+        """Answer the next key of this name."""
+        count = self.counters[name] = self.counters.get(name, 0) + 1
+        return f"{self.scope}{name}" if count == 1 else f"{self.scope}{name}#{count}"
+
+
+class Group:
+    """The branches of one gather."""
+
+    __slots__ = ("cancelled", "failure", "fibers", "owner", "remaining", "results", "return_exceptions")
+
+    def __init__(self, owner: Fiber, size: int, *, return_exceptions: bool) -> None:
+        self.owner = owner
+        self.fibers: list[Fiber] = []
+        self.results: list[Any] = [None] * size
+        self.remaining = size
+        self.return_exceptions = return_exceptions
+        self.failure: BaseException | None = None
+        self.cancelled = False
+
+
+class Run:
+    """One workflow's code, in memory."""
+
+    def __init__(self, workflow: Workflow[Any, Any], journal: Journal, argument: object, *, payload_limit: int) -> None:
+        self.workflow = workflow
+        self.journal = journal
+        self.history = journal.history
+        #: Steps that are awaited and need an attempt: the call and its recorded input.
+        self.wanted: dict[str, tuple[StepCall[Any], payload_pb2.Payload]] = {}
+        #: Steps whose attempt is to be cancelled.
+        self.unwanted: list[str] = []
+        #: The workflow's newest progress report: number, done, total, message.
+        self.progress: tuple[int, int, int, str] | None = None
+        self.driving = False
+        self.done = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._payload_limit = payload_limit
+        self._reports = 0
+        self._awaiting: dict[str, tuple[Fiber, Call[Any]]] = {}
+        self._signal_waits: dict[str, list[str]] = {}
+        self._ready: list[tuple[int, str]] = []
+        self._broken: NonDeterminism | None = None
+        self._replayed = self.history.last_sequence
+        self._owed = sum(1 for record in self.history.calls.values() if record.outcome and record.kind != "value")
+        self._context = contextvars.Context()
+        self._context.run(RUN.set, self)
+        function = workflow.function
+        self._root = Fiber(function() if workflow.input_type is None else function(argument), "")
+        self._current = self._root
+
+    # What the engine calls.
+
+    def begin(self) -> None:
+        """Replay what is recorded and go on until the code waits for something new. Raises `NonDeterminism`."""
+        if self.history.cancel:
+            heapq.heappush(self._ready, (self.history.cancel, CANCEL))
+        self._drive(lambda: self._advance(self._root, None, None))
+
+    def outcome_recorded(self, key: str) -> None:
+        """An outcome of this call was added to the journal: deliver it."""
+        if key in self._awaiting:
+            self._push(key)
+            self._drive()
+
+    def cancel_recorded(self) -> None:
+        """The cancel request was added to the journal: deliver it."""
+        heapq.heappush(self._ready, (self.history.cancel, CANCEL))
+        self._drive()
+
+    def signal_recorded(self, name: str) -> None:
+        """A signal was added to the journal: hand it to who waits longest, if anyone does."""
+        self._match_signals(name)
+        self._drive()
+
+    def close(self) -> None:
+        """Let go of the code without running any more of it.
+
+        What a ``finally`` of the code would await is refused by `current_run`.
+        """
+        fibers = [self._root, *(fiber for fiber, _ in self._awaiting.values())]
+        for fiber in fibers:
+            if not fiber.done:
+                fiber.done = True
+                try:
+                    self._context.run(fiber.code.close)
+                except (Exception, asyncio.CancelledError):  # noqa: BLE001, S112 - whatever a finally raises is of no interest now
+                    continue
+
+    # What authoring verbs call while the code runs (mendflow.context.RunPort).
+
+    @property
+    def time(self) -> float:
+        """The journal's time."""
+        return self.journal.now
+
+    def record_value(self, name: str, make: Callable[[], str]) -> str:
+        """Answer the recorded value, or record a new one."""
+        key = self._current.key(name)
+        record = self.history.calls.get(key)
+        if record is None:
+            event = self.journal.new()
+            event.value_recorded.key = key
+            event.value_recorded.value.json = make()
+            self.journal.add(event)
+            return event.value_recorded.value.json
+        if record.kind != "value" or record.outcome is None:
+            self._broken = NonDeterminism(f"{key}: a {record.kind} is recorded, a value is asked for")
+            raise self._broken
+        return record.outcome.value_recorded.value.json
+
+    def report_progress(self, done: int, total: int, message: str) -> None:
+        """Keep the newest report; those that the history has are passed over."""
+        self._reports += 1
+        if self._reports > self.history.reports:
+            self.progress = (self._reports, done, total, message)
+
+    # Driving.
+
+    def _drive(self, first: Callable[[], None] | None = None) -> None:
+        self._context.run(self._settle, first)
+
+    def _settle(self, first: Callable[[], None] | None) -> None:
+        self.driving = True
+        try:
+            if first is not None:
+                first()
+            while self._ready and not self.done:
+                _, key = heapq.heappop(self._ready)
+                if key == CANCEL:
+                    self._cancel(self._root)
+                    continue
+                fiber, call = self._awaiting.pop(key)
+                self.wanted.pop(key, None)
+                value, error = self._outcome(fiber, call, self.history.calls[key])
+                self._advance(fiber, value, error)
+        finally:
+            self.driving = False
+        if self.done and self._owed > 0:
+            ending = "the code returned" if self.error is None else f"the code raised {self.error!r}"
+            msg = f"{ending}, but the history goes on: {self._owed} recorded outcomes were not asked for"
+            raise NonDeterminism(msg)
+
+    def _advance(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
+        """Run a fiber until it blocks or ends."""
+        code = fiber.code
+        fiber.blocked = None
+        while True:
+            self._current = fiber
+            try:
+                asked = code.send(value) if error is None else code.throw(error)
+            except StopIteration as stop:
+                self._end(fiber, stop.value, None)
+                return
+            except (KeyboardInterrupt, NonDeterminism):
+                raise
+            except BaseException as raised:  # noqa: BLE001 - an exception that leaves a branch belongs to its gather
+                self._end(fiber, None, raised)
+                return
+            if self._broken is not None:
+                raise self._broken
+            value = None
+            try:
+                error = self._ask(fiber, asked)
+            except (TypeError, ValueError, PayloadError) as refused:
+                error = refused
+            if error is None:
+                if isinstance(fiber.blocked, Group) and fiber.blocked.remaining == 0:
+                    value, error = self._gathered(fiber.blocked)
+                    fiber.blocked = None
+                    continue
+                return
+
+    def _end(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
+        if self._broken is not None:
+            raise self._broken
+        fiber.done = True
+        group = fiber.group
+        if group is None:
+            self.done, self.value, self.error = True, value, error
+            return
+        group.remaining -= 1
+        if error is None or group.return_exceptions:
+            group.results[fiber.index] = value if error is None else error
+        elif group.failure is None:
+            group.failure = error
+            if not group.cancelled:
+                group.cancelled = True
+                for other in group.fibers:
+                    self._cancel(other)
+        if group.remaining == 0 and group.owner.blocked is group:
+            self._advance(group.owner, *self._gathered(group))
+
+    def _gathered(self, group: Group) -> tuple[Any, BaseException | None]:
+        if group.owner.cancelled:
+            group.owner.cancelled = False
+            return None, asyncio.CancelledError()
+        return group.results, group.failure
+
+    # Asking.
+
+    def _ask(self, fiber: Fiber, asked: object) -> BaseException | None:
+        """Block the fiber on what it asks for, or answer the error to raise at that line."""
+        if isinstance(asked, StepCall):
+            return self._ask_step(fiber, asked)
+        if isinstance(asked, Sleep):
+            return self._ask_sleep(fiber, asked)
+        if isinstance(asked, SignalWait):
+            return self._ask_signal(fiber, asked)
+        if isinstance(asked, Gather):
+            self._ask_gather(fiber, asked)
+            return None
+        return not_durable(fiber.code, asked)
+
+    def _ask_step(self, fiber: Fiber, call: StepCall[Any]) -> BaseException | None:
+        step = call.step
+        payload = step.arguments.encode(call.args, call.kwargs)
+        size = payload_size(payload)
+        if size > self._payload_limit:
+            msg = f"the input of step {step.name} has {size} bytes; the limit is {self._payload_limit}"
+            return PayloadError(msg)
+        key = fiber.key(step.key or step.name)
+        record = self.history.calls.get(key)
+        self._block(fiber, key, call)
+        if record is not None and record.kind:
+            self._expect(record, "step", step.name)
+            if not same_payload(record.input, payload):
+                msg = f"step {key}: recorded input {show(record.input)}, called with {show(payload)}"
+                raise NonDeterminism(msg)
+        if record is None or record.outcome is None:
+            self.wanted[key] = (call, payload)
+        else:
+            self._push(key)
+        return None
+
+    def _ask_sleep(self, fiber: Fiber, call: Sleep) -> None:
+        key = fiber.key("sleep")
+        record = self.history.calls.get(key)
+        self._block(fiber, key, call)
+        if record is None:
+            event = self.journal.new()
+            event.timer_started.key = key
+            set_time(event.timer_started.fire_time, self.journal.now + call.seconds)
+            self.journal.add(event)
+            return
+        self._expect(record, "timer", "")
+        if record.outcome is not None:
+            self._push(key)
+
+    def _ask_signal(self, fiber: Fiber, call: SignalWait[Any]) -> None:
+        key = fiber.key(f"signal:{call.name}")
+        record = self.history.calls.get(key)
+        self._block(fiber, key, call)
+        if record is None and not self.history.mailbox.get(call.name):
+            event = self.journal.new()
+            event.signal_awaited.key = key
+            event.signal_awaited.name = call.name
+            if call.timeout is not None:
+                set_time(event.signal_awaited.deadline, self.journal.now + call.timeout)
+            self.journal.add(event)
+        elif record is not None:
+            self._expect(record, "signal", call.name)
+            if record.outcome is not None:
+                self._push(key)
+                return
+        self._signal_waits.setdefault(call.name, []).append(key)
+        self._match_signals(call.name)
+
+    def _ask_gather(self, fiber: Fiber, call: Gather) -> None:
+        scope = fiber.key("gather")
+        group = Group(fiber, len(call.branches), return_exceptions=call.return_exceptions)
+        fiber.blocked = group
+        for index, branch in enumerate(call.branches):
+            if group.failure is not None:
+                # Never begun: nothing to cancel.
+                group.remaining -= 1
+                if asyncio.iscoroutine(branch):
+                    branch.close()
+                continue
+            child = Fiber(branch if asyncio.iscoroutine(branch) else wait_for(branch), f"{scope}[{index}]/")
+            child.group, child.index = group, index
+            group.fibers.append(child)
+            # The owner is resumed by its own loop if the last branch ends at once.
+            fiber.blocked = None
+            self._advance(child, None, None)
+            fiber.blocked = group
+
+    def _block(self, fiber: Fiber, key: str, call: Call[Any]) -> None:
+        fiber.blocked = key
+        self._awaiting[key] = (fiber, call)
+
+    def _push(self, key: str) -> None:
+        outcome = self.history.calls[key].outcome
+        if outcome is not None:
+            heapq.heappush(self._ready, (outcome.sequence, key))
+
+    def _expect(self, record: CallRecord, kind: str, name: str) -> None:
+        if record.kind and (record.kind != kind or record.name != name):
+            recorded = f"{record.kind} {record.name}".strip()
+            msg = f"{record.key}: recorded as {recorded}, called as {f'{kind} {name}'.strip()}"
+            raise NonDeterminism(msg)
+
+    def _match_signals(self, name: str) -> None:
+        waits = self._signal_waits.get(name)
+        while waits and self.history.mailbox.get(name):
+            key = waits.pop(0)
+            record = self.history.calls.get(key)
+            if record is not None and record.outcome is not None:
+                continue  # It timed out or was cancelled.
+            event = self.journal.new()
+            event.signal_taken.key = key
+            event.signal_taken.signal_sequence = self.history.mailbox[name][0]
+            self.journal.add(event)
+            self._push(key)
+
+    # Outcomes.
+
+    def _outcome(self, fiber: Fiber, call: Call[Any], record: CallRecord) -> tuple[Any, BaseException | None]:
+        """Answer what the call's line gets: a value, or an error to raise."""
+        event = record.outcome
+        if event is None:
+            msg = f"{record.key} was delivered without an outcome"
+            raise AssertionError(msg)
+        if event.sequence <= self._replayed:
+            self._owed -= 1
+        if fiber.cancelled:
+            fiber.cancelled = False
+            return None, asyncio.CancelledError()
+        detail = event.WhichOneof("detail")
+        if detail == "attempt_succeeded" and isinstance(call, StepCall):
+            output = event.attempt_succeeded.output if event.attempt_succeeded.HasField("output") else None
+            try:
+                return call.step.output_type.decode(output), None
+            except PayloadError as error:
+                msg = f"step {record.key}: the recorded result does not fit the step's type any more: {error}"
+                raise NonDeterminism(msg) from error
+        if detail == "attempt_failed":
+            if event.attempt_failed.decision.action == failure_pb2.RETRY_ACTION_CANCEL_STEP:
+                return None, asyncio.CancelledError()
+            return None, StepFailed(record.key, event.attempt_failed.failure)
+        if detail == "signal_taken" and isinstance(call, SignalWait):
+            signal = self.history.signals[event.signal_taken.signal_sequence]
+            try:
+                return call.value_type.decode(signal.data if signal.HasField("data") else None), None
+            except PayloadError as error:
+                return None, error
+        if detail == "signal_timed_out":
+            return None, SignalTimeout(record.name)
+        if detail == "call_cancelled":
+            return None, asyncio.CancelledError()
+        return None, None
+
+    # Cancelling.
+
+    def _cancel(self, fiber: Fiber) -> None:
+        """Make what the fiber waits for end in CancelledError."""
+        if fiber.done or fiber.blocked is None:
+            return
+        fiber.cancelled = True
+        if isinstance(fiber.blocked, Group):
+            fiber.blocked.cancelled = True
+            for child in fiber.blocked.fibers:
+                self._cancel(child)
+            return
+        key = fiber.blocked
+        record = self.history.calls.get(key)
+        if record is not None and record.outcome is not None:
+            return  # It is closed already, and about to be delivered.
+        self.wanted.pop(key, None)
+        if record is not None and record.started is not None:
+            self.unwanted.append(key)
+            return
+        event = self.journal.new()
+        event.call_cancelled.key = key
+        self.journal.add(event)
+        self._push(key)
+
+
+async def wait_for(branch: Any) -> Any:
+    """Await one branch of a gather that is not a coroutine of its own."""
+    return await branch
+
+
+def not_durable(code: Any, asked: object) -> NotDurable:
+    """Answer the error for code that awaits what cannot be replayed, naming what it is."""
+    names = []
+    inner = code
+    while inner is not None:
+        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None)
+        if frame is not None:
+            names.append(f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_name}")
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None)
+    what = names[-1] if len(names) > 1 else f"a {type(asked).__module__}.{type(asked).__qualname__}"
+    msg = (
+        f"the workflow awaited {what}, which cannot be replayed. In workflow code await only steps, mendflow.sleep(), "
+        "mendflow.gather() and mendflow.wait_signal(); put anything that reaches outside into a @step."
+    )
+    return NotDurable(msg)
+
+
+def show(payload: payload_pb2.Payload | None) -> str:
+    """Answer a payload for a message, cut short."""
+    if payload is None or not payload.WhichOneof("kind"):
+        return "nothing"
+    text = payload.json or f"{payload.message.type_url} ({len(payload.message.value)} bytes)"
+    return text if len(text) <= 300 else f"{text[:300]}…"  # noqa: PLR2004 - enough to see the difference

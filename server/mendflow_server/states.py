@@ -1,0 +1,78 @@
+"""A workflow's row, told from its history: one rule for every state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from mendflow.v1 import event_pb2, workflow_pb2
+
+from mendflow_server.history import FINAL_DETAILS
+
+if TYPE_CHECKING:
+    from mendflow_server.history import CallRecord, History
+
+
+class State(NamedTuple):
+    """The part of a row that follows from the history."""
+
+    state: int
+    reason: int = 0
+    explanation: str = ""
+    #: Seconds since the epoch; None: nothing goes on by itself.
+    wake: float | None = None
+
+
+def due_time(record: CallRecord) -> float | None:
+    """Answer when an open call goes on by itself."""
+    return record.wake_time if record.kind != "step" else record.next_attempt_time
+
+
+def wake_time(history: History) -> float | None:
+    """Answer when anything of the workflow goes on by itself."""
+    times = [time for record in history.open.values() if not record.paused and (time := due_time(record)) is not None]
+    if history.cleanup_deadline is not None:
+        times.append(history.cleanup_deadline)
+    return min(times, default=None)
+
+
+def state_of(history: History, *, busy: bool, slot_waits: int) -> State:
+    """Answer the state; ``busy`` says that its code has still to run, ``slot_waits`` how many attempts wait in line."""
+    if history.final is not None:
+        return _final(history.final)
+    if history.stopped:
+        return State(history.stopped, history.stopped_reason)
+    if history.cancel:
+        return State(workflow_pb2.WORKFLOW_STATE_CANCELLING, wake=wake_time(history))
+    if busy or any(record.started is not None for record in history.open.values()):
+        return State(workflow_pb2.WORKFLOW_STATE_RUNNING)
+    return _waiting(history, slot_waits)
+
+
+def _final(event: event_pb2.Event) -> State:
+    detail = event.WhichOneof("detail") or ""
+    reason = 0
+    if detail == "workflow_failed":
+        reason = event.workflow_failed.reason
+    elif detail == "workflow_cancelled":
+        reason = event.workflow_cancelled.reason
+    return State(FINAL_DETAILS[detail], reason)
+
+
+def _waiting(history: History, slot_waits: int) -> State:
+    waiting = workflow_pb2.WORKFLOW_STATE_WAITING
+    if slot_waits:
+        return State(waiting, event_pb2.STATE_REASON_SLOT, f"{slot_waits} attempts wait for a slot", wake_time(history))
+    held = [record.key for record in history.open.values() if record.held]
+    if held:
+        return State(waiting, event_pb2.STATE_REASON_SUSPECTED, ", ".join(held[:5]), wake_time(history))
+    first = min(history.open.values(), key=lambda record: due_time(record) or float("inf"), default=None)
+    if first is None:
+        return State(workflow_pb2.WORKFLOW_STATE_RUNNING)
+    if first.kind == "step":
+        reason = event_pb2.STATE_REASON_BACKOFF
+    elif first.kind == "timer":
+        reason = event_pb2.STATE_REASON_TIMER
+    else:
+        reason = event_pb2.STATE_REASON_SIGNAL
+    explanation = first.name if first.kind == "signal" else first.key
+    return State(waiting, reason, explanation, wake_time(history))

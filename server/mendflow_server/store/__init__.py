@@ -1,0 +1,1 @@
+"""Storing: one protocol, and an implementation for each database."""

@@ -1,0 +1,40 @@
+"""From a URL to a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from mendflow_server.store.protocol import StoreRefused
+from mendflow_server.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from mendflow_server.clock import Clock
+    from mendflow_server.store.protocol import Store
+
+_FORMS = "sqlite:///relative.db or sqlite:////absolute/path.db"
+
+
+def open_store(url: str, *, clock: Clock) -> Store:  # noqa: ARG001  The leases of PostgreSQL will need it.
+    """Make the store that a URL names, yet to be opened; raise `StoreRefused` on any other URL.
+
+    ``sqlite:///relative.db`` lies in the working directory, ``sqlite:////absolute/path.db`` where it says.
+    """
+    scheme, separator, _ = url.partition("://")
+    if scheme in {"postgresql", "postgres"}:
+        # The URL may hold a password: it is not repeated.
+        message = f"PostgreSQL comes later; a store is {_FORMS}"
+        raise StoreRefused(message)
+    if scheme != "sqlite" or not separator:
+        message = f"no store of this kind; a store is {_FORMS}"
+        raise StoreRefused(message)
+    parts = urlsplit(url)
+    path = unquote(parts.path).removeprefix("/")
+    if parts.netloc or parts.query or parts.fragment or not path or path.endswith("/") or "\0" in path:
+        message = f"{url!r} does not name a file; a store is {_FORMS}"
+        raise StoreRefused(message)
+    if Path(path).name == ":memory:":
+        message = f"a store in memory would lose everything with its process; a store is {_FORMS}"
+        raise StoreRefused(message)
+    return SqliteStore(Path(path))

@@ -1,0 +1,209 @@
+-- Every statement of the store, by name. The line under a name says what it does.
+
+-- name: next_key
+-- The key of the next new workflow.
+SELECT coalesce(max(key), 0) + 1 FROM workflows
+
+-- name: insert_workflow
+-- A new workflow; no row is written when the id is taken.
+INSERT INTO workflows (
+    key, workflow_id, uid, workflow_type, state, reason, explanation, generation, replica_id, last_sequence,
+    wake_time, create_time, end_time, untaken_signals, trace_id, labels
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (workflow_id) DO NOTHING
+
+-- name: update_workflow
+-- What a driver changes, while the row still holds its guard.
+UPDATE workflows SET
+    state = ?, reason = ?, explanation = ?, generation = ?, replica_id = ?, last_sequence = ?,
+    wake_time = ?, end_time = ?, untaken_signals = ?
+WHERE key = ? AND generation = ? AND last_sequence = ?
+
+-- name: end_workflow
+-- The same for a workflow that ends: only when nothing is left in its inbox.
+UPDATE workflows SET
+    state = ?, reason = ?, explanation = ?, generation = ?, replica_id = ?, last_sequence = ?,
+    wake_time = ?, end_time = ?, untaken_signals = ?
+WHERE key = ? AND generation = ? AND last_sequence = ?
+    AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.key = workflows.key)
+
+-- name: guard_holds
+-- One row while a workflow still holds the guard.
+SELECT 1 FROM workflows WHERE key = ? AND generation = ? AND last_sequence = ?
+
+-- name: insert_event
+-- An event at its place.
+INSERT INTO events (key, sequence, bytes) VALUES (?, ?, ?)
+
+-- name: insert_label
+-- A label's place in the lists.
+INSERT INTO labels (name, value, create_time, key) VALUES (?, ?, ?, ?)
+
+-- name: take_message
+-- A message that the history has taken in leaves the inbox.
+DELETE FROM inbox WHERE id = ? AND key = ?
+
+-- name: write_heartbeat
+-- The latest details of a step's attempt.
+INSERT INTO heartbeats (key, step_key, attempt, details) VALUES (?, ?, ?, ?)
+ON CONFLICT (key, step_key) DO UPDATE SET attempt = excluded.attempt, details = excluded.details
+
+-- name: drop_heartbeats
+-- A workflow that ended has no open attempts.
+DELETE FROM heartbeats WHERE key = ?
+
+-- name: insert_alert
+-- An alert beside its event.
+INSERT INTO alerts (time, key, name, severity, message) VALUES (?, ?, ?, ?, ?)
+
+-- name: receiver
+-- The workflow that a message is for.
+SELECT key, state, untaken_signals FROM workflows WHERE workflow_id = ?
+
+-- name: signal_seen
+-- One row when this signal was sent before.
+SELECT 1 FROM signal_requests WHERE key = ? AND request_id = ?
+
+-- name: count_signals
+-- How many signals lie in a workflow's inbox.
+SELECT count(*) FROM inbox WHERE key = ? AND kind = 1
+
+-- name: insert_message
+-- A message into the inbox.
+INSERT INTO inbox (key, kind, request_id, time, content) VALUES (?, ?, ?, ?, ?)
+
+-- name: insert_signal_request
+-- The signal will be known again.
+INSERT INTO signal_requests (key, request_id) VALUES (?, ?)
+
+-- name: heads
+-- Generation and last sequence of the workflows of these keys (a JSON array).
+SELECT key, generation, last_sequence FROM workflows WHERE key IN (SELECT value FROM json_each(:keys))
+
+-- name: find
+-- The rows of these workflow ids (a JSON array).
+SELECT key, workflow_id, uid, workflow_type, state, reason, explanation, generation, replica_id, last_sequence,
+    wake_time, create_time, end_time, untaken_signals, trace_id, labels
+FROM workflows WHERE workflow_id IN (SELECT value FROM json_each(:workflow_ids))
+
+-- name: load_rows
+-- The rows of these keys (a JSON array).
+SELECT key, workflow_id, uid, workflow_type, state, reason, explanation, generation, replica_id, last_sequence,
+    wake_time, create_time, end_time, untaken_signals, trace_id, labels
+FROM workflows WHERE key IN (SELECT value FROM json_each(:keys))
+
+-- name: load_events
+-- The whole history of a workflow.
+SELECT bytes FROM events WHERE key = ? ORDER BY sequence
+
+-- name: load_inbox
+-- What lies in the inbox of these keys (a JSON array), each workflow's in the order of commits.
+SELECT inbox.key, inbox.id, workflows.workflow_id, inbox.kind, inbox.request_id, inbox.time, inbox.content
+FROM json_each(:keys) AS wanted
+CROSS JOIN inbox INDEXED BY inbox_by_workflow ON inbox.key = wanted.value
+CROSS JOIN workflows ON workflows.key = inbox.key
+ORDER BY inbox.id
+
+-- name: load_heartbeats
+-- The heartbeats of these keys (a JSON array).
+SELECT key, step_key, attempt, details FROM heartbeats WHERE key IN (SELECT value FROM json_each(:keys))
+ORDER BY key, step_key
+
+-- name: read_events
+-- Events after a sequence, oldest first.
+SELECT bytes FROM events WHERE key = ? AND sequence > ? ORDER BY sequence LIMIT ?
+
+-- name: due
+-- The workflows that shall go on by now, earliest first.
+SELECT wake_time, key FROM workflows INDEXED BY workflows_due
+WHERE wake_time IS NOT NULL AND wake_time <= :until ORDER BY wake_time, key LIMIT :limit
+
+-- name: under_way
+-- The keys of all that a driver must look at, from a key on.
+SELECT key FROM (
+    SELECT key FROM workflows INDEXED BY workflows_under_way
+    WHERE state IN (1, 2, 6) AND key > :after_key ORDER BY key LIMIT :limit
+)
+UNION
+SELECT key FROM (
+    SELECT DISTINCT key FROM inbox INDEXED BY inbox_by_workflow WHERE key > :after_key ORDER BY key LIMIT :limit
+)
+ORDER BY key LIMIT :limit
+
+-- name: stopped_for
+-- The keys of open workflows with this reason, from a key on.
+SELECT key FROM workflows INDEXED BY workflows_stopped
+WHERE reason = :reason AND reason <> 0 AND state < 7 AND key > :after_key ORDER BY key LIMIT :limit
+
+-- name: seen_by_time
+-- Where a list looks when no index fits better: everything, newest first.
+SELECT create_time, key FROM workflows INDEXED BY workflows_by_time
+WHERE create_time >= :earliest AND (create_time, key) < (:create_time, :key)
+
+-- name: seen_by_type
+-- Where a list of one type looks.
+SELECT create_time, key FROM workflows INDEXED BY workflows_by_type
+WHERE workflow_type = :workflow_type
+    AND create_time >= :earliest AND (create_time, key) < (:create_time, :key)
+
+-- name: seen_by_state
+-- Where a list of some states looks: one of these for each state.
+SELECT create_time, key FROM workflows INDEXED BY workflows_by_state
+WHERE state = {state} AND create_time >= :earliest AND (create_time, key) < (:create_time, :key)
+
+-- name: seen_by_label
+-- Where a list with labels looks: the first label.
+SELECT create_time, key FROM labels
+WHERE name = :label_name AND value = :label_value
+    AND create_time >= :earliest AND (create_time, key) < (:create_time, :key)
+
+-- name: list_page
+-- The first rows of those seen for which the conditions hold. The rows come in the order in which they are seen,
+-- because the subquery is a co-routine and the outer loop; an ORDER BY here would read all of them for each page.
+SELECT w.key, w.workflow_id, w.uid, w.workflow_type, w.state, w.reason, w.explanation, w.generation, w.replica_id,
+    w.last_sequence, w.wake_time, w.create_time, w.end_time, w.untaken_signals, w.trace_id, w.labels
+FROM ({seen} ORDER BY create_time DESC, key DESC LIMIT :looks) AS seen
+CROSS JOIN workflows AS w ON w.key = seen.key
+WHERE (:workflow_type IS NULL OR w.workflow_type = :workflow_type)
+    AND (:states IS NULL OR w.state IN (SELECT value FROM json_each(:states)))
+    AND (:labels IS NULL OR NOT EXISTS (
+        SELECT 1 FROM json_each(:labels) AS wanted
+        WHERE NOT EXISTS (
+            SELECT 1 FROM labels
+            WHERE labels.name = json_extract(wanted.value, '$[0]') AND labels.value = json_extract(wanted.value, '$[1]')
+                AND labels.create_time = w.create_time AND labels.key = w.key
+        )
+    ))
+LIMIT :limit
+
+-- name: list_last_seen
+-- The last place that a page may look at; no row when there are fewer.
+SELECT create_time, key FROM ({seen} ORDER BY create_time DESC, key DESC LIMIT :looks) LIMIT 1 OFFSET :looks - 1
+
+-- name: newest_life
+-- The server process that began last.
+SELECT replica_id, start_time, beat_time, drained FROM replicas ORDER BY id DESC LIMIT 1
+
+-- name: insert_life
+-- A server process begins.
+INSERT INTO replicas (replica_id, start_time, beat_time, drained) VALUES (?, ?, ?, ?)
+
+-- name: drop_old_lives
+-- The last ten lives are kept.
+DELETE FROM replicas WHERE id NOT IN (SELECT id FROM replicas ORDER BY id DESC LIMIT 10)
+
+-- name: beat
+-- A server process renews its row. A drain, once recorded, stays.
+UPDATE replicas SET beat_time = ?, drained = max(drained, ?), beats = beats + 1 WHERE replica_id = ?
+
+-- name: suspects
+-- The crash budget's ledger.
+SELECT key, step_key, deaths, alone, held FROM suspects ORDER BY key, step_key
+
+-- name: drop_suspects
+-- The ledger is written as a whole.
+DELETE FROM suspects
+
+-- name: insert_suspect
+-- One row of the ledger.
+INSERT INTO suspects (key, step_key, deaths, alone, held) VALUES (?, ?, ?, ?, ?)

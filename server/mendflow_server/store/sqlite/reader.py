@@ -1,0 +1,149 @@
+"""All that reads, except lists.
+
+Each call is a short transaction, for a long one would keep the write-ahead log from being brought into the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from mendflow_server.store.protocol import (
+    Guard,
+    Heartbeat,
+    InboxKind,
+    Loaded,
+    Message,
+    StoreError,
+    StoreUnavailable,
+    Suspect,
+)
+from mendflow_server.store.sqlite.connection import connect_reader, explain, is_harmless
+from mendflow_server.store.sqlite.queries import QUERIES
+from mendflow_server.store.sqlite.rows import from_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from mendflow_server.store.protocol import Row
+
+_T = TypeVar("_T")
+
+#: Workflows loaded in one transaction.
+_LOADED_AT_ONCE: Final = 100
+
+
+class Reader:
+    """A connection that reads. Used on its thread alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run ``work`` in a transaction of its own: it sees one state of the store."""
+        try:
+            if self._connection is None:
+                self._connection = connect_reader(self._path)
+            self._connection.execute("BEGIN")
+            try:
+                return work(self._connection)
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            if not is_harmless(error):
+                with contextlib.suppress(sqlite3.Error):
+                    self.close()
+                self._connection = None
+            raise StoreUnavailable(explain(error, self._path)) from error
+        except (UnicodeError, OverflowError) as error:
+            message = f"the store {self._path} refuses a malformed value: {error}"
+            raise StoreError(message) from error
+
+    def heads(self, keys: Sequence[int]) -> dict[int, Guard]:
+        """Answer generation and last sequence by key."""
+        found = self.read(lambda connection: _many(connection, "heads", keys=keys))
+        return {key: Guard(generation, sequence) for key, generation, sequence in found}
+
+    def find(self, workflow_ids: Sequence[str]) -> dict[str, Row]:
+        """Answer rows by workflow id."""
+        found = self.read(lambda connection: _many(connection, "find", workflow_ids=workflow_ids))
+        return {row.workflow_id: row for row in map(from_columns, found)}
+
+    def load(self, keys: Sequence[int]) -> list[Loaded]:
+        """Answer all that is needed to drive these."""
+        loaded: list[Loaded] = []
+        for start in range(0, len(keys), _LOADED_AT_ONCE):
+            some = keys[start : start + _LOADED_AT_ONCE]
+            found = self.read(partial(_load, keys=some))
+            loaded.extend(found[key] for key in some if key in found)
+        return loaded
+
+    def read_events(self, key: int, after_sequence: int, limit: int, max_bytes: int) -> list[bytes]:
+        """Answer events after a sequence, within the limits."""
+
+        def work(connection: sqlite3.Connection) -> list[bytes]:
+            events: list[bytes] = []
+            room = max_bytes
+            with contextlib.closing(connection.execute(QUERIES["read_events"], (key, after_sequence, limit))) as found:
+                for (content,) in found:
+                    room -= len(content)
+                    if room < 0 and events:
+                        break
+                    events.append(content)
+            return events
+
+        return self.read(work)
+
+    def due(self, until: int, limit: int) -> list[tuple[int, int]]:
+        """Answer (wake_time, key), earliest first."""
+        return self._all("due", until=until, limit=limit)
+
+    def under_way(self, after_key: int, limit: int) -> list[int]:
+        """Answer keys of what a driver must look at."""
+        return [key for (key,) in self._all("under_way", after_key=after_key, limit=limit)]
+
+    def stopped_for(self, reason: int, after_key: int, limit: int) -> list[int]:
+        """Answer keys of open workflows with this reason."""
+        return [key for (key,) in self._all("stopped_for", reason=reason, after_key=after_key, limit=limit)]
+
+    def suspects(self) -> list[Suspect]:
+        """Answer the ledger."""
+        return [
+            Suspect(key, step_key, deaths, alone, held=bool(held))
+            for key, step_key, deaths, alone, held in self._all("suspects")
+        ]
+
+    def _all(self, name: str, **values: int) -> list[Any]:
+        return self.read(lambda connection: connection.execute(QUERIES[name], values).fetchall())
+
+
+def _load(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, Loaded]:
+    loaded = {}
+    for columns in _many(connection, "load_rows", keys=keys):
+        row = from_columns(columns)
+        events = [content for (content,) in connection.execute(QUERIES["load_events"], (row.key,)).fetchall()]
+        loaded[row.key] = Loaded(row, events, [], [])
+    for key, number, workflow_id, kind, request_id, time, content in _many(connection, "load_inbox", keys=keys):
+        message = Message(number, workflow_id, InboxKind(kind), request_id, time, content)
+        loaded[key].inbox.append(message)
+    for key, step_key, attempt, details in _many(connection, "load_heartbeats", keys=keys):
+        loaded[key].heartbeats.append(Heartbeat(step_key, attempt, details))
+    return loaded
+
+
+def _many(connection: sqlite3.Connection, name: str, **lists: Sequence[object]) -> list[Any]:
+    # A list goes as one JSON value: any length, one prepared statement.
+    values = {parameter: json.dumps(list(dict.fromkeys(items))) for parameter, items in lists.items()}
+    return connection.execute(QUERIES[name], values).fetchall()

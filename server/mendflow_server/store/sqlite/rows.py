@@ -1,0 +1,58 @@
+"""A workflow's row to and from SQL."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from mendflow_server.store.protocol import Row
+
+if TYPE_CHECKING:
+    from mendflow_server.store.protocol import Guard
+
+
+def to_insert(row: Row, key: int) -> tuple[object, ...]:
+    """Answer the values of ``insert_workflow``."""
+    return (
+        key,
+        row.workflow_id,
+        row.uid,
+        row.workflow_type,
+        row.state,
+        row.reason,
+        row.explanation,
+        row.generation,
+        row.replica_id,
+        row.last_sequence,
+        row.wake_time,
+        row.create_time,
+        row.end_time,
+        row.untaken_signals,
+        row.trace_id,
+        json.dumps(row.labels, separators=(",", ":")) if row.labels else "{}",
+    )
+
+
+def to_update(row: Row, guard: Guard) -> tuple[object, ...]:
+    """Answer the values of ``update_workflow`` and ``end_workflow``."""
+    return (
+        row.state,
+        row.reason,
+        row.explanation,
+        row.generation,
+        row.replica_id,
+        row.last_sequence,
+        row.wake_time,
+        row.end_time,
+        row.untaken_signals,
+        row.key,
+        guard.generation,
+        guard.last_sequence,
+    )
+
+
+def from_columns(columns: tuple[Any, ...]) -> Row:
+    """Make a row of the columns in the order of the schema."""
+    row = Row(*columns)
+    row.labels = {} if columns[-1] == "{}" else json.loads(columns[-1])
+    return row

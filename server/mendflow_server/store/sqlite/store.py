@@ -1,0 +1,156 @@
+"""The loop's side of the store: work goes to a thread, and the answer comes back in one call."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from mendflow_server.store.protocol import StoreUnavailable
+from mendflow_server.store.sqlite.listing import read_page
+from mendflow_server.store.sqlite.lock import FileLock
+from mendflow_server.store.sqlite.place import refuse_unfit_place
+from mendflow_server.store.sqlite.reader import Reader
+from mendflow_server.store.sqlite.threads import OwnerThreads
+from mendflow_server.store.sqlite.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mendflow_server.store.protocol import (
+        Batch,
+        BatchResult,
+        Cursor,
+        Filter,
+        Guard,
+        Life,
+        Loaded,
+        Page,
+        Row,
+        Suspect,
+    )
+
+_T = TypeVar("_T")
+
+#: A second one, so that a long list does not hold up a load.
+_READERS: Final = 2
+
+
+class SqliteStore:
+    """A `Store` in one file.
+
+    A caller that is cancelled only goes without the answer: what was handed over is done all the same.
+    A change or message that breaks a rule of the schema is a fault of the caller and raises the plain
+    `StoreError`; nothing of its batch is written.
+    """
+
+    def __init__(
+        self, path: Path, *, signal_limit: int = 1_000, mountinfo: Path = Path("/proc/self/mountinfo")
+    ) -> None:
+        # Absolute at once: a later change of the working directory must not move the store.
+        self._path = path.absolute()
+        self._signal_limit = signal_limit
+        self._mountinfo = mountinfo
+        self._lock = FileLock(self._path)
+        self._writer: OwnerThreads[Writer] | None = None
+        self._readers: OwnerThreads[Reader] | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """See `Store.open`. The lock file lies beside the database."""
+        if self._writer is not None or self._closing is not None:
+            message = f"the store {self._path} was opened before"
+            raise StoreUnavailable(message)
+        self._writer = OwnerThreads("store-writer", lambda: Writer(self._path, self._signal_limit))
+        try:
+            await self._writer.submit(self._take)
+        except BaseException:
+            await self.close()
+            raise
+        self._readers = OwnerThreads("store-reader", lambda: Reader(self._path), count=_READERS)
+
+    def _take(self, writer: Writer) -> None:
+        refuse_unfit_place(self._path, self._mountinfo)
+        self._lock.take()
+        writer.open()
+
+    async def close(self) -> None:
+        """Finish what was handed over, and release the file."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        # The readers first: the last connection to close brings the log into the file and removes it.
+        if self._readers is not None:
+            await self._readers.stop()
+        if self._writer is not None:
+            await self._writer.stop()
+        self._lock.release()
+
+    async def commit(self, batch: Batch) -> BatchResult:
+        """See `Store.commit`."""
+        return await self._write(lambda writer: writer.commit(batch))
+
+    async def heads(self, keys: Sequence[int]) -> Mapping[int, Guard]:
+        """See `Store.heads`."""
+        return await self._read(lambda reader: reader.heads(keys))
+
+    async def find(self, workflow_ids: Sequence[str]) -> Mapping[str, Row]:
+        """See `Store.find`."""
+        return await self._read(lambda reader: reader.find(workflow_ids))
+
+    async def load(self, keys: Sequence[int]) -> list[Loaded]:
+        """See `Store.load`."""
+        return await self._read(lambda reader: reader.load(keys))
+
+    async def read_events(self, key: int, after_sequence: int, *, limit: int, max_bytes: int) -> list[bytes]:
+        """See `Store.read_events`."""
+        return await self._read(lambda reader: reader.read_events(key, after_sequence, limit, max_bytes))
+
+    async def list_workflows(self, condition: Filter, *, limit: int, after: Cursor | None) -> Page:
+        """See `Store.list_workflows`."""
+        return await self._read(
+            lambda reader: reader.read(lambda connection: read_page(connection, condition, limit, after))
+        )
+
+    async def due(self, until: int, *, limit: int) -> list[tuple[int, int]]:
+        """See `Store.due`."""
+        return await self._read(lambda reader: reader.due(until, limit))
+
+    async def under_way(self, *, after_key: int, limit: int) -> list[int]:
+        """See `Store.under_way`."""
+        return await self._read(lambda reader: reader.under_way(after_key, limit))
+
+    async def stopped_for(self, reason: int, *, after_key: int, limit: int) -> list[int]:
+        """See `Store.stopped_for`."""
+        return await self._read(lambda reader: reader.stopped_for(reason, after_key, limit))
+
+    async def begin_life(self, life: Life) -> Life | None:
+        """See `Store.begin_life`. The last ten lives are kept."""
+        return await self._write(lambda writer: writer.begin_life(life))
+
+    async def beat(self, replica_id: str, time: int, *, drained: bool = False) -> None:
+        """See `Store.beat`. A drain, once recorded, stays."""
+        await self._write(lambda writer: writer.beat(replica_id, time, drained=drained))
+
+    async def suspects(self) -> list[Suspect]:
+        """See `Store.suspects`."""
+        return await self._read(lambda reader: reader.suspects())
+
+    async def write_suspects(self, suspects: Sequence[Suspect]) -> None:
+        """See `Store.write_suspects`."""
+        await self._write(lambda writer: writer.write_suspects(suspects))
+
+    def _write(self, work: Callable[[Writer], _T]) -> asyncio.Future[_T]:
+        if self._writer is None or self._closing is not None:
+            raise StoreUnavailable(self._not_open())
+        return self._writer.submit(work)
+
+    def _read(self, work: Callable[[Reader], _T]) -> asyncio.Future[_T]:
+        if self._readers is None or self._closing is not None:
+            raise StoreUnavailable(self._not_open())
+        return self._readers.submit(work)
+
+    def _not_open(self) -> str:
+        return f"the store {self._path} is not open"

@@ -1,0 +1,240 @@
+"""The supervisor: takes over what a dead process left, and sees that nothing is forgotten.
+
+Each loop has a public single step: `recover` once at the start, `tick` about
+every second, `beat` every few seconds. The tick never waits on the store: what
+it finds due is loaded by a task of its own, one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+from mendflow.v1 import event_pb2
+
+from mendflow_server.crash_budget import Unit, after_death
+from mendflow_server.engine import LOAD_PAGE, CrashBudgetPort
+from mendflow_server.history import History, UnknownEvent
+from mendflow_server.store.protocol import Life, Loaded, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mendflow_server.clock import Clock
+    from mendflow_server.crash_budget import Schedule
+    from mendflow_server.engine import Engine
+    from mendflow_server.settings import Settings
+    from mendflow_server.store.protocol import Store, Suspect
+
+log = structlog.get_logger("mendflow.supervisor")
+
+#: How far ahead due workflows are brought into memory, in seconds.
+HORIZON = 2.0
+#: The most that one look for due workflows brings in.
+DUE_PAGE = 1000
+TICK = 0.5
+
+
+class Supervisor(CrashBudgetPort):
+    """Recovery at the start, and the ticks after it."""
+
+    def __init__(self, *, engine: Engine, store: Store, clock: Clock, settings: Settings) -> None:
+        self._engine = engine
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._schedule: Schedule | None = None
+        self._released: list[Unit] = []
+        self._quarantined: dict[Unit, int] = {}
+        self._due: asyncio.Task[None] | None = None
+        self._ledger: asyncio.Task[None] | None = None
+        #: Whether all that was under way has been taken over.
+        self.recovered = False
+        #: When the last tick was, by the monotonic clock.
+        self.last_tick = clock.monotonic()
+        engine.crash_budget = self
+
+    # At the start.
+
+    async def recover(self) -> None:
+        """Take over everything that was under way when the last process ended."""
+        began = self._clock.monotonic()
+        previous = await self._store.begin_life(
+            Life(self._engine.replica_id, round(self._clock.time() * 1e6), round(self._clock.time() * 1e6), drained=False)
+        )
+        ledger = await self._store.suspects()
+        loaded = await self._under_way([suspect.key for suspect in ledger])
+        await self._judge(previous, ledger, loaded)
+        self._engine.loads_open = True
+        for index, each in enumerate(loaded):
+            self._engine.bring_in(each, retry=each.row.reason == event_pb2.STATE_REASON_NON_DETERMINISM)
+            if index % LOAD_PAGE == LOAD_PAGE - 1:
+                await asyncio.sleep(0)  # Let the first ones go on while the rest is taken over.
+        self._engine.load([])
+        self.recovered = True
+        if previous is not None:
+            log.info(
+                "recovered",
+                workflows=len(loaded),
+                quarantined=len(self._quarantined),
+                previous_replica_id=previous.replica_id,
+                drained=previous.drained,
+                seconds=round(self._clock.monotonic() - began, 3),
+            )
+
+    async def _under_way(self, more: Iterable[int]) -> list[Loaded]:
+        keys: set[int] = set(more)
+        keys.update(await self._all_keys(None))
+        for reason in (
+            event_pb2.STATE_REASON_SLOT,
+            event_pb2.STATE_REASON_SUSPECTED,
+            event_pb2.STATE_REASON_NOT_SERVED,
+            event_pb2.STATE_REASON_NON_DETERMINISM,
+        ):
+            keys.update(await self._all_keys(reason))
+        ordered = sorted(keys)
+        loaded: list[Loaded] = []
+        for start in range(0, len(ordered), LOAD_PAGE):
+            loaded += await self._store.load(ordered[start : start + LOAD_PAGE])
+        return loaded
+
+    async def _all_keys(self, reason: int | None) -> list[int]:
+        keys: list[int] = []
+        while True:
+            after = keys[-1] if keys else 0
+            if reason is None:
+                page = await self._store.under_way(after_key=after, limit=DUE_PAGE)
+            else:
+                page = await self._store.stopped_for(reason, after_key=after, limit=DUE_PAGE)
+            keys += page
+            if len(page) < DUE_PAGE:
+                return keys
+
+    async def _judge(self, previous: Life | None, ledger: list[Suspect], loaded: list[Loaded]) -> None:
+        """Ask the crash budget who goes on at once, who waits for a turn, and who is kept from running."""
+        if previous is None:
+            return
+        in_flight = {unit for each in loaded for unit in _units(each)}
+        note = self._engine.note.left
+        if note:
+            in_flight.add(Unit(note, ""))
+        lived = max(0, previous.beat_time - previous.start_time) / 1e6
+        plan = after_death(
+            ledger, in_flight, innocent=previous.drained, lived=lived, budget=self._settings.crash_budget
+        )
+        self._schedule = plan.schedule
+        self._schedule.start(self._clock.monotonic())
+        # On disk before any of them runs again: the next death may come at once.
+        await self._store.write_suspects(self._schedule.ledger())
+        self._quarantined = dict(plan.quarantined)
+        self._engine.suspects = bool(plan.ledger)
+        suspects = sum(suspect.held for suspect in plan.ledger)
+        if suspects:
+            log.warning("suspects", count=suspects, previous_lived=lived)
+
+    # The crash budget, as the engine asks it.
+
+    def holds(self, key: int, step_key: str) -> bool:
+        """Whether a suspect must wait for its turn."""
+        return self._schedule is not None and self._schedule.is_held(Unit(key, step_key))
+
+    def quarantined(self, key: int, step_key: str) -> int:
+        """How many crashes quarantine it now; 0: none do."""
+        return self._quarantined.pop(Unit(key, step_key), 0)
+
+    def ended(self, key: int, step_key: str) -> None:
+        """A suspect's attempt is closed, or its workflow (no step key) has ended."""
+        if self._schedule is not None:
+            self._release(self._schedule.ended(Unit(key, step_key), self._clock.monotonic()))
+
+    def forgive(self, key: int) -> None:
+        """Forget what is held against a workflow."""
+        if self._schedule is not None:
+            for suspect in self._schedule.ledger():
+                if suspect.key == key:
+                    self.ended(suspect.key, suspect.step_key)
+
+    def _release(self, units: list[Unit]) -> None:
+        """Let suspects go on, once the ledger that says so is on disk."""
+        self._released += units
+        if self._ledger is None or self._ledger.done():
+            self._ledger = asyncio.get_running_loop().create_task(self._write_ledger())
+
+    # Every second.
+
+    def tick(self) -> None:
+        """Look after time: what is due, what rests, who waits too long. Never waits on the store."""
+        self.last_tick = self._clock.monotonic()
+        engine = self._engine
+        engine.timers.run_due()
+        engine.limits.run_due()
+        engine.lose_patience()
+        if not self.recovered or engine.draining:
+            return
+        engine.evict()
+        if self._schedule is not None:
+            released = self._schedule.tick(self.last_tick)
+            if released or self._released:
+                self._release(released)
+        if self._due is None or self._due.done():
+            self._due = asyncio.get_running_loop().create_task(self._load_due())
+
+    async def _load_due(self) -> None:
+        try:
+            room = max(0, self._settings.open_runs_limit - self._engine.open_runs - self._engine.loading)
+            until = round((self._clock.time() + HORIZON) * 1e6)
+            if room:
+                due = await self._store.due(until, limit=DUE_PAGE + self._engine.open_runs)
+                self._engine.load([key for _, key in due][:room])
+        except StoreError as error:
+            log.warning("due_not_read", error=str(error))
+
+    async def _write_ledger(self) -> None:
+        if self._schedule is None:
+            return
+        released, self._released = self._released, []
+        ledger = self._schedule.ledger()
+        self._engine.suspects = bool(ledger)
+        try:
+            await self._store.write_suspects(ledger)
+        except StoreError as error:
+            self._released += released  # The next tick tries again.
+            log.warning("ledger_not_written", error=str(error))
+            return
+        for unit in released:
+            self._engine.release(*unit)
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        while True:
+            self.tick()
+            await asyncio.sleep(TICK)
+
+    async def beat(self) -> bool:
+        """Renew this process's life; answer whether the store took it."""
+        try:
+            await self._store.beat(self._engine.replica_id, round(self._clock.time() * 1e6))
+        except StoreError as error:
+            log.warning("beat_failed", error=str(error))
+            return False
+        return True
+
+    async def record_drain(self) -> None:
+        """Record that this process ends of its own will, and dies of nobody."""
+        await self._store.beat(self._engine.replica_id, round(self._clock.time() * 1e6), drained=True)
+
+    def close(self) -> None:
+        """Stop what runs beside the ticks."""
+        for task in (self._due, self._ledger):
+            if task is not None:
+                task.cancel()
+
+
+def _units(loaded: Loaded) -> list[Unit]:
+    """Answer what of a workflow was in flight."""
+    try:
+        history = History.of(loaded.events)
+    except UnknownEvent:
+        return []
+    return [Unit(loaded.row.key, record.key) for record in history.open_attempts()]

@@ -1,0 +1,153 @@
+"""The image builds, serves both ports as nobody in particular, keeps its volume, and ends well when told to."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mendflow.v1 import payload_pb2, workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
+from tests.container.manifest import probed_services
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.container.engine import Container, Engine
+
+# Pulling and building take their time.
+pytestmark = pytest.mark.timeout(600)
+
+START_LIMIT = 30.0
+WAITING = """
+from mendflow import step, wait_signal, workflow
+
+
+@step
+async def greet(name: str) -> str:
+    return f"Good morning, {name}"
+
+
+@workflow
+async def greeting() -> str:
+    return await greet(await wait_signal("name", str))
+"""
+
+
+@contextmanager
+def serving(
+    engine: Engine, image: str, volume: str, *options: str, command: tuple[str, ...] = ()
+) -> Iterator[Container]:
+    """The image as the Deployment runs it: nothing but /data and /tmp can be written, no capability is left."""
+    container = engine.start(
+        image,
+        *("--volume", f"{volume}:/data", "--publish", "127.0.0.1::3000", "--publish", "127.0.0.1::50051"),
+        *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+        *options,
+        command=command,
+    )
+    try:
+        wait_until_healthy(container)
+        yield container
+    finally:
+        container.remove()
+
+
+def wait_until_healthy(container: Container) -> None:
+    limit = time.monotonic() + START_LIMIT
+    while not healthy(container):
+        assert container.running(), container.logs()
+        assert time.monotonic() < limit, container.logs()
+        time.sleep(0.1)
+
+
+def healthy(container: Container) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{container.address(3000)}/health", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def workflows(container: Container) -> Iterator[workflow_service_pb2_grpc.WorkflowServiceStub]:
+    with grpc.insecure_channel(container.address(50051)) as channel:
+        yield workflow_service_pb2_grpc.WorkflowServiceStub(channel)
+
+
+def health_check(config: dict[str, Any]) -> list[str]:
+    """The command of HEALTHCHECK. docker writes it into the image's Config, podman beside it."""
+    kind: str
+    command: list[str]
+    kind, *command = (config["Config"].get("Healthcheck") or config["Healthcheck"])["Test"]
+    assert kind == "CMD"
+    return command
+
+
+def test_the_image_says_what_it_is(engine: Engine, image: str) -> None:
+    config = engine.image(image)["Config"]
+    assert config["User"] == "10001:10001"
+    assert set(config["ExposedPorts"]) == {"3000/tcp", "50051/tcp"}
+    assert set(config["Volumes"]) == {"/data"}
+    # Without a shell between, or SIGTERM would never reach the server.
+    assert config["Entrypoint"] == ["mendflow"]
+    assert config["Cmd"] == ["serve", "examples.campaign", "examples.order"]
+
+
+def test_the_examples_are_served_beyond_loopback(engine: Engine, image: str, volume: str) -> None:
+    with serving(engine, image, volume) as container:
+        with grpc.insecure_channel(container.address(50051)) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            for service in probed_services():
+                status = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
+                assert status == health_pb2.HealthCheckResponse.SERVING, service
+        with workflows(container) as stub:
+            served = stub.ListWorkflowTypes(workflow_service_pb2.ListWorkflowTypesRequest(), timeout=5)
+        assert "send_campaign" in {workflow_type.name for workflow_type in served.workflow_types}
+        assert container.succeeds(*health_check(engine.image(image)))
+
+
+def test_the_health_check_fails_where_no_server_answers(engine: Engine, image: str) -> None:
+    container = engine.start(image, "--entrypoint", "sleep", command=("600",))
+    try:
+        assert container.succeeds("true")
+        assert not container.succeeds(*health_check(engine.image(image)))
+    finally:
+        container.kill()
+        container.remove()
+
+
+def test_a_workflow_outlives_containers(engine: Engine, image: str, volume: str, tmp_path: Path) -> None:
+    """Own code mounted at /app, a drain with exit status 0, a SIGKILL, and then the end."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "greetings.py").write_text(WAITING)
+    (tmp_path / "greetings.py").chmod(0o644)
+    own_code: dict[str, Any] = {"command": ("serve", "greetings")}
+    mounted = ("--volume", f"{tmp_path}:/app:ro")
+    with serving(engine, image, volume, *mounted, **own_code) as drained:
+        with workflows(drained) as stub:
+            stub.StartWorkflow(
+                workflow_service_pb2.StartWorkflowRequest(workflow_id="morning", workflow_type="greeting"), timeout=10
+            )
+        assert drained.stop() == 0, drained.logs()
+    with serving(engine, image, volume, *mounted, **own_code) as killed:
+        with workflows(killed) as stub:
+            stub.SignalWorkflow(
+                workflow_service_pb2.SignalWorkflowRequest(
+                    workflow_id="morning", name="name", data=payload_pb2.Payload(json='"Ada"')
+                ),
+                timeout=10,
+            )
+        killed.kill()
+    with serving(engine, image, volume, *mounted, **own_code) as last, workflows(last) as stub:
+        ended = stub.GetWorkflow(
+            workflow_service_pb2.GetWorkflowRequest(workflow_id="morning", wait=Duration(seconds=20)), timeout=30
+        ).workflow
+        assert ended.state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED, last.logs()
+        assert ended.output.json == '"Good morning, Ada"'
