@@ -10,11 +10,10 @@ import re
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from mendflow.awaitables import StepCall
-from mendflow.codec import Arguments, ValueType
+from mendflow.codec import Arguments, ValueType, return_type
 from mendflow.context import current_run
 from mendflow.errors import DefinitionError
 from mendflow.retry import RetryPolicy
-from mendflow.signature import return_type
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

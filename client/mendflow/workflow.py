@@ -6,9 +6,8 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from mendflow.codec import ValueType
+from mendflow.codec import ValueType, parameter_type, return_type
 from mendflow.errors import DefinitionError
-from mendflow.signature import parameter_type, return_type
 from mendflow.step import checked_name
 
 if TYPE_CHECKING:
@@ -61,7 +60,9 @@ class Workflow(Generic[I, R]):
 
     def check(self) -> None:
         """Resolve every type now. Raises `DefinitionError` naming what is wrong."""
-        _ = self.input_type, self.output_type, self.signals
+        for value_type in (self.input_type, self.output_type, *self.signals.values()):
+            if value_type is not None:
+                value_type.schema()
 
 
 @overload

@@ -74,7 +74,7 @@ class App:
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
         settings, clock = self.settings, self.clock
-        self.store = open_store(settings.store, untaken_signals_limit=settings.untaken_signals_limit)
+        self.store = open_store(settings.store, signal_limit=settings.untaken_signals_limit)
         await self.store.open()
         stack.push_async_callback(self.store.close)
         note = Note(note_path(settings.store))

@@ -34,9 +34,9 @@ from mendflow_server.timers import Timers
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
-    from mendflow.v1 import payload_pb2
+    from mendflow.v1 import payload_pb2, workflow_service_pb2
     from mendflow.workflow import Workflow
 
     from mendflow_server.clock import Clock
@@ -157,7 +157,7 @@ class Engine:
 
     def _faulty(self, execution: Execution) -> None:
         """A fault of our own: it must not take the other workflows with it."""
-        log.exception("engine_fault", workflow_id=execution.row.workflow_id)
+        log.exception("engine_fault", workflow_id=execution.row.workflow_id, error_id=execution.row.uid)
         execution.drop()
         self._forget(execution)
         for future, _ in self._starts.pop(execution, []):
@@ -314,6 +314,12 @@ class Engine:
     async def read_events(self, key: int, after_sequence: int, *, limit: int, max_bytes: int) -> list[bytes]:
         """Answer stored events after a sequence."""
         return await self.store.read_events(key, after_sequence, limit=limit, max_bytes=max_bytes)
+
+    def watch(
+        self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int]
+    ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
+        """Yield frames of a workflow's events to its end."""
+        return self.watchers.watch(workflow_id, after_sequence=after_sequence, kinds=kinds)
 
     # Messages.
 

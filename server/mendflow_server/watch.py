@@ -135,7 +135,7 @@ class WatchHub:
             topic.ended = topic.ended or row.state in FINAL_STATES
             if after_sequence > topic.last_sequence:
                 raise errors.SequenceBeyondEnd(workflow_id, after_sequence, topic.last_sequence)
-            async for frame in self._frames(key, topic, after_sequence, kinds):
+            async for frame in self._frames(workflow_id, key, topic, after_sequence, kinds):
                 yield frame
         finally:
             self.open -= 1
@@ -150,7 +150,7 @@ class WatchHub:
                 del self._topics[key]
 
     async def _frames(
-        self, key: int, topic: Topic, cursor: int, kinds: frozenset[int]
+        self, workflow_id: str, key: int, topic: Topic, cursor: int, kinds: frozenset[int]
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
         while True:
             if self._draining:
@@ -163,7 +163,7 @@ class WatchHub:
                 continue
             events = topic.after(cursor) or await self._stored(key, cursor)
             if not events:
-                raise errors.HistoryPurged(cursor + 1)
+                raise errors.HistoryPurged(workflow_id, topic.ring[0][0].sequence if topic.ring else topic.last_sequence)
             cursor = events[-1].sequence
             if kinds:
                 events = [event for event in events if kind_of(event) in kinds]

@@ -66,7 +66,9 @@ class Container:
 
     def address(self, port: int) -> str:
         """Where a published port is reached, as HOST:PORT."""
-        return self.engine.output("port", self.id, f"{port}/tcp").splitlines()[0]
+        published = self.engine.output("port", self.id, f"{port}/tcp")
+        assert published, self.logs()
+        return published.splitlines()[0]
 
     def succeeds(self, *command: str) -> bool:
         """Whether a command, run inside, exits with 0."""

@@ -103,7 +103,7 @@ def test_the_image_says_what_it_is(engine: Engine, image: str) -> None:
 def test_the_examples_are_served_beyond_loopback(engine: Engine, image: str, volume: str) -> None:
     with serving(engine, image, volume) as container:
         with grpc.insecure_channel(container.address(50051)) as channel:
-            health = health_pb2_grpc.HealthStub(channel)
+            health: Any = health_pb2_grpc.HealthStub(channel)  # its stubs do not know its methods
             for service in probed_services():
                 status = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
                 assert status == health_pb2.HealthCheckResponse.SERVING, service

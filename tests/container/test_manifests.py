@@ -9,11 +9,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+from mendflow_server.health import LIVENESS
+from mendflow_server.settings import Settings
 from tests.container import manifest
 
 ROOT = manifest.FOLDER.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-DRAIN_SECONDS = 25
 # Every release that its makers still mend, and the one before.
 KUBERNETES = ["1.31", "1.33", kubernetes_validate.latest_version()]
 
@@ -64,7 +65,7 @@ def test_the_user_and_the_volume_are_the_images() -> None:
 
 def test_readiness_asks_for_all_and_liveness_only_for_life() -> None:
     services = {name: probe["service"] for name, probe in manifest.probes().items()}
-    assert services == {"readinessProbe": "", "livenessProbe": "liveness", "startupProbe": "liveness"}
+    assert services == {"readinessProbe": "", "livenessProbe": LIVENESS, "startupProbe": LIVENESS}
 
 
 def test_one_writer_at_a_time() -> None:
@@ -74,7 +75,7 @@ def test_one_writer_at_a_time() -> None:
 
 
 def test_the_grace_period_covers_the_drain() -> None:
-    assert manifest.pod()["terminationGracePeriodSeconds"] > DRAIN_SECONDS
+    assert manifest.pod()["terminationGracePeriodSeconds"] > Settings.model_fields["drain_timeout"].default
 
 
 def test_the_pod_runs_with_no_more_rights_than_it_needs() -> None:

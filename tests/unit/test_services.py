@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
     from mendflow.workflow import Workflow
 
+# The stubs know the synchronous half only.
+HEALTH: Any = health
+
 
 @workflow(signals={"go": int})
 async def echo(value: str) -> str:
@@ -246,7 +249,7 @@ async def serving() -> AsyncIterator[Door]:
             engine, limits, trace=lambda _: event_pb2.TraceContext(trace_id="1" * 32), version="1.2.3"
         ),
         operator_service=OperatorService(engine, limits),
-        health_servicer=health.aio.HealthServicer(),  # type: ignore[attr-defined]  # the stubs lack it
+        health_servicer=HEALTH.aio.HealthServicer(),
     )
     await server.start()
     try:
@@ -572,7 +575,7 @@ async def test_a_watch_ends_ok_after_the_end_and_is_refused_beyond_it(door: Door
 
 
 async def test_statuses_that_a_handler_sends_itself_pass_untouched(door: Door) -> None:
-    stub = health_pb2_grpc.HealthStub(door.channel)
+    stub: Any = health_pb2_grpc.HealthStub(door.channel)
     assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Check(health_pb2.HealthCheckRequest(service="missing"))
@@ -586,7 +589,8 @@ async def test_statuses_that_a_handler_sends_itself_pass_untouched(door: Door) -
 
 
 async def test_reflection_lists_the_services_and_their_files(door: Door) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(door.channel)
+    channel: Any = door.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     call = stub.ServerReflectionInfo(
         iter(
             [
@@ -609,7 +613,7 @@ async def test_a_port_that_is_taken_is_a_clear_error(door: Door) -> None:
             f"127.0.0.1:{door.port}",
             workflow_service=WorkflowService(door.engine, limits, trace=lambda _: event_pb2.TraceContext(), version=""),
             operator_service=OperatorService(door.engine, limits),
-            health_servicer=health.aio.HealthServicer(),  # type: ignore[attr-defined]  # the stubs lack it
+            health_servicer=HEALTH.aio.HealthServicer(),
         )
 
 

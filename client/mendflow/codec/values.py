@@ -126,12 +126,17 @@ class JsonType(ValueType[T]):
                 text = self._sorted(value)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise self.error(serialization_problems(error)) from error
-        if b"null" in text:
-            # pydantic writes NaN as null.
+        if b"null" in text or b"NaN" in text or b"Infinity" in text:
+            # pydantic writes NaN as null, or as NaN where a model's config says so.
             problem = not_finite(self._adapter.serializer.to_python(value, by_alias=True, warnings=False))
             if problem is not None:
                 raise self.error([problem])
-        back = self._load(text)
+            back = self._load(text)
+        else:
+            try:
+                back = self._validate(text)
+            except ValueError as error:
+                raise self._unreadable(error) from error
         if self._guessed:
             problem = difference(value, back)
             if problem is not None:
@@ -142,6 +147,10 @@ class JsonType(ValueType[T]):
         plain = self._adapter.serializer.to_python(value, by_alias=True)
         shown = self._adapter.serializer.to_python(value, mode="json", by_alias=True)
         return to_json(ordered(plain, shown))
+
+    def _unreadable(self, error: ValueError) -> PayloadError:
+        found = validation_problems(error) if isinstance(error, ValidationError) else serialization_problems(error)
+        return self.error(found)
 
     def _load(self, text: str | bytes) -> T:
         value: T = read_json(self._validate, text, self.name)
@@ -244,6 +253,9 @@ class MessageType(ValueType[T]):
     def _parse(self, members: Any) -> T:
         if members is None and self.nullable:
             return typing.cast("T", None)
+        if not isinstance(members, dict) and not self.name.startswith("google.protobuf."):
+            # ParseDict takes any empty iterable for an empty message.
+            raise ValueError(f"is a JSON {type(members).__name__}, not the object that {self.name} is")
         try:
             return typing.cast("T", json_format.ParseDict(members, self._class()))
         except (TypeError, AttributeError, KeyError) as error:

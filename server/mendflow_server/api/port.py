@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from mendflow_server.port import Ending, StartCommand
 
 if TYPE_CHECKING:
     import asyncio
@@ -16,29 +17,6 @@ if TYPE_CHECKING:
     from mendflow_server.store.protocol import Cursor, Filter, Page, Row
 
 __all__ = ["Ending", "EnginePort", "Limits", "StartCommand"]
-
-
-@dataclass(slots=True)
-class StartCommand:
-    """A start that has passed every check that needs no store."""
-
-    workflow_id: str
-    definition: Workflow[Any, Any]
-    #: As received; None: absent.
-    input: Payload | None
-    #: The decoded input, ready for the function.
-    argument: object
-    labels: dict[str, str]
-    trace: TraceContext
-
-
-@dataclass(slots=True)
-class Ending:
-    """A workflow with its first event and, when it has ended, its last."""
-
-    row: Row
-    started: Event | None
-    final: Event | None
 
 
 class EnginePort(Protocol):

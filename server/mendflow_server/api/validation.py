@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from mendflow.codec import payload_size
 from mendflow.errors import PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.errors import InputMismatch, InvalidFields, TooLarge, UnknownWorkflowType
@@ -50,7 +51,6 @@ __all__ = [
     "decode_input",
     "decode_signal",
     "definition_of",
-    "payload_size",
 ]
 
 _DEFAULT_PAGE: Final = 100
@@ -276,13 +276,6 @@ def decode_signal(value_type: ValueType[Any] | None, payload: Payload | None) ->
         _decode(value_type, payload, "data")
     elif payload is not None:
         _check_well_formed(payload, "data")
-
-
-def payload_size(payload: Payload) -> int:
-    """Answer a payload's size in bytes, as the limit counts it: the JSON text's or the message's own."""
-    if payload.WhichOneof("kind") == "message":
-        return len(payload.message.value)
-    return len(payload.json.encode())
 
 
 def _decode(value_type: ValueType[Any], payload: Payload | None, field: str) -> object:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from mendflow.ids import new_id
+
 from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
 from mendflow_server.api.describe import describe, set_micros
 from mendflow_server.api.finishing import Finisher
@@ -308,14 +309,8 @@ def _shorten(outcome: workflow_service_pb2.StartOutcome) -> None:
 def _describe_type(definition: Workflow[Any, Any]) -> workflow_service_pb2.WorkflowType:
     described = workflow_service_pb2.WorkflowType(name=definition.name, description=definition.description)
     if definition.input_type is not None:
-        described.input.CopyFrom(_schema(definition.input_type))
-    described.output.CopyFrom(_schema(definition.output_type))
+        described.input.CopyFrom(definition.input_type.schema())
+    described.output.CopyFrom(definition.output_type.schema())
     for name, value_type in definition.signals.items():
-        described.signals[name].CopyFrom(_schema(value_type))
+        described.signals[name].CopyFrom(value_type.schema())
     return described
-
-
-def _schema(value_type: ValueType[Any]) -> workflow_service_pb2.ValueSchema:
-    if value_type.message_name:
-        return workflow_service_pb2.ValueSchema(message_name=value_type.message_name)
-    return workflow_service_pb2.ValueSchema(json_schema=value_type.json_schema)

@@ -10,16 +10,16 @@ from mendflow_server.store.protocol import StoreRefused
 from mendflow_server.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
-    from mendflow_server.clock import Clock
     from mendflow_server.store.protocol import Store
 
 _FORMS = "sqlite:///relative.db or sqlite:////absolute/path.db"
 
 
-def open_store(url: str, *, clock: Clock) -> Store:  # noqa: ARG001  The leases of PostgreSQL will need it.
+def open_store(url: str, *, signal_limit: int = 1_000) -> Store:
     """Make the store that a URL names, yet to be opened; raise `StoreRefused` on any other URL.
 
     ``sqlite:///relative.db`` lies in the working directory, ``sqlite:////absolute/path.db`` where it says.
+    ``signal_limit`` bounds a workflow's untaken signals.
     """
     scheme, separator, _ = url.partition("://")
     if scheme in {"postgresql", "postgres"}:
@@ -37,4 +37,4 @@ def open_store(url: str, *, clock: Clock) -> Store:  # noqa: ARG001  The leases 
     if Path(path).name == ":memory:":
         message = f"a store in memory would lose everything with its process; a store is {_FORMS}"
         raise StoreRefused(message)
-    return SqliteStore(Path(path))
+    return SqliteStore(Path(path), signal_limit=signal_limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
-from mendflow_server.store.protocol import StoreError, StoreUnavailable
+from mendflow_server.store.protocol import StoreError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,11 +38,16 @@ _ADVICE: Final = {
     sqlite3.SQLITE_LOCKED: "another program holds it locked; end that program",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; look whether the file is there and readable",
     sqlite3.SQLITE_CORRUPT: "it is damaged; stop the server and restore a copy",
-    sqlite3.SQLITE_NOTADB: "it is no longer a database; stop the server and restore a copy",
+    sqlite3.SQLITE_NOTADB: "it is not a database; give another file, or restore a copy",
 }
 
 #: Errors after which the connection itself is as good as before.
 _HARMLESS: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+#: Errors that may pass by themselves.
+_PASSING: Final = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM}
+)
 
 #: Errors that the statement or its values are to blame for.
 _OURS: Final = (
@@ -97,3 +102,9 @@ def translate(error: sqlite3.Error, path: Path) -> StoreError:
     if isinstance(error, _OURS):
         return StoreError(f"the store {path} refuses a malformed value: {error}")
     return StoreUnavailable(explain(error, path))
+
+
+def translate_at_open(error: sqlite3.Error, path: Path) -> StoreError:
+    """Make the store's error out of one that came while the store was opened."""
+    message = explain(error, path)
+    return StoreUnavailable(message) if code_of(error) in _PASSING else StoreRefused(message)

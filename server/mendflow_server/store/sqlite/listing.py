@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
 
 from mendflow_server.store.protocol import Cursor, Page
+from mendflow_server.store.sqlite.batching import read_rows, to_json
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.rows import from_columns
 
@@ -27,7 +27,7 @@ def read_page(connection: sqlite3.Connection, condition: Filter, limit: int, aft
     seen = _seen(condition)
     values = _values(condition, after)
     query = QUERIES["list_page"].replace("{seen}", seen)
-    found = [from_columns(columns) for columns in connection.execute(query, {**values, "limit": limit + 1}).fetchall()]
+    found = [from_columns(columns) for columns in read_rows(connection, query, {**values, "limit": limit + 1})]
     if len(found) > limit:
         last = found[limit - 1]
         return Page(found[:limit], Cursor(last.create_time, last.key))
@@ -62,8 +62,8 @@ def _values(condition: Filter, after: Cursor | None) -> dict[str, object]:
     label_name, label_value = condition.labels[0] if condition.labels else ("", "")
     return {
         "workflow_type": condition.workflow_type or None,
-        "states": json.dumps(condition.states) if condition.states else None,
-        "labels": json.dumps(condition.labels) if condition.labels else None,
+        "states": to_json(condition.states) if condition.states else None,
+        "labels": to_json(condition.labels) if condition.labels else None,
         "label_name": label_name,
         "label_value": label_value,
         "earliest": _SMALLEST if condition.create_time_from is None else condition.create_time_from,

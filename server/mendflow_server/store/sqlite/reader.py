@@ -6,7 +6,6 @@ Each call is a short transaction, for a long one would keep the write-ahead log 
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -21,6 +20,7 @@ from mendflow_server.store.protocol import (
     StoreUnavailable,
     Suspect,
 )
+from mendflow_server.store.sqlite.batching import read_rows, to_json
 from mendflow_server.store.sqlite.connection import connect_reader, explain, is_harmless
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.rows import from_columns
@@ -36,6 +36,10 @@ _T = TypeVar("_T")
 #: Workflows loaded in one transaction.
 _LOADED_AT_ONCE: Final = 100
 
+#: Events read in one step: hexadecimal digits and JSON take room.
+_EVENTS_AT_ONCE: Final = 1_000
+_BYTES_AT_ONCE: Final = 4_000_000
+
 
 class Reader:
     """A connection that reads. Used on its thread alone."""
@@ -43,6 +47,9 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        # Connecting takes many small steps: better now than under load. If it fails, the first read tells.
+        with contextlib.suppress(StoreUnavailable):
+            self.read(lambda connection: connection.execute(QUERIES["next_key"]).fetchone())
 
     def close(self) -> None:
         """Close the connection."""
@@ -92,31 +99,19 @@ class Reader:
 
     def read_events(self, key: int, after_sequence: int, limit: int, max_bytes: int) -> list[bytes]:
         """Answer events after a sequence, within the limits."""
-
-        def work(connection: sqlite3.Connection) -> list[bytes]:
-            events: list[bytes] = []
-            room = max_bytes
-            with contextlib.closing(connection.execute(QUERIES["read_events"], (key, after_sequence, limit))) as found:
-                for (content,) in found:
-                    room -= len(content)
-                    if room < 0 and events:
-                        break
-                    events.append(content)
-            return events
-
-        return self.read(work)
+        return self.read(partial(_read_events, key=key, after=after_sequence, limit=limit, max_bytes=max_bytes))
 
     def due(self, until: int, limit: int) -> list[tuple[int, int]]:
         """Answer (wake_time, key), earliest first."""
-        return self._all("due", until=until, limit=limit)
+        return [(wake_time, key) for wake_time, key in self._all("due", until=until, limit=limit)]
 
     def under_way(self, after_key: int, limit: int) -> list[int]:
         """Answer keys of what a driver must look at."""
-        return [key for (key,) in self._all("under_way", after_key=after_key, limit=limit)]
+        return self._all("under_way", after_key=after_key, limit=limit)
 
     def stopped_for(self, reason: int, after_key: int, limit: int) -> list[int]:
         """Answer keys of open workflows with this reason."""
-        return [key for (key,) in self._all("stopped_for", reason=reason, after_key=after_key, limit=limit)]
+        return self._all("stopped_for", reason=reason, after_key=after_key, limit=limit)
 
     def suspects(self) -> list[Suspect]:
         """Answer the ledger."""
@@ -126,24 +121,44 @@ class Reader:
         ]
 
     def _all(self, name: str, **values: int) -> list[Any]:
-        return self.read(lambda connection: connection.execute(QUERIES[name], values).fetchall())
+        return self.read(lambda connection: read_rows(connection, QUERIES[name], values))
 
 
 def _load(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, Loaded]:
     loaded = {}
     for columns in _many(connection, "load_rows", keys=keys):
         row = from_columns(columns)
-        events = [content for (content,) in connection.execute(QUERIES["load_events"], (row.key,)).fetchall()]
-        loaded[row.key] = Loaded(row, events, [], [])
-    for key, number, workflow_id, kind, request_id, time, content in _many(connection, "load_inbox", keys=keys):
-        message = Message(number, workflow_id, InboxKind(kind), request_id, time, content)
-        loaded[key].inbox.append(message)
-    for key, step_key, attempt, details in _many(connection, "load_heartbeats", keys=keys):
+        loaded[row.key] = Loaded(row, [], [], [])
+    _load_events(connection, loaded)
+    values = {"keys": to_json(keys)}
+    for key, number, kind, request_id, time, content in connection.execute(QUERIES["load_inbox"], values).fetchall():
+        each = loaded[key]
+        message = Message(number, each.row.workflow_id, InboxKind(kind), request_id, time, content)
+        each.inbox.append(message)
+    for key, step_key, attempt, details in connection.execute(QUERIES["load_heartbeats"], values).fetchall():
         loaded[key].heartbeats.append(Heartbeat(step_key, attempt, details))
     return loaded
 
 
+def _load_events(connection: sqlite3.Connection, loaded: dict[int, Loaded]) -> None:
+    """Read most histories in one step, and what had no room there in further ones."""
+    values = {"keys": to_json(list(loaded)), "limit": _EVENTS_AT_ONCE, "max_bytes": _BYTES_AT_ONCE}
+    for key, content in read_rows(connection, QUERIES["load_events"], values):
+        loaded[key].events.append(bytes.fromhex(content))
+    for key, each in loaded.items():
+        while len(each.events) < each.row.last_sequence:
+            some = _read_events(connection, key, len(each.events), _EVENTS_AT_ONCE, _BYTES_AT_ONCE)
+            if not some:
+                break
+            each.events.extend(some)
+
+
+def _read_events(connection: sqlite3.Connection, key: int, after: int, limit: int, max_bytes: int) -> list[bytes]:
+    values = {"key": key, "after_sequence": after, "limit": limit, "max_bytes": max_bytes}
+    return list(map(bytes.fromhex, read_rows(connection, QUERIES["read_events"], values)))
+
+
 def _many(connection: sqlite3.Connection, name: str, **lists: Sequence[object]) -> list[Any]:
     # A list goes as one JSON value: any length, one prepared statement.
-    values = {parameter: json.dumps(list(dict.fromkeys(items))) for parameter, items in lists.items()}
-    return connection.execute(QUERIES[name], values).fetchall()
+    values = {parameter: to_json(list(dict.fromkeys(items))) for parameter, items in lists.items()}
+    return read_rows(connection, QUERIES[name], values)

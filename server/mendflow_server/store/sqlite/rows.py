@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mendflow_server.store.protocol import Row
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mendflow_server.store.protocol import Guard
 
 
@@ -51,7 +53,7 @@ def to_update(row: Row, guard: Guard) -> tuple[object, ...]:
     )
 
 
-def from_columns(columns: tuple[Any, ...]) -> Row:
+def from_columns(columns: Sequence[Any]) -> Row:
     """Make a row of the columns in the order of the schema."""
     row = Row(*columns)
     row.labels = {} if columns[-1] == "{}" else json.loads(columns[-1])

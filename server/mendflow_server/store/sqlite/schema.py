@@ -7,7 +7,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from mendflow_server.store.protocol import StoreRefused
-from mendflow_server.store.sqlite.connection import explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,15 +31,12 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         message = f"SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed"
         raise StoreRefused(message)
-    try:
-        _refuse_foreign(connection, path)
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            message = f"{path} cannot use write-ahead logging (it stays at {mode!r}); give a file on a local disk"
-            raise StoreRefused(message)
-        _migrate(connection, path)
-    except sqlite3.Error as error:
-        raise StoreRefused(explain(error, path)) from error
+    _refuse_foreign(connection, path)
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        message = f"{path} cannot use write-ahead logging (it stays at {mode!r}); give a file on a local disk"
+        raise StoreRefused(message)
+    _migrate(connection, path)
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:

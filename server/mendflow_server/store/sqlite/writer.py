@@ -1,6 +1,6 @@
 """All that writes, on one thread with one connection.
 
-A batch is written twice at most. First as a whole: a few ``executemany``, which report only how many rows changed.
+A batch is written twice at most. First as a whole: a few statements, which report only how many rows changed.
 When that is fewer than were sent, someone lost their workflow or their id: the transaction is rolled back and the
 batch written again change by change under savepoints, which finds out who.
 """
@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mendflow_server.store.protocol import (
     BatchResult,
     CommitUnknown,
-    InboxKind,
     Life,
     StoreError,
-    StoreUnavailable,
     Verdict,
 )
 from mendflow_server.store.sqlite import rows
-from mendflow_server.store.sqlite.connection import code_of, connect_writer, explain, is_harmless, translate
+from mendflow_server.store.sqlite.batching import write_rows
+from mendflow_server.store.sqlite.connection import (
+    code_of,
+    connect_writer,
+    explain,
+    is_harmless,
+    translate,
+    translate_at_open,
+)
+from mendflow_server.store.sqlite.delivery import Delivery
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.schema import prepare
 
@@ -29,11 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mendflow_server.store.protocol import Batch, Change, Message, Suspect
+    from mendflow_server.store.protocol import Batch, Change, Suspect
 
 _T = TypeVar("_T")
-
-_FIRST_FINAL_STATE: Final = 7
 
 
 class Writer:
@@ -50,13 +55,9 @@ class Writer:
         """Make or migrate the file, or raise `StoreRefused`."""
         try:
             self._connection = connect_writer(self._path, create=True)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(explain(error, self._path)) from error
-        try:
             prepare(self._connection, self._path)
-        except BaseException:
-            self.close()
-            raise
+        except sqlite3.Error as error:
+            raise translate_at_open(error, self._path) from error
 
     def close(self) -> None:
         """Bring the write-ahead log into the file, and close it."""
@@ -113,7 +114,7 @@ class Writer:
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(QUERIES["drop_suspects"])
-            connection.executemany(QUERIES["insert_suspect"], values)
+            write_rows(connection, "insert_suspect", values)
 
         self._transact(work)
 
@@ -175,8 +176,6 @@ class _Transaction:
         self._batch = batch
         self._first_key = first_key
         self._signal_limit = signal_limit
-        #: Row key to the signals in its inbox, as far as counted.
-        self._signals: dict[int, int] = {}
         #: The row key of each change.
         self.keys: list[int] = []
 
@@ -192,11 +191,8 @@ class _Transaction:
             self._connection.execute("BEGIN IMMEDIATE")
             verdicts = self._write_each()
         result = BatchResult(verdicts, [], [], [])
-        for message in self._batch.messages:
-            verdict, key, number = self._deliver(message)
-            result.messages.append(verdict)
-            result.message_keys.append(key)
-            result.message_ids.append(number)
+        if self._batch.messages:
+            Delivery(self._connection, self._batch.messages, self._signal_limit).write(result)
         return result
 
     def _number(self) -> None:
@@ -229,29 +225,6 @@ class _Transaction:
         guard = (change.row.key, change.guard.generation, change.guard.last_sequence)
         held = self._connection.execute(QUERIES["guard_holds"], guard).fetchone()
         return Verdict.LOST if held is None else Verdict.INBOX
-
-    def _deliver(self, message: Message) -> tuple[Verdict, int, int]:
-        """Answer verdict, row key and id."""
-        execute = self._connection.execute
-        found = execute(QUERIES["receiver"], (message.workflow_id,)).fetchone()
-        if found is None:
-            return Verdict.MISSING, 0, 0
-        key, state, untaken = found
-        signal = message.kind is InboxKind.SIGNAL
-        if signal and message.request_id and execute(QUERIES["signal_seen"], (key, message.request_id)).fetchone():
-            return Verdict.DUPLICATE, key, 0
-        if state >= _FIRST_FINAL_STATE:
-            return Verdict.ENDED, key, 0
-        if signal:
-            if key not in self._signals:
-                self._signals[key] = execute(QUERIES["count_signals"], (key,)).fetchone()[0]
-            if untaken + self._signals[key] >= self._signal_limit:
-                return Verdict.FULL, key, 0
-            self._signals[key] += 1
-            if message.request_id:
-                execute(QUERIES["insert_signal_request"], (key, message.request_id))
-        values = (key, int(message.kind), message.request_id, message.time, message.content)
-        return Verdict.DONE, key, execute(QUERIES["insert_message"], values).lastrowid or 0
 
 
 class _Parts:
@@ -293,26 +266,22 @@ class _Parts:
     def write(self, connection: sqlite3.Connection) -> bool:
         """Write them; answer False as soon as one proves refused, for the caller to roll back."""
 
-        def write(name: str, values: list[tuple[object, ...]]) -> bool:
-            return not values or connection.executemany(QUERIES[name], values).rowcount == len(values)
-
-        def add(name: str, values: Sequence[tuple[object, ...]]) -> None:
-            if values:
-                connection.executemany(QUERIES[name], values)
+        def write(name: str, values: Sequence[tuple[object, ...]]) -> bool:
+            return write_rows(connection, name, values) == len(values)
 
         # What is taken goes first: an end looks whether anything is left in the inbox.
-        add("take_message", self._taken)
+        write_rows(connection, "take_message", self._taken)
         if not (
             write("insert_workflow", self._new)
             and write("update_workflow", self._updates)
             and write("end_workflow", self._ends)
         ):
             return False
-        add("insert_event", self._events)
-        add("insert_label", self._labels)
-        add("write_heartbeat", self._heartbeats)
-        add("drop_heartbeats", self._ended)
-        add("insert_alert", self._alerts)
+        write_rows(connection, "insert_event", self._events)
+        write_rows(connection, "insert_label", self._labels)
+        write_rows(connection, "write_heartbeat", self._heartbeats)
+        write_rows(connection, "drop_heartbeats", self._ended)
+        write_rows(connection, "insert_alert", self._alerts)
         return True
 
 

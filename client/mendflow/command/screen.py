@@ -1,0 +1,106 @@
+"""A watched workflow on the screen: a live bar on a terminal, plain lines when piped, messages with --json."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from google.protobuf import json_format
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from mendflow.command.narrate import clean, narrate
+from mendflow.v1 import failure_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from rich.progress import TaskID
+
+    from mendflow.v1 import event_pb2
+
+__all__ = ["Screen", "as_json"]
+
+#: What of an event's kind colours its line.
+_STYLES = {
+    "workflow_succeeded": "bold green",
+    "workflow_failed": "bold red",
+    "workflow_cancelled": "bold yellow",
+    "workflow_terminated": "bold red",
+    "workflow_paused": "bold yellow",
+    "workflow_quarantined": "bold red",
+    "workflow_recovered": "cyan",
+    "attempt_succeeded": "green",
+    "alert_raised": "bold red",
+    "signal_received": "magenta",
+}
+
+
+def as_json(message: Message) -> str:
+    """Answer an rpc's own message as protobuf JSON, on one line."""
+    return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
+
+
+class Screen:
+    """Shows a watch. Use it as a context manager."""
+
+    def __init__(self, *, json: bool) -> None:
+        self._json = json
+        self._console = Console(highlight=False)
+        self._live = self._console.is_terminal and not json
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[message]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Screen:
+        """Begin."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End; the lines stay."""
+        self._progress.stop()
+
+    def show(self, event: event_pb2.Event) -> None:
+        """Show an event."""
+        if self._json:
+            click.echo(as_json(event))
+        elif self._live:
+            self._show_live(event)
+        else:
+            click.echo(narrate(event))
+
+    def connection(self, connected: bool, why: str) -> None:  # noqa: FBT001 - the watch's callback
+        """Tell that the server went away, or is back."""
+        text = "the server is back; the watch goes on" if connected else f"connection lost, trying again: {clean(why)}"
+        if self._live:
+            self._console.print(Text(text, style="green" if connected else "yellow"))
+        else:
+            click.echo(text, err=True)
+
+    def _show_live(self, event: event_pb2.Event) -> None:
+        detail = event.WhichOneof("detail") or ""
+        if detail == "progress_reported":
+            self._show_progress(event.progress_reported)
+            return
+        style = _STYLES.get(detail, "")
+        if detail == "attempt_failed":
+            lost = event.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST
+            style = "cyan" if lost else "yellow"
+        elif detail in ("attempt_started", "value_recorded"):
+            style = "dim"
+        self._console.print(Text(narrate(event), style=style), soft_wrap=True)
+
+    def _show_progress(self, detail: event_pb2.ProgressReported) -> None:
+        key = detail.step_key
+        name = clean(key) or "workflow"
+        total = detail.total or max(detail.done, 1)
+        if key not in self._bars:
+            self._bars[key] = self._progress.add_task(name, total=total, message="")
+        self._progress.update(self._bars[key], completed=detail.done, total=total, message=clean(detail.message))

@@ -1,0 +1,75 @@
+"""What is given on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2
+
+__all__ = ["json_payload", "kind_number", "label", "moment", "state_number"]
+
+
+def json_payload(_: click.Context, parameter: click.Parameter, value: str | None) -> payload_pb2.Payload | None:
+    """Read JSON: as it stands, @FILE, or - for standard input. It is sent as it is."""
+    if value is None:
+        return None
+    if value == "-":
+        text = sys.stdin.read()
+    elif value.startswith("@"):
+        try:
+            text = Path(value[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"{value[1:]} cannot be read: {error}", param=parameter) from None
+    else:
+        text = value
+    try:
+        json.loads(text)
+    except ValueError as error:
+        hint = "" if value.startswith("@") or value == "-" else "; a text needs its quotes: '\"text\"'; a file is @FILE"
+        raise click.BadParameter(f"not JSON: {error}{hint}", param=parameter) from None
+    return payload_pb2.Payload(json=text)
+
+
+def label(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Read NAME=VALUE pairs."""
+    found = {}
+    for value in values:
+        name, equals, content = value.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE", param=parameter)
+        found[name] = content
+    return found
+
+
+def state_number(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[int]:
+    """Read states by their short names."""
+    return [_enum(workflow_pb2.WorkflowState, "WORKFLOW_STATE_", value, parameter) for value in values]
+
+
+def kind_number(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[int]:
+    """Read event kinds by their short names."""
+    return [_enum(event_pb2.EventKind, "EVENT_KIND_", value, parameter) for value in values]
+
+
+def _enum(enum: object, prefix: str, value: str, parameter: click.Parameter) -> int:
+    items: list[tuple[str, int]] = enum.items()  # type: ignore[attr-defined] # protobuf's enum wrapper
+    known = {name.removeprefix(prefix).lower(): number for name, number in items if number}
+    number = known.get(value.lower().replace("-", "_"))
+    if number is None:
+        raise click.BadParameter(f"{value!r} is none of {', '.join(known)}", param=parameter)
+    return number
+
+
+def moment(_: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
+    """Read a time: ISO 8601; without a zone it is local."""
+    if value is None:
+        return None
+    try:
+        return datetime.fromisoformat(value).astimezone(UTC)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a time as in 2030-01-31T12:00:00", param=parameter) from None

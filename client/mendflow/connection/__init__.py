@@ -1,0 +1,7 @@
+"""Calling a server: the asyncio client, its handles, and a synchronous façade."""
+
+from mendflow.connection.client import Client
+from mendflow.connection.handle import WorkflowHandle
+from mendflow.connection.sync import SyncClient
+
+__all__ = ["Client", "SyncClient", "WorkflowHandle"]

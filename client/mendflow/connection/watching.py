@@ -1,0 +1,107 @@
+"""A watch that survives the server: every event once, in order, across restarts and cut connections."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from mendflow import errors
+from mendflow.connection.channel import trace_metadata
+from mendflow.connection.status import as_error
+from mendflow.v1 import workflow_service_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection
+
+    from mendflow.connection.calls import Caller
+    from mendflow.v1 import event_pb2
+    from mendflow.v1.workflow_service_pb2_grpc import WorkflowServiceAsyncStub
+
+__all__ = ["SILENCE", "watch"]
+
+#: After this long without a frame the stream is taken for dead: three of the server's heartbeats. In seconds.
+SILENCE: Final = 30.0
+
+#: Ends of a stream that say nothing about the workflow: the connection, the server or a proxy went away.
+_CUT: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+)
+_TRANSPORT: Final = ("rst_stream", "goaway", "socket", "connection", "transport", "stream removed")
+
+
+async def watch(  # noqa: PLR0913 - the parts of one watch, by name
+    caller: Caller,
+    stub: WorkflowServiceAsyncStub,
+    workflow_id: str,
+    *,
+    after_sequence: int,
+    kinds: Collection[int],
+    on_connection: Callable[[bool, str], None] | None,
+    silence: float,
+    retry_for: float | None,
+) -> AsyncIterator[event_pb2.Event]:
+    """Yield a workflow's events to its end.
+
+    Raises `WorkflowNotFound`, `SequenceOutOfRange`, `InvalidRequest`, `LimitExceeded`,
+    `ServerUnavailable` once patience is at an end, and `ServerFault` for a gap.
+    """
+    cursor = after_sequence
+    patience = caller.patience(retry_for)
+    connected = True
+    while True:
+        request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=workflow_id, after_sequence=cursor)
+        request.kinds.extend(kinds)  # type: ignore[arg-type] # an enum's numbers
+        call = stub.WatchWorkflow(request, metadata=trace_metadata())
+        try:
+            while True:
+                frame = await asyncio.wait_for(call.read(), silence)
+                if frame is grpc.aio.EOF:
+                    break
+                if not connected and on_connection is not None:
+                    on_connection(True, "")  # noqa: FBT003 - the callback's own shape
+                connected = True
+                patience.succeeded()
+                for event in frame.events:
+                    if event.sequence <= cursor:
+                        continue
+                    if event.sequence != cursor + 1 and not kinds:
+                        raise errors.ServerFault(f"the watch of {workflow_id} jumped from event {cursor} to {event.sequence}")
+                    cursor = event.sequence
+                    yield event
+                cursor = max(cursor, frame.last_sequence)
+            code = await call.code()
+            if code is grpc.StatusCode.OK:
+                return
+            error = as_error(
+                grpc.aio.AioRpcError(
+                    code, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+                ),
+                caller.target,
+            )
+        except grpc.aio.AioRpcError as broken:
+            error = as_error(broken, caller.target)
+            code = broken.code()
+        except TimeoutError:
+            error = errors.ServerUnavailable(f"the server at {caller.target} has been silent for {silence:g} s")
+            code = grpc.StatusCode.UNAVAILABLE
+        finally:
+            call.cancel()
+        if not _is_cut(code, str(error)):
+            raise error
+        if connected and on_connection is not None:
+            on_connection(False, str(error))  # noqa: FBT003 - the callback's own shape
+        connected = False
+        await patience.wait_or_raise(error)
+
+
+def _is_cut(code: grpc.StatusCode, message: str) -> bool:
+    if code is grpc.StatusCode.INTERNAL:
+        return any(word in message.lower() for word in _TRANSPORT)
+    return code in _CUT

@@ -1,0 +1,1 @@
+"""Workflows to read, to run and to take apart; docs/examples.md explains them."""

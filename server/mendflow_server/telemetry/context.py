@@ -1,0 +1,86 @@
+"""Trace contexts: out of a call's metadata, and into an attempt's code.
+
+Span ids are derived from the workflow's uid, the step's key and the attempt's
+number, so whoever tells a span twice tells the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from mendflow.v1 import event_pb2
+from opentelemetry import trace
+from opentelemetry.trace.span import TraceState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from opentelemetry.context import Context
+
+__all__ = ["attempt_context", "attempt_span_id", "span_context", "trace_from_metadata", "workflow_span_id"]
+
+#: W3C Trace Context: version, trace id, parent id, flags; a later version may say more.
+_TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+#: What the specifications ask to be passed on at least.
+_LONGEST_STATE: Final = 512
+_LONGEST_BAGGAGE: Final = 8192
+SAMPLED: Final = 1
+
+
+def trace_from_metadata(
+    metadata: Iterable[tuple[str, Any]] | None, *, random_bytes: Callable[[int], bytes] = os.urandom
+) -> event_pb2.TraceContext:
+    """Answer the caller's trace context, or that of a new trace that is sampled."""
+    found = {name: value for name, value in metadata or () if name in ("traceparent", "tracestate", "baggage")}
+    context = event_pb2.TraceContext()
+    match = _TRACEPARENT.fullmatch(str(found.get("traceparent", "")).strip())
+    if match and _is_valid(match):
+        context.trace_id = match[2]
+        context.parent_span_id = match[3]
+        context.trace_flags = int(match[4], 16) & 0xFF
+        context.trace_state = _bounded(found.get("tracestate"), _LONGEST_STATE)
+    else:
+        context.trace_id = random_bytes(16).hex()
+        context.trace_flags = SAMPLED
+    context.baggage = _bounded(found.get("baggage"), _LONGEST_BAGGAGE)
+    return context
+
+
+def _is_valid(match: re.Match[str]) -> bool:
+    version, trace_id, parent, _, more = match.groups()
+    return version != "ff" and bool(int(trace_id, 16)) and bool(int(parent, 16)) and not (version == "00" and more)
+
+
+def _bounded(value: Any, longest: int) -> str:
+    return value if isinstance(value, str) and len(value) <= longest else ""
+
+
+def workflow_span_id(uid: str) -> int:
+    """Answer the id of a workflow's span."""
+    return _span_id(uid)
+
+
+def attempt_span_id(uid: str, step_key: str, attempt: int) -> int:
+    """Answer the id of an attempt's span."""
+    return _span_id(f"{uid}|{step_key}|{attempt}")
+
+
+def _span_id(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") or 1
+
+
+def span_context(context: event_pb2.TraceContext, span_id: int, *, remote: bool = False) -> trace.SpanContext:
+    """Answer a span's context in this trace."""
+    state = TraceState.from_header([context.trace_state]) if context.trace_state else None
+    return trace.SpanContext(
+        int(context.trace_id, 16), span_id, remote, trace.TraceFlags(context.trace_flags & SAMPLED), state
+    )
+
+
+def attempt_context(context: event_pb2.TraceContext, uid: str, step_key: str, attempt: int) -> Context:
+    """Answer a context in which an attempt's span is the current one, so that what its code tells hangs below it."""
+    span = span_context(context, attempt_span_id(uid, step_key, attempt))
+    return trace.set_span_in_context(trace.NonRecordingSpan(span))

@@ -1,0 +1,191 @@
+"""Spans, made of what is on disk.
+
+A span is told once its closing event is committed: one for every attempt, and
+one for the workflow, whose parent is the caller's span if it sent one. They
+are handed to OpenTelemetry's batch processor, which exports them off the loop
+from a queue of bounded size.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from mendflow_server.telemetry import names
+from mendflow_server.telemetry.context import SAMPLED, attempt_span_id, span_context, workflow_span_id
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.trace import SpanContext
+
+__all__ = ["SpanProjector", "build_exporter"]
+
+log = structlog.get_logger("mendflow.telemetry")
+
+#: How long the last spans may take to be sent when the process ends.
+FLUSH_MILLISECONDS: Final = 3_000
+
+
+class SpanProjector:
+    """Makes spans of committed events and hands them to a processor."""
+
+    def __init__(self, processor: SpanProcessor, resource: Resource) -> None:
+        self._processor = processor
+        self._resource = resource
+        self._scope = InstrumentationScope(names.SCOPE)
+
+    def attempt_closed(  # noqa: PLR0917 - the workflow's names, then the two events
+        self,
+        trace: event_pb2.TraceContext,
+        uid: str,
+        workflow_id: str,
+        workflow_type: str,
+        started: event_pb2.Event,
+        closed: event_pb2.Event,
+    ) -> None:
+        """Tell an attempt's span."""
+        if not trace.trace_flags & SAMPLED:
+            return
+        detail = started.attempt_started
+        attributes: dict[str, Any] = {
+            names.WORKFLOW_ID: workflow_id,
+            names.WORKFLOW_TYPE: workflow_type,
+            names.STEP_KEY: detail.step_key,
+            names.STEP_NAME: detail.step_name,
+            names.ATTEMPT: detail.attempt,
+        }
+        status = Status(StatusCode.OK)
+        if closed.HasField("attempt_failed"):
+            failure = closed.attempt_failed.failure
+            attributes |= _failure(failure) | _decision(closed.attempt_failed.decision)
+            attributes[names.LOST] = failure.kind == failure_pb2.FAILURE_KIND_LOST
+            status = Status(StatusCode.ERROR, f"{failure.type}: {failure.message}".removeprefix(": "))
+        self._tell(
+            names.ATTEMPT_SPAN.format(step_name=detail.step_name),
+            span_context(trace, attempt_span_id(uid, detail.step_key, detail.attempt)),
+            span_context(trace, workflow_span_id(uid)),
+            attributes,
+            status,
+            (started.time, closed.time),
+        )
+
+    def workflow_ended(  # noqa: PLR0917 - the workflow's names, then the two events
+        self,
+        trace: event_pb2.TraceContext,
+        uid: str,
+        workflow_id: str,
+        workflow_type: str,
+        first: event_pb2.Event,
+        final: event_pb2.Event,
+    ) -> None:
+        """Tell a workflow's span."""
+        if not trace.trace_flags & SAMPLED:
+            return
+        detail = final.WhichOneof("detail") or ""
+        state = detail.removeprefix("workflow_").upper()
+        attributes: dict[str, Any] = {
+            names.WORKFLOW_ID: workflow_id,
+            names.WORKFLOW_TYPE: workflow_type,
+            names.WORKFLOW_UID: uid,
+            names.WORKFLOW_STATE: state,
+        }
+        status = Status(StatusCode.OK)
+        if state != workflow_pb2.WorkflowState.Name(workflow_pb2.WORKFLOW_STATE_SUCCEEDED).removeprefix(
+            "WORKFLOW_STATE_"
+        ):
+            status = Status(StatusCode.ERROR, state)
+        if detail == "workflow_failed":
+            failure = final.workflow_failed.failure
+            attributes |= _failure(failure)
+            status = Status(StatusCode.ERROR, f"{failure.type}: {failure.message}")
+        parent = span_context(trace, int(trace.parent_span_id, 16), remote=True) if trace.parent_span_id else None
+        self._tell(
+            names.WORKFLOW_SPAN.format(workflow_type=workflow_type),
+            span_context(trace, workflow_span_id(uid)),
+            parent,
+            attributes,
+            status,
+            (first.time, final.time),
+            SpanKind.SERVER,
+        )
+
+    def _tell(  # noqa: PLR0917 - a span's parts
+        self,
+        name: str,
+        context: SpanContext,
+        parent: SpanContext | None,
+        attributes: dict[str, Any],
+        status: Status,
+        times: tuple[Timestamp, Timestamp],
+        kind: SpanKind = SpanKind.INTERNAL,
+    ) -> None:
+        self._processor.on_end(
+            ReadableSpan(
+                name=name,
+                context=context,
+                parent=parent,
+                resource=self._resource,
+                attributes=attributes,
+                kind=kind,
+                status=status,
+                start_time=times[0].ToNanoseconds(),
+                end_time=max(times[0].ToNanoseconds(), times[1].ToNanoseconds()),
+                instrumentation_scope=self._scope,
+            )
+        )
+
+    def shutdown(self) -> None:
+        """Send what is left, for a few seconds at most. It blocks: call it off the loop."""
+        self._processor.force_flush(FLUSH_MILLISECONDS)
+        self._processor.shutdown()
+
+
+def _failure(failure: failure_pb2.Failure) -> dict[str, Any]:
+    return {
+        names.FAILURE_KIND: failure_pb2.FailureKind.Name(failure.kind).removeprefix("FAILURE_KIND_").lower(),
+        names.ERROR_TYPE: failure.type or "lost",
+    }
+
+
+def _decision(decision: failure_pb2.RetryDecision) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        names.RETRY_ACTION: failure_pb2.RetryAction.Name(decision.action).removeprefix("RETRY_ACTION_").lower(),
+        names.RETRY_REASON: failure_pb2.RetryReason.Name(decision.reason).removeprefix("RETRY_REASON_").lower(),
+        names.RETRY_EXPLANATION: decision.explanation,
+    }
+    if decision.HasField("delay"):
+        attributes[names.RETRY_DELAY] = decision.delay.seconds + decision.delay.nanos / 1e9
+    return attributes
+
+
+def build_exporter() -> SpanProjector | None:
+    """Answer the projector that the standard OTEL_ variables ask for; None when they ask for none.
+
+    OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT says where
+    to send (over gRPC), OTEL_TRACES_EXPORTER=console prints, =none or
+    OTEL_SDK_DISABLED=true turns it off. The others are OpenTelemetry's own.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    chosen = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if chosen == "none" or (chosen in ("", "otlp") and not endpoint):
+        return None
+    resource = Resource.create() if os.environ.get("OTEL_SERVICE_NAME") else Resource.create({"service.name": names.SERVICE})
+    if chosen == "console":
+        return SpanProjector(BatchSpanProcessor(ConsoleSpanExporter()), resource)
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if chosen not in ("", "otlp") or protocol not in (None, "", "grpc"):
+        log.warning("spans_not_exported", exporter=chosen or "otlp", protocol=protocol, supported="otlp over grpc, console")
+        return None
+    return SpanProjector(BatchSpanProcessor(OTLPSpanExporter()), resource)

@@ -1,0 +1,78 @@
+"""What the tests of the store are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mendflow_server.store.protocol import Batch, Change, Guard, InboxKind, Message, Row, Verdict
+
+if TYPE_CHECKING:
+    from mendflow_server.store.protocol import BatchResult, Store
+
+RUNNING, WAITING, PAUSED, CANCELLING, SUCCEEDED = 2, 3, 4, 6, 7
+
+
+def make_row(workflow_id: str = "order-1", **fields: Any) -> Row:
+    values: dict[str, Any] = {
+        "key": 0,
+        "uid": "0123456789abcdef0123456789abcdef",
+        "workflow_type": "checkout",
+        "state": RUNNING,
+        "reason": 0,
+        "explanation": "",
+        "generation": 1,
+        "replica_id": "replica-a",
+        "last_sequence": 0,
+        "wake_time": None,
+        "create_time": 1_000,
+        "end_time": None,
+        "untaken_signals": 0,
+        "trace_id": "f" * 32,
+        "labels": {},
+    }
+    return Row(workflow_id=workflow_id, **{**values, **fields})
+
+
+def new(row: Row, *events: bytes, **fields: Any) -> Change:
+    """A new workflow with these events."""
+    row.last_sequence = len(events)
+    return Change(row, None, list(enumerate(events, start=1)), **fields)
+
+
+def follow(row: Row, *events: bytes, fields: dict[str, Any] | None = None, **parts: Any) -> Change:
+    """The next change of a row that is in the store; the row object moves on as its driver's would."""
+    guard = Guard(row.generation, row.last_sequence)
+    for name, value in (fields or {}).items():
+        setattr(row, name, value)
+    row.last_sequence = guard.last_sequence + len(events)
+    return Change(row, guard, list(enumerate(events, start=guard.last_sequence + 1)), **parts)
+
+
+def end(row: Row, *events: bytes, **parts: Any) -> Change:
+    """The last change of a row."""
+    fields = {"state": SUCCEEDED, "end_time": 9_000, "wake_time": None}
+    return follow(row, *(events or (b"end",)), fields=fields, final=True, **parts)
+
+
+def signal(workflow_id: str = "order-1", request_id: str = "", content: bytes = b"paid") -> Message:
+    return Message(0, workflow_id, InboxKind.SIGNAL, request_id, 5_000, content)
+
+
+def cancel(workflow_id: str = "order-1") -> Message:
+    return Message(0, workflow_id, InboxKind.CANCEL, "", 5_000, b"")
+
+
+async def commit(store: Store, *changes: Change, messages: tuple[Message, ...] = ()) -> BatchResult:
+    return await store.commit(Batch(list(changes), list(messages)))
+
+
+async def start(store: Store, workflow_id: str = "order-1", *events: bytes, **fields: Any) -> Row:
+    """A row that is in the store."""
+    row = make_row(workflow_id, **fields)
+    result = await commit(store, new(row, *(events or (b"one", b"two"))))
+    assert result.changes == [Verdict.DONE]
+    return row
+
+
+async def send(store: Store, *messages: Message) -> list[Verdict]:
+    return (await commit(store, messages=messages)).messages

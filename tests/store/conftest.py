@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from mendflow_server.store.opening import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mendflow_server.store.protocol import Store
+
+
+class Backend(Protocol):
+    """A place where a store can be opened again and again."""
+
+    def make(self) -> Store:
+        """Answer a store at that place, not open yet."""
+
+
+class SqliteBackend:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def make(self) -> Store:
+        return open_store(f"sqlite:///{self.path}")
+
+
+@pytest.fixture(params=["sqlite"])
+def backend(tmp_path: Path) -> Backend:
+    """Each backend in turn: what the suite promises holds for all."""
+    return SqliteBackend(tmp_path / "mendflow.db")
+
+
+@pytest.fixture
+async def store(backend: Backend) -> AsyncIterator[Store]:
+    store = backend.make()
+    await store.open()
+    yield store
+    await store.close()

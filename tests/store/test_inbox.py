@@ -1,0 +1,124 @@
+"""Messages: their verdicts and order, and the race with the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mendflow_server.store.protocol import InboxKind, Message, Verdict
+from tests.store.builders import cancel, commit, end, follow, make_row, new, send, signal, start
+
+if TYPE_CHECKING:
+    from mendflow_server.store.protocol import Store
+
+LIMIT = 1_000
+
+
+async def test_messages_lie_in_the_order_of_their_commits(store: Store) -> None:
+    row = await start(store)
+    other = await start(store, "order-2")
+    sent = [
+        Message(0, "order-1", kind, f"request-{number}", number, b"\x00%d" % number)
+        for number, kind in enumerate([InboxKind.SIGNAL, InboxKind.CANCEL, InboxKind.SIGNAL, InboxKind.TERMINATE])
+    ]
+    first = await commit(store, messages=(sent[0], signal("order-2"), sent[1]))
+    second = await commit(store, messages=tuple(sent[2:]))
+    assert first.message_keys == [row.key, other.key, row.key]
+    ids = [first.message_ids[0], first.message_ids[2], *second.message_ids]
+    assert ids == sorted(set(ids))
+    both = await store.load([other.key, row.key])
+    assert [message.id for message in both[1].inbox] == ids
+    for kept, message in zip(both[1].inbox, sent, strict=True):
+        message_again = Message(
+            kept.id, message.workflow_id, message.kind, message.request_id, message.time, message.content
+        )
+        assert kept == message_again
+    assert len(both[0].inbox) == 1
+
+
+async def test_a_message_for_nobody_is_missing(store: Store) -> None:
+    result = await commit(store, messages=(signal("nobody"), cancel("nobody")))
+    assert result.messages == [Verdict.MISSING, Verdict.MISSING]
+    assert result.message_keys == [0, 0]
+    assert result.message_ids == [0, 0]
+
+
+async def test_a_message_finds_the_workflow_that_its_own_batch_starts(store: Store) -> None:
+    row = make_row()
+    result = await commit(store, new(row, b"one"), messages=(signal(),))
+    assert result.messages == [Verdict.DONE]
+    assert result.message_keys == [row.key]
+
+
+async def test_a_signal_sent_twice_is_one(store: Store) -> None:
+    row = await start(store)
+    await start(store, "order-2")
+    result = await commit(
+        store, messages=(signal(request_id="a"), signal(request_id="a"), signal("order-2", request_id="a"))
+    )
+    assert result.messages == [Verdict.DONE, Verdict.DUPLICATE, Verdict.DONE]
+    assert result.message_keys[1] == row.key
+    assert result.message_ids[1] == 0
+    assert await send(store, signal(), signal()) == [Verdict.DONE, Verdict.DONE]
+
+
+async def test_a_signal_is_known_again_after_it_was_taken_and_after_the_end(store: Store) -> None:
+    row = await start(store)
+    result = await commit(store, messages=(signal(request_id="a"),))
+    await commit(store, follow(row, b"taken", taken=tuple(result.message_ids)))
+    assert (await store.load([row.key]))[0].inbox == []
+    assert await send(store, signal(request_id="a")) == [Verdict.DUPLICATE]
+    await commit(store, end(row))
+    assert await send(store, signal(request_id="a")) == [Verdict.DUPLICATE]
+
+
+async def test_after_the_end_nothing_is_added(store: Store) -> None:
+    row = await start(store)
+    assert (await commit(store, end(row), messages=(signal(),))).messages == [Verdict.ENDED]
+    assert await send(store, signal(request_id="a"), cancel()) == [Verdict.ENDED, Verdict.ENDED]
+    assert (await store.load([row.key]))[0].inbox == []
+    # A refused signal was not seen: it may be sent to a later workflow of this id.
+    assert await send(store, signal(request_id="a")) == [Verdict.ENDED]
+
+
+async def test_an_end_waits_for_what_came_before_it(store: Store) -> None:
+    row = await start(store)
+    ids = (await commit(store, messages=(signal(), cancel()))).message_ids
+    too_early = make_row(key=row.key, last_sequence=2)
+    assert (await commit(store, end(too_early, taken=(ids[0],)))).changes == [Verdict.INBOX]
+    (loaded,) = await store.load([row.key])
+    assert [message.id for message in loaded.inbox] == ids
+    assert loaded.row == row
+    assert (await commit(store, end(row, taken=tuple(ids)))).changes == [Verdict.DONE]
+
+
+async def test_a_change_that_is_refused_takes_nothing(store: Store) -> None:
+    row = await start(store)
+    ids = (await commit(store, messages=(signal(),))).message_ids
+    stale = make_row(key=row.key, generation=3, last_sequence=2)
+    assert (await commit(store, follow(stale, b"x", taken=tuple(ids)))).changes == [Verdict.LOST]
+    assert len((await store.load([row.key]))[0].inbox) == 1
+
+
+async def test_nobody_takes_another_workflows_message(store: Store) -> None:
+    row, other = await start(store), await start(store, "order-2")
+    ids = (await commit(store, messages=(signal(),))).message_ids
+    await commit(store, follow(other, b"x", taken=tuple(ids)))
+    assert len((await store.load([row.key]))[0].inbox) == 1
+
+
+@pytest.mark.parametrize("untaken", [0, 1, 400])
+async def test_signals_are_limited_and_commands_are_not(store: Store, untaken: int) -> None:
+    row = await start(store, untaken_signals=untaken)
+    room = LIMIT - untaken
+    verdicts = await send(store, cancel(), *[signal() for _ in range(room - 1)])
+    assert set(verdicts) == {Verdict.DONE}
+    result = await commit(store, messages=(signal(request_id="a"), signal(request_id="b"), signal(request_id="a")))
+    assert result.messages == [Verdict.DONE, Verdict.FULL, Verdict.DUPLICATE]
+    assert result.message_ids[1] == 0
+    assert await send(store, cancel()) == [Verdict.DONE]
+    # What was refused may be sent again once there is room.
+    taken = (await store.load([row.key]))[0].inbox[1].id
+    await commit(store, follow(row, b"taken", taken=(taken,)))
+    assert await send(store, signal(request_id="b")) == [Verdict.DONE]

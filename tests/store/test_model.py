@@ -1,0 +1,166 @@
+"""Any batches: the store and a model of the protocol's rules give the same verdicts and hold the same things."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mendflow_server.store.protocol import Batch, Change, Guard, InboxKind, Message, Row, Verdict
+from mendflow_server.store.sqlite import SqliteStore
+from tests.store.builders import RUNNING, SUCCEEDED, make_row
+
+LIMIT = 3
+IDS = ["a", "b", "c", "d"]
+
+
+@dataclass
+class Wanted:
+    """A change as drawn: what it is made of depends on what the model holds by then."""
+
+    workflow_id: str
+    fresh: bool
+    events: int
+    final: bool
+    stale_generation: bool
+    stale_sequence: bool
+    raise_generation: bool
+    take: bool
+    untaken: int
+
+
+@dataclass
+class Modelled:
+    row: Row
+    events: list[bytes]
+    inbox: list[Message] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+
+wanted = st.builds(
+    Wanted,
+    workflow_id=st.sampled_from(IDS),
+    fresh=st.booleans(),
+    events=st.integers(0, 3),
+    final=st.integers(0, 3).map(lambda number: number == 0),
+    stale_generation=st.integers(0, 5).map(lambda number: number == 0),
+    stale_sequence=st.integers(0, 5).map(lambda number: number == 0),
+    raise_generation=st.booleans(),
+    take=st.booleans(),
+    untaken=st.integers(0, LIMIT),
+)
+messages = st.builds(
+    Message,
+    id=st.just(0),
+    workflow_id=st.sampled_from([*IDS, "nobody"]),
+    kind=st.sampled_from(InboxKind),
+    request_id=st.sampled_from(["", "", "r", "s"]),
+    time=st.integers(0, 9),
+    content=st.binary(max_size=4),
+)
+batches = st.lists(
+    st.tuples(st.lists(wanted, max_size=4, unique_by=lambda each: each.workflow_id), st.lists(messages, max_size=6)),
+    min_size=1,
+    max_size=6,
+)
+
+
+class Model:
+    def __init__(self) -> None:
+        self.workflows: dict[str, Modelled] = {}
+        self.counter = 0
+
+    def change(self, drawn: Wanted) -> Change:
+        """Make the change that the drawn one stands for."""
+        known = self.workflows.get(drawn.workflow_id)
+        fresh = drawn.fresh or known is None
+        row = make_row(drawn.workflow_id, untaken_signals=drawn.untaken)
+        guard = None
+        if not fresh and known is not None:
+            row.key = known.row.key
+            guard = Guard(known.row.generation + drawn.stale_generation, known.row.last_sequence + drawn.stale_sequence)
+            row.generation = guard.generation + drawn.raise_generation
+        last = guard.last_sequence if guard else 0
+        events = []
+        for _ in range(drawn.events):
+            self.counter += 1
+            last += 1
+            events.append((last, b"event %d" % self.counter))
+        row.last_sequence = last
+        if drawn.final:
+            row.state, row.end_time = SUCCEEDED, 5
+        taken = tuple(message.id for message in known.inbox) if known and drawn.take and guard else ()
+        return Change(row, guard, events, taken=taken, final=drawn.final)
+
+    def judge_change(self, change: Change) -> Verdict:
+        known = self.workflows.get(change.row.workflow_id)
+        if change.guard is None:
+            if known:
+                return Verdict.TAKEN
+            self.workflows[change.row.workflow_id] = Modelled(change.row, [content for _, content in change.events])
+            return Verdict.DONE
+        assert known
+        if change.guard != Guard(known.row.generation, known.row.last_sequence):
+            return Verdict.LOST
+        left = [message for message in known.inbox if message.id not in change.taken]
+        if change.final and left:
+            return Verdict.INBOX
+        known.row, known.inbox = change.row, left
+        known.events += [content for _, content in change.events]
+        return Verdict.DONE
+
+    def judge_message(self, message: Message, number: int) -> Verdict:
+        known = self.workflows.get(message.workflow_id)
+        if known is None:
+            return Verdict.MISSING
+        signal = message.kind is InboxKind.SIGNAL
+        if signal and message.request_id and message.request_id in known.seen:
+            return Verdict.DUPLICATE
+        if known.row.state == SUCCEEDED:
+            return Verdict.ENDED
+        signals = sum(each.kind is InboxKind.SIGNAL for each in known.inbox)
+        if signal and known.row.untaken_signals + signals >= LIMIT:
+            return Verdict.FULL
+        if signal:
+            known.seen.add(message.request_id)
+        known.inbox.append(
+            Message(number, message.workflow_id, message.kind, message.request_id, message.time, message.content)
+        )
+        return Verdict.DONE
+
+
+async def run(drawn: list[tuple[list[Wanted], list[Message]]], path: Path) -> None:
+    store, model = SqliteStore(path, signal_limit=LIMIT), Model()
+    await store.open()
+    highest = 0
+    for changes, sent in drawn:
+        batch = Batch([model.change(each) for each in changes], sent)
+        result = await store.commit(batch)
+        assert result.changes == [model.judge_change(change) for change in batch.changes]
+        for message, verdict, number in zip(sent, result.messages, result.message_ids, strict=True):
+            assert verdict is model.judge_message(message, number)
+            assert (number > 0) == (verdict is Verdict.DONE)
+            if number:
+                assert number > highest
+                highest = number
+        found = await store.find(IDS)
+        assert found == {name: known.row for name, known in model.workflows.items()}
+        loaded = await store.load([row.key for row in found.values()])
+        for each in loaded:
+            known = model.workflows[each.row.workflow_id]
+            assert each.events == known.events
+            assert each.inbox == known.inbox
+        under_way = [known.row.key for known in model.workflows.values() if known.row.state == RUNNING or known.inbox]
+        assert await store.under_way(after_key=0, limit=100) == sorted(under_way)
+    await store.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches)
+def test_the_store_follows_the_model(drawn: list[tuple[list[Wanted], list[Message]]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(drawn, Path(folder) / "mendflow.db"))

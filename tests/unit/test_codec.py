@@ -1,0 +1,688 @@
+"""How values are recorded: the same back, or refused where they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import json
+import math
+import string
+import subprocess
+import sys
+import uuid
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple
+
+import pytest
+from google.protobuf import any_pb2, duration_pb2, struct_pb2, timestamp_pb2
+from google.protobuf.message import Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # its stubs are a package of their own
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from mendflow.codec import Arguments, ValueType, parameter_type, payload_size, return_type, same_payload
+from mendflow.errors import DefinitionError, PayloadError
+from mendflow.v1 import failure_pb2, payload_pb2
+
+Payload = payload_pb2.Payload
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    name: str
+    price: Decimal
+    tags: frozenset[str] = frozenset()
+    note: str | None = None
+
+
+class Order(BaseModel):
+    items: list[Item]
+    made: datetime
+    colour: Colour = Colour.RED
+    limit: float | None = Field(default=None, alias="theLimit")
+
+
+class Row(TypedDict, total=False):
+    id: int
+    level: Level
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Tree(BaseModel):
+    children: list[Tree] = []
+
+
+@dataclasses.dataclass
+class Loose:
+    data: Any
+
+
+@dataclasses.dataclass
+class Cat:
+    name: str
+
+
+@dataclasses.dataclass
+class Dog:
+    name: str
+
+
+@dataclasses.dataclass
+class Holder:
+    message: failure_pb2.Failure
+
+
+@dataclasses.dataclass
+class Bounded:
+    share: Annotated[float, Field(ge=0, le=1)]
+    kind: Literal["a", "b"] = "a"
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+decimals = st.decimals(allow_nan=False, allow_infinity=False)
+items = st.builds(Item, texts, decimals, st.frozensets(texts, max_size=3), st.none() | texts)
+moments = st.datetimes(timezones=st.none() | st.just(UTC))
+orders = st.builds(
+    lambda items, made, colour, limit: Order(items=items, made=made, colour=colour, theLimit=limit),
+    st.lists(items, max_size=3),
+    moments,
+    st.sampled_from(Colour),
+    st.none() | finite,
+)
+LEAVES: list[tuple[Any, st.SearchStrategy[Any]]] = [
+    (int, st.integers()),
+    (bool, st.booleans()),
+    (float, finite),
+    (str, texts),
+    (None, st.none()),
+    (datetime, moments),
+    (date, st.dates()),
+    (timedelta, st.timedeltas(timedelta(days=-10_000), timedelta(days=10_000))),
+    (Decimal, decimals),
+    (uuid.UUID, st.uuids()),
+    (Colour, st.sampled_from(Colour)),
+    (Level, st.sampled_from(Level)),
+    (Item, items),
+    (Order, orders),
+    (Row, st.fixed_dictionaries({}, optional={"id": st.integers(), "level": st.sampled_from(Level)})),
+    (Point, st.builds(Point, st.integers(), st.integers())),
+]
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | finite | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def generic(origin: Any, parts: Any) -> Any:
+    return origin[parts]
+
+
+@st.composite
+def typed_values(draw: st.DrawFn) -> tuple[Any, Any]:
+    annotation, values = draw(st.sampled_from(LEAVES))
+    for _ in range(draw(st.integers(0, 2))):
+        shape = draw(st.sampled_from(["list", "dict", "tuple", "optional"]))
+        if shape == "list":
+            annotation, values = generic(list, annotation), st.lists(values, max_size=3)
+        elif shape == "dict":
+            annotation, values = generic(dict, (str, annotation)), st.dictionaries(texts, values, max_size=3)
+        elif shape == "tuple":
+            annotation, values = generic(tuple, (annotation, int)), st.tuples(values, st.integers())
+        else:
+            annotation, values = (None if annotation is None else annotation | None), st.none() | values
+    return annotation, draw(values)
+
+
+def round_trip(annotation: Any, value: Any) -> Any:
+    value_type = ValueType.of(annotation)
+    wire = value_type.encode(value).SerializeToString()
+    return value_type.decode(Payload.FromString(wire))
+
+
+def problems_of(annotation: Any, text: str) -> tuple[tuple[str, str], ...]:
+    with pytest.raises(PayloadError) as caught:
+        ValueType.of(annotation).decode(Payload(json=text))
+    return caught.value.problems
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # the first draw builds the strategies
+@given(typed_values())
+def test_a_value_comes_back_the_same(pair: tuple[Any, Any]) -> None:
+    annotation, value = pair
+    back = round_trip(annotation, value)
+    assert back == value
+    assert type(back) is type(value)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # the first draw builds the strategies
+@given(typed_values())
+def test_what_is_recorded_fits_the_published_schema_unless_that_is_narrower(pair: tuple[Any, Any]) -> None:
+    annotation, value = pair
+    value_type = ValueType.of(annotation)
+    schema = json.loads(value_type.schema().json_schema)
+    Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    text = value_type.encode(value).json or "null"
+    # pydantic's pattern for Decimal knows no exponent.
+    if not any("pattern" in part for part in walk(schema)):
+        Draft202012Validator(schema).validate(json.loads(text))
+
+
+def walk(node: Any) -> list[dict[str, Any]]:
+    if isinstance(node, dict):
+        return [node, *(part for child in node.values() for part in walk(child))]
+    return [part for child in node for part in walk(child)] if isinstance(node, list) else []
+
+
+@given(plain)
+def test_an_untyped_plain_value_comes_back_the_same(value: Any) -> None:
+    back = round_trip(Any, value)
+    assert back == value
+    assert type(back) is type(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Item("a", Decimal(1)),
+        Order(items=[], made=datetime(2020, 1, 1, tzinfo=UTC)),
+        {1: "a"},
+        {None: 1},
+        {"a": {True: 1}},
+        datetime(2020, 1, 1, tzinfo=UTC),
+        Decimal(1),
+        Level.LOW,
+        Colour.RED,
+        {1, 2},
+        b"abc",
+        Point(1, 2),
+        [Cat("x")],
+        object(),
+        failure_pb2.Failure(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("wrap", [lambda v: v, Loose], ids=["itself", "in a field"])
+def test_an_untyped_value_that_would_come_back_as_another_is_refused(wrap: Any, value: Any) -> None:
+    whole = wrap(value)
+    with pytest.raises(PayloadError):
+        ValueType.of(Loose if isinstance(whole, Loose) else Any).encode(whole)
+
+
+def test_an_untyped_tuple_may_become_a_list() -> None:
+    assert round_trip(Any, (1, (2, "a"))) == [1, [2, "a"]]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"), [(Cat | Dog, Dog("x")), (str | datetime, datetime(2020, 1, 1, tzinfo=UTC))]
+)
+def test_a_union_member_that_would_come_back_as_another_is_refused(annotation: Any, value: Any) -> None:
+    with pytest.raises(PayloadError, match="would come back as"):
+        ValueType.of(annotation).encode(value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (int | str, "1"),
+        (int | str, 1),
+        (int | float, 1.0),
+        (Cat | Item, Cat("x")),
+        (bool | int, 1),
+        (list[int] | int, [1]),
+    ],
+)
+def test_a_union_member_comes_back_as_itself(annotation: Any, value: Any) -> None:
+    back = round_trip(annotation, value)
+    assert (back, type(back)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (int, "1"),
+        (int, None),
+        (int, 1.5),
+        (str, 1),
+        (bool, 1),
+        (None, 1),
+        (list[int], (1,)),
+        (list[int], [1, "a"]),
+        (list[int], [1, None]),
+        (Item, {"name": "a", "price": 1}),
+        (Item, Item("a", 1.5)),  # type: ignore[arg-type] # the wrong type is the case
+        (Item, Item(None, Decimal(1))),  # type: ignore[arg-type] # the wrong type is the case
+        (Colour, "red"),
+        (Bounded, Bounded(2.0)),
+        (Bounded, Bounded(1.0, "c")),  # type: ignore[arg-type] # the wrong type is the case
+        (str, "\ud800"),
+        (bytes, b"\xff"),
+        pytest.param(int, 10**5000, id="more digits than can be read"),
+        (failure_pb2.Failure, None),
+        (failure_pb2.Failure, Payload()),
+        (failure_pb2.Failure, {}),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused(annotation: Any, value: Any) -> None:
+    with pytest.raises(PayloadError) as caught:
+        ValueType.of(annotation).encode(value)
+    assert caught.value.problems
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("annotation", "wrap", "path"),
+    [
+        (float, lambda v: v, ""),
+        (float | None, lambda v: v, ""),
+        (Any, lambda v: v, ""),
+        (list[float | None], lambda v: [None, 1.0, v], "[2]"),
+        (dict[str, float], lambda v: {"NaN": 1.0, "b": v}, "b"),
+        (Order, lambda v: Order(items=[], made=datetime(2020, 1, 1, tzinfo=UTC), theLimit=v), "theLimit"),
+        (Loose, Loose, "data"),
+    ],
+)
+def test_numbers_that_json_does_not_have_are_refused(annotation: Any, wrap: Any, path: str, number: float) -> None:
+    with pytest.raises(PayloadError, match="is not a JSON number") as caught:
+        ValueType.of(annotation).encode(wrap(number))
+    assert caught.value.problems[0][0] == path
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "[NaN]", '{"NaN": NaN}'])
+@pytest.mark.parametrize("annotation", [Any, float, list[float], dict[str, float], struct_pb2.Value])
+def test_python_names_for_numbers_are_not_read(annotation: Any, text: str) -> None:
+    assert problems_of(annotation, text)
+
+
+def test_the_words_themselves_are_fine_in_strings() -> None:
+    assert round_trip(list[str], ["NaN", "Infinity", "null"]) == ["NaN", "Infinity", "null"]
+
+
+@pytest.mark.parametrize("text", ["", " ", "{", '{"a":', "[1,]", "01", "'a'", "\ufeff1", '"\\ud800"', "1 2", "nul"])
+def test_broken_json_is_refused_with_its_position(text: str) -> None:
+    ((path, problem),) = problems_of(Any, text)
+    assert path == ""
+    assert "line 1 column" in problem
+
+
+@pytest.mark.parametrize(
+    "annotation", [Any, int, list[Any], dict[str, Any], Tree, failure_pb2.Failure, struct_pb2.Value]
+)
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 5_000 + "]" * 5_000, '{"children":[' * 5_000])
+def test_deep_json_is_refused(annotation: Any, text: str) -> None:
+    assert problems_of(annotation, text)
+
+
+@pytest.mark.parametrize("depth", [150, 250, 5_000])
+def test_a_deep_value_is_recorded_only_if_it_can_be_read(depth: int) -> None:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    value_type = ValueType.of(Any)
+    if depth == 150:
+        assert value_type.decode(value_type.encode(value)) == value
+    else:
+        with pytest.raises(PayloadError):
+            value_type.encode(value)
+
+
+def test_a_value_that_contains_itself_is_refused() -> None:
+    value: list[Any] = []
+    value.append(value)
+    with pytest.raises(PayloadError):
+        ValueType.of(Any).encode(value)
+
+
+def test_problems_name_their_places() -> None:
+    text = '{"items":[{"name":"a","price":"1"},{"name":2,"price":"x"}],"made":"yesterday"}'
+    places = [path for path, _ in problems_of(Order, text)]
+    assert places == ["items[1].name", "items[1].price", "made"]
+    assert problems_of(dict[str, int], '{"a b":"x"}')[0][0] == '["a b"]'
+
+
+def test_the_problems_of_a_hostile_value_are_bounded() -> None:
+    text = json.dumps(["x"] * 10_000)
+    with pytest.raises(PayloadError) as caught:
+        ValueType.of(list[int]).decode(Payload(json=text))
+    assert len(caught.value.problems) == 20
+    assert "and 9980 more" in str(caught.value)
+
+
+@pytest.mark.parametrize("annotation", [None, Any, int | None, Item | None, failure_pb2.Failure | None])
+def test_none_is_an_unset_payload_and_back(annotation: Any) -> None:
+    value_type = ValueType.of(annotation)
+    assert value_type.encode(None) == Payload()
+    assert value_type.decode(None) is None
+    assert value_type.decode(Payload()) is None
+    assert value_type.decode(Payload(json="null")) is None
+
+
+@pytest.mark.parametrize("annotation", [int, Item, failure_pb2.Failure])
+def test_an_absent_value_does_not_fit_a_type_without_none(annotation: Any) -> None:
+    with pytest.raises(PayloadError):
+        ValueType.of(annotation).decode(None)
+
+
+messages = st.builds(
+    lambda type_, message, nanos: failure_pb2.Failure(
+        type=type_, message=message, retry_after=duration_pb2.Duration(seconds=1, nanos=nanos)
+    ),
+    texts,
+    texts,
+    st.integers(0, 999_999_999),
+)
+
+
+@given(messages)
+def test_a_message_comes_back_the_same(message: failure_pb2.Failure) -> None:
+    assert round_trip(failure_pb2.Failure, message) == message
+    assert round_trip(failure_pb2.Failure | None, message) == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [timestamp_pb2.Timestamp(seconds=5), struct_pb2.Value(number_value=1), any_pb2.Any(type_url="a/b", value=b"x")],
+)
+def test_well_known_messages_come_back_the_same(message: Message) -> None:
+    assert round_trip(type(message), message) == message
+
+
+def test_a_message_is_read_from_json_strictly() -> None:
+    value_type = ValueType.of(failure_pb2.Failure)
+    assert value_type.decode(Payload(json='{"message":"a"}')) == failure_pb2.Failure(message="a")
+    for text in ['{"nope":1}', "[]", "3", '{"message":1}', "{", '{"message":"a","message":"b"}', "null"]:
+        assert problems_of(failure_pb2.Failure, text)
+
+
+def test_only_the_annotated_message_is_unpacked() -> None:
+    value_type = ValueType.of(failure_pb2.Failure)
+    for url in ["type.googleapis.com/mendflow.v1.Payload", "mendflow.v1.Failure", "", "x/"]:
+        with pytest.raises(PayloadError) as caught:
+            value_type.decode(Payload(message=any_pb2.Any(type_url=url)))
+        assert "mendflow.v1.Failure" in str(caught.value)
+        assert url in str(caught.value)
+    elsewhere = Payload(message=any_pb2.Any(type_url="example.org/mendflow.v1.Failure"))
+    assert value_type.decode(elsewhere) == failure_pb2.Failure()
+    with pytest.raises(PayloadError, match="bytes"):
+        value_type.decode(Payload(message=any_pb2.Any(type_url="x/mendflow.v1.Failure", value=b"\xff\xff")))
+    with pytest.raises(PayloadError, match="takes JSON"):
+        ValueType.of(int).decode(elsewhere)
+
+
+def test_a_message_type_publishes_its_name() -> None:
+    assert ValueType.of(failure_pb2.Failure).schema().message_name == "mendflow.v1.Failure"
+
+
+@pytest.mark.parametrize(
+    "annotation", [Holder, list[failure_pb2.Failure], failure_pb2.Failure | int, object, Message, "Nope"]
+)
+def test_a_type_that_cannot_be_recorded_is_refused_at_once(annotation: Any) -> None:
+    if annotation is object:
+        annotation = subprocess.Popen
+    with pytest.raises(DefinitionError):
+        ValueType.of(annotation)
+
+
+def test_sets_are_recorded_in_an_order_of_their_own() -> None:
+    assert ValueType.of(set[int]).encode({10, 9, 1}).json == "[1,9,10]"
+    assert ValueType.of(dict[str, list[set[str]]]).encode({"a": [{"y", "x"}]}).json == '{"a":[["x","y"]]}'
+    assert ValueType.of(set[tuple[int, str]]).encode({(2, "a"), (1, "b")}).json == '[[1,"b"],[2,"a"]]'
+    for annotation, value in [(set[frozenset[int]], {frozenset({1})}), (set[Cat | Item], {Item("a", Decimal(1))})]:
+        with pytest.raises(PayloadError):
+            ValueType.of(annotation).encode(value)
+
+
+def test_the_text_does_not_depend_on_the_process() -> None:
+    code = (
+        "from mendflow.codec import ValueType as V; import string;"
+        "print(V.of(dict[str, frozenset[str]]).encode({'a': frozenset(string.ascii_letters)}).json)"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(filter(None, sys.path))},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert outputs == {json.dumps({"a": sorted(string.ascii_letters)}, separators=(",", ":")).encode() + b"\n"}
+
+
+# Arguments
+
+
+def nothing() -> None: ...
+def one(x: int) -> None: ...
+def several(a: Item, /, b: int = 2, *, c: str = "c") -> None: ...
+def takes_message(failure: failure_pb2.Failure) -> None: ...
+def mixed(failure: failure_pb2.Failure, n: int = 0, other: failure_pb2.Failure | None = None) -> None: ...
+def untyped(x, y=1): ...  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201 - the case
+def two_positional(a: int = 1, b: int = 2, /) -> None: ...
+def variable(*args: int) -> None: ...
+def keywords(**kwargs: int) -> None: ...
+def unresolved(x: int, y: Missing) -> None: ...  # type: ignore[name-defined] # noqa: F821 - the case
+def unresolved_result(x: int) -> Missing: ...  # type: ignore[name-defined] # noqa: F821 - the case
+def nested_message(x: int, holder: list[failure_pb2.Failure]) -> None: ...
+
+
+ITEM = Item("a", Decimal("1.5"))
+#: Not the Decimal that it is taken for.
+WRONG: Any = 1.5
+FAILURE = failure_pb2.Failure(message="m")
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "text"),
+    [
+        (nothing, (), {}, ""),
+        (one, (3,), {}, '{"x":3}'),
+        (one, (), {"x": 3}, '{"x":3}'),
+        (several, (ITEM,), {"c": "x"}, '{"a":{"name":"a","price":"1.5","tags":[],"note":null},"c":"x"}'),
+        (several, (ITEM, 1), {}, '{"a":{"name":"a","price":"1.5","tags":[],"note":null},"b":1}'),
+        (takes_message, (FAILURE,), {}, ""),
+        (takes_message, (), {"failure": FAILURE}, ""),
+        (mixed, (FAILURE,), {}, '{"failure":{"message":"m"}}'),
+        (mixed, (FAILURE, 1, None), {}, '{"failure":{"message":"m"},"n":1,"other":null}'),
+        (mixed, (FAILURE,), {"other": FAILURE}, '{"failure":{"message":"m"},"other":{"message":"m"}}'),
+        (untyped, ([1, {"a": None}],), {"y": "z"}, '{"x":[1,{"a":null}],"y":"z"}'),
+        (two_positional, (), {}, "{}"),
+        (two_positional, (5,), {}, '{"a":5}'),
+    ],
+)
+def test_a_call_comes_back_as_it_was_made(function: Any, args: Any, kwargs: Any, text: str) -> None:
+    arguments = Arguments.of(function)
+    payload = arguments.encode(args, kwargs)
+    assert payload.json == text
+    back_args, back_kwargs = arguments.decode(Payload.FromString(payload.SerializeToString()))
+    bind = inspect.signature(function).bind
+    assert bind(*back_args, **back_kwargs) == bind(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs"),
+    [
+        (nothing, (1,), {}),
+        (one, (), {}),
+        (one, (1, 2), {}),
+        (one, (1,), {"x": 1}),
+        (one, (), {"y": 1}),
+        (several, (), {"a": ITEM}),
+        (several, (ITEM, 1, "c"), {}),
+        (takes_message, (), {}),
+    ],
+)
+def test_a_wrong_call_raises_what_calling_would(function: Any, args: Any, kwargs: Any) -> None:
+    with pytest.raises(TypeError):
+        function(*args, **kwargs)
+    with pytest.raises(TypeError):
+        Arguments.of(function).encode(args, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "path"),
+    [
+        (one, ("a",), "x"),
+        (several, (Item("a", WRONG),), "a.price"),
+        (untyped, (1, {2: 3}), "y"),
+        (mixed, (3,), "failure"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_named(function: Any, args: Any, path: str) -> None:
+    with pytest.raises(PayloadError) as caught:
+        Arguments.of(function).encode(args, {})
+    assert caught.value.problems[0][0] == path
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (nothing, '{"x":1}'),
+        (one, "{}"),
+        (one, "3"),
+        (one, '{"x":"a"}'),
+        (one, '{"x":1,"y":2}'),
+        (one, '{"x":NaN}'),
+        (one, "[" * 100_000),
+        (mixed, '{"failure":{"nope":1}}'),
+        (mixed, '{"failure":null}'),
+        (mixed, '{"failure":[]}'),
+        (mixed, '{"failure":{"message":3}}'),
+        (takes_message, '{"failure":{}}'),
+        (two_positional, '{"b":3}'),
+    ],
+)
+def test_hostile_arguments_are_refused(function: Any, text: str) -> None:
+    with pytest.raises(PayloadError):
+        Arguments.of(function).decode(Payload(json=text))
+
+
+def test_arguments_refuse_a_message_and_absence_where_they_need_json() -> None:
+    wrapped = Payload(message=any_pb2.Any(type_url="x/mendflow.v1.Failure"))
+    for function in (one, mixed, nothing):
+        with pytest.raises(PayloadError):
+            Arguments.of(function).decode(wrapped)
+    with pytest.raises(PayloadError):
+        Arguments.of(one).decode(None)
+    assert Arguments.of(nothing).decode(None) == ([], {})
+
+
+def test_unknown_members_of_a_dataclass_are_treated_alike_everywhere() -> None:
+    text = '{"name":"x","later":1}'
+    assert ValueType.of(Cat).decode(Payload(json=text)) == Cat("x")
+
+    args, _ = Arguments.of(takes_cat).decode(Payload(json=f'{{"cat":{text}}}'))
+    assert args == [Cat("x")]
+
+
+def takes_cat(cat: Cat) -> Cat: ...  # type: ignore[empty-body] # only its types matter
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [(variable, r"\*args"), (keywords, r"\*\*kwargs"), (unresolved, "'y'"), (nested_message, "'holder'")],
+)
+def test_a_definition_that_cannot_be_recorded_names_the_parameter(function: Any, named: str) -> None:
+    with pytest.raises(DefinitionError, match=named):
+        Arguments.of(function)
+
+
+def test_parameter_and_return_types() -> None:
+    assert parameter_type(nothing) is None
+    assert parameter_type(takes_cat).decode(Payload(json='{"name":"x"}')) == Cat("x")  # type: ignore[union-attr]
+    assert return_type(takes_cat).encode(Cat("x")).json == '{"name":"x"}'
+    assert return_type(untyped).encode([1]).json == "[1]"
+    with pytest.raises(PayloadError):
+        return_type(nothing).encode(1)
+    with pytest.raises(DefinitionError, match="its result"):
+        return_type(unresolved_result)
+
+
+# Comparison
+
+
+@given(plain, plain)
+def test_sameness_is_that_of_the_values(a: Any, b: Any) -> None:
+    first, second = (Payload(json=json.dumps(value)) for value in (a, b))
+    again = Payload(json=json.dumps(a, indent=3, sort_keys=True))
+    assert same_payload(first, first)
+    assert same_payload(first, again)
+    assert same_payload(again, first)
+    assert same_payload(first, second) == same_payload(second, first)
+    if a != b:
+        assert not same_payload(first, second)
+
+
+@given(st.dictionaries(texts, plain, min_size=2, max_size=5))
+def test_the_order_of_members_does_not_matter(members: dict[str, Any]) -> None:
+    backwards = dict(reversed(members.items()))
+    assert same_payload(Payload(json=json.dumps(members)), Payload(json=json.dumps(backwards)))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("1", "1.0", True),
+        ("100", "1e2", True),
+        ("1", "true", False),
+        ("0", "false", False),
+        ("0", "null", False),
+        ("[1]", "[true]", False),
+        ('{"a":1}', '{"a":true}', False),
+        ("9007199254740992", "9007199254740993", False),
+        ("9007199254740993", "9007199254740993.0", True),
+        ("1" * 10_000, "1" * 9_999 + "2", False),
+        ("1" * 10_000, "1" * 10_000 + ".0", True),
+        ("1e999", "2e999", False),
+        ("1e99999999999999999999", "2e99999999999999999999", False),
+        ('"1"', "1", False),
+        ("[1,2]", "[2,1]", False),
+        ('"\\u0061"', '"a"', True),
+        ("{", "{ ", False),
+        ("{", "{", True),
+        ("[" * 100_000, "[" * 99_999, False),
+        ("NaN", " NaN", False),
+    ],
+)
+def test_sameness_case_by_case(a: str, b: str, same: bool) -> None:  # noqa: FBT001
+    assert same_payload(Payload(json=a), Payload(json=b)) is same
+    assert same_payload(Payload(json=b), Payload(json=a)) is same
+
+
+def test_sameness_of_absence_and_messages() -> None:
+    failure = ValueType.of(failure_pb2.Failure)
+    assert same_payload(None, Payload())
+    assert same_payload(Payload(), Payload(json=" null"))
+    assert not same_payload(None, Payload(json="0"))
+    assert not same_payload(None, failure.encode(failure_pb2.Failure()))
+    assert not same_payload(Payload(json="{}"), failure.encode(failure_pb2.Failure()))
+    assert same_payload(failure.encode(FAILURE), failure.encode(FAILURE))
+    assert not same_payload(failure.encode(FAILURE), failure.encode(failure_pb2.Failure()))
+    assert not same_payload(Payload(message=any_pb2.Any(type_url="a/b")), Payload(message=any_pb2.Any(type_url="a/c")))
+
+
+def test_the_size_is_that_of_the_value_in_bytes() -> None:
+    assert payload_size(None) == payload_size(Payload()) == 0
+    assert payload_size(Payload(json='"abc"')) == 5
+    assert payload_size(Payload(json='"ä€"')) == 7
+    assert payload_size(Payload(message=any_pb2.Any(type_url="a/b", value=b"1234"))) == 4

@@ -1,0 +1,178 @@
+"""The examples' steps as plain functions, without a Mendflow server, against the real mail server and ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import smtplib
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from examples import campaign, order
+from mendflow import PermanentError
+from mendflow.context import ATTEMPT, Attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def mailbox(tmp_path: Path) -> Path:
+    return tmp_path / "mailbox.jsonl"
+
+
+@contextlib.contextmanager
+def mail_server(mailbox: Path, *options: str) -> Iterator[campaign.MailServer]:
+    command = [sys.executable, "-m", "examples.smtp_server", "--address", "127.0.0.1:0", "--mailbox", str(mailbox)]
+    command += ["--delay", "0", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            yield campaign.MailServer("127.0.0.1", int(line.rpartition(":")[2]))
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+@pytest.fixture
+def smtp(mailbox: Path) -> Iterator[campaign.MailServer]:
+    with mail_server(mailbox, "--turn-away", "0") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def an_attempt(key: str, number: int = 1) -> Iterator[None]:
+    token = ATTEMPT.set(Attempt(number=number, idempotency_key=key))
+    try:
+        yield
+    finally:
+        ATTEMPT.reset(token)
+
+
+def call(step: Any, *args: Any) -> Any:
+    """Call a `def` step: outside a workflow it answers at once, whatever its type says."""
+    return step(*args)
+
+
+def to(recipient: str) -> campaign.Message:
+    return campaign.Message("cafe@mendflow.example", recipient, "Grüße aus Köln", "Hello\n.\nand good-bye ✂\n")
+
+
+def filed(mailbox: Path) -> list[dict[str, Any]]:
+    lines = mailbox.read_text(encoding="utf-8").splitlines() if mailbox.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def test_the_recipients_are_those_of_the_file() -> None:
+    recipients = call(campaign.read_recipients, "recipients.csv")
+    assert len(recipients) == len({recipient.address for recipient in recipients}) == 25
+    assert campaign.Recipient("konrad@zuse.example", "Konrad Zuse", "Berlin") in recipients
+
+
+@pytest.mark.parametrize(("name", "said"), [("missing.csv", "there is no file"), ("bad.csv", "has no column 'name'")])
+def test_a_file_that_cannot_be_read_is_not_tried_again(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "bad.csv").write_text("address,city\na@b.example,Köln\n", encoding="utf-8")
+    with pytest.raises(PermanentError, match=said):
+        call(campaign.read_recipients, str(tmp_path / name))
+
+
+async def test_a_template_may_hold_a_dollar() -> None:
+    template = campaign.Template("$name from $city", "It costs 5 $ or $price, $name")
+    recipient = campaign.Recipient("ada@lovelace.example", "Ada", "London")
+    message = await campaign.render(template, "cafe@mendflow.example", recipient)
+    assert (message.subject, message.body) == ("Ada from London", "It costs 5 $ or $price, Ada")
+
+
+def test_two_attempts_send_under_one_message_id(smtp: campaign.MailServer, mailbox: Path) -> None:
+    deliveries = []
+    for number in (1, 2):
+        with an_attempt("k1", number):
+            deliveries.append(call(campaign.send, smtp, to("ada@lovelace.example")))
+    assert [delivery.attempts for delivery in deliveries] == [1, 2]
+    assert [line["message_id"] for line in filed(mailbox)] == ["<k1@mendflow.example>"] * 2
+    assert filed(mailbox)[0]["recipients"] == ["ada@lovelace.example"]
+    assert filed(mailbox)[0]["subject"] == "Grüße aus Köln"
+
+
+def test_a_greylisted_recipient_gets_it_at_the_second_try(smtp: campaign.MailServer, mailbox: Path) -> None:
+    with pytest.raises(smtplib.SMTPResponseException, match="451"):
+        call(campaign.send, smtp, to("grace@careful.example"))
+    assert filed(mailbox) == []
+    call(campaign.send, smtp, to("grace@careful.example"))
+    assert len(filed(mailbox)) == 1
+
+
+def test_a_rejected_recipient_stays_rejected(smtp: campaign.MailServer, mailbox: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(smtplib.SMTPResponseException, match="550"):
+            call(campaign.send, smtp, to("nobody@rejected.example"))
+    assert filed(mailbox) == []
+
+
+def test_every_second_connection_is_turned_away_when_told_so(mailbox: Path) -> None:
+    with mail_server(mailbox, "--turn-away", "2") as server:
+        call(campaign.send, server, to("ada@lovelace.example"))
+        with pytest.raises(smtplib.SMTPConnectError, match="421"):
+            call(campaign.send, server, to("ada@lovelace.example"))
+        call(campaign.send, server, to("ada@lovelace.example"))
+    assert len(filed(mailbox)) == 2
+
+
+@pytest.mark.parametrize("address", ["no at sign", "two@at@signs", "line\nbreak@x.example", "jürgen@x.example", ""])
+def test_what_is_no_address_is_not_tried_again(smtp: campaign.MailServer, mailbox: Path, address: str) -> None:
+    with pytest.raises(PermanentError, match="is not an address"):
+        call(campaign.send, smtp, to(address))
+    assert filed(mailbox) == []
+
+
+LAMP = order.Item("lamp", 4900, 2.5, 2)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    return str(tmp_path / "ledger.db")
+
+
+def test_an_effect_under_one_key_is_made_once(ledger: str) -> None:
+    for number in (1, 2):
+        with an_attempt("reserve", number):
+            call(order.reserve, ledger, "o-lamp", LAMP)
+        with an_attempt("charge", number):
+            call(order.charge, ledger, "o", 9800)
+        with an_attempt("ship", number):
+            assert call(order.ship, ledger, "o-lamp", LAMP) == "parcel-o-lamp"
+    assert order.entries(ledger) == [("reserved", "lamp", 2), ("charged", "money", 9800), ("shipped", "lamp", 2)]
+
+
+def test_an_undone_effect_is_undone_once_and_only_if_it_was(ledger: str) -> None:
+    call(order.refund, ledger, "o")
+    call(order.recall, ledger, "o-lamp", "lamp")
+    assert order.entries(ledger) == []
+    call(order.reserve, ledger, "o-lamp", LAMP)
+    call(order.reserve, ledger, "p-lamp", LAMP)
+    for _ in range(2):
+        call(order.release, ledger, "o-lamp", "lamp")
+    assert order.entries(ledger)[2:] == [("released", "lamp", 2)]
+
+
+def test_no_more_is_reserved_than_there_is(ledger: str) -> None:
+    piano = order.Item("piano", 290_000, 240)
+    call(order.reserve, ledger, "o-piano", piano)
+    with pytest.raises(PermanentError, match="1 of piano wanted, 0 left"):
+        call(order.reserve, ledger, "p-piano", piano)
+    call(order.release, ledger, "o-piano", "piano")
+    call(order.reserve, ledger, "p-piano", piano)
+    assert [kind for kind, _, _ in order.entries(ledger)] == ["reserved", "released", "reserved"]
+
+
+def test_what_is_too_heavy_is_not_shipped(ledger: str) -> None:
+    with pytest.raises(PermanentError, match="weighs 240 kg"):
+        call(order.ship, ledger, "o-piano", order.Item("piano", 290_000, 240))
+    assert order.entries(ledger) == []
