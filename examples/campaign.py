@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 
 #: A greylisting server accepts the same message a moment later; short waits, for people are looking on.
-SENDING = RetryPolicy(max_attempts=8, initial_interval=0.2, maximum_interval=2.0)
+#: A mail server that stays away is nobody's rejection: the campaign waits for an operator then.
+SENDING = RetryPolicy(max_attempts=6, initial_interval=0.2, maximum_interval=2.0, on_exhaustion="pause")
 
 
 @dataclass

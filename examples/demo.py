@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import csv
+import io
 import json
 import os
 import shlex
@@ -31,7 +32,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from examples.audit import audit
-from mendflow import Client
+from mendflow import Client, MendflowError
+from mendflow.command.narrate import narrate
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
@@ -49,6 +51,13 @@ DELAY = 0.8
 AWAY = 1.5
 #: The kill comes when so many messages are sent and so many more are under way.
 SENT, UNDER_WAY = 8, 3
+COLOURS = {
+    "attempt_failed": "yellow",
+    "progress_reported": "cyan",
+    "workflow_recovered": "green",
+    "workflow_succeeded": "green",
+    "workflow_failed": "red",
+}
 #: How long the whole campaign may take, in seconds.
 LIMIT = 120.0
 
@@ -187,7 +196,7 @@ class Watched:
 
     async def follow(self, handle: WorkflowHandle[Any]) -> None:
         """Watch to the end."""
-        async for event in handle.watch():
+        async for event in handle.watch(on_connection=show_connection):
             self.add(event)
         self._ended = True
         self._news.set()
@@ -203,7 +212,7 @@ class Watched:
         elif kind in {"attempt_succeeded", "attempt_failed"} and key in self.under_way:
             self.under_way.discard(key)
             self.sent += kind == "attempt_succeeded"
-        narrate(event)
+        show_event(event)
         self._news.set()
 
     async def in_the_middle(self) -> None:
@@ -224,9 +233,22 @@ class Watched:
             await self._news.wait()
 
 
-def narrate(event: event_pb2.Event) -> None:
-    """Print an event on a line."""
-    say(f"{event.sequence:4} {event.WhichOneof('detail')}")
+def show_event(event: event_pb2.Event) -> None:
+    """Print an event on a line, which on a terminal is not broken."""
+    line = f"   {narrate(event)}"
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        line = line if len(line) <= width else f"{line[: width - 1]}…"
+    kind = event.WhichOneof("detail") or ""
+    say(line, fg=COLOURS.get(kind), dim=kind == "attempt_started")
+
+
+def show_connection(up: bool, why: str) -> None:  # noqa: FBT001 - as the client calls it
+    """Print that the watch lost the server or has it back."""
+    say(
+        "   the watch is back, and goes on after the last event it saw" if up else f"   the watch waits: {why}",
+        dim=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -248,14 +270,11 @@ async def kill_and_restart(server: Server, watched: Watched, begun: float) -> De
     pid, under_way = server.pid, len(watched.under_way)
     server.kill()
     killed = time.monotonic()
-    # What was on its way to us when it died is still read.
-    await asyncio.sleep(0.1)
-    before = len(watched.events)
-    say()
-    say(f"✗ SIGKILL: server {pid} is dead, with {under_way} messages under way. The watch waits.", fg="red", bold=True)
+    say(f"✗ SIGKILL: server {pid} is dead, with {under_way} messages under way", fg="red", bold=True)
     await asyncio.sleep(AWAY)
-    say(f"✓ started again after {AWAY:g} s, on the same file; nobody told it what to do.", fg="green", bold=True)
-    say()
+    # What was on its way to us when it died has been read by now.
+    before = len(watched.events)
+    say(f"✓ started again after {AWAY:g} s, on the same file; nobody told it what to do", fg="green", bold=True)
     started, started_at = time.monotonic(), time.time()
     await server.start()
     ready = time.monotonic()
@@ -285,9 +304,8 @@ async def beside(watch: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Dea
 async def show(directory: Path) -> bool:
     """Show it, and tell whether all that is claimed holds."""
     server = Server(directory)
-    recipients = [
-        row["address"] for row in csv.DictReader((HERE / "recipients.csv").open(encoding="utf-8", newline=""))
-    ]
+    lines = (HERE / "recipients.csv").read_text(encoding="utf-8").splitlines()
+    recipients = [row["address"] for row in csv.DictReader(lines)]
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(mail_server(directory))
         stack.callback(server.stop)
@@ -365,16 +383,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--directory", type=Path, default=ROOT / ".demo", help="emptied, then used (%(default)s)")
     directory = parser.parse_args().directory.resolve()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         empty(directory)
         return 0 if asyncio.run(interruptible(directory)) else 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("stopped", err=True)
         return 130
+    except BrokenPipeError:
+        # Whoever read this has gone; what Python still holds for them must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except TimeoutError:
         say(f"the demo took longer than {LIMIT:g} s; the logs in {directory} say why", fg="red", err=True)
         return 1
-    except DemoFailed as error:
+    except (DemoFailed, MendflowError) as error:
         say(f"the demo could not be shown: {error}", fg="red", err=True)
         return 1
 

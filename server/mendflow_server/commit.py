@@ -112,12 +112,30 @@ class Committer:
             except CommitUnknown as error:
                 unknown = True
                 self._failed(error)
+            except StoreError as error:
+                return await self._one_by_one(batch, error)
             else:
                 if self.failing:
                     self.failing = ""
                     log.info("store_commits_again")
                 return result
             await asyncio.sleep(RETRY_PAUSE)
+
+    async def _one_by_one(self, batch: Batch, error: StoreError) -> BatchResult:
+        """One of them breaks a rule of the store, by a fault of ours: the others must not pay for it."""
+        if len(batch.changes) + len(batch.messages) == 1:
+            log.critical("change_refused_by_store", error=str(error))
+            lost = [Verdict.LOST]
+            return BatchResult(lost[: len(batch.changes)], lost[: len(batch.messages)], [0] * len(batch.messages), [0] * len(batch.messages))
+        result = BatchResult([], [], [], [])
+        parts = [Batch([change], []) for change in batch.changes] + [Batch([], [message]) for message in batch.messages]
+        for part in parts:
+            each = await self._commit(part)
+            result.changes += each.changes
+            result.messages += each.messages
+            result.message_keys += each.message_keys
+            result.message_ids += each.message_ids
+        return result
 
     def _failed(self, error: StoreError) -> None:
         if not self.failing:

@@ -393,6 +393,8 @@ class Engine:
         verdict, message_id = await asyncio.shield(future)
         if verdict is Verdict.MISSING:
             raise errors.WorkflowNotFound(workflow_id)
+        if verdict is Verdict.LOST:
+            raise errors.InternalFault(message.request_id)
         return verdict, message_id
 
     def _sent(

@@ -481,7 +481,9 @@ class Execution(Listener):
     def _closed(self, started: event_pb2.Event, closed: event_pb2.Event) -> None:
         if self.kernel.observer.traces:
             self._effects.append(lambda: self.kernel.observer.attempt_closed(self.row, self.history, started, closed))
-        if self.kernel.suspects:
+        # A lost attempt says nothing for its step: the next one has still to show that it does not kill.
+        lost = closed.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST
+        if self.kernel.suspects and not lost:
             key = started.attempt_started.step_key
             self._effects.append(lambda: self.kernel.suspect_ended(self.row.key, key))
 

@@ -34,9 +34,9 @@ class HttpServer:
         app.router.add_get("/health", self._ready)
         app.router.add_get("/health/live", self._alive)
         app.router.add_route("*", "/{path:.*}", _unknown)
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
-        site = web.TCPSite(runner, self._host, self._port, shutdown_timeout=1.0, reuse_port=False)
+        site = web.TCPSite(runner, self._host, self._port, reuse_port=False)
         try:
             await site.start()
         except OSError as error:

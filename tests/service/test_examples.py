@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from conftest import serving
+from conftest import free_port, serving
 
-from examples import order
+from examples import campaign, order
+from examples.smtp_server import Mailbox, mail_server
 from mendflow import WorkflowCancelled, WorkflowFailed
 from mendflow.v1 import event_pb2, failure_pb2
 
@@ -149,6 +150,34 @@ def test_the_demo_empties_no_directory_of_someone_elses(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "will not be emptied" in done.stderr
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "irreplaceable"
+
+
+# --- the campaign ---------------------------------------------------------------------------------
+
+
+async def test_a_campaign_without_a_mail_server_waits_for_one(tmp_path: Path) -> None:
+    port = free_port()
+    given = campaign.Campaign(
+        template=campaign.Template("Hello $name", "from $city"),
+        sender="cafe@mendflow.example",
+        recipients=str(tmp_path / "recipients.csv"),
+        smtp=campaign.MailServer(port=port),
+    )
+    (tmp_path / "recipients.csv").write_text("address,name,city\na@x.example,A,X\nb@x.example,B,X\n", encoding="utf-8")
+    mailbox = tmp_path / "mailbox.jsonl"
+    async with serving(tmp_path, definitions={"send_campaign": campaign.send_campaign}) as server:
+        handle = await server.client.start(campaign.send_campaign, given)
+        async with contextlib.AsyncExitStack() as stack:
+            async for event in handle.watch():
+                if event.HasField("workflow_paused"):
+                    if not mailbox.exists():
+                        mailbox.touch()
+                        await stack.enter_async_context(mail_server("127.0.0.1", port, Mailbox(mailbox, 0.0)))
+                    await handle.resume()
+            report = await handle.result()
+    assert [delivery.recipient for delivery in report.sent] == ["a@x.example", "b@x.example"]
+    assert report.rejected == []
+    assert len(mailbox.read_text(encoding="utf-8").splitlines()) == 2
 
 
 # --- the order ------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from examples import campaign, order
+from examples.audit import Finding, audit
 from mendflow import PermanentError
 from mendflow.context import ATTEMPT, Attempt
+from mendflow.v1 import event_pb2, failure_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,3 +178,152 @@ def test_what_is_too_heavy_is_not_shipped(ledger: str) -> None:
     with pytest.raises(PermanentError, match="weighs 240 kg"):
         call(order.ship, ledger, "o-piano", order.Item("piano", 290_000, 240))
     assert order.entries(ledger) == []
+
+
+# --- the demo's audit: each claim must be able to fail ------------------------------------------
+
+
+class Story:
+    """A demo in small: one message sent, one cut off and sent again, one rejected."""
+
+    def __init__(self) -> None:
+        self.history: list[event_pb2.Event] = []
+        self.begin("gather[0]/send", 1, "a@x.example")
+        self.begin("gather[1]/send", 1, "b@x.example")
+        self.begin("gather[2]/send", 1, "c@x.example")
+        self.succeed("gather[0]/send", 1)
+        self.fail("gather[2]/send", 1, failure_pb2.FAILURE_KIND_PERMANENT)
+        self.before = len(self.history)
+        self.add(workflow_recovered=event_pb2.WorkflowRecovered(generation=2))
+        self.fail("gather[1]/send", 1, failure_pb2.FAILURE_KIND_LOST)
+        self.begin("gather[1]/send", 2, "b@x.example")
+        self.succeed("gather[1]/send", 2)
+        self.watched = list(self.history)
+        sent = {recipient: campaign.message_id(f"key of {key}") for recipient, key in SENT.items()}
+        self.report: dict[str, Any] = {
+            "sent": [{"recipient": who, "message_id": identity} for who, identity in sent.items()],
+            "rejected": [{"recipient": "c@x.example", "why": "no mailbox"}],
+        }
+        self.mailbox = [{"message_id": identity, "recipients": [who]} for who, identity in sent.items()]
+
+    def add(self, **detail: Any) -> None:
+        self.history.append(event_pb2.Event(sequence=len(self.history) + 1, **detail))
+
+    def begin(self, key: str, number: int, recipient: str) -> None:
+        started = event_pb2.AttemptStarted(step_key=key, step_name="send", attempt=number)
+        if number == 1:
+            started.idempotency_key = f"key of {key}"
+            started.input.json = json.dumps({"message": {"recipient": recipient}})
+        self.add(attempt_started=started)
+
+    def succeed(self, key: str, number: int) -> None:
+        self.add(attempt_succeeded=event_pb2.AttemptSucceeded(step_key=key, attempt=number))
+
+    def fail(self, key: str, number: int, kind: Any) -> None:
+        failed = event_pb2.AttemptFailed(step_key=key, attempt=number, failure=failure_pb2.Failure(kind=kind))
+        self.add(attempt_failed=failed)
+
+    def findings(self) -> dict[str, Finding]:
+        """Answer the findings by the beginning of their claims."""
+        found = audit(
+            watched=self.watched,
+            watched_before_death=self.before,
+            history=self.history,
+            report=self.report,
+            recipients=["a@x.example", "b@x.example", "c@x.example"],
+            mailbox=self.mailbox,
+        )
+        return dict(zip(CLAIMS, found, strict=True))
+
+
+SENT = {"a@x.example": "gather[0]/send", "b@x.example": "gather[1]/send"}
+CLAIMS = ("watch", "lost", "ran again", "retried", "kept", "recipients", "twice")
+
+
+def test_a_good_story_holds() -> None:
+    findings = Story().findings()
+    assert [name for name, finding in findings.items() if not finding.holds] == []
+    assert findings["lost"].claim.startswith("lost: nothing. 1 recorded results")
+    assert findings["ran again"].details == ("gather[1]/send: attempt 1 cut off, attempt 2 ok, same key (b@x.example)",)
+
+
+def miss_an_event(story: Story) -> None:
+    del story.watched[3]
+
+
+def see_an_event_twice(story: Story) -> None:
+    story.watched.insert(3, story.watched[3])
+
+
+def run_what_was_recorded_again(story: Story) -> None:
+    story.begin("gather[0]/send", 2, "a@x.example")
+    story.watched = list(story.history)
+
+
+def record_a_result_twice(story: Story) -> None:
+    story.succeed("gather[1]/send", 2)
+    story.watched = list(story.history)
+
+
+def cut_off_what_had_ended(story: Story) -> None:
+    story.fail("gather[0]/send", 1, failure_pb2.FAILURE_KIND_LOST)
+    story.watched = list(story.history)
+
+
+def forget_what_was_cut_off(story: Story) -> None:
+    story.history[story.before + 1].attempt_failed.failure.kind = failure_pb2.FAILURE_KIND_TRANSIENT
+
+
+def try_again_without_a_reason(story: Story) -> None:
+    story.begin("gather[0]/send", 2, "a@x.example")
+
+
+def send_under_another_key(story: Story) -> None:
+    story.report["sent"][1]["message_id"] = story.mailbox[1]["message_id"] = "<another@mendflow.example>"
+
+
+def lose_a_message(story: Story) -> None:
+    story.mailbox.pop()
+
+
+def report_nothing_of_one(story: Story) -> None:
+    story.report["rejected"].clear()
+
+
+def send_twice_what_was_not_cut_off(story: Story) -> None:
+    story.mailbox.append(story.mailbox[0])
+
+
+def send_thrice_what_was_cut_off_once(story: Story) -> None:
+    story.mailbox += [story.mailbox[1]] * 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "claim"),
+    [
+        (miss_an_event, "watch"),
+        (see_an_event_twice, "watch"),
+        (run_what_was_recorded_again, "lost"),
+        (record_a_result_twice, "lost"),
+        (cut_off_what_had_ended, "ran again"),
+        (forget_what_was_cut_off, "ran again"),
+        (try_again_without_a_reason, "retried"),
+        (send_under_another_key, "kept"),
+        (lose_a_message, "recipients"),
+        (report_nothing_of_one, "recipients"),
+        (send_twice_what_was_not_cut_off, "twice"),
+        (send_thrice_what_was_cut_off_once, "twice"),
+    ],
+)
+def test_a_spoilt_story_is_found_out(spoil: Callable[[Story], None], claim: str) -> None:
+    story = Story()
+    spoil(story)
+    assert not story.findings()[claim].holds
+
+
+def test_what_arrived_twice_after_a_cut_is_told_and_allowed() -> None:
+    story = Story()
+    story.mailbox.append(story.mailbox[1])
+    twice = story.findings()["twice"]
+    assert twice.holds
+    assert twice.details == ("b@x.example: 2 times <key of gather[1]/send@mendflow.example>",)
