@@ -355,10 +355,13 @@ def tell(death: Death, findings: Sequence[Finding], took: float, server: Server)
         for detail in finding.details:
             say(f"        {detail}", dim=True)
     headline("go on")
-    serve = ["mendflow", *server.command()]
+    # Where pip put it, for the environment may not be the shell's own.
+    program = Path(sys.executable).with_name("mendflow")
+    name = str(program.relative_to(ROOT) if program.is_relative_to(ROOT) else program)
+    mendflow = shlex.quote(name if program.exists() else "mendflow")
     say(f"  cd {shlex.quote(str(ROOT))}")
-    say(f"  {shlex.join(serve)}")
-    say(f"  mendflow show {WORKFLOW_ID} --server {server.grpc_address}      # in another terminal")
+    say(f"  {mendflow} {shlex.join(server.command())}")
+    say(f"  {mendflow} show {WORKFLOW_ID} --server {server.grpc_address}      # in another terminal")
     say(f"  cat {shlex.quote(str(server.directory / 'mailbox.jsonl'))} {shlex.quote(str(server.log))}")
 
 

@@ -191,7 +191,6 @@ async def place_order(order: Order) -> Receipt:
         return await _fulfil(order, undoing)
     except (Exception, asyncio.CancelledError):
         # Not BaseException: by some of these the engine itself takes a workflow out of memory, which is no end.
-        progress(0, 0, f"undoing {len(undoing)} steps")
         for step_back in reversed(undoing):
             await step_back()
         raise

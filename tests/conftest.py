@@ -1,4 +1,4 @@
-"""Servers for tests: one in this process, whose parts can be seen, and one in a process of its own, which can be killed."""
+"""Servers for tests: one in this process, whose parts can be seen, and one of its own, which can be killed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 import workflows as test_workflows
+
 from mendflow import Client, Workflow
 from mendflow.v1 import operator_service_pb2_grpc, workflow_service_pb2_grpc
 from mendflow_server.app import App

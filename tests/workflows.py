@@ -108,7 +108,7 @@ async def refuse(message: str) -> None:
 @step(retry=RetryPolicy(max_attempts=2, initial_interval=0.01, on_exhaustion="pause"))
 async def needs_help(flag: str) -> str:
     """Fail until the flag file exists, and pause when retries are used up."""
-    if not Path(flag).exists():
+    if not Path(flag).exists():  # noqa: ASYNC240 - a test's flag
         msg = "not yet"
         raise TransientError(msg)
     return "helped"
@@ -338,3 +338,13 @@ async def _nested(name: str) -> str:
     await sleep(0.02)
     first, second = await gather(note_down(f"{name}-c"), note_down(f"{name}-d"))
     return first + second
+
+
+@workflow
+async def slow_to_clean() -> None:
+    """Clean up for long when cancelled."""
+    try:
+        await hold(30, "work")
+    except asyncio.CancelledError:
+        await hold(30, "clean-up")
+        raise

@@ -74,8 +74,9 @@ class StepCall(Call[T]):
         """Run the function."""
 
         async def plain() -> T:
-            result = self.step.function(*self.args, **self.kwargs)
-            return await result if inspect.isawaitable(result) else result
+            result: Any = self.step.function(*self.args, **self.kwargs)
+            answer: T = await result if inspect.isawaitable(result) else result
+            return answer
 
         return plain()
 
@@ -101,7 +102,7 @@ class SignalWait(Call[T]):
 
     __slots__ = ("name", "timeout", "value_type")
 
-    def __init__(self, name: str, value_type: ValueType[T], timeout: float | None) -> None:  # noqa: ASYNC109 - a durable one
+    def __init__(self, name: str, value_type: ValueType[T], timeout: float | None) -> None:
         self.name = name
         self.value_type = value_type
         self.timeout = timeout
@@ -135,9 +136,7 @@ def _seconds(what: str, value: float | timedelta) -> float:
     return seconds
 
 
-def sleep(
-    seconds: float | timedelta = 0, *, minutes: float = 0, hours: float = 0, days: float = 0
-) -> Awaitable[None]:
+def sleep(seconds: float | timedelta = 0, *, minutes: float = 0, hours: float = 0, days: float = 0) -> Awaitable[None]:
     """Wait for the sum of the arguments, durably: across restarts, and holding no slot and no memory.
 
     Raises ValueError for a sum below zero or above a hundred years.

@@ -76,7 +76,7 @@ class Attempt:
         number: int = 1,
         idempotency_key: str = "",
         deadline: datetime | None = None,
-        last_heartbeat: Any = None,  # noqa: ANN401 - any JSON value
+        last_heartbeat: Any = None,
     ) -> None:
         self.workflow_id = workflow_id
         self.workflow_type = workflow_type
@@ -86,7 +86,7 @@ class Attempt:
         self.deadline = deadline
         self.last_heartbeat = last_heartbeat
 
-    def heartbeat(self, details: Any = None) -> None:  # noqa: ANN401 - any JSON value
+    def heartbeat(self, details: Any = None) -> None:
         """Keep ``details`` (any JSON value) for the next attempt, should this one not end well.
 
         The latest is written at most once a second, and before the attempt

@@ -71,7 +71,7 @@ class Step(Generic[P, R]):
     function: Callable[P, Any]
     name: str
     retry: RetryPolicy
-    timeout: float | None | Default
+    timeout: float | Default | None
     overlap: bool
     key: str
 
@@ -107,7 +107,7 @@ class Step(Generic[P, R]):
         self,
         *,
         retry: RetryPolicy | None = None,
-        timeout: float | timedelta | None | Default = DEFAULT,
+        timeout: float | timedelta | Default | None = DEFAULT,
         overlap: bool | None = None,
         key: str | None = None,
     ) -> Step[P, R]:
@@ -130,7 +130,7 @@ def step(
     *,
     name: str | None = ...,
     retry: RetryPolicy | None = ...,
-    timeout: float | timedelta | None | Default = ...,
+    timeout: float | timedelta | Default | None = ...,
     overlap: bool = ...,
 ) -> _Decorator: ...
 def step(
@@ -139,7 +139,7 @@ def step(
     *,
     name: str | None = None,
     retry: RetryPolicy | None = None,
-    timeout: float | timedelta | None | Default = DEFAULT,
+    timeout: float | timedelta | Default | None = DEFAULT,
     overlap: bool = False,
 ) -> Any:
     """Make a function a step: its result is recorded once and never computed again.

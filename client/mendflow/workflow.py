@@ -33,6 +33,7 @@ class Workflow(Generic[I, R]):
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, R]:
+        """Run the function itself, without a server."""
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
     from mendflow.workflow import Workflow
-
     from mendflow_server.clock import Clock
     from mendflow_server.settings import Settings
 
@@ -59,7 +58,7 @@ class App:
         self._stack = contextlib.AsyncExitStack()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def __aenter__(self) -> App:
+    async def __aenter__(self) -> Self:
         """Open the store, recover, serve. Raises `StoreRefused`, `CannotListen`, `DefinitionError`."""
         for definition in self.definitions.values():
             definition.check()
@@ -113,9 +112,7 @@ class App:
         self.grpc, self.grpc_port = build_grpc_server(
             settings,
             settings.grpc_address,
-            workflow_service=WorkflowService(
-                self.engine, settings, trace=trace_from_metadata, version=VERSION
-            ),
+            workflow_service=WorkflowService(self.engine, settings, trace=trace_from_metadata, version=VERSION),
             operator_service=OperatorService(self.engine, settings),
             health_servicer=self.health.servicer,
         )
@@ -183,7 +180,7 @@ class App:
         log.info("drained", attempts_left=engine.running, seconds=round(self.clock.monotonic() - began, 3))
 
     async def _until(self, done: Any, limit: float) -> None:
-        while not done() and self.clock.monotonic() < limit:
+        while not done() and self.clock.monotonic() < limit:  # noqa: ASYNC110 - many things at once may end it
             await asyncio.sleep(DRAIN_LOOK)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextvars
 import inspect
 import queue
 import threading
@@ -29,15 +28,14 @@ from mendflow.codec import ValueType, payload_size
 from mendflow.context import ATTEMPT, Attempt
 from mendflow.errors import PayloadError
 from mendflow.v1 import failure_pb2, payload_pb2
-
 from mendflow_server.retry import cancelled_failure, classify, timeout_failure
 
 if TYPE_CHECKING:
+    import contextvars
     from collections.abc import Callable
     from datetime import datetime
 
     from mendflow.step import Step
-
     from mendflow_server.clock import Clock
     from mendflow_server.timers import Timer, Timers
 
@@ -91,7 +89,7 @@ class _Running(Attempt):
         )
         self._body = body
 
-    def heartbeat(self, details: Any = None) -> None:  # noqa: ANN401 - any JSON value
+    def heartbeat(self, details: Any = None) -> None:
         """Keep the details; on a thread that was cancelled, raise CancelledError."""
         body = self._body
         if body.closed and not body.order.step.is_async:
@@ -199,7 +197,9 @@ class Body:
         payload = self.order.step.output_type.encode(result)
         size = payload_size(payload)
         if size > self.runner.payload_limit:
-            msg = f"the result of step {self.order.step.name} has {size} bytes; the limit is {self.runner.payload_limit}"
+            msg = (
+                f"the result of step {self.order.step.name} has {size} bytes; the limit is {self.runner.payload_limit}"
+            )
             raise PayloadError(msg)
         return Report(payload, None)
 
@@ -265,7 +265,7 @@ class Slots:
 class Attempts:
     """All bodies of this process."""
 
-    def __init__(  # noqa: PLR0913 - a composition root calls it once
+    def __init__(
         self,
         *,
         clock: Clock,

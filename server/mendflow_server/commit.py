@@ -126,7 +126,12 @@ class Committer:
         if len(batch.changes) + len(batch.messages) == 1:
             log.critical("change_refused_by_store", error=str(error))
             lost = [Verdict.LOST]
-            return BatchResult(lost[: len(batch.changes)], lost[: len(batch.messages)], [0] * len(batch.messages), [0] * len(batch.messages))
+            return BatchResult(
+                lost[: len(batch.changes)],
+                lost[: len(batch.messages)],
+                [0] * len(batch.messages),
+                [0] * len(batch.messages),
+            )
         result = BatchResult([], [], [], [])
         parts = [Batch([change], []) for change in batch.changes] + [Batch([], [message]) for message in batch.messages]
         for part in parts:

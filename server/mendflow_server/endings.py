@@ -9,7 +9,6 @@ from mendflow.codec import payload_size
 from mendflow.errors import PayloadError
 from mendflow.retry import RetryPolicy
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-
 from mendflow_server.retry import cancelled_failure, classify
 from mendflow_server.states import State
 from mendflow_server.store.protocol import InboxKind
@@ -58,15 +57,15 @@ def of_run(journal: Journal, run: Run, now: float, payload_limit: int) -> Closed
     if isinstance(error, asyncio.CancelledError) and journal.history.cancel:
         return cancelled(journal, cut=[], deadline=False)
     failure = classify(error, policy=_POLICY, now=now).failure
-    return failed(journal, failure, 0)
+    return failed(journal, failure, event_pb2.STATE_REASON_UNSPECIFIED)
 
 
-def failed(journal: Journal, failure: failure_pb2.Failure, reason: event_pb2.StateReason | int) -> Closed:
+def failed(journal: Journal, failure: failure_pb2.Failure, reason: event_pb2.StateReason.ValueType) -> Closed:
     """End as FAILED."""
     closed = close_attempts(journal)
     event = journal.new()
     event.workflow_failed.failure.CopyFrom(failure)
-    event.workflow_failed.reason = reason  # type: ignore[assignment] # 0 is STATE_REASON_UNSPECIFIED
+    event.workflow_failed.reason = reason
     journal.add(event)
     return closed
 

@@ -21,9 +21,9 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import structlog
+
 from mendflow.codec import same_payload
 from mendflow.v1 import event_pb2, workflow_pb2
-
 from mendflow_server import errors
 from mendflow_server.attempts import Attempts
 from mendflow_server.execution import Execution
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from mendflow.v1 import payload_pb2, workflow_service_pb2
     from mendflow.workflow import Workflow
-
     from mendflow_server.clock import Clock
     from mendflow_server.commit import Committer
     from mendflow_server.kernel import Observer
@@ -140,29 +139,26 @@ class Engine:
                 continue
             execution.journal.now = now
             dirty[execution] = None
-            try:
-                call()
-            except Exception:
-                self._faulty(execution)
+            self._guarded(execution, call)
         self._dirty = {}
         for execution in dirty:
             if not execution.gone:
-                try:
-                    execution.flush()
-                except Exception:
-                    self._faulty(execution)
+                self._guarded(execution, execution.flush)
         self._turning = False
         if self._queue or self._dirty:
             self._schedule()
 
-    def _faulty(self, execution: Execution) -> None:
-        """A fault of our own: it must not take the other workflows with it."""
-        log.exception("engine_fault", workflow_id=execution.row.workflow_id, error_id=execution.row.uid)
-        execution.drop()
-        self._forget(execution)
-        for future, _ in self._starts.pop(execution, []):
-            if not future.done():
-                future.set_exception(errors.InternalFault(execution.row.uid))
+    def _guarded(self, execution: Execution, call: Callable[[], None]) -> None:
+        """A fault of our own in one workflow must not take the others with it."""
+        try:
+            call()
+        except Exception:
+            log.exception("engine_fault", workflow_id=execution.row.workflow_id, error_id=execution.row.uid)
+            execution.drop()
+            self._forget(execution)
+            for future, _ in self._starts.pop(execution, []):
+                if not future.done():
+                    future.set_exception(errors.InternalFault(execution.row.uid))
 
     # Starting.
 
@@ -341,45 +337,46 @@ class Engine:
     async def cancel(self, workflow_id: str, *, reason: str, request_id: str, actor: str) -> Row:
         """Ask for the end; answer the row as it is then."""
         row = await self.find(workflow_id)
-        if row.state not in FINAL_STATES and row.state != workflow_pb2.WORKFLOW_STATE_CANCELLING:
-            content = event_pb2.CancelRequested(actor=actor, reason=reason, request_id=request_id)
-            row = await self._command(workflow_id, InboxKind.CANCEL, content.SerializeToString())
-        if row.state in FINAL_STATES and row.state != workflow_pb2.WORKFLOW_STATE_CANCELLED:
-            raise errors.WorkflowEnded(workflow_id, row.state)
-        return row
+        if row.state == workflow_pb2.WORKFLOW_STATE_CANCELLING:
+            return row
+        content = event_pb2.CancelRequested(actor=actor, reason=reason, request_id=request_id)
+        return await self._command(row, InboxKind.CANCEL, content, workflow_pb2.WORKFLOW_STATE_CANCELLED)
 
     async def resume(self, workflow_id: str, *, reason: str, actor: str) -> Row:
         """Let a stopped workflow go on; answer the row as it is then."""
         row = await self.find(workflow_id)
-        if row.state in FINAL_STATES:
-            raise errors.WorkflowEnded(workflow_id, row.state)
-        if row.state not in (workflow_pb2.WORKFLOW_STATE_PAUSED, workflow_pb2.WORKFLOW_STATE_QUARANTINED):
+        stopped = (workflow_pb2.WORKFLOW_STATE_PAUSED, workflow_pb2.WORKFLOW_STATE_QUARANTINED)
+        if row.state not in FINAL_STATES and row.state not in stopped:
             raise errors.WrongState(workflow_id, row.state, "only a PAUSED or QUARANTINED workflow can be resumed")
         content = event_pb2.WorkflowResumed(actor=actor, reason=reason)
-        return await self._command(workflow_id, InboxKind.RESUME, content.SerializeToString())
+        return await self._command(row, InboxKind.RESUME, content, None)
 
     async def terminate(self, workflow_id: str, *, reason: str, actor: str) -> Row:
         """End a workflow in any open state; answer the row as it is then."""
         row = await self.find(workflow_id)
-        if row.state not in FINAL_STATES:
-            content = event_pb2.WorkflowTerminated(actor=actor, reason=reason)
-            row = await self._command(workflow_id, InboxKind.TERMINATE, content.SerializeToString())
-        if row.state in FINAL_STATES and row.state != workflow_pb2.WORKFLOW_STATE_TERMINATED:
-            raise errors.WorkflowEnded(workflow_id, row.state)
-        return row
+        content = event_pb2.WorkflowTerminated(actor=actor, reason=reason)
+        return await self._command(row, InboxKind.TERMINATE, content, workflow_pb2.WORKFLOW_STATE_TERMINATED)
 
-    async def _command(self, workflow_id: str, kind: InboxKind, content: bytes) -> Row:
-        """Send a message and, if it does not take long, wait until its driver has taken it in."""
-        verdict, message_id = await self._send(workflow_id, kind, "", content)
-        if verdict is Verdict.DONE:
-            future = self._taken_waits.setdefault(message_id, self._loop.create_future())
-            timer = self._loop.call_later(self.settings.commit_patience, _give_up, future)
-            try:
-                await asyncio.shield(future)
-            finally:
-                timer.cancel()
-                self._taken_waits.pop(message_id, None)
-        return await self.find(workflow_id)
+    async def _command(self, row: Row, kind: InboxKind, content: Any, wanted: int | None) -> Row:
+        """Send a message and, if it does not take long, wait until its driver has taken it in.
+
+        A workflow that has ended already is refused, unless it is in the ``wanted`` state.
+        """
+        if row.state not in FINAL_STATES:
+            verdict, message_id = await self._send(row.workflow_id, kind, "", content.SerializeToString())
+            if verdict is Verdict.DONE:
+                future = self._taken_waits.setdefault(message_id, self._loop.create_future())
+                timer = self._loop.call_later(self.settings.commit_patience, _give_up, future)
+                try:
+                    await asyncio.shield(future)
+                finally:
+                    timer.cancel()
+                    self._taken_waits.pop(message_id, None)
+                return await self.find(row.workflow_id)
+            row = await self.find(row.workflow_id)
+        if row.state != wanted:
+            raise errors.WorkflowEnded(row.workflow_id, row.state)
+        return row
 
     async def _send(self, workflow_id: str, kind: InboxKind, request_id: str, content: bytes) -> tuple[Verdict, int]:
         self._refuse_if_unable()
@@ -514,15 +511,7 @@ class Engine:
         """A change is on disk."""
         row = change.row
         if fresh:
-            if not execution.gone:
-                self._by_key[row.key] = execution
-            started = execution.history.started
-            self.observer.workflow_started(row)
-            for index, (future, command) in enumerate(self._starts.pop(execution, [])):
-                if index == 0 and not future.done():
-                    future.set_result((row, True))
-                else:
-                    self._answer(future, command, row, started)
+            self._became_durable(execution, row)
         self.watchers.publish(row.key, events, ended=change.final)
         for message_id in change.taken:
             taken = self._taken_waits.get(message_id)
@@ -536,6 +525,17 @@ class Engine:
             self.observer.workflow_recovered(row, events[0])
         if execution.gone and not change.final:
             self._reload(execution)
+
+    def _became_durable(self, execution: Execution, row: Row) -> None:
+        """A new workflow's start is on disk: whoever waits for that is told."""
+        if not execution.gone:
+            self._by_key[row.key] = execution
+        self.observer.workflow_started(row)
+        for index, (future, command) in enumerate(self._starts.pop(execution, [])):
+            if index == 0 and not future.done():
+                future.set_result((row, True))
+            else:
+                self._answer(future, command, row, execution.history.started)
 
     def finished(self, execution: Execution, final: event_pb2.Event) -> None:
         """The workflow's end is on disk."""

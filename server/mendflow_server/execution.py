@@ -20,7 +20,6 @@ from mendflow.errors import PayloadError
 from mendflow.retry import RetryPolicy
 from mendflow.step import Default
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-
 from mendflow_server import endings
 from mendflow_server.attempts import Body, Listener, Order, Report
 from mendflow_server.history import History, seconds, set_time
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
     from mendflow.v1.payload_pb2 import Payload
     from mendflow.workflow import Workflow
-
     from mendflow_server.history import CallRecord
     from mendflow_server.kernel import Kernel
     from mendflow_server.store.protocol import Loaded
@@ -236,7 +234,7 @@ class Execution(Listener):
         """
         self.kernel.reload(self, explanation)
 
-    def _pause(self, reason: event_pb2.StateReason, explanation: str, step_key: str) -> None:
+    def _pause(self, reason: event_pb2.StateReason.ValueType, explanation: str, step_key: str) -> None:
         event = self.journal.new()
         event.workflow_paused.reason = reason
         event.workflow_paused.explanation = explanation
@@ -260,7 +258,7 @@ class Execution(Listener):
         self._alert("workflow_quarantined", event_pb2.ALERT_SEVERITY_CRITICAL, explanation)
         self._drop_run()
 
-    def _alert(self, name: str, severity: event_pb2.AlertSeverity, message: str) -> None:
+    def _alert(self, name: str, severity: event_pb2.AlertSeverity.ValueType, message: str) -> None:
         event = self.journal.new()
         event.alert_raised.name = name
         event.alert_raised.severity = severity
@@ -445,7 +443,9 @@ class Execution(Listener):
         elif held:
             decision.action = failure_pb2.RETRY_ACTION_RETRY
             decision.reason = failure_pb2.RETRY_REASON_SUSPECTED
-            decision.explanation = "In flight at two deaths of the server in a row: the next attempt waits for its turn."
+            decision.explanation = (
+                "In flight at two deaths of the server in a row: the next attempt waits for its turn."
+            )
         else:
             decision.CopyFrom(
                 decide(
@@ -582,7 +582,7 @@ class Execution(Listener):
                 self._want(key)
 
     def _set_timer(self) -> None:
-        wake = None if self.history.stopped or self.opaque and not self.history.cancel else wake_time(self.history)
+        wake = None if self.history.stopped or (self.opaque and not self.history.cancel) else wake_time(self.history)
         if wake is None:
             if self._timer is not None:
                 self._timer.cancel()

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from google.protobuf.timestamp_pb2 import Timestamp
+
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 
 if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
     from collections.abc import Callable, Iterable
 
     from mendflow.v1.payload_pb2 import Payload
@@ -174,7 +175,7 @@ class History:
     def _workflow_started(self, event: event_pb2.Event) -> None:
         self.started = event
 
-    def _nothing(self, event: event_pb2.Event) -> None:
+    def _nothing(self, _: event_pb2.Event) -> None:
         """Only for people: changes no decision."""
 
     def _workflow_paused(self, event: event_pb2.Event) -> None:

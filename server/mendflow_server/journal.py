@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mendflow.v1 import event_pb2
-
 from mendflow_server.history import History, set_time
 
 

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mendflow.v1 import event_pb2
-
     from mendflow_server.attempts import Attempts
     from mendflow_server.clock import Clock
     from mendflow_server.commit import Committer
@@ -36,9 +35,7 @@ class Observer(Protocol):
     def attempt_failed(self, row: Row, event: event_pb2.Event) -> None:
         """An attempt failed, was lost or was cancelled."""
 
-    def attempt_closed(
-        self, row: Row, history: History, started: event_pb2.Event, closed: event_pb2.Event
-    ) -> None:
+    def attempt_closed(self, row: Row, history: History, started: event_pb2.Event, closed: event_pb2.Event) -> None:
         """An attempt is closed: its span can be told."""
 
     def workflow_ended(self, row: Row, history: History, final: event_pb2.Event) -> None:

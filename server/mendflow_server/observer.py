@@ -6,9 +6,9 @@ import contextvars
 from typing import TYPE_CHECKING
 
 import structlog
-from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from opentelemetry import context as otel_context
 
+from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.telemetry import attempt_context
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ class LogsAndSpans:
             "workflow_ended",
             workflow_id=row.workflow_id,
             workflow_type=row.workflow_type,
-            state=workflow_pb2.WorkflowState.Name(row.state).removeprefix("WORKFLOW_STATE_"),
+            state=workflow_pb2.WorkflowState.Name(workflow_pb2.WorkflowState.ValueType(row.state)).removeprefix(
+                "WORKFLOW_STATE_"
+            ),
             seconds=round(((row.end_time or row.create_time) - row.create_time) / 1e6, 6),
             trace_id=row.trace_id,
         )
@@ -86,9 +88,7 @@ class LogsAndSpans:
         """Someone cancelled, resumed or terminated a workflow."""
         name = event.WhichOneof("detail") or ""
         detail = getattr(event, name)
-        log.info(
-            name, workflow_id=row.workflow_id, actor=detail.actor, reason=detail.reason, trace_id=row.trace_id
-        )
+        log.info(name, workflow_id=row.workflow_id, actor=detail.actor, reason=detail.reason, trace_id=row.trace_id)
 
     def alert(self, row: Row, event: event_pb2.Event) -> None:
         """An alert was raised."""

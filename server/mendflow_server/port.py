@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from mendflow.v1.event_pb2 import Event, TraceContext
     from mendflow.v1.payload_pb2 import Payload
     from mendflow.workflow import Workflow
-
     from mendflow_server.store.protocol import Row
 
 __all__ = ["Ending", "StartCommand"]

@@ -30,15 +30,14 @@ from mendflow.codec import payload_size, same_payload
 from mendflow.context import RUN
 from mendflow.errors import NotDurable, PayloadError, SignalTimeout, StepFailed
 from mendflow.v1 import failure_pb2
-
 from mendflow_server.history import set_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
     from mendflow.v1 import payload_pb2
+    from mendflow.v1.event_pb2 import Event
     from mendflow.workflow import Workflow
-
     from mendflow_server.history import CallRecord
     from mendflow_server.journal import Journal
 
@@ -276,9 +275,11 @@ class Run:
         if isinstance(asked, StepCall):
             return self._ask_step(fiber, asked)
         if isinstance(asked, Sleep):
-            return self._ask_sleep(fiber, asked)
+            self._ask_sleep(fiber, asked)
+            return None
         if isinstance(asked, SignalWait):
-            return self._ask_signal(fiber, asked)
+            self._ask_signal(fiber, asked)
+            return None
         if isinstance(asked, Gather):
             self._ask_gather(fiber, asked)
             return None
@@ -400,27 +401,35 @@ class Run:
             return None, asyncio.CancelledError()
         detail = event.WhichOneof("detail")
         if detail == "attempt_succeeded" and isinstance(call, StepCall):
-            output = event.attempt_succeeded.output if event.attempt_succeeded.HasField("output") else None
-            try:
-                return call.step.output_type.decode(output), None
-            except PayloadError as error:
-                msg = f"step {record.key}: the recorded result does not fit the step's type any more: {error}"
-                raise NonDeterminism(msg) from error
-        if detail == "attempt_failed":
-            if event.attempt_failed.decision.action == failure_pb2.RETRY_ACTION_CANCEL_STEP:
-                return None, asyncio.CancelledError()
-            return None, StepFailed(record.key, event.attempt_failed.failure)
+            return self._result(call, record, event), None
         if detail == "signal_taken" and isinstance(call, SignalWait):
-            signal = self.history.signals[event.signal_taken.signal_sequence]
-            try:
-                return call.value_type.decode(signal.data if signal.HasField("data") else None), None
-            except PayloadError as error:
-                return None, error
-        if detail == "signal_timed_out":
-            return None, SignalTimeout(record.name)
-        if detail == "call_cancelled":
-            return None, asyncio.CancelledError()
-        return None, None
+            return self._signal_data(call, event)
+        return None, self._error(record, event)
+
+    def _result(self, call: StepCall[Any], record: CallRecord, event: Event) -> Any:
+        output = event.attempt_succeeded.output if event.attempt_succeeded.HasField("output") else None
+        try:
+            return call.step.output_type.decode(output)
+        except PayloadError as error:
+            msg = f"step {record.key}: the recorded result does not fit the step's type any more: {error}"
+            raise NonDeterminism(msg) from error
+
+    def _signal_data(self, call: SignalWait[Any], event: Event) -> tuple[Any, BaseException | None]:
+        signal = self.history.signals[event.signal_taken.signal_sequence]
+        try:
+            return call.value_type.decode(signal.data if signal.HasField("data") else None), None
+        except PayloadError as error:
+            return None, error
+
+    def _error(self, record: CallRecord, event: Event) -> BaseException | None:
+        """Answer what an outcome that is no value raises; None for a timer."""
+        if event.HasField("attempt_failed"):
+            if event.attempt_failed.decision.action == failure_pb2.RETRY_ACTION_CANCEL_STEP:
+                return asyncio.CancelledError()
+            return StepFailed(record.key, event.attempt_failed.failure)
+        if event.HasField("signal_timed_out"):
+            return SignalTimeout(record.name)
+        return asyncio.CancelledError() if event.HasField("call_cancelled") else None
 
     # Cancelling.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mendflow.v1 import event_pb2, workflow_pb2
-
 from mendflow_server.history import FINAL_DETAILS
 
 if TYPE_CHECKING:

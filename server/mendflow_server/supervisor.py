@@ -11,8 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
-from mendflow.v1 import event_pb2
 
+from mendflow.v1 import event_pb2
 from mendflow_server.crash_budget import Unit, after_death
 from mendflow_server.engine import LOAD_PAGE, CrashBudgetPort
 from mendflow_server.history import History, UnknownEvent
@@ -61,7 +61,9 @@ class Supervisor(CrashBudgetPort):
         """Take over everything that was under way when the last process ended."""
         began = self._clock.monotonic()
         previous = await self._store.begin_life(
-            Life(self._engine.replica_id, round(self._clock.time() * 1e6), round(self._clock.time() * 1e6), drained=False)
+            Life(
+                self._engine.replica_id, round(self._clock.time() * 1e6), round(self._clock.time() * 1e6), drained=False
+            )
         )
         ledger = await self._store.suspects()
         loaded = await self._under_way([suspect.key for suspect in ledger])

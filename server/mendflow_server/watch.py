@@ -21,7 +21,6 @@ import itertools
 from typing import TYPE_CHECKING
 
 from mendflow.v1 import event_pb2, workflow_service_pb2
-
 from mendflow_server import errors
 from mendflow_server.history import FINAL_STATES
 
@@ -163,7 +162,9 @@ class WatchHub:
                 continue
             events = topic.after(cursor) or await self._stored(key, cursor)
             if not events:
-                raise errors.HistoryPurged(workflow_id, topic.ring[0][0].sequence if topic.ring else topic.last_sequence)
+                raise errors.HistoryPurged(
+                    workflow_id, topic.ring[0][0].sequence if topic.ring else topic.last_sequence
+                )
             cursor = events[-1].sequence
             if kinds:
                 events = [event for event in events if kind_of(event) in kinds]

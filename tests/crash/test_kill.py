@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import ServerProcess, serving_process
+
 from mendflow import Client
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 
@@ -63,7 +65,7 @@ WAITS = [
 
 
 @pytest.mark.parametrize(("name", "argument", "kill_after", "then", "expected"), WAITS, ids=[wait[0] for wait in WAITS])
-async def test_a_kill_in_this_wait_loses_nothing(  # noqa: PLR0917
+async def test_a_kill_in_this_wait_loses_nothing(
     tmp_path: Path, name: str, argument: Any, kill_after: str, then: str | None, expected: list[str]
 ) -> None:
     with serving_process(tmp_path) as server:
@@ -126,8 +128,6 @@ async def test_what_was_under_way_goes_on_within_a_second_of_the_start(tmp_path:
 
 
 def time_of(line: dict[str, Any]) -> float:
-    from datetime import datetime
-
     return datetime.fromisoformat(line["timestamp"]).timestamp()
 
 
@@ -139,7 +139,7 @@ async def test_a_watch_across_the_restart_is_dense_and_complete(tmp_path: Path) 
 
             async def watch() -> None:
                 async for event in handle.watch():
-                    seen.append(event)
+                    seen.append(event)  # noqa: PERF401 - it is looked at while it grows
 
             watching = asyncio.create_task(watch())
             for kind in ("attempt_started", "timer_started", "signal_awaited"):
@@ -246,7 +246,9 @@ async def test_code_that_cannot_replay_pauses_and_goes_on_when_fixed_code_is_dep
                 await asyncio.sleep(0.02)
             assert paused.reason == event_pb2.STATE_REASON_NON_DETERMINISM
             events = await history(client, "subject")
-            explanation = next(event for event in events if event.HasField("workflow_paused")).workflow_paused.explanation
+            explanation = next(
+                event for event in events if event.HasField("workflow_paused")
+            ).workflow_paused.explanation
             assert '{"name":"one"}' in explanation
             assert '{"name":"uno"}' in explanation
             server.kill()

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from conftest import free_port, serving
+from conftest import free_port, serving, serving_process
 
 from examples import campaign, order
 from examples.smtp_server import Mailbox, mail_server
-from mendflow import WorkflowCancelled, WorkflowFailed
+from mendflow import Client, WorkflowCancelled, WorkflowFailed
 from mendflow.v1 import event_pb2, failure_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from conftest import Server
+
+    from mendflow import WorkflowHandle
 
 ROOT = Path(__file__).parents[2]
 LOST = failure_pb2.FAILURE_KIND_LOST
@@ -259,3 +261,40 @@ async def test_an_order_that_is_cancelled_is_undone(shop: Server, tmp_path: Path
     with pytest.raises(WorkflowCancelled):
         await handle.result()
     assert order.entries(tmp_path / "ledger.db") == RESERVED_AND_RELEASED
+
+
+async def test_undoing_that_is_killed_in_the_middle_is_done_once(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.db"
+    given = an_order(tmp_path, LAMP, CHAIR, approval_above_cents=0)
+    with serving_process(tmp_path, modules=("examples.order",)) as server:
+        async with Client(server.grpc_address) as client:
+            handle = await client.start(order.place_order, given)
+            await seen(handle, "signal_awaited")
+            with contextlib.closing(sqlite3.connect(ledger, isolation_level=None)) as lock:
+                # While it holds the ledger, the first step back gets no further than its beginning.
+                lock.execute("begin immediate")
+                await handle.cancel()
+                await seen(handle, "attempt_started", step_key="release")
+                server.kill()
+            server.start()
+            with pytest.raises(WorkflowCancelled):
+                await handle.result()
+            history = [event async for event in handle.events()]
+    lost = [event.attempt_failed for event in history if event.attempt_failed.failure.kind == LOST]
+    assert [(failed.step_key, failed.attempt) for failed in lost] == [("release", 1)]
+    assert order.entries(ledger) == [
+        ("reserved", "lamp", 2),
+        ("reserved", "chair", 1),
+        ("released", "chair", 1),
+        ("released", "lamp", 2),
+    ]
+
+
+async def seen(handle: WorkflowHandle[Any], kind: str, **fields: Any) -> None:
+    """Watch until there is such an event."""
+    async for event in handle.watch():
+        if event.WhichOneof("detail") == kind:
+            detail = getattr(event, kind)
+            if all(getattr(detail, name) == value for name, value in fields.items()):
+                return
+    pytest.fail(f"there was no {kind} {fields}")

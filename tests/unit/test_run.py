@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mendflow import StepFailed, gather, now, random, sleep, step, uuid4, wait_signal, workflow
 from mendflow.v1 import event_pb2, failure_pb2
 from mendflow_server.history import History
@@ -34,7 +35,9 @@ async def other(name: str) -> str:
 class Simulation:
     """A run whose outside world is decided by the test: it records starts, and outcomes in the order asked for."""
 
-    def __init__(self, definition: Workflow[Any, Any], argument: object = None, events: list[Any] | None = None) -> None:
+    def __init__(
+        self, definition: Workflow[Any, Any], argument: object = None, events: list[Any] | None = None
+    ) -> None:
         self.history = History()
         self.journal = Journal(self.history)
         self.journal.now = 1_000.0
@@ -105,7 +108,9 @@ class Simulation:
 leaves = st.sampled_from(["work", "other", "sleep", "signal", "now", "random", "caught"])
 programs = st.recursive(
     leaves,
-    lambda inner: st.tuples(st.sampled_from(["gather", "settled", "sequence"]), st.lists(inner, min_size=1, max_size=4)),
+    lambda inner: st.tuples(
+        st.sampled_from(["gather", "settled", "sequence"]), st.lists(inner, min_size=1, max_size=4)
+    ),
     max_leaves=12,
 )
 

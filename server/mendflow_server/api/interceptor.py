@@ -24,7 +24,7 @@ _log = structlog.get_logger("mendflow_server.api")
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
-class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+class StatusInterceptor(grpc.aio.ServerInterceptor):
     """Turns what a handler raises into a status with details.
 
     It also parses the request, so that bytes that are no message are refused
@@ -36,7 +36,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  
         # Methods are few and known, so each handler is wrapped once, not at each call.
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
-    async def intercept_service(
+    async def intercept_service(  # type: ignore[override]  # the stubs' type variables are the method's own
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
         handler_call_details: grpc.HandlerCallDetails,
