@@ -348,3 +348,13 @@ async def slow_to_clean() -> None:
     except asyncio.CancelledError:
         await hold(30, "clean-up")
         raise
+
+
+@workflow
+async def chatty(steps: int) -> int:
+    """Many steps with long results, once the signal go has come."""
+    await wait_signal("go")
+    size = 0
+    for index in range(steps):
+        size += len(await note_down(f"{index:06d}" * 170))
+    return size

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mendflow.codec import ValueType
-from mendflow.context import current_run
+from mendflow.context import BY_HAND, current_run
 from mendflow.errors import NotInWorkflow
 
 if TYPE_CHECKING:
@@ -74,9 +74,13 @@ class StepCall(Call[T]):
         """Run the function."""
 
         async def plain() -> T:
-            result: Any = self.step.function(*self.args, **self.kwargs)
-            answer: T = await result if inspect.isawaitable(result) else result
-            return answer
+            by_hand = BY_HAND.set(False)
+            try:
+                result: Any = self.step.function(*self.args, **self.kwargs)
+                answer: T = await result if inspect.isawaitable(result) else result
+                return answer
+            finally:
+                BY_HAND.reset(by_hand)
 
         return plain()
 

@@ -39,6 +39,8 @@ class RunPort(Protocol):
 
 
 RUN: contextvars.ContextVar[RunPort | None] = contextvars.ContextVar("mendflow_run", default=None)
+#: A workflow function was called by hand, as a test does: its steps are awaited, and run at once.
+BY_HAND: contextvars.ContextVar[bool] = contextvars.ContextVar("mendflow_by_hand", default=False)
 ATTEMPT: contextvars.ContextVar[Attempt | None] = contextvars.ContextVar("mendflow_attempt", default=None)
 
 

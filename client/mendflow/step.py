@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from mendflow.awaitables import StepCall
 from mendflow.codec import Arguments, ValueType, return_type
-from mendflow.context import current_run
+from mendflow.context import BY_HAND, current_run
 from mendflow.errors import DefinitionError
 from mendflow.retry import RetryPolicy
 
@@ -83,7 +83,7 @@ class Step(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         """Inside a workflow: something to await. Elsewhere: the function's own answer."""
-        if current_run(f"step {self.name}()") is None:
+        if current_run(f"step {self.name}()") is None and not BY_HAND.get():
             result: Awaitable[R] = self.function(*args, **kwargs)
             return result
         return StepCall(self, args, kwargs)

@@ -7,6 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mendflow.codec import ValueType, parameter_type, return_type
+from mendflow.context import BY_HAND
 from mendflow.errors import DefinitionError
 from mendflow.step import checked_name
 
@@ -33,8 +34,16 @@ class Workflow(Generic[I, R]):
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, R]:
-        """Run the function itself, without a server."""
-        return self.function(*args, **kwargs)
+        """Run the function itself, without a server: each step runs once, as the function it is."""
+
+        async def by_hand() -> R:
+            token = BY_HAND.set(True)
+            try:
+                return await self.function(*args, **kwargs)
+            finally:
+                BY_HAND.reset(token)
+
+        return by_hand()
 
     def __repr__(self) -> str:
         return f"<workflow {self.name}>"

@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 #: The pause before a call is made again, in seconds: the first and the longest, before jitter.
 FIRST_PAUSE: Final = 0.1
-LONGEST_PAUSE: Final = 2.0
+LONGEST_PAUSE: Final = 0.5
 
 
 class Patience:

@@ -52,7 +52,7 @@ _OPTIONS: Final = (
     # A server that is back is found soon.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
     # An input and an output near the payload limit fit in one reply.
     ("grpc.max_receive_message_length", 16 << 20),
 )
