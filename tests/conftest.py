@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-import workflows as test_workflows
 
 from mendflow import Client, Workflow
 from mendflow.v1 import operator_service_pb2_grpc, workflow_service_pb2_grpc
 from mendflow_server.app import App
 from mendflow_server.settings import Settings, load_settings
+from tests import workflows as test_workflows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -8,9 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from mendflow.errors import DefinitionError
 from mendflow.workflow import Workflow
-
 from mendflow_server import app
 from mendflow_server.api.serving import CannotListen
 from mendflow_server.http import CannotListenHttp
@@ -28,7 +28,9 @@ __all__ = ["serve"]
 
 @click.command()
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
-@click.option("--store", metavar="URL", help="Where workflows are kept: sqlite:///relative.db or sqlite:////absolute.db.")
+@click.option(
+    "--store", metavar="URL", help="Where workflows are kept: sqlite:///relative.db or sqlite:////absolute.db."
+)
 @click.option("--grpc-address", metavar="HOST:PORT", help="Where gRPC is served (127.0.0.1:50051).")
 @click.option("--http-address", metavar="HOST:PORT", help="Where /health is served (127.0.0.1:3000).")
 @click.option(

@@ -1,22 +1,14 @@
-"""The engine: the workflows in memory, and the verbs on them.
+"""The engine: the verbs on workflows, and who waits for what.
 
-Theory of operation. All that happens to workflows happens in *turns* of the
-loop: inputs gather in a queue, one callback takes them all, drives the
-executions concerned and flushes each once, so that one turn makes one batch.
-A turn is never part of a task: workflow code so finds no current task that it
-could hang a timeout on, and a caller who hangs up cancels nothing.
-
-A workflow is in memory while anything of it runs or is due soon. It is named
-by its id until its first commit, then by its key. What waits longer is
-dropped and loaded again when its time or a message comes.
+An answer leaves only once what it tells of is on disk: a start's future and an
+end's are settled when the committer says so. A caller who hangs up stops
+waiting; what was begun goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import hashlib
-import random
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -25,140 +17,38 @@ import structlog
 from mendflow.codec import same_payload
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server import errors
-from mendflow_server.attempts import Attempts
 from mendflow_server.execution import Execution
-from mendflow_server.history import FINAL_STATES, History, UnknownEvent
+from mendflow_server.history import FINAL_STATES, History
+from mendflow_server.memory import Memory
 from mendflow_server.port import Ending
-from mendflow_server.store.protocol import Guard, InboxKind, Message, Row, Verdict
-from mendflow_server.timers import Timers
+from mendflow_server.store.protocol import InboxKind, Message, Row, Verdict
 
 if TYPE_CHECKING:
-    import contextvars
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator
 
     from mendflow.v1 import payload_pb2, workflow_service_pb2
-    from mendflow.workflow import Workflow
-    from mendflow_server.clock import Clock
-    from mendflow_server.commit import Committer
-    from mendflow_server.kernel import Observer
-    from mendflow_server.note import Note
+    from mendflow_server.held import Held
     from mendflow_server.port import StartCommand
-    from mendflow_server.settings import Settings
-    from mendflow_server.store.protocol import Change, Cursor, Filter, Loaded, Page, Store
+    from mendflow_server.store.protocol import Change, Cursor, Filter, Page
     from mendflow_server.watch import WatchHub
 
 log = structlog.get_logger("mendflow.engine")
 
-#: How many workflows one `load` of the store brings in.
-LOAD_PAGE = 250
-
 Started = tuple[Row, bool]
 
 
-class Engine:
-    """The workflows of this process."""
+class Engine(Memory):
+    """The workflows of this process, and the verbs on them."""
 
-    def __init__(  # noqa: PLR0913 - the composition root calls it once
-        self,
-        *,
-        settings: Settings,
-        clock: Clock,
-        store: Store,
-        committer: Committer,
-        watchers: WatchHub,
-        observer: Observer,
-        note: Note,
-        definitions: Mapping[str, Workflow[Any, Any]],
-        replica_id: str,
-    ) -> None:
-        self.settings = settings
-        self.clock = clock
-        self.store = store
-        self.committer = committer
+    def __init__(self, *, watchers: WatchHub, **parts: Any) -> None:
+        super().__init__(**parts)
         self.watchers = watchers
-        self.observer = observer
-        self.note = note
-        self.definitions = definitions
-        self.replica_id = replica_id
-        self.start_time = clock.time()
-        self.draining = False
-        self.suspects = False
-        #: Set by the supervisor.
-        self.crash_budget: CrashBudgetPort | None = None
-        self._loop = asyncio.get_running_loop()
-        self.timers = Timers(self._loop, clock.time)
-        self.limits = Timers(self._loop, clock.monotonic)
-        self.attempts = Attempts(
-            clock=clock,
-            timers=self.limits,
-            slots=settings.attempt_slots,
-            threads=settings.thread_slots,
-            payload_limit=settings.payload_limit,
-            cancel_grace=settings.cancel_grace,
-        )
-        self._random = random.Random()  # noqa: S311 - for jitter
-        self._by_id: dict[str, Execution] = {}
-        self._by_key: dict[int, Execution] = {}
-        self._queue: collections.deque[tuple[Execution, Callable[[], None]]] = collections.deque()
-        self._dirty: dict[Execution, None] = {}
-        self._turning = False
-        self._starts: dict[Execution, list[tuple[asyncio.Future[Started], StartCommand]]] = {}
+        self.start_time = self.clock.time()
+        self._starts: dict[Held, list[tuple[asyncio.Future[Started], StartCommand]]] = {}
         self._end_waits: dict[int, set[asyncio.Future[Ending | None]]] = {}
         self._taken_waits: dict[int, asyncio.Future[None]] = {}
         #: Callers who wait for a commit, and until when (monotonic).
         self._patience: collections.deque[tuple[float, asyncio.Future[Any]]] = collections.deque()
-        self._loading: dict[int, list[Message]] = {}
-        self._to_load: dict[int, tuple[str, bool]] = {}
-        self._loads: set[asyncio.Task[None]] = set()
-        #: Keys are loaded only once the crash budget is known.
-        self.loads_open = False
-
-    # Turns.
-
-    def act(self, execution: Execution, call: Callable[[], None]) -> None:
-        """Let something happen to an execution in this turn, then flush it."""
-        self._queue.append((execution, call))
-        self._schedule()
-
-    def touch(self, execution: Execution) -> None:
-        """Flush it in this turn."""
-        self._dirty[execution] = None
-        self._schedule()
-
-    def _schedule(self) -> None:
-        if not self._turning:
-            self._turning = True
-            self._loop.call_soon(self._turn)
-
-    def _turn(self) -> None:
-        now = self.clock.time()
-        queue, dirty = self._queue, self._dirty
-        while queue:
-            execution, call = queue.popleft()
-            if execution.gone:
-                continue
-            execution.journal.now = now
-            dirty[execution] = None
-            self._guarded(execution, call)
-        self._dirty = {}
-        for execution in dirty:
-            if not execution.gone:
-                self._guarded(execution, execution.flush)
-        self._turning = False
-        if self._queue or self._dirty:
-            self._schedule()
-
-    def _guarded(self, execution: Execution, call: Callable[[], None]) -> None:
-        """A fault of our own in one workflow must not take the others with it."""
-        try:
-            call()
-        except Exception:
-            log.exception("engine_fault", workflow_id=execution.row.workflow_id, error_id=execution.row.uid)
-            execution.drop()
-            self._forget(execution)
-            for future, _ in self._starts.pop(execution, []):
-                if not future.done():
-                    future.set_exception(errors.InternalFault(execution.row.uid))
 
     # Starting.
 
@@ -414,100 +304,9 @@ class Engine:
         if not future.done():
             future.set_result((verdict, message_id))
 
-    def deliver(self, key: int, message: Message) -> None:
-        """A message for this workflow is on disk: have its driver take it in."""
-        execution = self._by_key.get(key)
-        if execution is not None:
-            self.act(execution, lambda: execution.take_in(message))
-        elif key in self._loading:
-            self._loading[key].append(message)
-        else:
-            self.load([key])
-
-    # Loading.
-
-    def load(self, keys: Iterable[int], *, stop: str = "", retry: bool = False) -> None:
-        """Bring workflows in from the store, unless they are here."""
-        for key in keys:
-            if key not in self._by_key and key not in self._loading:
-                self._to_load.setdefault(key, (stop, retry))
-        if self._to_load and self.loads_open and not self.draining:
-            wanted = {key: self._to_load.pop(key) for key in list(self._to_load)[:LOAD_PAGE]}
-            self._loading.update((key, []) for key in wanted)
-            task = self._loop.create_task(self._load(wanted))
-            self._loads.add(task)
-            task.add_done_callback(self._loads.discard)
-
-    @property
-    def loading(self) -> int:
-        """How many workflows are on their way in."""
-        return len(self._loading) + len(self._to_load)
-
-    async def _load(self, wanted: dict[int, tuple[str, bool]]) -> None:
-        try:
-            for loaded in await self.store.load(list(wanted)):
-                self.bring_in(loaded, *wanted[loaded.row.key])
-        finally:
-            for key in wanted:
-                self._missed(key, self._loading.pop(key, []))
-            self.load([])
-
-    def _missed(self, key: int, messages: list[Message]) -> None:
-        for message in messages:
-            self.deliver(key, message)
-
-    def bring_in(self, loaded: Loaded, stop: str = "", retry: bool = False) -> None:  # noqa: FBT001, FBT002 - as in `load`
-        """Take a loaded workflow over and let it go on."""
-        row = loaded.row
-        if row.key in self._by_key or row.state in FINAL_STATES:
-            return
-        guard = Guard(row.generation, row.last_sequence)
-        workflow = self.definitions.get(row.workflow_type)
-        try:
-            history = History.of(loaded.events)
-        except UnknownEvent:
-            history = History()
-            history.last_sequence = row.last_sequence
-            workflow = None
-        mine = _copy(row)
-        if row.replica_id != self.replica_id:
-            mine.generation += 1
-            mine.replica_id = self.replica_id
-        execution = Execution(self, mine, history, guard=guard, workflow=workflow)
-        self._by_key[row.key] = self._by_id[row.workflow_id] = execution
-        self.act(execution, lambda: execution.take_over(loaded, stop=stop, retry=retry))
-
-    def reload(self, execution: Execution, stop: str) -> None:
-        """Drop it and load it again, to be stopped for this reason."""
-        execution.stop_reason = stop
-        execution.drop()
-        if not execution.in_commit:
-            self._reload(execution)
-
-    def _reload(self, execution: Execution) -> None:
-        self._forget(execution)
-        if execution.row.key:
-            self.load([execution.row.key], stop=execution.stop_reason)
-
-    def evict(self, *, at_once: bool = False) -> int:
-        """Drop what rests; answer how many. Due ones soon, unless ``at_once``, stay."""
-        now, wall = self.clock.monotonic(), self.clock.time()
-        patience = 0.0 if at_once else self.settings.evict_after
-        gone = [
-            execution
-            for execution in self._by_key.values()
-            if execution.idle
-            and now - execution.rested >= patience
-            and (execution.row.wake_time is None or execution.row.wake_time / 1e6 > wall + self.settings.evict_after)
-        ]
-        for execution in gone:
-            execution.drop()
-            self._forget(execution)
-        return len(gone)
-
     # What executions tell (`Kernel`).
 
-    def committed(self, execution: Execution, change: Change, events: list[event_pb2.Event], *, fresh: bool) -> None:
+    def committed(self, execution: Held, change: Change, events: list[event_pb2.Event], *, fresh: bool) -> None:
         """A change is on disk."""
         row = change.row
         if fresh:
@@ -526,10 +325,10 @@ class Engine:
         if execution.gone and not change.final:
             self._reload(execution)
 
-    def _became_durable(self, execution: Execution, row: Row) -> None:
+    def _became_durable(self, execution: Held, row: Row) -> None:
         """A new workflow's start is on disk: whoever waits for that is told."""
         if not execution.gone:
-            self._by_key[row.key] = execution
+            self._by_key[row.key] = self._by_id[row.workflow_id]
         self.observer.workflow_started(row)
         for index, (future, command) in enumerate(self._starts.pop(execution, [])):
             if index == 0 and not future.done():
@@ -537,7 +336,7 @@ class Engine:
             else:
                 self._answer(future, command, row, execution.history.started)
 
-    def finished(self, execution: Execution, final: event_pb2.Event) -> None:
+    def finished(self, execution: Held, final: event_pb2.Event) -> None:
         """The workflow's end is on disk."""
         row = execution.row
         if self.suspects:
@@ -549,7 +348,7 @@ class Engine:
             if not future.done():
                 future.set_result(Ending(row, None, final))
 
-    def taken(self, execution: Execution) -> None:
+    def taken(self, execution: Held) -> None:
         """A new workflow's id proved taken: answer with the one there is."""
         self._forget(execution)
         waiting = self._starts.pop(execution, [])
@@ -571,68 +370,16 @@ class Engine:
         for future, command in waiting:
             self._answer(future, command, row, started)
 
-    def lost(self, execution: Execution) -> None:
+    def lost(self, execution: Held) -> None:
         """Another driver has the workflow."""
         log.warning("workflow_lost", workflow_id=execution.row.workflow_id, generation=execution.row.generation)
         self._forget(execution)
 
-    def read_inbox(self, execution: Execution, then: Callable[[list[Message]], None]) -> None:
-        """Read the workflow's inbox, then call back."""
-
-        async def read() -> None:
-            loaded = await self.store.load([execution.row.key])
-            then(loaded[0].inbox if loaded else [])
-
-        task = self._loop.create_task(read())
-        self._loads.add(task)
-        task.add_done_callback(self._loads.discard)
-
-    def _forget(self, execution: Execution) -> None:
-        row = execution.row
-        if self._by_id.get(row.workflow_id) is execution:
-            del self._by_id[row.workflow_id]
-        if self._by_key.get(row.key) is execution:
-            del self._by_key[row.key]
-
-    def idempotency_key(self, uid: str, step_key: str) -> str:
-        """Answer the key under which a step makes its effect: the same for every attempt."""
-        return hashlib.sha256(f"{uid}|{step_key}".encode()).hexdigest()[:32]
-
-    def attempt_context(self, execution: Execution, step_key: str, number: int) -> contextvars.Context:
-        """Answer the context variables that an attempt's code starts with."""
-        return self.observer.attempt_context(execution.row, execution.history, step_key, number)
-
-    def jitter(self) -> float:
-        """Answer a random number from 0 up to 1."""
-        return self._random.random()
-
-    def holds(self, key: int, step_key: str) -> bool:
-        """Whether a suspect must wait for its turn."""
-        return self.crash_budget is not None and self.crash_budget.holds(key, step_key)
-
-    def quarantined(self, key: int, step_key: str) -> int:
-        """How many crashes quarantine it now; 0: none do."""
-        return 0 if self.crash_budget is None else self.crash_budget.quarantined(key, step_key)
-
-    def suspect_ended(self, key: int, step_key: str) -> None:
-        """A suspect's attempt is closed, or its workflow has ended."""
-        if self.crash_budget is not None:
-            self.crash_budget.ended(key, step_key)
-
-    def forgive(self, key: int) -> None:
-        """An operator resumed the workflow: forget what was held against it."""
-        if self.crash_budget is not None:
-            self.crash_budget.forgive(key)
-
-    def release(self, key: int, step_key: str) -> None:
-        """A suspect's turn has come."""
-        execution = self._by_key.get(key)
-        if execution is None:
-            self.load([key])
-        elif step_key:
-            self.act(execution, lambda: execution.want_again(step_key))
-        else:
-            self.act(execution, execution.go_on)
+    def failed(self, execution: Held) -> None:
+        """A fault of our own dropped it: whoever waits for its start is told."""
+        for future, _ in self._starts.pop(execution, []):
+            if not future.done():
+                future.set_exception(errors.InternalFault(execution.row.uid))
 
     # Ending.
 
@@ -644,57 +391,6 @@ class Engine:
                 if not future.done():
                     future.set_result(None)
 
-    @property
-    def running(self) -> int:
-        """How many attempts' code runs."""
-        return len(self.attempts.bodies)
-
-    @property
-    def open_runs(self) -> int:
-        """How many workflows are in memory."""
-        return len(self._by_id)
-
-    def cut_attempts(self) -> None:
-        """End what the drain has no more time for: async attempts are closed as lost, threads stay."""
-        for execution in list(self._by_key.values()):
-            self.act(execution, execution.hand_over)
-
-    @property
-    def settled(self) -> bool:
-        """Whether everything that happened is on disk."""
-        return not self._queue and not self._dirty and self.committer.idle
-
-    def close(self) -> None:
-        """Let go of everything."""
-        for execution in list(self._by_id.values()):
-            execution.drop()
-        self._by_id.clear()
-        self._by_key.clear()
-        self.timers.close()
-        self.limits.close()
-        for task in self._loads:
-            task.cancel()
-
-
-class CrashBudgetPort:
-    """What the engine asks of the crash budget."""
-
-    def holds(self, key: int, step_key: str) -> bool:
-        """Whether a suspect must wait for its turn."""
-        raise NotImplementedError
-
-    def quarantined(self, key: int, step_key: str) -> int:
-        """How many crashes quarantine it now; 0: none do."""
-        raise NotImplementedError
-
-    def ended(self, key: int, step_key: str) -> None:
-        """A suspect's attempt is closed, or its workflow (no step key) has ended."""
-        raise NotImplementedError
-
-    def forgive(self, key: int) -> None:
-        """Forget what is held against a workflow."""
-        raise NotImplementedError
-
 
 def _input_of(started: event_pb2.Event) -> payload_pb2.Payload | None:
     detail = started.workflow_started
@@ -704,7 +400,3 @@ def _input_of(started: event_pb2.Event) -> payload_pb2.Payload | None:
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _copy(row: Row) -> Row:
-    return Row(**{name: getattr(row, name) for name in Row.__slots__})

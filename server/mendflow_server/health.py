@@ -106,7 +106,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         if status is None:
             known = ", ".join(repr(name) for name in self._statuses)
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}; known are {known}")
-        return health_pb2.HealthCheckResponse(status=status)  # type: ignore[arg-type] # an enum's number
+        return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(  # noqa: N802 - the rpc's name
         self, request: health_pb2.HealthCheckRequest, context: Any
@@ -122,7 +122,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                 status = self._statuses.get(request.service, UNKNOWN)
                 if status != last:
                     last = status
-                    yield health_pb2.HealthCheckResponse(status=status)  # type: ignore[arg-type] # an enum's number
+                    yield health_pb2.HealthCheckResponse(status=status)
                 await changed.wait()
         finally:
             self._watchers.discard(changed)

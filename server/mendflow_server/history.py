@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 
 if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
     from collections.abc import Callable, Iterable
+
+    from google.protobuf.timestamp_pb2 import Timestamp
 
     from mendflow.v1.payload_pb2 import Payload
 
@@ -182,7 +182,7 @@ class History:
         self.stopped = workflow_pb2.WORKFLOW_STATE_PAUSED
         self.stopped_reason = event.workflow_paused.reason
 
-    def _workflow_quarantined(self, event: event_pb2.Event) -> None:
+    def _workflow_quarantined(self, _: event_pb2.Event) -> None:
         self.stopped = workflow_pb2.WORKFLOW_STATE_QUARANTINED
         self.stopped_reason = event_pb2.STATE_REASON_CRASH_BUDGET
 

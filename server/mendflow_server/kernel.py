@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mendflow_server.attempts import Attempts
     from mendflow_server.clock import Clock
     from mendflow_server.commit import Committer
-    from mendflow_server.execution import Execution
+    from mendflow_server.held import Held
     from mendflow_server.history import History
     from mendflow_server.note import Note
     from mendflow_server.settings import Settings
@@ -68,16 +68,16 @@ class Kernel(Protocol):
     #: Whether the crash budget suspects anyone.
     suspects: bool
 
-    def act(self, execution: Execution, call: Callable[[], None]) -> None:
+    def act(self, execution: Held, call: Callable[[], None]) -> None:
         """Let something happen to an execution in this turn, then flush it."""
 
-    def touch(self, execution: Execution) -> None:
+    def touch(self, execution: Held) -> None:
         """Flush it in this turn."""
 
     def idempotency_key(self, uid: str, step_key: str) -> str:
         """Answer the key under which a step makes its effect."""
 
-    def attempt_context(self, execution: Execution, step_key: str, number: int) -> contextvars.Context:
+    def attempt_context(self, execution: Held, step_key: str, number: int) -> contextvars.Context:
         """Answer the context variables that an attempt's code starts with."""
 
     def jitter(self) -> float:
@@ -95,20 +95,20 @@ class Kernel(Protocol):
     def forgive(self, key: int) -> None:
         """An operator resumed the workflow: forget what was held against it."""
 
-    def committed(self, execution: Execution, change: Change, events: list[event_pb2.Event], *, fresh: bool) -> None:
+    def committed(self, execution: Held, change: Change, events: list[event_pb2.Event], *, fresh: bool) -> None:
         """A change is on disk."""
 
-    def finished(self, execution: Execution, final: event_pb2.Event) -> None:
+    def finished(self, execution: Held, final: event_pb2.Event) -> None:
         """The workflow's end is on disk."""
 
-    def taken(self, execution: Execution) -> None:
+    def taken(self, execution: Held) -> None:
         """A new workflow's id proved taken."""
 
-    def lost(self, execution: Execution) -> None:
+    def lost(self, execution: Held) -> None:
         """Another driver has the workflow."""
 
-    def reload(self, execution: Execution, stop: str) -> None:
+    def reload(self, execution: Held, stop: str) -> None:
         """Drop it and load it again, to be stopped for this reason."""
 
-    def read_inbox(self, execution: Execution, then: Callable[[list[Message]], None]) -> None:
+    def read_inbox(self, execution: Held, then: Callable[[list[Message]], None]) -> None:
         """Read the workflow's inbox, then call back."""

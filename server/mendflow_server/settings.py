@@ -29,16 +29,28 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    store: str = Field("sqlite:///mendflow.db", description="Where workflows are kept: sqlite:///relative.db or sqlite:////absolute.db.")
+    store: str = Field(
+        "sqlite:///mendflow.db",
+        description="Where workflows are kept: sqlite:///relative.db or sqlite:////absolute.db.",
+    )
     grpc_address: str = Field("127.0.0.1:50051", description="Where gRPC is served, HOST:PORT. Port 0: any free one.")
     http_address: str = Field("127.0.0.1:3000", description="Where /health is served, HOST:PORT. Port 0: any free one.")
-    insecure: bool = Field(default=False, description="Serve beyond loopback without TLS: whoever reaches the port can start and read every workflow.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, JSON lines otherwise.")
+    insecure: bool = Field(
+        default=False,
+        description="Serve beyond loopback without TLS: whoever reaches the port can start and read every workflow.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least level that is logged."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: console on a terminal, JSON lines otherwise."
+    )
 
     payload_limit: Count = Field(1 << 20, description="Bytes of an input, an output, a signal's data.")
     request_limit: Count = Field(4 << 20, description="Bytes of a request message.")
-    history_limit: Annotated[int, Field(ge=100)] = Field(50_000, description="Events in one history; at this many a workflow fails.")
+    history_limit: Annotated[int, Field(ge=100)] = Field(
+        50_000, description="Events in one history; at this many a workflow fails."
+    )
     batch_limit: Count = Field(1_000, description="Starts in one BatchStartWorkflows.")
     page_limit: Count = Field(1_000, description="Entries on a page.")
     untaken_signals_limit: Count = Field(1_000, description="Signals of one workflow that wait to be taken.")
@@ -51,18 +63,29 @@ class Settings(BaseSettings):
     attempt_slots: Count = Field(1_000, description="Attempts of async def steps at once. What waits holds none.")
     thread_slots: Count = Field(32, description="Attempts of def steps at once.")
     attempt_timeout: Seconds = Field(60.0, description="Seconds an attempt may take, where its step does not say.")
-    cancel_grace: Seconds = Field(5.0, description="Seconds a cancelled async attempt has to end before it is closed regardless.")
+    cancel_grace: Seconds = Field(
+        5.0, description="Seconds a cancelled async attempt has to end before it is closed regardless."
+    )
     cleanup_timeout: Seconds = Field(60.0, description="Seconds a cancelled workflow has for clean-up.")
     evict_after: Seconds = Field(3.0, description="Seconds a waiting workflow stays in memory.")
-    crash_budget: Count = Field(3, description="Deaths of the server with one suspect alone after which it is quarantined.")
+    crash_budget: Count = Field(
+        3, description="Deaths of the server with one suspect alone after which it is quarantined."
+    )
 
     watch_heartbeat: Seconds = Field(10.0, description="Seconds of silence after which a watch gets an empty frame.")
     drain_timeout: Seconds = Field(25.0, description="Seconds a drain may take.")
     commit_patience: Seconds = Field(5.0, description="Seconds a caller waits for a commit before UNAVAILABLE.")
     commit_age_limit: Seconds = Field(5.0, description="Seconds without a commit after which the server is not ready.")
-    loop_lag_limit: Seconds = Field(2.0, description="Seconds the event loop may be late before the server is not ready.")
-    liveness_limit: Seconds = Field(30.0, description="Seconds without a turn of the loop or a tick of the supervisor after which the server is not alive.")
-    probe_interval: Seconds = Field(3.0, description="Seconds between the small writes that prove the store, and that renew this process's life.")
+    loop_lag_limit: Seconds = Field(
+        2.0, description="Seconds the event loop may be late before the server is not ready."
+    )
+    liveness_limit: Seconds = Field(
+        30.0,
+        description="Seconds without a turn of the loop or a tick of the supervisor after which it is not alive.",
+    )
+    probe_interval: Seconds = Field(
+        3.0, description="Seconds between the small writes that prove the store, and that renew this process's life."
+    )
     good_probes: Count = Field(2, description="Good probes in a row after which the server is ready again.")
 
     @field_validator("grpc_address", "http_address")
@@ -80,15 +103,18 @@ class Settings(BaseSettings):
             address: str = getattr(self, name)
             if not self.insecure and not _is_loopback(address.rpartition(":")[0]):
                 msg = (
-                    f"{name} {address!r} is beyond loopback and there is no TLS: whoever reaches it can start, read and "
-                    "end every workflow. To do it all the same, say --insecure or MENDFLOW_INSECURE=1"
+                    f"{name} {address!r} is beyond loopback and there is no TLS: whoever reaches it can start, read "
+                    "and end every workflow. To do it all the same, say --insecure or MENDFLOW_INSECURE=1"
                 )
                 raise ValueError(msg)
         return self
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Answer the settings: what is given (not None), then the environment, then the defaults. Raises `SettingsError`."""
+    """Answer the settings: what is given (not None), else the environment, else the defaults.
+
+    Raises `SettingsError`.
+    """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)

@@ -14,8 +14,8 @@ import structlog
 
 from mendflow.v1 import event_pb2
 from mendflow_server.crash_budget import Unit, after_death
-from mendflow_server.engine import LOAD_PAGE, CrashBudgetPort
 from mendflow_server.history import History, UnknownEvent
+from mendflow_server.memory import LOAD_PAGE, CrashBudgetPort
 from mendflow_server.store.protocol import Life, Loaded, StoreError
 
 if TYPE_CHECKING:

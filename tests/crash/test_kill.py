@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import ServerProcess, serving_process
 
 from mendflow import Client
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
+from tests.conftest import ServerProcess, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +119,7 @@ async def test_what_was_under_way_goes_on_within_a_second_of_the_start(tmp_path:
             server.kill()
             server.start()
             # Ready means recovered; the log tells when the process began to serve, the history when it went on.
+            went_on = float("inf")
             async for event in client.handle("subject").watch():
                 if event.HasField("attempt_started") and event.attempt_started.attempt == 2:
                     went_on = event.time.ToMicroseconds() / 1e6
@@ -159,7 +160,7 @@ async def test_a_watch_across_the_restart_is_dense_and_complete(tmp_path: Path) 
 async def test_many_workflows_under_way_survive(tmp_path: Path) -> None:
     with serving_process(tmp_path) as server:
         async with Client(server.grpc_address) as client:
-            handles = await client.start_many("branches", [[0.2, 0.4]] * 100)
+            handles: list[Any] = await client.start_many("branches", [[0.2, 0.4]] * 100)
             server.kill()
             server.start()
             for handle in handles:

@@ -1,4 +1,4 @@
-"""The table of verb × state: what each verb does to a workflow in each state, tested whole."""
+"""The table of verb and state: what each verb does to a workflow in each state, tested whole."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import DEFINITIONS, Server, serving
+
 from mendflow.errors import AlreadyStarted, WrongState
 from mendflow.v1 import event_pb2, workflow_pb2
+from tests.conftest import DEFINITIONS, Server, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +28,7 @@ STATES = [
 ]
 
 
-def name_of(state: int) -> str:
+def name_of(state: workflow_pb2.WorkflowState.ValueType) -> str:
     return workflow_pb2.WorkflowState.Name(state).removeprefix("WORKFLOW_STATE_")
 
 
@@ -102,7 +103,7 @@ TABLE: dict[str, dict[str, tuple[Any, str]]] = {
         **{state: (WrongState, state) for state in STATES if state not in ("PAUSED", "QUARANTINED")},
     },
     "terminate": {
-        **{state: (OK, "TERMINATED") for state in STATES[:5]},
+        **dict.fromkeys(STATES[:5], (OK, "TERMINATED")),
         "TERMINATED": (OK, "TERMINATED"),
         **{state: (WrongState, state) for state in ("SUCCEEDED", "FAILED", "CANCELLED")},
     },
@@ -133,7 +134,7 @@ async def test_each_verb_in_each_state(table: Server, tmp_path: Path, verb: str,
 async def test_a_second_start_answers_the_workflow_there_is(table: Server, tmp_path: Path, state: str) -> None:
     workflow_id = await bring_into(table, state, tmp_path)
     found = await table.client.get(workflow_id)
-    given = {"input": found.input} if found.HasField("input") else {}
+    given: dict[str, Any] = {"input": found.input} if found.HasField("input") else {}
     again = await table.client.start(found.workflow_type, id=workflow_id, **given)
     assert not again.started
     with pytest.raises(AlreadyStarted) as caught:
@@ -183,9 +184,7 @@ async def test_clean_up_runs_after_a_cancel_and_is_cut_at_its_deadline(tmp_path:
         found = await until_state(server, "cleans", "CANCELLED")
         assert found.reason == event_pb2.STATE_REASON_UNSPECIFIED
         keys = [
-            event.attempt_succeeded.step_key
-            async for event in cleaned.events()
-            if event.HasField("attempt_succeeded")
+            event.attempt_succeeded.step_key async for event in cleaned.events() if event.HasField("attempt_succeeded")
         ]
         assert keys == ["note_down"]
         found = await until_state(server, "endless", "CANCELLED")

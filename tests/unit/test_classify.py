@@ -85,8 +85,9 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def refusal(channel: grpc.aio.Channel, request: str) -> grpc.RpcError:
+    refuse: Any = channel.unary_unary("/test/Refuse", request_serializer=None, response_deserializer=None)
     with pytest.raises(grpc.RpcError) as caught:
-        await channel.unary_unary("/test/Refuse", request_serializer=None, response_deserializer=None)(request.encode())
+        await refuse(request.encode())
     return caught.value
 
 

@@ -221,7 +221,9 @@ def test_the_order_in_which_branches_finish_is_replayed() -> None:
     live = Simulation(race).begin()
     for key in ("gather[2]/work", "gather[0]/work", "gather[1]/work"):
         live.settle(key)
-    assert live.history.open["work"].input.json == '{"name":"c,a,b"}'
+    recorded = live.history.open["work"].input
+    assert recorded is not None
+    assert recorded.json == '{"name":"c,a,b"}'
     again = Simulation(race, events=live.all_events).begin()
     again.settle("work")
     assert again.run.value == ["c", "a", "b"]

@@ -118,7 +118,9 @@ _TELLERS: dict[str, Callable[[Any], str]] = {
     "workflow_cancelled": _cancelled,
     "workflow_terminated": lambda detail: f"TERMINATED{_by(detail)}",
     "attempt_started": lambda detail: f"{detail.step_key} attempt {detail.attempt} started",
-    "attempt_succeeded": lambda detail: f"{detail.step_key} attempt {detail.attempt} succeeded with {shape(detail.output)}",
+    "attempt_succeeded": lambda detail: (
+        f"{detail.step_key} attempt {detail.attempt} succeeded with {shape(detail.output)}"
+    ),
     "attempt_failed": _attempt_failed,
     "timer_started": lambda detail: f"{detail.key} until {_clock(detail.fire_time)}",
     "timer_fired": lambda detail: f"{detail.key} is over",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import click
 from google.protobuf import json_format
@@ -58,7 +58,7 @@ class Screen:
         )
         self._bars: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> Self:
         """Begin."""
         self._progress.start()
         return self

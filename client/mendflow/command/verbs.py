@@ -38,7 +38,9 @@ def verb(function: Callable[..., Coroutine[Any, Any, int]]) -> click.Command:
         sys.exit(_run(function, server, options))
 
     command = click.command(name=function.__name__.rstrip("_"))(
-        click.option("--json", "as_json_", is_flag=True, help="Print the rpc's own messages as protobuf JSON, one a line.")(
+        click.option(
+            "--json", "as_json_", is_flag=True, help="Print the rpc's own messages as protobuf JSON, one a line."
+        )(
             click.option(
                 "--server",
                 metavar="HOST:PORT",
@@ -80,8 +82,12 @@ def _complain(error: errors.RequestError) -> None:
 @verb
 @click.argument("workflow_type", metavar="TYPE")
 @click.option("--input", "payload", metavar="JSON|@FILE|-", callback=values.json_payload, help="The input.")
-@click.option("--id", "workflow_id", metavar="ID", help="The workflow's id; starting twice under one id is one workflow.")
-@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, callback=values.label, help="A label; repeatable.")
+@click.option(
+    "--id", "workflow_id", metavar="ID", help="The workflow's id; starting twice under one id is one workflow."
+)
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=values.label, help="A label; repeatable."
+)
 @click.option("--watch", "watch_", is_flag=True, help="Show what happens, to the end.")
 @click.option("--wait", metavar="SECONDS", type=click.FloatRange(min=0), help="Wait so long for the end.")
 async def start(
@@ -115,7 +121,9 @@ async def start(
 @verb
 @click.argument("workflow_id", metavar="ID")
 @click.option("--after", metavar="SEQUENCE", type=click.IntRange(min=0), default=0, help="Begin after this event.")
-@click.option("--kind", "kinds", metavar="KIND", multiple=True, callback=values.kind_number, help="Only this kind; repeatable.")
+@click.option(
+    "--kind", "kinds", metavar="KIND", multiple=True, callback=values.kind_number, help="Only this kind; repeatable."
+)
 async def watch(client: Client, *, workflow_id: str, after: int, kinds: list[int], as_json_: bool) -> int:
     """Show what happens to a workflow, from its first event to its end."""
     return await _watch(client.handle(workflow_id), after, kinds, json=as_json_)
@@ -142,12 +150,26 @@ def _exit_code(state: int) -> int:
 
 @verb
 @click.option("--type", "workflow_type", metavar="TYPE", default="", help="Only this type.")
-@click.option("--state", "states", metavar="STATE", multiple=True, callback=values.state_number, help="Only this state; repeatable.")
-@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, callback=values.label, help="Only with this label; repeatable.")
+@click.option(
+    "--state",
+    "states",
+    metavar="STATE",
+    multiple=True,
+    callback=values.state_number,
+    help="Only this state; repeatable.",
+)
+@click.option(
+    "--label",
+    "labels",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=values.label,
+    help="Only with this label; repeatable.",
+)
 @click.option("--since", metavar="TIME", callback=values.moment, help="Only those created at or after this time.")
 @click.option("--until", metavar="TIME", callback=values.moment, help="Only those created before this time.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
-async def list_(  # noqa: PLR0913 - one parameter an option
+async def list_(
     client: Client,
     *,
     workflow_type: str,
@@ -209,7 +231,9 @@ def _show_workflow(workflow: workflow_pb2.Workflow) -> None:
     if workflow.HasField("end_time"):
         click.echo(f"  ended      {workflow.end_time.ToJsonString()}")
     if workflow.labels:
-        click.echo(f"  labels     {clean(', '.join(f'{name}={value}' for name, value in sorted(workflow.labels.items())))}")
+        click.echo(
+            f"  labels     {clean(', '.join(f'{name}={value}' for name, value in sorted(workflow.labels.items())))}"
+        )
     click.echo(f"  trace      {workflow.trace_id}")
     if workflow.HasField("input"):
         click.echo(f"  input      {clean(shape(workflow.input))}")
@@ -236,7 +260,9 @@ async def signal(
     return SUCCEEDED
 
 
-def _act(name: str, summary: str, call: Callable[[Client, str, str], Coroutine[Any, Any, workflow_pb2.Workflow]]) -> None:
+def _act(
+    name: str, summary: str, call: Callable[[Client, str, str], Coroutine[Any, Any, workflow_pb2.Workflow]]
+) -> None:
     @click.argument("workflow_id", metavar="ID")
     @click.option("--reason", default="", metavar="TEXT", help="Why, for the history.")
     async def act(client: Client, *, workflow_id: str, reason: str, as_json_: bool) -> int:

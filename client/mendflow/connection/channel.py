@@ -28,7 +28,11 @@ _SERVICE_CONFIG: Final = json.dumps(
     {
         "methodConfig": [
             {
-                "name": [{"service": service, "method": method} for service, methods in _RETRIED.items() for method in methods],
+                "name": [
+                    {"service": service, "method": method}
+                    for service, methods in _RETRIED.items()
+                    for method in methods
+                ],
                 "retryPolicy": {
                     "maxAttempts": 4,
                     "initialBackoff": "0.05s",

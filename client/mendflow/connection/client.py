@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mendflow import errors
 from mendflow.codec import ValueType
 from mendflow.connection.calls import Caller
 from mendflow.connection.handle import WAIT, WorkflowHandle, within
@@ -28,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from google.protobuf.message import Message
+
+    from mendflow import errors
+
 __all__ = ["Client"]
 
 I = TypeVar("I")  # noqa: E741 - the input
@@ -43,6 +45,9 @@ MARGIN: Final = 10.0
 class _Nothing:
     """Stands for: no input given."""
 
+
+#: Spelled here, for inside the class `list` is a verb.
+Types = list[workflow_service_pb2.WorkflowType]
 
 NOTHING: Final = _Nothing()
 
@@ -67,7 +72,7 @@ class Client:
             operator_service_pb2_grpc.OperatorServiceStub(self.caller.channel)
         )
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         """Answer the client; it connects on its first call."""
         return self
 
@@ -116,9 +121,7 @@ class Client:
         """
         request = self._request(workflow, input, id, labels)
         request.wait.CopyFrom(_duration(WAIT))
-        handle: WorkflowHandle[Any] = WorkflowHandle(
-            self, request.workflow_id, _output_type(workflow), started=True
-        )
+        handle: WorkflowHandle[Any] = WorkflowHandle(self, request.workflow_id, _output_type(workflow), started=True)
 
         async def start_and_wait() -> Any:
             reply = await self.caller.insist(self.stub.StartWorkflow, request, timeout=WAIT + MARGIN)
@@ -196,9 +199,7 @@ class Client:
         for request, outcome in zip(batch.requests, reply.outcomes, strict=True):
             if outcome.HasField("response"):
                 outcomes.append(
-                    WorkflowHandle(
-                        self, request.workflow_id, _output_type(workflow), started=outcome.response.started
-                    )
+                    WorkflowHandle(self, request.workflow_id, _output_type(workflow), started=outcome.response.started)
                 )
             else:
                 outcomes.append(from_status(outcome.error, self.target))
@@ -266,9 +267,9 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
-    async def types(self) -> list[workflow_service_pb2.WorkflowType]:
+    async def types(self) -> Types:
         """Answer the workflow types that the server serves, by name."""
-        found: list[workflow_service_pb2.WorkflowType] = []
+        found: Types = []
         request = workflow_service_pb2.ListWorkflowTypesRequest()
         while True:
             page = await self.caller.insist(self.stub.ListWorkflowTypes, request)
@@ -285,8 +286,8 @@ class Client:
         return info
 
     async def health(self, service: str = "") -> str:
-        """Answer "SERVING" or "NOT_SERVING", at once, for a service of grpc.health.v1; "liveness" asks for the process."""
-        stub = health_pb2_grpc.HealthStub(self.caller.channel)
+        """Answer "SERVING" or "NOT_SERVING" for a service of grpc.health.v1; "liveness" asks for the process."""
+        stub: Any = health_pb2_grpc.HealthStub(self.caller.channel)
         reply = await self.caller.call(stub.Check, health_pb2.HealthCheckRequest(service=service))
         return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
 

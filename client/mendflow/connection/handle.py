@@ -74,13 +74,14 @@ class WorkflowHandle(Generic[R]):
             retry_for=self.patience,
         )
 
-    async def result(self, timeout: float | None = None) -> R:  # noqa: ASYNC109 - of the wait, not of the workflow
+    async def result(self, timeout: float | None = None) -> R:
         """Wait for the end and answer what the workflow returned.
 
         Raises `WorkflowFailed`, `WorkflowCancelled`, `WorkflowTerminated`, and
         `DeadlineExceeded` after ``timeout`` seconds (None: never); the workflow goes on.
         """
-        return await within(timeout, self.id, self._result())
+        result: R = await within(timeout, self.id, self._result())
+        return result
 
     async def _result(self, workflow: workflow_pb2.Workflow | None = None) -> R:
         while workflow is None or workflow.state in _OPEN_STATES:
@@ -132,7 +133,7 @@ class WorkflowHandle(Generic[R]):
         return await self._client.terminate(self.id, reason)
 
 
-async def within(timeout: float | None, workflow_id: str, work: Any) -> Any:  # noqa: ASYNC109 - as in `result`
+async def within(timeout: float | None, workflow_id: str, work: Any) -> Any:
     """Await ``work``, or raise `DeadlineExceeded` after ``timeout`` seconds."""
     try:
         async with asyncio.timeout(timeout):

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from mendflow.connection.client import Client
 from mendflow.connection.handle import WorkflowHandle
@@ -83,7 +83,7 @@ class SyncClient(_Blocking):
 
         super().__init__(asyncio.run_coroutine_threadsafe(make(), loop).result(), loop)
 
-    def __enter__(self) -> SyncClient:
+    def __enter__(self) -> Self:
         """Answer the client."""
         return self
 

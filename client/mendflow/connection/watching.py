@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
@@ -13,7 +13,7 @@ from mendflow.connection.status import as_error
 from mendflow.v1 import workflow_service_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 
     from mendflow.connection.calls import Caller
     from mendflow.v1 import event_pb2
@@ -36,7 +36,7 @@ _CUT: Final = frozenset(
 _TRANSPORT: Final = ("rst_stream", "goaway", "socket", "connection", "transport", "stream removed")
 
 
-async def watch(  # noqa: PLR0913 - the parts of one watch, by name
+async def watch(
     caller: Caller,
     stub: WorkflowServiceAsyncStub,
     workflow_id: str,
@@ -57,48 +57,75 @@ async def watch(  # noqa: PLR0913 - the parts of one watch, by name
     connected = True
     while True:
         request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=workflow_id, after_sequence=cursor)
-        request.kinds.extend(kinds)  # type: ignore[arg-type] # an enum's numbers
-        call = stub.WatchWorkflow(request, metadata=trace_metadata())
+        request.kinds.extend(kinds)  # type: ignore[arg-type]  # an enum's numbers
+        frames = _frames(caller, stub, request, silence)
         try:
-            while True:
-                frame = await asyncio.wait_for(call.read(), silence)
-                if frame is grpc.aio.EOF:
-                    break
+            async for frame in frames:
                 if not connected and on_connection is not None:
                     on_connection(True, "")  # noqa: FBT003 - the callback's own shape
                 connected = True
                 patience.succeeded()
-                for event in frame.events:
-                    if event.sequence <= cursor:
-                        continue
-                    if event.sequence != cursor + 1 and not kinds:
-                        raise errors.ServerFault(f"the watch of {workflow_id} jumped from event {cursor} to {event.sequence}")
+                for event in _fresh(frame, cursor, dense=not kinds):
                     cursor = event.sequence
                     yield event
                 cursor = max(cursor, frame.last_sequence)
-            code = await call.code()
-            if code is grpc.StatusCode.OK:
-                return
-            error = as_error(
-                grpc.aio.AioRpcError(
-                    code, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
-                ),
-                caller.target,
-            )
-        except grpc.aio.AioRpcError as broken:
-            error = as_error(broken, caller.target)
-            code = broken.code()
-        except TimeoutError:
-            error = errors.ServerUnavailable(f"the server at {caller.target} has been silent for {silence:g} s")
-            code = grpc.StatusCode.UNAVAILABLE
+        except _Cut as cut:
+            if connected and on_connection is not None:
+                on_connection(False, str(cut.error))  # noqa: FBT003 - the callback's own shape
+            connected = False
+            await patience.wait_or_raise(cut.error)
+        else:
+            return
         finally:
-            call.cancel()
-        if not _is_cut(code, str(error)):
-            raise error
-        if connected and on_connection is not None:
-            on_connection(False, str(error))  # noqa: FBT003 - the callback's own shape
-        connected = False
-        await patience.wait_or_raise(error)
+            await frames.aclose()
+
+
+class _Cut(Exception):
+    """The stream ended, but the workflow did not."""
+
+    def __init__(self, error: errors.RequestError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+async def _frames(
+    caller: Caller,
+    stub: WorkflowServiceAsyncStub,
+    request: workflow_service_pb2.WatchWorkflowRequest,
+    silence: float,
+) -> AsyncGenerator[workflow_service_pb2.WatchWorkflowResponse, None]:
+    """Yield the frames of one stream, to the workflow's end. Raises `_Cut`, or what the server refused it with."""
+    call = stub.WatchWorkflow(request, metadata=trace_metadata())
+    try:
+        while True:
+            frame: Any = await asyncio.wait_for(call.read(), silence)
+            if frame is grpc.aio.EOF:
+                break
+            yield frame
+        code = await call.code()
+        if code is not grpc.StatusCode.OK:
+            raise grpc.aio.AioRpcError(  # noqa: TRY301 - handled like one that read raises
+                code, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+            )
+    except TimeoutError:
+        message = f"the server at {caller.target} has been silent for {silence:g} s"
+        raise _Cut(errors.ServerUnavailable(message, code="UNAVAILABLE")) from None
+    except grpc.aio.AioRpcError as broken:
+        error = as_error(broken, caller.target)
+        raise (_Cut(error) if _is_cut(broken.code(), str(error)) else error) from None
+    finally:
+        call.cancel()
+
+
+def _fresh(frame: workflow_service_pb2.WatchWorkflowResponse, cursor: int, *, dense: bool) -> Iterator[event_pb2.Event]:
+    """Yield a frame's events above the cursor; raise `ServerFault` where one is missing."""
+    for event in frame.events:
+        if event.sequence <= cursor:
+            continue
+        if dense and event.sequence != cursor + 1:
+            raise errors.ServerFault(f"the watch jumped from event {cursor} to {event.sequence}")
+        cursor = event.sequence
+        yield event
 
 
 def _is_cut(code: grpc.StatusCode, message: str) -> bool:

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Mapping
 
-    from mendflow.v1.event_pb2 import Event, TraceContext
     from mendflow.v1.payload_pb2 import Payload
     from mendflow.v1.workflow_service_pb2 import WatchWorkflowResponse
     from mendflow.workflow import Workflow

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from mendflow.ids import new_id
-
 from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
 from mendflow_server.api.describe import describe, set_micros
 from mendflow_server.api.finishing import Finisher

@@ -11,9 +11,10 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from mendflow.v1 import event_pb2
 from opentelemetry import trace
 from opentelemetry.trace.span import TraceState
+
+from mendflow.v1 import event_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,7 +12,6 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -20,6 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExport
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.telemetry import names
 from mendflow_server.telemetry.context import SAMPLED, attempt_span_id, span_context, workflow_span_id
 
@@ -44,7 +44,7 @@ class SpanProjector:
         self._resource = resource
         self._scope = InstrumentationScope(names.SCOPE)
 
-    def attempt_closed(  # noqa: PLR0917 - the workflow's names, then the two events
+    def attempt_closed(
         self,
         trace: event_pb2.TraceContext,
         uid: str,
@@ -79,7 +79,7 @@ class SpanProjector:
             (started.time, closed.time),
         )
 
-    def workflow_ended(  # noqa: PLR0917 - the workflow's names, then the two events
+    def workflow_ended(
         self,
         trace: event_pb2.TraceContext,
         uid: str,
@@ -119,7 +119,7 @@ class SpanProjector:
             SpanKind.SERVER,
         )
 
-    def _tell(  # noqa: PLR0917 - a span's parts
+    def _tell(
         self,
         name: str,
         context: SpanContext,
@@ -181,11 +181,15 @@ def build_exporter() -> SpanProjector | None:
     endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if chosen == "none" or (chosen in ("", "otlp") and not endpoint):
         return None
-    resource = Resource.create() if os.environ.get("OTEL_SERVICE_NAME") else Resource.create({"service.name": names.SERVICE})
+    resource = (
+        Resource.create() if os.environ.get("OTEL_SERVICE_NAME") else Resource.create({"service.name": names.SERVICE})
+    )
     if chosen == "console":
         return SpanProjector(BatchSpanProcessor(ConsoleSpanExporter()), resource)
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if chosen not in ("", "otlp") or protocol not in (None, "", "grpc"):
-        log.warning("spans_not_exported", exporter=chosen or "otlp", protocol=protocol, supported="otlp over grpc, console")
+        log.warning(
+            "spans_not_exported", exporter=chosen or "otlp", protocol=protocol, supported="otlp over grpc, console"
+        )
         return None
     return SpanProjector(BatchSpanProcessor(OTLPSpanExporter()), resource)

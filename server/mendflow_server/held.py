@@ -1,0 +1,255 @@
+"""A workflow in memory, and its way to the disk.
+
+What happens to it gathers in the journal; `flush` sends all of it to the
+committer as one change, guarded by what this driver read: the generation and
+the last sequence. Effects wait for that change. When the guard proves stale,
+another driver has the workflow, and everything here is dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mendflow_server import endings
+from mendflow_server.attempts import Body, Listener, Order
+from mendflow_server.history import History, seconds
+from mendflow_server.journal import Journal
+from mendflow_server.states import State, state_of, wake_time
+from mendflow_server.store.protocol import Alert, Change, Guard, Heartbeat, Message, Row, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mendflow.v1 import event_pb2
+    from mendflow.workflow import Workflow
+    from mendflow_server.kernel import Kernel
+    from mendflow_server.run import Run
+    from mendflow_server.timers import Timer
+
+
+class Held(Listener):
+    """A workflow in memory: its history, its row, and what is not on disk yet."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        row: Row,
+        history: History,
+        *,
+        guard: Guard | None,
+        workflow: Workflow[Any, Any] | None,
+    ) -> None:
+        self.kernel = kernel
+        #: The newest row on disk; for a new workflow, the first that will be.
+        self.row = row
+        self.guard = guard
+        self.history = history
+        self.journal = Journal(history)
+        #: None: no server of this kind can run it.
+        self.workflow = workflow
+        self.run: Run | None = None
+        self.bodies: dict[str, Body] = {}
+        #: Dropped: nothing may come of it any more.
+        self.gone = False
+        #: Why it is loaded again, to be stopped.
+        self.stop_reason = ""
+        self.in_commit = False
+        #: When it last came to rest, by the monotonic clock.
+        self.rested = 0.0
+        self._effects: list[Callable[[], None]] = []
+        self._launches: list[Order] = []
+        self._taken: list[int] = []
+        self._seen: set[int] = set()
+        self._heartbeats: dict[str, Heartbeat] = {}
+        self._last_heartbeats: dict[str, bytes] = {}
+        self._alerts: list[Alert] = []
+        self._slot_waits: set[str] = set()
+        self._busy = False
+        self._held = False
+        self._not_served = False
+        self._unreplayable = False
+        self._warned = False
+        self._timer: Timer | None = None
+        self._timer_at = 0.0
+        self._reported: dict[str, float] = {}
+        self._report_timer: Timer | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could be dropped and rebuilt without any loss."""
+        return not (
+            self.in_commit
+            or self.bodies
+            or self._slot_waits
+            or self._busy
+            or self._report_timer is not None
+            or self.journal.pending
+        )
+
+    @property
+    def opaque(self) -> bool:
+        """Whether its code cannot run here: the type is not served, or an event is not understood."""
+        return self.workflow is None
+
+    def _alert(self, name: str, severity: event_pb2.AlertSeverity.ValueType, message: str) -> None:
+        event = self.journal.new()
+        event.alert_raised.name = name
+        event.alert_raised.severity = severity
+        event.alert_raised.message = message
+        self.journal.add(event)
+        self._alerts.append(Alert(round(self.journal.now * 1e6), name, severity, message))
+
+    def _drop_run(self) -> None:
+        if self.run is not None:
+            self.run.close()
+            self.run = None
+
+    def _set_timer(self) -> None:
+        wake = None if self.history.stopped or (self.opaque and not self.history.cancel) else wake_time(self.history)
+        if wake is None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            return
+        if self._timer is not None:
+            if self._timer_at == wake:
+                return
+            self._timer.cancel()
+        self._timer_at = wake
+        self._timer = self.kernel.timers.at(wake, lambda: self.kernel.act(self, self.woken))
+
+    # Committing.
+
+    def flush(self) -> None:
+        """Send what has gathered to the committer."""
+        if self.in_commit or self.gone:
+            return
+        pending = self.journal.pending
+        if not pending and not self._heartbeats and not self._taken and not self._row_differs():
+            self._set_timer()
+            self.rested = self.kernel.clock.monotonic()
+            return
+        self.journal.pending = []
+        row = self._next_row()
+        change = Change(
+            row=row,
+            guard=self.guard,
+            events=[(event.sequence, event.SerializeToString()) for event in pending],
+            taken=tuple(self._taken),
+            heartbeats=tuple(self._heartbeats.values()),
+            alerts=tuple(self._alerts),
+            final=self.history.final is not None,
+        )
+        cause = Cause(pending, self._effects, self._launches)
+        self._effects, self._launches, self._taken, self._heartbeats, self._alerts = [], [], [], {}, []
+        self.in_commit = True
+        self.kernel.committer.change(change, lambda change, verdict: self._decided(change, verdict, cause))
+
+    def _row_differs(self) -> bool:
+        state = self._state()
+        return state.state != self.row.state or state.reason != self.row.reason
+
+    def _state(self) -> State:
+        if self._not_served and not self.history.stopped and self.history.final is None and not self.history.cancel:
+            return endings.not_served(self.row.workflow_type)
+        if self._held and not self.history.stopped and self.history.final is None and not self.history.cancel:
+            return endings.HELD
+        return state_of(self.history, busy=self._busy, slot_waits=len(self._slot_waits))
+
+    def _next_row(self) -> Row:
+        row, state = self.row, self._state()
+        final = self.history.final
+        return Row(
+            key=row.key,
+            workflow_id=row.workflow_id,
+            uid=row.uid,
+            workflow_type=row.workflow_type,
+            state=state.state,
+            reason=state.reason,
+            explanation=state.explanation,
+            generation=row.generation,
+            replica_id=row.replica_id,
+            last_sequence=self.history.last_sequence,
+            wake_time=None if state.wake is None else round(state.wake * 1e6),
+            create_time=row.create_time,
+            end_time=None if final is None else round(seconds(final.time) * 1e6),
+            untaken_signals=self.history.untaken_signals,
+            trace_id=row.trace_id,
+            labels=row.labels,
+        )
+
+    def _decided(self, change: Change, verdict: Verdict, cause: Cause) -> None:
+        """The committer's answer."""
+        self.in_commit = False
+        if verdict is Verdict.INBOX:
+            self.in_commit = True
+            self.kernel.read_inbox(self, lambda messages: self._resend(change, cause, messages))
+            return
+        if verdict is not Verdict.DONE:
+            self.drop()
+            self._launch(cause.launches)
+            if verdict is Verdict.TAKEN:
+                self.kernel.taken(self)
+            else:
+                self.kernel.lost(self)
+            return
+        fresh = self.guard is None
+        self.row = change.row
+        self.guard = Guard(change.row.generation, change.row.last_sequence)
+        self.kernel.committed(self, change, cause.events, fresh=fresh)
+        for effect in cause.effects:
+            effect()
+        self._launch(cause.launches)
+        if change.final:
+            self.kernel.finished(self, cause.events[-1])
+        else:
+            self.kernel.touch(self)
+
+    def _resend(self, change: Change, cause: Cause, messages: list[Message]) -> None:
+        """Messages arrived before the end: they come into the history before it, undelivered."""
+        final = cause.events.pop()
+        taken = list(change.taken)
+        for message in messages:
+            if message.id in taken:
+                continue
+            taken.append(message.id)
+            event = endings.undelivered(message, final)
+            if event is not None:
+                cause.events.append(event)
+                final.sequence += 1
+        cause.events.append(final)
+        self.history.last_sequence = final.sequence
+        change.events = [(event.sequence, event.SerializeToString()) for event in cause.events]
+        change.taken = tuple(taken)
+        change.row.last_sequence = final.sequence
+        self.kernel.committer.change(change, lambda change, verdict: self._decided(change, verdict, cause))
+
+    def drop(self) -> None:
+        """Let go of it: nothing that is not on disk may take effect any more."""
+        self.gone = True
+        self._drop_run()
+        for timer in (self._timer, self._report_timer):
+            if timer is not None:
+                timer.cancel()
+        for body in list(self.bodies.values()):
+            body.abandon()
+        launches, self._launches = self._launches, []
+        self._launch(launches)
+
+    def _launch(self, orders: list[Order]) -> None:
+        """Run attempts whose records are on disk."""
+        raise NotImplementedError
+
+    def woken(self) -> None:
+        """Its timer went off."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True, frozen=True)
+class Cause:
+    """What a change on its way to the disk has in it, and what follows once it is there."""
+
+    events: list[event_pb2.Event]
+    effects: list[Callable[[], None]]
+    launches: list[Order]

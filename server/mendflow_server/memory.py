@@ -1,0 +1,374 @@
+"""The workflows in memory.
+
+Theory of operation. All that happens to workflows happens in *turns* of the
+loop: inputs gather in a queue, one callback takes them all, drives the
+executions concerned and flushes each once, so that one turn makes one batch.
+A turn is never part of a task: workflow code so finds no current task that it
+could hang a timeout on, and a caller who hangs up cancels nothing.
+
+A workflow is in memory while anything of it runs or is due soon. It is named
+by its id until its first commit, then by its key. What waits longer is
+dropped and loaded again when its time or a message comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import hashlib
+import random
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from mendflow_server.attempts import Attempts
+from mendflow_server.execution import Execution
+from mendflow_server.history import FINAL_STATES, History, UnknownEvent
+from mendflow_server.store.protocol import Guard, Message, Row
+from mendflow_server.timers import Timers
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Callable, Iterable, Mapping
+
+    from mendflow.v1 import event_pb2
+    from mendflow.workflow import Workflow
+    from mendflow_server.clock import Clock
+    from mendflow_server.commit import Committer
+    from mendflow_server.held import Held
+    from mendflow_server.kernel import Observer
+    from mendflow_server.note import Note
+    from mendflow_server.settings import Settings
+    from mendflow_server.store.protocol import Change, Loaded, Store
+
+log = structlog.get_logger("mendflow.engine")
+
+#: How many workflows one `load` of the store brings in.
+LOAD_PAGE = 250
+
+
+class CrashBudgetPort:
+    """What the engine asks of the crash budget."""
+
+    def holds(self, key: int, step_key: str) -> bool:
+        """Whether a suspect must wait for its turn."""
+        raise NotImplementedError
+
+    def quarantined(self, key: int, step_key: str) -> int:
+        """How many crashes quarantine it now; 0: none do."""
+        raise NotImplementedError
+
+    def ended(self, key: int, step_key: str) -> None:
+        """A suspect's attempt is closed, or its workflow (no step key) has ended."""
+        raise NotImplementedError
+
+    def forgive(self, key: int) -> None:
+        """Forget what is held against a workflow."""
+        raise NotImplementedError
+
+
+class Memory:
+    """The workflows in memory, and how they come and go."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        clock: Clock,
+        store: Store,
+        committer: Committer,
+        observer: Observer,
+        note: Note,
+        definitions: Mapping[str, Workflow[Any, Any]],
+        replica_id: str,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.store = store
+        self.committer = committer
+        self.observer = observer
+        self.note = note
+        self.definitions = definitions
+        self.replica_id = replica_id
+        self.draining = False
+        self.suspects = False
+        #: Set by the supervisor.
+        self.crash_budget: CrashBudgetPort | None = None
+        self._loop = asyncio.get_running_loop()
+        self.timers = Timers(self._loop, clock.time)
+        self.limits = Timers(self._loop, clock.monotonic)
+        self.attempts = Attempts(
+            clock=clock,
+            timers=self.limits,
+            slots=settings.attempt_slots,
+            threads=settings.thread_slots,
+            payload_limit=settings.payload_limit,
+            cancel_grace=settings.cancel_grace,
+        )
+        self._random = random.Random()  # noqa: S311 - for jitter
+        self._by_id: dict[str, Execution] = {}
+        self._by_key: dict[int, Execution] = {}
+        self._queue: collections.deque[tuple[Held, Callable[[], None]]] = collections.deque()
+        self._dirty: dict[Held, None] = {}
+        self._turning = False
+        self._loading: dict[int, list[Message]] = {}
+        self._to_load: dict[int, tuple[str, bool]] = {}
+        self._loads: set[asyncio.Task[None]] = set()
+        #: Keys are loaded only once the crash budget is known.
+        self.loads_open = False
+
+    # Turns.
+
+    def act(self, execution: Held, call: Callable[[], None]) -> None:
+        """Let something happen to an execution in this turn, then flush it."""
+        self._queue.append((execution, call))
+        self._schedule()
+
+    def touch(self, execution: Held) -> None:
+        """Flush it in this turn."""
+        self._dirty[execution] = None
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        now = self.clock.time()
+        queue, dirty = self._queue, self._dirty
+        while queue:
+            execution, call = queue.popleft()
+            if execution.gone:
+                continue
+            execution.journal.now = now
+            dirty[execution] = None
+            self._guarded(execution, call)
+        self._dirty = {}
+        for execution in dirty:
+            if not execution.gone:
+                self._guarded(execution, execution.flush)
+        self._turning = False
+        if self._queue or self._dirty:
+            self._schedule()
+
+    def _guarded(self, execution: Held, call: Callable[[], None]) -> None:
+        """A fault of our own in one workflow must not take the others with it."""
+        try:
+            call()
+        except Exception:
+            log.exception("engine_fault", workflow_id=execution.row.workflow_id, error_id=execution.row.uid)
+            execution.drop()
+            self._forget(execution)
+            self.failed(execution)
+
+    def deliver(self, key: int, message: Message) -> None:
+        """A message for this workflow is on disk: have its driver take it in."""
+        execution = self._by_key.get(key)
+        if execution is not None:
+            self.act(execution, lambda: execution.take_in(message))
+        elif key in self._loading:
+            self._loading[key].append(message)
+        else:
+            self.load([key])
+
+    # Loading.
+
+    def load(self, keys: Iterable[int], *, stop: str = "", retry: bool = False) -> None:
+        """Bring workflows in from the store, unless they are here."""
+        for key in keys:
+            if key not in self._by_key and key not in self._loading:
+                self._to_load.setdefault(key, (stop, retry))
+        if self._to_load and self.loads_open and not self.draining:
+            wanted = {key: self._to_load.pop(key) for key in list(self._to_load)[:LOAD_PAGE]}
+            self._loading.update((key, []) for key in wanted)
+            task = self._loop.create_task(self._load(wanted))
+            self._loads.add(task)
+            task.add_done_callback(self._loads.discard)
+
+    @property
+    def loading(self) -> int:
+        """How many workflows are on their way in."""
+        return len(self._loading) + len(self._to_load)
+
+    async def _load(self, wanted: dict[int, tuple[str, bool]]) -> None:
+        try:
+            for loaded in await self.store.load(list(wanted)):
+                stop, retry = wanted[loaded.row.key]
+                self.bring_in(loaded, stop=stop, retry=retry)
+        finally:
+            for key in wanted:
+                self._missed(key, self._loading.pop(key, []))
+            self.load([])
+
+    def _missed(self, key: int, messages: list[Message]) -> None:
+        for message in messages:
+            self.deliver(key, message)
+
+    def bring_in(self, loaded: Loaded, *, stop: str = "", retry: bool = False) -> None:
+        """Take a loaded workflow over and let it go on."""
+        row = loaded.row
+        if row.key in self._by_key or row.state in FINAL_STATES:
+            return
+        guard = Guard(row.generation, row.last_sequence)
+        workflow = self.definitions.get(row.workflow_type)
+        try:
+            history = History.of(loaded.events)
+        except UnknownEvent:
+            history = History()
+            history.last_sequence = row.last_sequence
+            workflow = None
+        mine = _copy(row)
+        if row.replica_id != self.replica_id:
+            mine.generation += 1
+            mine.replica_id = self.replica_id
+        execution = Execution(self, mine, history, guard=guard, workflow=workflow)
+        self._by_key[row.key] = self._by_id[row.workflow_id] = execution
+        self.act(execution, lambda: execution.take_over(loaded, stop=stop, retry=retry))
+
+    def reload(self, execution: Held, stop: str) -> None:
+        """Drop it and load it again, to be stopped for this reason."""
+        execution.stop_reason = stop
+        execution.drop()
+        if not execution.in_commit:
+            self._reload(execution)
+
+    def _reload(self, execution: Held) -> None:
+        self._forget(execution)
+        if execution.row.key:
+            self.load([execution.row.key], stop=execution.stop_reason)
+
+    def evict(self, *, at_once: bool = False) -> int:
+        """Drop what rests; answer how many. Due ones soon, unless ``at_once``, stay."""
+        now, wall = self.clock.monotonic(), self.clock.time()
+        patience = 0.0 if at_once else self.settings.evict_after
+        gone = [
+            execution
+            for execution in self._by_key.values()
+            if execution.idle
+            and now - execution.rested >= patience
+            and (execution.row.wake_time is None or execution.row.wake_time / 1e6 > wall + self.settings.evict_after)
+        ]
+        for execution in gone:
+            execution.drop()
+            self._forget(execution)
+        return len(gone)
+
+    # What executions ask of it (`Kernel`).
+
+    def read_inbox(self, execution: Held, then: Callable[[list[Message]], None]) -> None:
+        """Read the workflow's inbox, then call back."""
+
+        async def read() -> None:
+            loaded = await self.store.load([execution.row.key])
+            then(loaded[0].inbox if loaded else [])
+
+        task = self._loop.create_task(read())
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    def _forget(self, execution: Held) -> None:
+        row = execution.row
+        if self._by_id.get(row.workflow_id) is execution:
+            del self._by_id[row.workflow_id]
+        if self._by_key.get(row.key) is execution:
+            del self._by_key[row.key]
+
+    def idempotency_key(self, uid: str, step_key: str) -> str:
+        """Answer the key under which a step makes its effect: the same for every attempt."""
+        return hashlib.sha256(f"{uid}|{step_key}".encode()).hexdigest()[:32]
+
+    def attempt_context(self, execution: Held, step_key: str, number: int) -> contextvars.Context:
+        """Answer the context variables that an attempt's code starts with."""
+        return self.observer.attempt_context(execution.row, execution.history, step_key, number)
+
+    def jitter(self) -> float:
+        """Answer a random number from 0 up to 1."""
+        return self._random.random()
+
+    def holds(self, key: int, step_key: str) -> bool:
+        """Whether a suspect must wait for its turn."""
+        return self.crash_budget is not None and self.crash_budget.holds(key, step_key)
+
+    def quarantined(self, key: int, step_key: str) -> int:
+        """How many crashes quarantine it now; 0: none do."""
+        return 0 if self.crash_budget is None else self.crash_budget.quarantined(key, step_key)
+
+    def suspect_ended(self, key: int, step_key: str) -> None:
+        """A suspect's attempt is closed, or its workflow has ended."""
+        if self.crash_budget is not None:
+            self.crash_budget.ended(key, step_key)
+
+    def forgive(self, key: int) -> None:
+        """An operator resumed the workflow: forget what was held against it."""
+        if self.crash_budget is not None:
+            self.crash_budget.forgive(key)
+
+    def release(self, key: int, step_key: str) -> None:
+        """A suspect's turn has come."""
+        execution = self._by_key.get(key)
+        if execution is None:
+            self.load([key])
+        elif step_key:
+            self.act(execution, lambda: execution.want_again(step_key))
+        else:
+            self.act(execution, execution.go_on)
+
+    # Ending.
+
+    @property
+    def running(self) -> int:
+        """How many attempts' code runs."""
+        return len(self.attempts.bodies)
+
+    @property
+    def open_runs(self) -> int:
+        """How many workflows are in memory."""
+        return len(self._by_id)
+
+    def cut_attempts(self) -> None:
+        """End what the drain has no more time for: async attempts are closed as lost, threads stay."""
+        for execution in list(self._by_key.values()):
+            self.act(execution, execution.hand_over)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that happened is on disk."""
+        return not self._queue and not self._dirty and self.committer.idle
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for execution in list(self._by_id.values()):
+            execution.drop()
+        self._by_id.clear()
+        self._by_key.clear()
+        self.timers.close()
+        self.limits.close()
+        for task in self._loads:
+            task.cancel()
+
+    # What the engine makes of what executions tell it (`Kernel`).
+
+    def committed(self, execution: Held, change: Change, events: list[event_pb2.Event], *, fresh: bool) -> None:
+        """A change is on disk."""
+        raise NotImplementedError
+
+    def finished(self, execution: Held, final: event_pb2.Event) -> None:
+        """The workflow's end is on disk."""
+        raise NotImplementedError
+
+    def taken(self, execution: Held) -> None:
+        """A new workflow's id proved taken."""
+        raise NotImplementedError
+
+    def lost(self, execution: Held) -> None:
+        """Another driver has the workflow."""
+        raise NotImplementedError
+
+    def failed(self, execution: Held) -> None:
+        """A fault of our own dropped it."""
+        raise NotImplementedError
+
+
+def _copy(row: Row) -> Row:
+    return Row(**{name: getattr(row, name) for name in Row.__slots__})
