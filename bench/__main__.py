@@ -1,0 +1,95 @@
+"""`make bench`: one table, with the spread over some runs; `--json FILE` for machines."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import servers
+from bench.rows import ECHO_ROW, ROWS, Bench
+
+
+def measure(runs: int, scale: float, only: str) -> dict[str, list[float]]:
+    """Answer each row's figures, one a run. Every run has a new server and a new file."""
+    figures: dict[str, list[float]] = {row.name: [] for row in ROWS if only in row.name or row.name == ECHO_ROW}
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory(prefix="mendflow-bench-") as name, servers.echo() as echo:
+            directory = Path(name)
+            with servers.mendflow(directory) as address:
+                bench = Bench(address, echo, directory, scale)
+                for row in ROWS:
+                    if row.name in figures:
+                        figures[row.name].append(asyncio.run(row.measure(bench)))  # type: ignore[arg-type]  # a coroutine
+    return figures
+
+
+def report(figures: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Answer the table's rows as plain data."""
+    echo = statistics.median(figures[ECHO_ROW])
+    rows = []
+    for row in ROWS:
+        if row.name not in figures:
+            continue
+        found = figures[row.name]
+        median = statistics.median(found)
+        rows.append(
+            {
+                "row": row.name,
+                "unit": row.unit,
+                "median": median,
+                "min": min(found),
+                "max": max(found),
+                "of_echo": median / echo if row.unit == "/s" else None,
+                "reaches_least": row.reaches(median, row.least),
+                "reaches_goal": row.reaches(median, row.goal),
+                "least": row.least,
+                "goal": row.goal,
+            }
+        )
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the table."""
+    table = Table(title=f"three steps a workflow, SQLite synchronous=FULL, {platform.python_implementation()} {platform.python_version()}")
+    for name in ("", "median", "min", "max", "of the echo", "least", "goal"):
+        table.add_column(name, justify="left" if not name else "right")
+    for row in rows:
+        digits = 0 if row["unit"] == "/s" else 2
+        figure = [f"{row[name]:,.{digits}f}" for name in ("median", "min", "max")]
+        figure[0] += f" {row['unit']}"
+        ratio = "" if row["of_echo"] is None else f"{row['of_echo']:.2f}"
+        table.add_row(row["row"], *figure, ratio, *(_mark(row, name) for name in ("least", "goal")))
+    Console(width=120).print(table)
+
+
+def _mark(row: dict[str, Any], name: str) -> str:
+    reached = row[f"reaches_{name}"]
+    return "" if reached is None else f"{row[name]:,} {'yes' if reached else 'NO'}"
+
+
+def main() -> None:
+    """Measure and tell."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--runs", type=int, default=3, help="how many runs, each with a new server (3)")
+    parser.add_argument("--scale", type=float, default=1.0, help="how much each row does (1.0)")
+    parser.add_argument("--only", default="", help="only rows with this in their name")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    given = parser.parse_args()
+    rows = report(measure(given.runs, given.scale, given.only))
+    show(rows)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

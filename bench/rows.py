@@ -1,0 +1,223 @@
+"""What is measured, a function a row. Each answers its figures, one for each unit of its row."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from mendflow.ids import new_id
+from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
+
+from bench.servers import ECHO
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+TYPE = "three_steps"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table. ``least`` are the figures to reach now, ``goal`` those to reach later."""
+
+    name: str
+    unit: str
+    measure: Callable[[Bench], Awaitable[float]]
+    least: float | None = None
+    goal: float | None = None
+    more_is_better: bool = True
+
+    def reaches(self, figure: float, wanted: float | None) -> bool | None:
+        """Tell whether a figure is good enough; None: nothing is asked."""
+        if wanted is None:
+            return None
+        return figure >= wanted if self.more_is_better else figure <= wanted
+
+
+@dataclass
+class Bench:
+    """One run's surroundings."""
+
+    address: str
+    echo_address: str
+    directory: Path
+    #: How much each row does, from 0 to 1.
+    scale: float = 1.0
+    latencies: dict[str, list[float]] = field(default_factory=dict)
+
+    def count(self, number: int) -> int:
+        """Answer how many, at this scale."""
+        return max(1, round(number * self.scale))
+
+
+def start_request(*, wait: bool) -> workflow_service_pb2.StartWorkflowRequest:
+    """Answer a request for one workflow."""
+    request = workflow_service_pb2.StartWorkflowRequest(workflow_id=new_id(), workflow_type=TYPE)
+    request.input.json = "1"
+    if wait:
+        request.wait.seconds = 30
+    return request
+
+
+async def in_flight(count: int, width: int, one: Callable[[], Awaitable[None]]) -> float:
+    """Do it ``count`` times, ``width`` at once; answer how many a second."""
+    left = iter(range(count))
+
+    async def worker() -> None:
+        for _ in left:
+            await one()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(min(width, count))))
+    return count / (time.perf_counter() - began)
+
+
+def connect(bench: Bench) -> tuple[grpc.aio.Channel, Any]:
+    """Answer a channel and the stub on it."""
+    channel = grpc.aio.insecure_channel(bench.address)
+    return channel, workflow_service_pb2_grpc.WorkflowServiceStub(channel)
+
+
+def waiting_calls(width: int) -> Callable[[Bench], Awaitable[float]]:
+    """Each workflow by one StartWorkflow call that waits for its result."""
+
+    async def measure(bench: Bench) -> float:
+        channel, stub = connect(bench)
+        async with channel:
+
+            async def one() -> None:
+                reply = await stub.StartWorkflow(start_request(wait=True))
+                if reply.workflow.state != workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
+                    raise RuntimeError(reply)
+
+            return await in_flight(bench.count(3_000), width, one)
+
+    return measure
+
+
+async def start_then_watch(bench: Bench) -> float:
+    """StartWorkflow, then its own WatchWorkflow to the end."""
+    channel, stub = connect(bench)
+    async with channel:
+
+        async def one() -> None:
+            request = start_request(wait=False)
+            await stub.StartWorkflow(request)
+            watch = workflow_service_pb2.WatchWorkflowRequest(workflow_id=request.workflow_id)
+            last = 0
+            async for frame in stub.WatchWorkflow(watch):
+                last = frame.last_sequence
+            if last != 8:  # noqa: PLR2004 - WorkflowStarted, three steps of two events, WorkflowSucceeded
+                raise RuntimeError(last)
+
+        return await in_flight(bench.count(1_500), 64, one)
+
+
+async def batches(bench: Bench) -> float:
+    """Started by BatchStartWorkflows of 500, until the last has ended."""
+    channel, stub = connect(bench)
+    async with channel:
+        began = time.perf_counter()
+        count = 0
+        last: list[str] = []
+        for _ in range(bench.count(8)):
+            request = workflow_service_pb2.BatchStartWorkflowsRequest()
+            request.requests.extend(start_request(wait=False) for _ in range(500))
+            await stub.BatchStartWorkflows(request)
+            last = [start.workflow_id for start in request.requests]
+            count += len(last)
+        for workflow_id in last:
+            get = workflow_service_pb2.GetWorkflowRequest(workflow_id=workflow_id)
+            get.wait.seconds = 30
+            reply = await stub.GetWorkflow(get)
+            if reply.workflow.state != workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
+                raise RuntimeError(reply)
+        return count / (time.perf_counter() - began)
+
+
+async def one_at_a_time(bench: Bench, name: str, *, wait: bool) -> list[float]:
+    """Answer how long each of some calls took, in milliseconds, sorted; measured once a run."""
+    if name not in bench.latencies:
+        channel, stub = connect(bench)
+        async with channel:
+            took = []
+            for _ in range(bench.count(400)):
+                request = start_request(wait=wait)
+                began = time.perf_counter()
+                await stub.StartWorkflow(request)
+                took.append((time.perf_counter() - began) * 1e3)
+        bench.latencies[name] = sorted(took)
+    return bench.latencies[name]
+
+
+async def result_median(bench: Bench) -> float:
+    """Start to result, one at a time: the median."""
+    return statistics.median(await one_at_a_time(bench, "result", wait=True))
+
+
+async def result_p99(bench: Bench) -> float:
+    """Start to result, one at a time: the 99th percentile."""
+    took = await one_at_a_time(bench, "result", wait=True)
+    return took[min(len(took) - 1, int(len(took) * 0.99))]
+
+
+async def acknowledged_median(bench: Bench) -> float:
+    """Acknowledged start, one at a time: the median."""
+    return statistics.median(await one_at_a_time(bench, "acknowledged", wait=False))
+
+
+def echoes(width: int) -> Callable[[Bench], Awaitable[float]]:
+    """A bare grpc.aio call: the limit of calls."""
+
+    async def measure(bench: Bench) -> float:
+        async with grpc.aio.insecure_channel(bench.echo_address) as channel:
+            call: Any = channel.unary_unary(ECHO)
+            await call(b"x" * 100, wait_for_ready=True)
+
+            async def one() -> None:
+                await call(b"x" * 100)
+
+            return await in_flight(bench.count(8_000), width, one)
+
+    return measure
+
+
+async def bare_commit(bench: Bench) -> float:
+    """A bare SQLite commit with WAL and synchronous=FULL: the limit of the disk, in milliseconds."""
+    database = sqlite3.connect(bench.directory / f"bare-{time.time_ns()}.db", isolation_level=None)
+    try:
+        database.execute("pragma journal_mode=wal")
+        database.execute("pragma synchronous=full")
+        database.execute("create table t (key integer primary key, bytes blob)")
+        took = []
+        for _ in range(bench.count(500)):
+            began = time.perf_counter()
+            database.execute("begin immediate")
+            database.execute("insert into t (bytes) values (?)", (b"x" * 200,))
+            database.execute("commit")
+            took.append((time.perf_counter() - began) * 1e3)
+        return statistics.median(took)
+    finally:
+        database.close()
+
+
+ECHO_ROW = "limit: bare gRPC echo, 64 in flight"
+
+ROWS = [
+    Row(ECHO_ROW, "/s", echoes(64)),
+    Row("limit: bare gRPC echo, 256 in flight", "/s", echoes(256)),
+    Row("limit: bare SQLite commit", "ms", bare_commit, more_is_better=False),
+    Row("one waiting call each, 64 in flight", "/s", waiting_calls(64), 800, 1_700),
+    Row("one waiting call each, 256 in flight", "/s", waiting_calls(256), 800, 1_700),
+    Row("start, then watch to the end, 64 in flight", "/s", start_then_watch, None, 800),
+    Row("in batches of 500, until the last has ended", "/s", batches, None, 6_000),
+    Row("start to result, one at a time, median", "ms", result_median, 5, 3, more_is_better=False),
+    Row("start to result, one at a time, p99", "ms", result_p99, None, 6, more_is_better=False),
+    Row("acknowledged start, one at a time, median", "ms", acknowledged_median, None, 2, more_is_better=False),
+]

@@ -1,0 +1,93 @@
+"""The processes beside the client: a Mendflow server, and a bare gRPC echo as the limit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+ECHO = "/bench.Echo/Echo"
+
+
+def free_port() -> int:
+    """Answer a port that nobody has right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def mendflow(directory: Path) -> Iterator[str]:
+    """Serve the benchmark's workflows on a new SQLite file; answer the address."""
+    grpc_port, http_port = free_port(), free_port()
+    command = [sys.executable, "-m", "mendflow.command", "serve", "bench.workflows"]
+    command += ["--store", f"sqlite:///{directory / 'bench.db'}", "--log-level", "warning"]
+    command += ["--grpc-address", f"127.0.0.1:{grpc_port}", "--http-address", f"127.0.0.1:{http_port}"]
+    with _process(command):
+        _wait_for(f"http://127.0.0.1:{http_port}/health")
+        yield f"127.0.0.1:{grpc_port}"
+
+
+@contextlib.contextmanager
+def echo() -> Iterator[str]:
+    """Serve a bare echo on the same kind of loop; answer the address."""
+    port = free_port()
+    with _process([sys.executable, "-m", "bench.servers", str(port)]):
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def _process(command: list[str]) -> Iterator[None]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(url: str) -> None:
+    limit = time.monotonic() + 30
+    while time.monotonic() < limit:
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except (OSError, urllib.error.HTTPError):
+            time.sleep(0.05)
+    raise TimeoutError(f"{url} did not answer")
+
+
+async def _serve_echo(port: int) -> None:
+    async def answer(request: bytes, _: object) -> bytes:
+        return request
+
+    handler = grpc.unary_unary_rpc_method_handler(answer)
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Echo": handler}),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve_echo(int(sys.argv[1])))
