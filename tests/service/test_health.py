@@ -1,0 +1,107 @@
+"""Honest health, over gRPC and over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.conftest import Server, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def stub_of(server: Server) -> Any:
+    return health_pb2_grpc.HealthStub(server.channel)
+
+
+async def get(server: Server, path: str) -> tuple[int, dict[str, Any]]:
+    def ask() -> tuple[int, dict[str, Any]]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.app.http_port}{path}", timeout=5) as reply:
+                return reply.status, json.loads(reply.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    return await asyncio.to_thread(ask)
+
+
+async def ready(server: Server) -> None:
+    while not server.app.health.ready.ok:
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("service", ["", "mendflow.v1.WorkflowService", "mendflow.v1.OperatorService", "liveness"])
+async def test_check_answers_for_each_name(server: Server, service: str) -> None:
+    await ready(server)
+    reply = await stub_of(server).Check(health_pb2.HealthCheckRequest(service=service))
+    assert reply.status == SERVING
+
+
+async def test_an_unknown_service_is_not_found(server: Server) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub_of(server).Check(health_pb2.HealthCheckRequest(service="nobody"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    call = stub_of(server).Watch(health_pb2.HealthCheckRequest(service="nobody"))
+    assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    call.cancel()
+
+
+async def test_http_says_the_same(server: Server) -> None:
+    await ready(server)
+    status, body = await get(server, "/health")
+    assert (status, body["status"], body["reasons"]) == (200, "SERVING", [])
+    assert body["replica_id"] == server.app.replica_id
+    assert (await get(server, "/health/live"))[0] == 200
+    assert (await get(server, "/other"))[0] == 404
+
+
+async def test_a_drain_is_told_to_every_watcher_though_another_left(tmp_path: Path) -> None:
+    async with serving(tmp_path, drain_timeout=0.5) as server:
+        await ready(server)
+        calls = [stub_of(server).Watch(health_pb2.HealthCheckRequest()) for _ in range(3)]
+        for call in calls:
+            assert (await call.read()).status == SERVING
+        calls[0].cancel()
+        # An attempt keeps the drain busy for a moment.
+        await server.client.start("holds", 30.0, id="subject")
+        draining = asyncio.create_task(server.app.drain())
+        for call in calls[1:]:
+            assert (await call.read()).status == NOT_SERVING
+        status, body = await get(server, "/health")
+        assert status == 503
+        assert "the server drains" in body["reasons"]
+        assert (await get(server, "/health/live"))[0] == 200, "draining is no reason to be killed"
+        await draining
+
+
+async def test_a_store_that_does_not_commit_makes_it_not_ready_but_alive(tmp_path: Path) -> None:
+    async with serving(tmp_path, commit_age_limit=0.2, probe_interval=0.1, good_probes=2) as server:
+        await ready(server)
+        app = server.app
+        # The age of a batch that waits for its commit, as a full disk makes it.
+        app.committer.oldest = app.clock.monotonic() - 1.0
+        app.committer.failing = "the disk is full"
+        app.health.probe()
+        status, body = await get(server, "/health")
+        assert status == 503
+        assert any("has waited" in reason for reason in body["reasons"])
+        assert "the disk is full" in body["reasons"]
+        assert (await get(server, "/health/live"))[0] == 200
+        app.committer.oldest, app.committer.failing = None, ""
+        app.committer.last_commit = app.clock.monotonic()
+        app.health.probe()
+        assert not app.health.ready.ok, "one good probe is not enough"
+        app.health.probe()
+        assert app.health.ready.ok

@@ -1,0 +1,131 @@
+"""Every attempt has its span: told over OTLP to a real receiver, across retries and a SIGKILL."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent import futures
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from mendflow import Client
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+from tests.conftest import free_port, serving_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the rpc's name
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans += scope.spans
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    async def until(self, done: Any) -> list[Any]:
+        """Wait until the spans are as wanted."""
+        while not done(self.spans):
+            await asyncio.sleep(0.02)
+        return list(self.spans)
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[Receiver, dict[str, str]]]:
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    found = Receiver()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(found, server)
+    port = free_port()
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    yield found, environment
+    server.stop(0).wait()
+
+
+def attributes(span: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
+
+
+def workflow_spans(spans: list[Any]) -> list[Any]:
+    return [span for span in spans if span.name.startswith("workflow ")]
+
+
+async def test_every_attempt_has_a_span_across_retries_and_a_kill(
+    tmp_path: Path, receiver: tuple[Receiver, dict[str, str]]
+) -> None:
+    told, environment = receiver
+    with serving_process(tmp_path, environment=environment) as server:
+        async with Client(server.grpc_address) as client:
+            retried = await client.start("retried", 2, id="retried")
+            await retried.result()
+            cut = await client.start("holds", 0.8, id="cut")
+            while not any("hold" in line for line in server.journal):
+                await asyncio.sleep(0.01)
+            await told.until(lambda spans: workflow_spans(spans))
+            server.kill()
+            server.start()
+            await cut.result()
+            spans = await told.until(lambda spans: len(workflow_spans(spans)) == 2)
+            for handle in (retried, cut):
+                events = [event async for event in handle.events()]
+                workflow = await handle.get()
+                mine = [span for span in spans if span.trace_id.hex() == workflow.trace_id]
+                roots = [span for span in mine if not span.parent_span_id]
+                assert [root.name for root in roots] == [f"workflow {workflow.workflow_type}"], "one root"
+                ids = [span.span_id for span in mine]
+                assert len(ids) == len(set(ids))
+                assert all(span.parent_span_id in ids for span in mine if span.parent_span_id), "no orphan"
+                attempts = [
+                    (event.attempt_started.step_key, event.attempt_started.attempt)
+                    for event in events
+                    if event.HasField("attempt_started")
+                ]
+                spanned = [
+                    (attributes(span)["workflow.step.key"], attributes(span)["workflow.step.attempt"])
+                    for span in mine
+                    if span.parent_span_id
+                ]
+                assert sorted(spanned) == sorted(attempts), "a span for each attempt of the history"
+                assert all(span.end_time_unix_nano >= span.start_time_unix_nano > 0 for span in mine)
+    lost = [span for span in spans if attributes(span).get("mendflow.attempt.lost")]
+    assert [(attributes(span)["workflow.step.key"], attributes(span)["workflow.step.attempt"]) for span in lost] == [
+        ("hold", 1)
+    ]
+    failed = [span for span in spans if attributes(span).get("mendflow.failure.kind") == "transient"]
+    assert len(failed) == 2
+    assert all(attributes(span)["mendflow.retry.action"] == "retry" for span in failed)
+
+
+@pytest.mark.parametrize(("flags", "told_of"), [("01", True), ("00", False)])
+async def test_the_callers_trace_is_taken_up_with_its_sampling_decision(
+    tmp_path: Path, receiver: tuple[Receiver, dict[str, str]], flags: str, *, told_of: bool
+) -> None:
+    told, environment = receiver
+    trace_id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    with serving_process(tmp_path, environment=environment) as server:
+        from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc  # noqa: PLC0415
+
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            request = workflow_service_pb2.StartWorkflowRequest(workflow_id="traced", workflow_type="echo")
+            request.input.json = '"x"'
+            request.wait.seconds = 10
+            stub: Any = workflow_service_pb2_grpc.WorkflowServiceStub(channel)
+            reply = await stub.StartWorkflow(request, metadata=(("traceparent", f"00-{trace_id}-{parent}-{flags}"),))
+            assert reply.workflow.trace_id == trace_id
+        assert await asyncio.to_thread(server.terminate) == 0, "a drain sends what is left"
+    spans = [span for span in told.spans if span.trace_id.hex() == trace_id]
+    assert bool(spans) is told_of
+    if told_of:
+        assert [span.parent_span_id.hex() for span in workflow_spans(spans)] == [parent]
+        assert len(spans) == 2

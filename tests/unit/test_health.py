@@ -1,0 +1,53 @@
+"""The rule of health, pure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from mendflow_server.health import Signals, judge
+from mendflow_server.settings import load_settings
+
+SETTINGS = load_settings()
+GOOD = Signals(
+    oldest_uncommitted_age=None,
+    last_commit_age=1.0,
+    last_tick_age=0.5,
+    recovered=True,
+    draining=False,
+    store_failure="",
+)
+
+
+def test_all_well() -> None:
+    ready, alive = judge(GOOD, 0.0, SETTINGS)
+    assert ready.ok
+    assert alive.ok
+
+
+@pytest.mark.parametrize(
+    ("change", "lag", "reason", "alive"),
+    [
+        ({"oldest_uncommitted_age": 5.1}, 0.0, "waited 5.1 s", True),
+        ({"last_commit_age": 8.1}, 0.0, "not committed for 8.1 s", True),
+        ({"draining": True}, 0.0, "drains", True),
+        ({"recovered": False}, 0.0, "takes over", True),
+        ({}, 2.1, "2.1 s late", True),
+        ({}, 31.0, "stood still", False),
+        ({"last_tick_age": 30.1}, 0.0, "not ticked", False),
+    ],
+)
+def test_each_signal_by_itself(change: dict[str, object], lag: float, reason: str, *, alive: bool) -> None:
+    ready, living = judge(dataclasses.replace(GOOD, **change), lag, SETTINGS)  # type: ignore[arg-type]
+    assert not ready.ok
+    assert any(reason in each for each in ready.reasons)
+    assert living.ok is alive
+
+
+@pytest.mark.parametrize(
+    "change", [{"oldest_uncommitted_age": 4.9}, {"last_commit_age": 7.9}, {"last_tick_age": 29.0}]
+)
+def test_below_the_limits_nothing_is_said(change: dict[str, object]) -> None:
+    ready, alive = judge(dataclasses.replace(GOOD, **change), 1.9, SETTINGS)  # type: ignore[arg-type]
+    assert ready.ok
+    assert alive.ok

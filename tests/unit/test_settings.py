@@ -1,0 +1,57 @@
+"""Settings: one object, built once; a bad one names its variable."""
+
+from __future__ import annotations
+
+import pytest
+from mendflow_server.settings import Settings, SettingsError, load_settings
+from pydantic import ValidationError
+
+
+def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MENDFLOW_DRAIN_TIMEOUT", "7")
+    assert load_settings().drain_timeout == 7
+    assert load_settings(drain_timeout=3).drain_timeout == 3
+    assert load_settings(drain_timeout=None).drain_timeout == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("DRAIN_TIMEOUT", "soon", "MENDFLOW_DRAIN_TIMEOUT='soon'"),
+        ("DRAIN_TIMEOUT", "0", "MENDFLOW_DRAIN_TIMEOUT='0': Input should be greater than 0"),
+        ("DRAIN_TIMEOUT", "nan", "MENDFLOW_DRAIN_TIMEOUT"),
+        ("LOG_LEVEL", "loud", "MENDFLOW_LOG_LEVEL='loud'"),
+        ("GRPC_ADDRESS", "50051", "must be HOST:PORT"),
+        ("GRPC_ADDRESS", "127.0.0.1:70000", "must be HOST:PORT"),
+        ("CRASH_BUDGET", "0", "MENDFLOW_CRASH_BUDGET='0'"),
+    ],
+)
+def test_a_bad_setting_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(f"MENDFLOW_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "example.org:1", "192.168.1.5:50051"])
+def test_beyond_loopback_only_when_it_is_said(address: str) -> None:
+    with pytest.raises(SettingsError, match=r"there is no TLS.*--insecure"):
+        load_settings(grpc_address=address)
+    assert load_settings(grpc_address=address, insecure=True).grpc_address == address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:1", "[::1]:50051", "127.9.9.9:3"])
+def test_loopback_is_served(address: str) -> None:
+    assert load_settings(grpc_address=address).grpc_address == address
+
+
+def test_every_setting_is_described() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_it_cannot_be_changed() -> None:
+    settings = load_settings()
+    with pytest.raises(ValidationError):
+        settings.drain_timeout = 3
