@@ -60,7 +60,8 @@ def report(figures: dict[str, list[float]]) -> list[dict[str, Any]]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    table = Table(title=f"three steps a workflow, SQLite synchronous=FULL, {platform.python_implementation()} {platform.python_version()}")
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    table = Table(title=f"three steps a workflow, SQLite synchronous=FULL, {python}")
     for name in ("", "median", "min", "max", "of the echo", "least", "goal"):
         table.add_column(name, justify="left" if not name else "right")
     for row in rows:

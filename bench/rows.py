@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from mendflow.ids import new_id
-from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
 
 from bench.servers import ECHO
+from mendflow.ids import new_id
+from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -358,3 +358,11 @@ async def chatty(steps: int) -> int:
     for index in range(steps):
         size += len(await note_down(f"{index:06d}" * 170))
     return size
+
+
+@workflow
+async def reports_progress(seconds: float) -> None:
+    """Tell how far it is, then take its time."""
+    progress(1, 3, "begun")
+    await hold(seconds, "between")
+    progress(3, 3, "done")

@@ -9,6 +9,7 @@ the verbs do what a plain function would, so that unit tests need no server.
 from __future__ import annotations
 
 import contextvars
+import operator
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 __all__ = ["Attempt", "attempt", "current_run", "progress"]
+
+
+#: The largest number that an event can hold, and the longest message that a report may have.
+MOST = 2**63 - 1
+LONGEST_MESSAGE = 1_000
 
 
 class RunPort(Protocol):
@@ -108,9 +114,16 @@ def attempt() -> Attempt:
 def progress(done: int, total: int = 0, message: str = "") -> None:
     """Tell how far the step or the workflow is: ``done`` of ``total`` (0: not known).
 
-    Watchers see at most one report a second, and always the last. Outside a
-    workflow it does nothing.
+    Watchers see at most one report a second, and always the last. A message
+    is cut at 1,000 characters. Outside a workflow it does nothing.
+
+    Raises TypeError for what is no whole number, ValueError for one below 0 or above 2**63 - 1.
     """
+    for name, value in (("done", done), ("total", total)):
+        if not 0 <= operator.index(value) <= MOST:
+            msg = f"progress(): {name} must be from 0 to {MOST}, not {value}"
+            raise ValueError(msg)
+    message = str(message)[:LONGEST_MESSAGE].encode("utf-8", "replace").decode()
     running = ATTEMPT.get()
     if running is not None:
         running.report_progress(done, total, message)

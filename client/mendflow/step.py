@@ -9,7 +9,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
-from mendflow.awaitables import StepCall
+from mendflow.awaitables import LONGEST, StepCall
 from mendflow.codec import Arguments, ValueType, return_type
 from mendflow.context import BY_HAND, current_run
 from mendflow.errors import DefinitionError
@@ -53,8 +53,8 @@ def seconds_of(what: str, value: float | timedelta | None) -> float | None:
     if value is None:
         return None
     seconds = value if isinstance(value, int | float) else value.total_seconds()
-    if not math.isfinite(seconds) or seconds <= 0:
-        msg = f"{what} must be a number of seconds above 0, or None for none, not {value!r}"
+    if not math.isfinite(seconds) or not 0 < seconds <= LONGEST:
+        msg = f"{what} must be a number of seconds above 0, at most 100 years, or None for none, not {value!r}"
         raise DefinitionError(msg)
     return float(seconds)
 

@@ -175,9 +175,7 @@ class Body:
             args, kwargs = self.order.step.arguments.decode(self.order.input)
             result = await self.order.step.function(*args, **kwargs)
             report = self._output(result)
-        except asyncio.CancelledError as error:
-            report = self._failed(error)
-        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever leaves a step is its failure
+        except BaseException as error:  # noqa: BLE001 - whatever leaves a step is its failure
             report = self._failed(error)
         self._ended(report)
 
@@ -258,7 +256,11 @@ class Slots:
     def give(self) -> None:
         """Give it back, and let the next in line ask again."""
         self.free += 1
-        while self.waiting and not self.waiting.popleft()():
+        self.offer()
+
+    def offer(self) -> None:
+        """If one is free, let the next in line ask for it."""
+        while self.free > 0 and self.waiting and not self.waiting.popleft()():
             continue
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,7 @@ from mendflow_server.store.protocol import StoreRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import ModuleType
 
     from mendflow_server.settings import Settings
 
@@ -69,13 +71,7 @@ def load_workflows(modules: Iterable[str]) -> dict[str, Workflow[Any, Any]]:
         sys.path.insert(0, "")
     found: dict[str, Workflow[Any, Any]] = {}
     for name in modules:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-                msg = f"there is no module {name!r} here or in the environment; name it as in `import {name}`"
-                raise click.UsageError(msg) from None
-            raise
+        module = _import(name)
         mine = [thing for thing in vars(module).values() if isinstance(thing, Workflow)]
         if not mine:
             msg = f"module {name!r} has no function decorated with @workflow"
@@ -90,3 +86,31 @@ def load_workflows(modules: Iterable[str]) -> dict[str, Workflow[Any, Any]]:
                 )
                 raise click.UsageError(msg)
     return found
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            dotted = name.removesuffix(".py").strip("./").replace("/", ".")
+            msg = f"there is no module {name!r} here or in the environment; name it as in `import {dotted}`"
+            raise click.UsageError(msg) from None
+        raise _unimportable(name, error) from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the module is the user's: it may raise anything
+        raise _unimportable(name, error) from None
+
+
+def _unimportable(name: str, error: BaseException) -> click.UsageError:
+    """Say what went wrong and at which line of the module, or of what it imports."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) or not frames:
+        where = ""  # Its message has the place.
+    else:
+        where = f" ({frames[-1].filename}, line {frames[-1].lineno})"
+        # The import system's own frames say nothing about the module.
+        for frame in frames:
+            if not frame.filename.startswith("<frozen ") and frame.filename != importlib.__file__:
+                where = f" ({frame.filename}, line {frame.lineno})"
+    what = "ends the process" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+    return click.UsageError(f"module {name!r} cannot be imported: {what}{where}")

@@ -98,9 +98,9 @@ class Committer:
         self.oldest = None
         self.last_commit = self._clock.monotonic()
         for (change, done), verdict in zip(changes, result.changes, strict=True):
-            done(change, verdict)
+            _tell(done, change, verdict)
         for index, (message, told) in enumerate(messages):
-            told(message, result.messages[index], result.message_keys[index], result.message_ids[index])
+            _tell(told, message, result.messages[index], result.message_keys[index], result.message_ids[index])
 
     async def _commit(self, batch: Batch) -> BatchResult:
         unknown = False
@@ -177,3 +177,11 @@ class Committer:
         verdicts.update(zip(again, result.changes, strict=True))
         result.changes = [verdicts[index] for index in range(len(batch.changes))]
         return result
+
+
+def _tell(listener: Callable[..., None], *what: object) -> None:
+    """Tell of a verdict. A fault of the listener's must not stop the commits of all others."""
+    try:
+        listener(*what)
+    except Exception:
+        log.exception("commit_listener_fault")

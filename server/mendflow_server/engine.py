@@ -66,6 +66,8 @@ class Engine(Memory):
             if waiting is not None:
                 waiting.append((future, command))
                 self._be_patient(future)
+            elif existing.history.started is None:
+                self._answer_later(command.workflow_id, [(future, command)])
             else:
                 self._answer(future, command, existing.row, existing.history.started)
             return future
@@ -264,6 +266,8 @@ class Engine(Memory):
                     self._taken_waits.pop(message_id, None)
                 return await self.find(row.workflow_id)
             row = await self.find(row.workflow_id)
+            if verdict is Verdict.DUPLICATE:
+                return row
         if row.state != wanted:
             raise errors.WorkflowEnded(row.workflow_id, row.state)
         return row
@@ -301,8 +305,23 @@ class Engine(Memory):
                     message_id, message.workflow_id, message.kind, message.request_id, message.time, message.content
                 ),
             )
+        if verdict is Verdict.DUPLICATE:
+            # Perhaps our own, of a commit whose answer was lost: its driver may not know of it.
+            self._check_inbox(key)
         if not future.done():
             future.set_result((verdict, message_id))
+
+    def _check_inbox(self, key: int) -> None:
+        execution = self._by_key.get(key)
+        if execution is None:
+            self.load([key])
+            return
+
+        def then(messages: list[Message]) -> None:
+            for message in messages:
+                self.deliver(key, message)
+
+        self.read_inbox(execution, then)
 
     # What executions tell (`Kernel`).
 
@@ -313,7 +332,7 @@ class Engine(Memory):
             self._became_durable(execution, row)
         self.watchers.publish(row.key, events, ended=change.final)
         for message_id in change.taken:
-            taken = self._taken_waits.get(message_id)
+            taken = self._taken_waits.pop(message_id, None)
             if taken is not None and not taken.done():
                 taken.set_result(None)
         if change.alerts:
@@ -352,7 +371,10 @@ class Engine(Memory):
         """A new workflow's id proved taken: answer with the one there is."""
         self._forget(execution)
         waiting = self._starts.pop(execution, [])
-        task = self._loop.create_task(self._answer_taken(execution.row.workflow_id, waiting))
+        self._answer_later(execution.row.workflow_id, waiting)
+
+    def _answer_later(self, workflow_id: str, waiting: list[tuple[asyncio.Future[Started], StartCommand]]) -> None:
+        task = self._loop.create_task(self._answer_taken(workflow_id, waiting))
         self._loads.add(task)
         task.add_done_callback(self._loads.discard)
 
@@ -372,8 +394,18 @@ class Engine(Memory):
 
     def lost(self, execution: Held) -> None:
         """Another driver has the workflow."""
-        log.warning("workflow_lost", workflow_id=execution.row.workflow_id, generation=execution.row.generation)
+        row = execution.row
+        log.warning("workflow_lost", workflow_id=row.workflow_id, generation=row.generation)
         self._forget(execution)
+        task = self._loop.create_task(self._take_up_again(row.workflow_id))
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    async def _take_up_again(self, workflow_id: str) -> None:
+        """If the other driver was this process after all, go on from what is on disk."""
+        row = (await self.store.find([workflow_id])).get(workflow_id)
+        if row is not None and row.replica_id == self.replica_id:
+            self.load([row.key])
 
     def failed(self, execution: Held) -> None:
         """A fault of our own dropped it: whoever waits for its start is told."""

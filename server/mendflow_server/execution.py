@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from mendflow_server.store.protocol import Loaded
 
-#: At this part of the history limit an alert is raised.
-HISTORY_WARNING = 0.8
-
 
 class Execution(Stepping):
     """An open workflow in memory."""
@@ -80,6 +77,7 @@ class Execution(Stepping):
 
     def _stop(self, explanation: str) -> None:
         self._unreplayable = True
+        self.stop_reason = explanation
         if self.history.cancel and self.history.final is None:
             self._finish(endings.cancelled(self.journal, cut=list(self.history.open), deadline=False))
         elif not self.history.stopped:
@@ -135,20 +133,17 @@ class Execution(Stepping):
         finally:
             kernel.note.leave()
         for key in run.unwanted:
-            body = self.bodies.get(key)
-            if body is not None:
-                self._effects.append(body.cancel)
+            self._withdraw(key)
         run.unwanted.clear()
         if run.done:
             self._end(run)
             return
-        if run.wanted:
-            for key in list(run.wanted):
+        asked, run.asked = run.asked, []
+        for key in asked:
+            if key in run.wanted:
                 self._want(key)
         if run.progress is not None:
             self._report_progress()
-        if self.history.last_sequence >= HISTORY_WARNING * kernel.settings.history_limit:
-            self._near_history_limit()
 
     def _cannot_replay(self, explanation: str) -> None:
         """Stop: the code and the history do not agree. What the code asked for meanwhile is forgotten.
@@ -187,11 +182,13 @@ class Execution(Stepping):
         """Its timer went off: let everything that is due happen."""
         self._timer = None
         now = self.journal.now
-        if self.history.stopped or self.history.final is not None:
+        if self.history.final is not None:
             return
         deadline = self.history.cleanup_deadline
         if deadline is not None and deadline <= now:
             self._finish(endings.cancelled(self.journal, cut=list(self.history.open), deadline=True))
+            return
+        if self.history.stopped:
             return
         due = [
             (record.wake_time, key)
@@ -264,7 +261,10 @@ class Execution(Stepping):
         self.journal.add(event)
         self._effects.append(lambda: self.kernel.observer.operator_act(self.row, event))
         self.kernel.forgive(self.row.key)
-        self.go_on()
+        if self._unreplayable:
+            self._pause(event_pb2.STATE_REASON_NON_DETERMINISM, self.stop_reason, "")
+        else:
+            self.go_on()
 
     # Ending.
 
@@ -275,6 +275,8 @@ class Execution(Stepping):
 
     def _near_history_limit(self) -> None:
         limit = self.kernel.settings.history_limit
+        if self.history.final is not None:
+            return
         # Room for what closes the open calls and for the end itself.
         if self.history.last_sequence + 2 * len(self.history.open) + 8 >= limit:
             self._finish(endings.too_long(self.journal, limit))

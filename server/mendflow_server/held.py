@@ -15,7 +15,7 @@ from mendflow_server import endings
 from mendflow_server.attempts import Body, Listener, Order
 from mendflow_server.history import History, seconds
 from mendflow_server.journal import Journal
-from mendflow_server.states import State, state_of, wake_time
+from mendflow_server.states import State, next_time, state_of
 from mendflow_server.store.protocol import Alert, Change, Guard, Heartbeat, Message, Row, Verdict
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from mendflow_server.kernel import Kernel
     from mendflow_server.run import Run
     from mendflow_server.timers import Timer
+
+
+#: At this part of the history limit an alert is raised.
+HISTORY_WARNING = 0.8
 
 
 class Held(Listener):
@@ -65,6 +69,10 @@ class Held(Listener):
         self._last_heartbeats: dict[str, bytes] = {}
         self._alerts: list[Alert] = []
         self._slot_waits: set[str] = set()
+        #: Steps whose newest attempt was withdrawn before its code ran.
+        self._withdrawn: set[str] = set()
+        #: How many acts on it wait for their turn.
+        self.queued = 0
         self._busy = False
         self._held = False
         self._not_served = False
@@ -80,6 +88,7 @@ class Held(Listener):
         """Whether it could be dropped and rebuilt without any loss."""
         return not (
             self.in_commit
+            or self.queued
             or self.bodies
             or self._slot_waits
             or self._busy
@@ -101,12 +110,13 @@ class Held(Listener):
         self._alerts.append(Alert(round(self.journal.now * 1e6), name, severity, message))
 
     def _drop_run(self) -> None:
+        self._slot_waits.clear()
         if self.run is not None:
             self.run.close()
             self.run = None
 
     def _set_timer(self) -> None:
-        wake = None if self.history.stopped or (self.opaque and not self.history.cancel) else wake_time(self.history)
+        wake = None if self.opaque and not self.history.cancel else next_time(self.history, self.journal.now)
         if wake is None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -125,6 +135,8 @@ class Held(Listener):
         """Send what has gathered to the committer."""
         if self.in_commit or self.gone:
             return
+        if self.history.last_sequence >= HISTORY_WARNING * self.kernel.settings.history_limit:
+            self._near_history_limit()
         pending = self.journal.pending
         if not pending and not self._heartbeats and not self._taken and not self._row_differs():
             self._set_timer()
@@ -243,6 +255,10 @@ class Held(Listener):
 
     def woken(self) -> None:
         """Its timer went off."""
+        raise NotImplementedError
+
+    def _near_history_limit(self) -> None:
+        """The history is almost as long as it may be."""
         raise NotImplementedError
 
 

@@ -72,5 +72,7 @@ class HttpServer:
 
 async def _unknown(request: web.Request) -> web.Response:
     known = ["/health", "/health/live"]
-    status = 405 if request.path in known else 404
-    return web.json_response({"error": f"no {request.method} {request.path}", "paths": known}, status=status)
+    body = {"error": f"no {request.method} {request.path}", "paths": known}
+    if request.path in known:
+        return web.json_response(body, status=405, headers={"Allow": "GET, HEAD"})
+    return web.json_response(body, status=404)

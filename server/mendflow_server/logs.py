@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,23 @@ __all__ = ["configure_logs"]
 def configure_logs(settings: Settings) -> None:
     """Send the server's own logs and those of the libraries it uses to standard output, in one format."""
     level = logging.getLevelName(settings.log_level.upper())
-    console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
+    # There is no standard output at all in a process that was started with it closed.
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    utf8 = codecs.lookup(_encoding()).name == "utf-8"
+    console = settings.log_format == "console" or (settings.log_format == "auto" and terminal)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     ending: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # The plain traceback: the others show local variables, which may hold anything.
+        [structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=structlog.dev.plain_traceback)]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=repr, ensure_ascii=False)]
+        else [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(default=repr, ensure_ascii=not utf8),
+        ]
     )
     structlog.configure(
         processors=[*shared, *ending],
@@ -49,19 +57,37 @@ def configure_logs(settings: Settings) -> None:
     root.setLevel(level if settings.log_level == "debug" else max(level, logging.WARNING))
 
 
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
 class _Output:
-    """Standard output, which may go away: that must not stop the server."""
+    """Standard output, which may be closed, go away or have no room: that must not stop the server."""
 
     def write(self, text: str) -> Any:
         """Write a line."""
+        if sys.stdout is None:
+            return 0
         try:
             return sys.stdout.write(text)
-        except (BrokenPipeError, ValueError):
+        except UnicodeEncodeError:
+            return self._write_escaped(text)
+        except (OSError, ValueError):
+            return 0
+
+    def _write_escaped(self, text: str) -> Any:
+        # A name with half a surrogate pair is still worth its line; JSON writes it just so.
+        encoding = _encoding()
+        try:
+            return sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except (OSError, ValueError):
             return 0
 
     def flush(self) -> None:
         """Flush."""
+        if sys.stdout is None:
+            return
         try:
             sys.stdout.flush()
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError):
             return

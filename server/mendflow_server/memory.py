@@ -24,7 +24,7 @@ import structlog
 from mendflow_server.attempts import Attempts
 from mendflow_server.execution import Execution
 from mendflow_server.history import FINAL_STATES, History, UnknownEvent
-from mendflow_server.store.protocol import Guard, Message, Row
+from mendflow_server.store.protocol import Guard, Message, Row, StoreUnavailable
 from mendflow_server.timers import Timers
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ log = structlog.get_logger("mendflow.engine")
 
 #: How many workflows one `load` of the store brings in.
 LOAD_PAGE = 250
+#: How long to wait before a read that failed is tried again, in seconds.
+READ_PAUSE = 0.25
+#: After a fault of our own a workflow is loaded again: at first after this long, at most after that, in seconds.
+FIRST_FAULT_PAUSE, LONGEST_FAULT_PAUSE = 0.1, 60.0
 
 
 class CrashBudgetPort:
@@ -114,6 +118,8 @@ class Memory:
         self._loading: dict[int, list[Message]] = {}
         self._to_load: dict[int, tuple[str, bool]] = {}
         self._loads: set[asyncio.Task[None]] = set()
+        #: Faults of our own, by key.
+        self._faults: dict[int, int] = {}
         #: Keys are loaded only once the crash budget is known.
         self.loads_open = False
 
@@ -121,6 +127,7 @@ class Memory:
 
     def act(self, execution: Held, call: Callable[[], None]) -> None:
         """Let something happen to an execution in this turn, then flush it."""
+        execution.queued += 1
         self._queue.append((execution, call))
         self._schedule()
 
@@ -139,6 +146,7 @@ class Memory:
         queue, dirty = self._queue, self._dirty
         while queue:
             execution, call = queue.popleft()
+            execution.queued -= 1
             if execution.gone:
                 continue
             execution.journal.now = now
@@ -159,8 +167,17 @@ class Memory:
         except Exception:
             log.exception("engine_fault", workflow_id=execution.row.workflow_id, error_id=execution.row.uid)
             execution.drop()
-            self._forget(execution)
             self.failed(execution)
+            self._forget(execution)
+            self._load_after_fault(execution)
+
+    def _load_after_fault(self, execution: Held) -> None:
+        """Take it up again from what is on disk, later each time."""
+        key = execution.row.key
+        if key and not execution.in_commit:
+            faults = self._faults[key] = self._faults.get(key, 0) + 1
+            pause = min(FIRST_FAULT_PAUSE * 2 ** min(faults, 20), LONGEST_FAULT_PAUSE)
+            self.limits.after(pause, lambda: self.load([key]))
 
     def deliver(self, key: int, message: Message) -> None:
         """A message for this workflow is on disk: have its driver take it in."""
@@ -192,18 +209,23 @@ class Memory:
         return len(self._loading) + len(self._to_load)
 
     async def _load(self, wanted: dict[int, tuple[str, bool]]) -> None:
-        try:
-            for loaded in await self.store.load(list(wanted)):
-                stop, retry = wanted[loaded.row.key]
-                self.bring_in(loaded, stop=stop, retry=retry)
-        finally:
-            for key in wanted:
-                self._missed(key, self._loading.pop(key, []))
-            self.load([])
-
-    def _missed(self, key: int, messages: list[Message]) -> None:
-        for message in messages:
+        found = await self._read(list(wanted))
+        missed = [(key, message) for key in wanted for message in self._loading.pop(key, [])]
+        for loaded in found:
+            stop, retry = wanted[loaded.row.key]
+            self.bring_in(loaded, stop=stop, retry=retry)
+        for key, message in missed:
             self.deliver(key, message)
+        self.load([])
+
+    async def _read(self, keys: list[int]) -> list[Loaded]:
+        """Read workflows, however often it must be tried: what waits for them must not be forgotten."""
+        while True:
+            try:
+                return await self.store.load(keys)
+            except StoreUnavailable as error:
+                log.warning("workflows_not_read", count=len(keys), error=str(error))
+                await asyncio.sleep(READ_PAUSE)
 
     def bring_in(self, loaded: Loaded, *, stop: str = "", retry: bool = False) -> None:
         """Take a loaded workflow over and let it go on."""
@@ -214,7 +236,9 @@ class Memory:
         workflow = self.definitions.get(row.workflow_type)
         try:
             history = History.of(loaded.events)
-        except UnknownEvent:
+        except Exception as error:
+            if not isinstance(error, UnknownEvent):
+                log.exception("history_not_understood", workflow_id=row.workflow_id)
             history = History()
             history.last_sequence = row.last_sequence
             workflow = None
@@ -246,6 +270,7 @@ class Memory:
             execution
             for execution in self._by_key.values()
             if execution.idle
+            and execution not in self._dirty
             and now - execution.rested >= patience
             and (execution.row.wake_time is None or execution.row.wake_time / 1e6 > wall + self.settings.evict_after)
         ]
@@ -260,7 +285,7 @@ class Memory:
         """Read the workflow's inbox, then call back."""
 
         async def read() -> None:
-            loaded = await self.store.load([execution.row.key])
+            loaded = await self._read([execution.row.key])
             then(loaded[0].inbox if loaded else [])
 
         task = self._loop.create_task(read())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,7 +25,7 @@ class LogsAndSpans:
 
     def __init__(self, spans: SpanProjector | None) -> None:
         self._spans = spans
-        self.traces = spans is not None
+        self.traces = spans is not None or log.is_enabled_for(logging.DEBUG)
 
     def workflow_started(self, row: Row) -> None:
         """A new workflow is on disk."""
@@ -64,6 +65,15 @@ class LogsAndSpans:
 
     def attempt_closed(self, row: Row, history: History, started: event_pb2.Event, closed: event_pb2.Event) -> None:
         """An attempt is closed: tell its span."""
+        detail = started.attempt_started
+        log.debug(
+            "attempt_closed",
+            workflow_id=row.workflow_id,
+            step_key=detail.step_key,
+            attempt=detail.attempt,
+            outcome=closed.WhichOneof("detail"),
+            trace_id=row.trace_id,
+        )
         if self._spans is not None and history.started is not None:
             trace = history.started.workflow_started.trace
             self._spans.attempt_closed(trace, row.uid, row.workflow_id, row.workflow_type, started, closed)

@@ -98,6 +98,8 @@ class Run:
         self.history = journal.history
         #: Steps that are awaited and need an attempt: the call and its recorded input.
         self.wanted: dict[str, tuple[StepCall[Any], payload_pb2.Payload]] = {}
+        #: Those of them that were asked for since the engine last looked.
+        self.asked: list[str] = []
         #: Steps whose attempt is to be cancelled.
         self.unwanted: list[str] = []
         #: The workflow's newest progress report: number, done, total, message.
@@ -117,7 +119,10 @@ class Run:
         self._context = contextvars.Context()
         self._context.run(RUN.set, self)
         function = workflow.function
+        #: All that have not ended.
+        self._fibers: set[Fiber] = set()
         self._root = Fiber(function() if workflow.input_type is None else function(argument), "")
+        self._fibers.add(self._root)
         self._current = self._root
 
     # What the engine calls.
@@ -149,8 +154,8 @@ class Run:
 
         What a ``finally`` of the code would await is refused by `current_run`.
         """
-        fibers = [self._root, *(fiber for fiber, _ in self._awaiting.values())]
-        for fiber in fibers:
+        while self._fibers:
+            fiber = self._fibers.pop()
             if not fiber.done:
                 fiber.done = True
                 try:
@@ -226,7 +231,7 @@ class Run:
             except (KeyboardInterrupt, NonDeterminism):
                 raise
             except BaseException as raised:  # noqa: BLE001 - an exception that leaves a branch belongs to its gather
-                self._end(fiber, None, raised)
+                self._end(fiber, None, _explained(raised))
                 return
             if self._broken is not None:
                 raise self._broken
@@ -246,6 +251,7 @@ class Run:
         if self._broken is not None:
             raise self._broken
         fiber.done = True
+        self._fibers.discard(fiber)
         group = fiber.group
         if group is None:
             self.done, self.value, self.error = True, value, error
@@ -302,6 +308,7 @@ class Run:
                 raise NonDeterminism(msg)
         if record is None or record.outcome is None:
             self.wanted[key] = (call, payload)
+            self.asked.append(key)
         else:
             self._push(key)
         return None
@@ -353,6 +360,7 @@ class Run:
             child = Fiber(branch if asyncio.iscoroutine(branch) else wait_for(branch), f"{scope}[{index}]/")
             child.group, child.index = group, index
             group.fibers.append(child)
+            self._fibers.add(child)
             # The owner is resumed by its own loop if the last branch ends at once.
             fiber.blocked = None
             self._advance(child, None, None)
@@ -460,6 +468,18 @@ class Run:
 async def wait_for(branch: Any) -> Any:
     """Await one branch of a gather that is not a coroutine of its own."""
     return await branch
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Answer asyncio's complaint about a timeout outside a task in our own words."""
+    if isinstance(error, RuntimeError) and str(error) == "Timeout should be used inside a task":
+        refused = NotDurable(
+            "asyncio.timeout() cannot be replayed. Bound a step with @step(timeout=...), and a wait with "
+            "wait_signal(timeout=...)."
+        )
+        refused.__cause__ = error
+        return refused
+    return error
 
 
 def not_durable(code: Any, asked: object) -> NotDurable:

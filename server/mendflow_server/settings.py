@@ -92,8 +92,10 @@ class Settings(BaseSettings):
     @classmethod
     def _address(cls, value: str) -> str:
         host, colon, port = value.rpartition(":")
-        if not colon or not host or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - the last port
-            msg = "must be HOST:PORT, as in 127.0.0.1:50051"
+        # Without its brackets an IPv6 host cannot be told from its port.
+        bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
+        if not colon or not host or bare or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - the last port
+            msg = "must be HOST:PORT, as in 127.0.0.1:50051 or [::1]:50051"
             raise ValueError(msg)
         return value
 
@@ -103,8 +105,9 @@ class Settings(BaseSettings):
             address: str = getattr(self, name)
             if not self.insecure and not _is_loopback(address.rpartition(":")[0]):
                 msg = (
-                    f"{name} {address!r} is beyond loopback and there is no TLS: whoever reaches it can start, read "
-                    "and end every workflow. To do it all the same, say --insecure or MENDFLOW_INSECURE=1"
+                    f"{PREFIX}{name.upper()}={address!r}: it is beyond loopback and there is no TLS: whoever reaches "
+                    "it can start, read and end every workflow. To do it all the same, say --insecure or "
+                    "MENDFLOW_INSECURE=1"
                 )
                 raise ValueError(msg)
         return self

@@ -26,6 +26,20 @@ def due_time(record: CallRecord) -> float | None:
     return record.wake_time if record.kind != "step" else record.next_attempt_time
 
 
+def next_time(history: History, now: float) -> float | None:
+    """Answer when to look at the workflow again. A step that is due already waits for what will ask by itself."""
+    if history.stopped:
+        return history.cleanup_deadline
+    times = [
+        time
+        for record in history.open.values()
+        if not record.paused and (time := due_time(record)) is not None and (record.kind != "step" or time > now)
+    ]
+    if history.cleanup_deadline is not None:
+        times.append(history.cleanup_deadline)
+    return min(times, default=None)
+
+
 def wake_time(history: History) -> float | None:
     """Answer when anything of the workflow goes on by itself."""
     times = [time for record in history.open.values() if not record.paused and (time := due_time(record)) is not None]
@@ -39,7 +53,7 @@ def state_of(history: History, *, busy: bool, slot_waits: int) -> State:
     if history.final is not None:
         return _final(history.final)
     if history.stopped:
-        return State(history.stopped, history.stopped_reason)
+        return State(history.stopped, history.stopped_reason, wake=history.cleanup_deadline)
     if history.cancel:
         return State(workflow_pb2.WORKFLOW_STATE_CANCELLING, wake=wake_time(history))
     if busy or any(record.started is not None for record in history.open.values()):

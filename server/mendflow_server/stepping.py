@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from mendflow.retry import RetryPolicy
 from mendflow.step import Default
 from mendflow.v1 import event_pb2, failure_pb2
-from mendflow_server.attempts import Body, Order, Report
+from mendflow_server.attempts import Body, Order, Report, Slots
 from mendflow_server.held import Held
 from mendflow_server.history import set_time
-from mendflow_server.retry import decide, lost_failure
+from mendflow_server.retry import cancelled_failure, decide, lost_failure
 from mendflow_server.store.protocol import Heartbeat
 
 if TYPE_CHECKING:
@@ -41,6 +41,15 @@ class Stepping(Held):
         if self.run is not None and key in self.run.wanted:
             self._want(key)
 
+    def _withdraw(self, key: str) -> None:
+        """The code cancelled a step whose attempt is open. Its code may not run yet: its start may not be on disk."""
+        body = self.bodies.get(key)
+        record = self.history.open.get(key)
+        if body is not None and record is not None and body.order.number == record.attempt:
+            self._effects.append(body.cancel)
+        else:
+            self._withdrawn.add(key)
+
     def _want(self, key: str) -> None:
         """Start the next attempt of a step that is awaited, unless something is in its way."""
         record = self.history.open.get(key)
@@ -62,15 +71,21 @@ class Stepping(Held):
         slots = self.kernel.attempts.slots_for(call.step)
         if not slots.take():
             self._slot_waits.add(key)
-            slots.waiting.append(lambda: self._slot_came(key))
+            slots.waiting.append(lambda: self._slot_came(key, slots))
             return
         self._start_attempt(key, record, payload)
 
-    def _slot_came(self, key: str) -> bool:
+    def _slot_came(self, key: str, slots: Slots) -> bool:
         """A slot may be free: answer whether it is still wanted."""
-        if self.gone or key not in self._slot_waits:
+        if self.gone or self.run is None or key not in self._slot_waits or key not in self.run.wanted:
+            self._slot_waits.discard(key)
             return False
-        self.kernel.act(self, lambda: self.want_again(key))
+
+        def take_it() -> None:
+            self.want_again(key)
+            slots.offer()  # If it was not taken after all, the next in line may have it.
+
+        self.kernel.act(self, take_it)
         return True
 
     def _start_attempt(self, key: str, record: CallRecord | None, payload: Payload) -> None:
@@ -108,12 +123,19 @@ class Stepping(Held):
         self._launches.append(order)
 
     def _launch(self, orders: list[Order]) -> None:
-        """Run attempts whose records are on disk; if this was dropped meanwhile, give their slots back."""
+        """Run attempts whose records are on disk; what was closed or withdrawn meanwhile gives its slot back."""
         for order in orders:
-            if self.gone:
-                self.kernel.attempts.slots_for(order.step).give()
-            else:
-                self.bodies[order.step_key] = self.kernel.attempts.launch(order, self)
+            key = order.step_key
+            record = self.history.open.get(key)
+            closed = record is None or record.started is None or record.attempt != order.number
+            if not (self.gone or closed or key in self._withdrawn):
+                self.bodies[key] = self.kernel.attempts.launch(order, self)
+                continue
+            self.kernel.attempts.slots_for(order.step).give()
+            if not self.gone and not closed:
+                report = Report(None, cancelled_failure("the attempt was cancelled before its code ran"))
+                self.kernel.act(self, lambda order=order, report=report: self._came_out(order, report))  # type: ignore[misc]
+            self._withdrawn.discard(key)
 
     def reported(self, body: Body, report: Report) -> None:
         """An attempt came out (`Listener`)."""
@@ -134,37 +156,47 @@ class Stepping(Held):
             self.want_again(key)
 
     def _attempt_reported(self, body: Body, report: Report) -> None:
-        key = body.order.step_key
+        if self._is_open(body.order):
+            self._take_news(body)
+            self._came_out(body.order, report)
+
+    def _is_open(self, order: Order) -> bool:
+        """Whether this attempt is still open; a terminate or the clean-up's deadline may have closed it."""
+        record = self.history.open.get(order.step_key)
+        return record is not None and record.started is not None and record.attempt == order.number
+
+    def _came_out(self, order: Order, report: Report) -> None:
+        """Close an attempt, and let the code know if that decides its step."""
+        key = order.step_key
         record = self.history.open.get(key)
-        if record is None or record.started is None or record.attempt != body.order.number:
-            return  # It was closed otherwise: by a terminate, or by the clean-up's deadline.
-        self._take_news(body)
+        if record is None or record.started is None or not self._is_open(order):
+            return
         self._reported.pop(key, None)
         started = record.started
         event = self.journal.new()
         if report.failure is None:
             event.attempt_succeeded.step_key = key
-            event.attempt_succeeded.attempt = body.order.number
+            event.attempt_succeeded.attempt = order.number
             if report.output is not None and report.output.WhichOneof("kind"):
                 event.attempt_succeeded.output.CopyFrom(report.output)
             self.journal.add(event)
         else:
-            self._fail_attempt(event, record, report, body)
+            self._fail_attempt(event, record, report, order)
         self._closed(started, event)
         if record.outcome is not None and self.run is not None:
             run = self.run
             self._drive(lambda: run.outcome_recorded(key))
 
-    def _fail_attempt(self, event: event_pb2.Event, record: CallRecord, report: Report, body: Body) -> None:
+    def _fail_attempt(self, event: event_pb2.Event, record: CallRecord, report: Report, order: Order) -> None:
         """Close an attempt as failed, with the decision what follows."""
         if report.failure is None:
             return
-        policy = body.order.step.retry
+        policy = order.step.retry
         failure = report.failure
         failure.step_key = record.key
         detail = event.attempt_failed
         detail.step_key = record.key
-        detail.attempt = body.order.number
+        detail.attempt = order.number
         detail.failure.CopyFrom(failure)
         detail.decision.CopyFrom(
             decide(
@@ -252,7 +284,7 @@ class Stepping(Held):
     # What an attempt tells of itself.
 
     def _attempt_heard(self, body: Body) -> None:
-        if self.bodies.get(body.order.step_key) is not body or body.closed:
+        if self.bodies.get(body.order.step_key) is not body or body.closed or self.history.final is not None:
             return
         last = self._reported.get(body.order.step_key)
         now = self.kernel.clock.monotonic()
@@ -302,6 +334,8 @@ class Stepping(Held):
 
     def _report_now(self) -> None:
         self._report_timer = None
+        if self.history.final is not None:
+            return
         now = self.kernel.clock.monotonic()
         for key, body in self.bodies.items():
             if not body.closed and (body.heartbeat is not None or body.progress is not None):

@@ -14,7 +14,7 @@ import structlog
 
 from mendflow.v1 import event_pb2
 from mendflow_server.crash_budget import Unit, after_death
-from mendflow_server.history import History, UnknownEvent
+from mendflow_server.history import History
 from mendflow_server.memory import LOAD_PAGE, CrashBudgetPort
 from mendflow_server.store.protocol import Life, Loaded, StoreError
 
@@ -237,6 +237,6 @@ def _units(loaded: Loaded) -> list[Unit]:
     """Answer what of a workflow was in flight."""
     try:
         history = History.of(loaded.events)
-    except UnknownEvent:
+    except Exception:  # noqa: BLE001 - told of when it is taken over
         return []
     return [Unit(loaded.row.key, record.key) for record in history.open_attempts()]

@@ -17,18 +17,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+#: So many cancelled timers are not worth a clean-up.
+FEW = 100
+
+
 class Timer:
     """One timer; `cancel` it when it is no longer wanted."""
 
-    __slots__ = ("callback", "when")
+    __slots__ = ("_timers", "callback", "when")
 
-    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+    def __init__(self, timers: Timers, when: float, callback: Callable[[], None]) -> None:
+        self._timers = timers
         self.when = when
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
         """Make it do nothing."""
-        self.callback = None
+        if self.callback is not None:
+            self.callback = None
+            self._timers.forget_one()
 
 
 class Timers:
@@ -39,12 +46,13 @@ class Timers:
         self._read = read
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
+        self._cancelled = 0
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = float("inf")
 
     def at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call back at ``when`` by this clock, or as soon as possible after."""
-        timer = Timer(when, callback)
+        timer = Timer(self, when, callback)
         heapq.heappush(self._heap, (when, next(self._count), timer))
         if when < self._wake_at:
             self._arm(when)
@@ -54,12 +62,24 @@ class Timers:
         """Call back after ``delay`` seconds by this clock."""
         return self.at(self._read() + delay, callback)
 
+    def forget_one(self) -> None:
+        """A timer was cancelled; once most are, they are thrown out."""
+        self._cancelled += 1
+        if self._cancelled > FEW and self._cancelled * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2].callback is not None]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
+
     def run_due(self) -> None:
         """Call back all that are due."""
         now = self._read()
         due = []
         while self._heap and (self._heap[0][0] <= now or self._heap[0][2].callback is None):
-            due.append(heapq.heappop(self._heap)[2])
+            timer = heapq.heappop(self._heap)[2]
+            if timer.callback is None:
+                self._cancelled = max(0, self._cancelled - 1)
+            else:
+                due.append(timer)
         if self._wake is not None:
             self._wake.cancel()
         self._wake, self._wake_at = None, float("inf")

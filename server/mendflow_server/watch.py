@@ -151,6 +151,9 @@ class WatchHub:
     async def _frames(
         self, workflow_id: str, key: int, topic: Topic, cursor: int, kinds: frozenset[int]
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
+        if cursor >= topic.last_sequence and not topic.ended:
+            # Nothing new yet: a sign of life, so that whoever comes back learns of it at once.
+            yield workflow_service_pb2.WatchWorkflowResponse(last_sequence=cursor)
         while True:
             if self._draining:
                 raise errors.Draining

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from mendflow import Client
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
+from mendflow import Client
 from tests.conftest import free_port, serving_process
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
 def receiver() -> Iterator[tuple[Receiver, dict[str, str]]]:
     server = grpc.server(futures.ThreadPoolExecutor(2))
     found = Receiver()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(found, server)
+    register: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+    register(found, server)
     port = free_port()
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
@@ -72,7 +73,7 @@ async def test_every_attempt_has_a_span_across_retries_and_a_kill(
             cut = await client.start("holds", 0.8, id="cut")
             while not any("hold" in line for line in server.journal):
                 await asyncio.sleep(0.01)
-            await told.until(lambda spans: workflow_spans(spans))
+            await told.until(workflow_spans)
             server.kill()
             server.start()
             await cut.result()

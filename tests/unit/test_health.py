@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from mendflow_server.health import Signals, judge
 from mendflow_server.settings import load_settings
 
@@ -44,9 +45,7 @@ def test_each_signal_by_itself(change: dict[str, object], lag: float, reason: st
     assert living.ok is alive
 
 
-@pytest.mark.parametrize(
-    "change", [{"oldest_uncommitted_age": 4.9}, {"last_commit_age": 7.9}, {"last_tick_age": 29.0}]
-)
+@pytest.mark.parametrize("change", [{"oldest_uncommitted_age": 4.9}, {"last_commit_age": 7.9}, {"last_tick_age": 29.0}])
 def test_below_the_limits_nothing_is_said(change: dict[str, object]) -> None:
     ready, alive = judge(dataclasses.replace(GOOD, **change), 1.9, SETTINGS)  # type: ignore[arg-type]
     assert ready.ok

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from mendflow_server.settings import Settings, SettingsError, load_settings
 from pydantic import ValidationError
+
+from mendflow_server.settings import Settings, SettingsError, load_settings
 
 
 def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,9 +27,7 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
         ("CRASH_BUDGET", "0", "MENDFLOW_CRASH_BUDGET='0'"),
     ],
 )
-def test_a_bad_setting_names_its_variable(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
-) -> None:
+def test_a_bad_setting_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
     monkeypatch.setenv(f"MENDFLOW_{name}", value)
     with pytest.raises(SettingsError) as caught:
         load_settings()
@@ -54,4 +53,4 @@ def test_every_setting_is_described() -> None:
 def test_it_cannot_be_changed() -> None:
     settings = load_settings()
     with pytest.raises(ValidationError):
-        settings.drain_timeout = 3
+        settings.drain_timeout = 3  # type: ignore[misc]

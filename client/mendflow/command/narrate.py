@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.unknown_fields import UnknownFieldSet
+
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from mendflow.v1.payload_pb2 import Payload
 
-__all__ = ["clean", "describe_failure", "narrate", "shape", "state_name"]
+__all__ = ["clean", "describe_causes", "describe_failure", "narrate", "shape", "state_name"]
 
 #: More of a value than this is cut.
 LONGEST = 120
@@ -21,15 +23,15 @@ LONGEST = 120
 
 def narrate(event: event_pb2.Event) -> str:
     """Answer an event as a line: sequence, time, and what happened."""
-    detail = event.WhichOneof("detail")
-    tell = _TELLERS.get(detail or "")
-    text = "something that this version does not know" if tell is None else tell(getattr(event, detail or ""))
+    detail = event.WhichOneof("detail") or ""
+    tell = _TELLERS.get(detail)
+    text = _unknown(event, detail) if tell is None else tell(getattr(event, detail))
     return f"#{event.sequence:<4} {_clock(event.time)}  {clean(text)}"
 
 
 def state_name(state: int) -> str:
     """Answer a state's short name."""
-    return workflow_pb2.WorkflowState.Name(state).removeprefix("WORKFLOW_STATE_")  # type: ignore[arg-type] # an enum's number
+    return _enum_name(workflow_pb2.WorkflowState, "WORKFLOW_STATE_", state)
 
 
 def clean(text: str) -> str:
@@ -48,14 +50,48 @@ def shape(payload: Payload | None) -> str:
 
 def describe_failure(failure: failure_pb2.Failure) -> str:
     """Answer a failure in short."""
-    kind = failure_pb2.FailureKind.Name(failure.kind).removeprefix("FAILURE_KIND_").lower()
+    kind = _words(failure_pb2.FailureKind, "FAILURE_KIND_", failure.kind)
     name = failure.type.rpartition(".")[2]
     message = failure.message if len(failure.message) <= LONGEST else f"{failure.message[:LONGEST]}…"
     return f"{name}: {message} ({kind})" if name else f"{message} ({kind})"
 
 
+def describe_causes(event: event_pb2.Event) -> Iterator[str]:
+    """Yield a line for each cause behind the failure that an event tells of, the nearest first."""
+    detail = event.WhichOneof("detail") or ""
+    failure = getattr(getattr(event, detail), "failure", None) if detail else None
+    while failure is not None and failure.HasField("cause"):
+        failure = failure.cause
+        yield f"caused by {clean(describe_failure(failure))}"
+
+
+def _unknown(event: event_pb2.Event, detail: str) -> str:
+    # A newer server wrote it: to this version the detail is an unknown field, whose number is the event's kind.
+    fields = UnknownFieldSet(event)
+    kinds = [str(fields[index].field_number) for index in range(len(fields))]
+    name = detail or ", ".join(f"kind {kind}" for kind in kinds)
+    return f"{name}: something that this version does not know" if name else "something that this version does not know"
+
+
+def _enum_name(enum: Any, prefix: str, number: int) -> str:
+    try:
+        name: str = enum.Name(number)
+    except ValueError:  # A newer server's.
+        return f"{prefix.rstrip('_')} {number}"
+    return name.removeprefix(prefix)
+
+
+def _words(enum: Any, prefix: str, number: int) -> str:
+    return _enum_name(enum, prefix, number).lower().replace("_", " ")
+
+
 def _clock(moment: Timestamp) -> str:
     return moment.ToDatetime().strftime("%H:%M:%S.") + f"{moment.nanos // 1_000_000:03d}"
+
+
+def _date(moment: Timestamp) -> str:
+    # With its day: a sleep of 24 hours ends at the same time of day.
+    return moment.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _by(detail: Any) -> str:
@@ -76,10 +112,10 @@ def _attempt_failed(detail: event_pb2.AttemptFailed) -> str:
         if decision.reason == failure_pb2.RETRY_REASON_SUSPECTED:
             return f"{begin}; waits for its turn, for it was in flight at two deaths in a row"
         delay = decision.delay.seconds + decision.delay.nanos / 1e9
-        reason = failure_pb2.RetryReason.Name(decision.reason).removeprefix("RETRY_REASON_").lower().replace("_", " ")
+        reason = _words(failure_pb2.RetryReason, "RETRY_REASON_", decision.reason)
         left = f", {decision.attempts_left} left" if decision.HasField("attempts_left") else ""
         return f"{begin}; retry in {delay:.2f} s ({reason}{left})"
-    return f"{begin}; {decision.explanation}"
+    return f"{begin}; {decision.explanation or _words(failure_pb2.RetryAction, 'RETRY_ACTION_', decision.action)}"
 
 
 def _progress(detail: event_pb2.ProgressReported) -> str:
@@ -94,7 +130,7 @@ def _cancelled(detail: event_pb2.WorkflowCancelled) -> str:
 
 
 def _paused(detail: event_pb2.WorkflowPaused) -> str:
-    reason = event_pb2.StateReason.Name(detail.reason).removeprefix("STATE_REASON_").lower().replace("_", " ")
+    reason = _words(event_pb2.StateReason, "STATE_REASON_", detail.reason)
     return f"PAUSED ({reason}): {detail.explanation}"
 
 
@@ -122,13 +158,13 @@ _TELLERS: dict[str, Callable[[Any], str]] = {
         f"{detail.step_key} attempt {detail.attempt} succeeded with {shape(detail.output)}"
     ),
     "attempt_failed": _attempt_failed,
-    "timer_started": lambda detail: f"{detail.key} until {_clock(detail.fire_time)}",
+    "timer_started": lambda detail: f"{detail.key} until {_date(detail.fire_time)}",
     "timer_fired": lambda detail: f"{detail.key} is over",
     "signal_received": lambda detail: (
         f"signal {detail.name} received with {shape(detail.data)}{' too late' if detail.undelivered else ''}"
     ),
     "signal_awaited": lambda detail: (
-        f"waits for signal {detail.name}{f' until {_clock(detail.deadline)}' if detail.HasField('deadline') else ''}"
+        f"waits for signal {detail.name}{f' until {_date(detail.deadline)}' if detail.HasField('deadline') else ''}"
     ),
     "signal_taken": lambda detail: f"{detail.key} took the signal of event {detail.signal_sequence}",
     "signal_timed_out": lambda detail: f"{detail.key} did not come in time",

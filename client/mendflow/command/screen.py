@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Self
 
 import click
 from google.protobuf import json_format
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from mendflow.command.narrate import clean, narrate
@@ -15,7 +16,7 @@ from mendflow.v1 import failure_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-    from rich.progress import TaskID
+    from rich.progress import Task, TaskID
 
     from mendflow.v1 import event_pb2
 
@@ -36,9 +37,22 @@ _STYLES = {
 }
 
 
+#: With more reports at once, the one that was silent longest loses its bar.
+MOST_BARS = 6
+
+
 def as_json(message: Message) -> str:
     """Answer an rpc's own message as protobuf JSON, on one line."""
     return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
+
+
+class _Done(ProgressColumn):
+    """How much is done and what is being done; the message is the workflow's own and no markup."""
+
+    def render(self, task: Task) -> Text:
+        """Answer the text of one bar."""
+        done = f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}"
+        return Text(f"{done} {task.fields['message']}", overflow="ellipsis", no_wrap=True)
 
 
 class Screen:
@@ -47,11 +61,12 @@ class Screen:
     def __init__(self, *, json: bool) -> None:
         self._json = json
         self._console = Console(highlight=False)
-        self._live = self._console.is_terminal and not json
+        # Not the console's own finding: variables such as FORCE_COLOR sway it, and a pipe stays plain.
+        self._live = sys.stdout.isatty() and not json
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[message]}"),
+            _Done(),
             TimeElapsedColumn(),
             console=self._console,
             disable=not self._live,
@@ -100,7 +115,17 @@ class Screen:
     def _show_progress(self, detail: event_pb2.ProgressReported) -> None:
         key = detail.step_key
         name = clean(key) or "workflow"
-        total = detail.total or max(detail.done, 1)
-        if key not in self._bars:
-            self._bars[key] = self._progress.add_task(name, total=total, message="")
-        self._progress.update(self._bars[key], completed=detail.done, total=total, message=clean(detail.message))
+        total = detail.total or None
+        bar = self._bars.pop(key, None)
+        if bar is None:
+            self._make_room()
+            bar = self._progress.add_task(name, total=total, message="")
+        self._bars[key] = bar
+        self._progress.update(bar, completed=detail.done, message=clean(detail.message))
+        # Apart, since update() takes a total of None for "as it was".
+        self._progress.tasks[self._progress.task_ids.index(bar)].total = total
+
+    def _make_room(self) -> None:
+        if len(self._bars) >= MOST_BARS:
+            oldest = next(key for key in self._bars if key)
+            self._progress.remove_task(self._bars.pop(oldest))

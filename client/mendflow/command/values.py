@@ -18,21 +18,34 @@ def json_payload(_: click.Context, parameter: click.Parameter, value: str | None
     """Read JSON: as it stands, @FILE, or - for standard input. It is sent as it is."""
     if value is None:
         return None
-    if value == "-":
-        text = sys.stdin.read()
-    elif value.startswith("@"):
-        try:
-            text = Path(value[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.BadParameter(f"{value[1:]} cannot be read: {error}", param=parameter) from None
-    else:
-        text = value
     try:
-        json.loads(text)
+        text = _read(value)
+    except (OSError, UnicodeDecodeError) as error:
+        name = "standard input" if value == "-" else value[1:]
+        raise click.BadParameter(f"{name} cannot be read: {error}", param=parameter) from None
+    try:
+        json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         hint = "" if value.startswith("@") or value == "-" else "; a text needs its quotes: '\"text\"'; a file is @FILE"
         raise click.BadParameter(f"not JSON: {error}{hint}", param=parameter) from None
+    except RecursionError:
+        raise click.BadParameter("not JSON that can be read: it is nested too deep", param=parameter) from None
     return payload_pb2.Payload(json=text)
+
+
+def _read(value: str) -> str:
+    if value == "-":
+        content = sys.stdin.buffer.read()
+    elif value.startswith("@"):
+        content = Path(value[1:]).read_bytes()
+    else:
+        return value
+    # Some editors begin a file with a byte order mark, which JSON does not allow.
+    return content.decode("utf-8-sig")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is a number of JavaScript's, not of JSON's")
 
 
 def label(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -42,6 +55,8 @@ def label(_: click.Context, parameter: click.Parameter, values: tuple[str, ...])
         name, equals, content = value.partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{value!r} is not NAME=VALUE", param=parameter)
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice", param=parameter)
         found[name] = content
     return found
 
@@ -71,5 +86,5 @@ def moment(_: click.Context, parameter: click.Parameter, value: str | None) -> d
         return None
     try:
         return datetime.fromisoformat(value).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise click.BadParameter(f"{value!r} is not a time as in 2030-01-31T12:00:00", param=parameter) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,15 @@ import click
 
 from mendflow import errors
 from mendflow.command import values
-from mendflow.command.narrate import clean, describe_failure, narrate, shape, state_name
+from mendflow.command.narrate import clean, describe_causes, describe_failure, narrate, shape, state_name
 from mendflow.command.screen import Screen, as_json
 from mendflow.connection import Client
-from mendflow.v1 import workflow_pb2, workflow_service_pb2
+from mendflow.v1 import operator_service_pb2, workflow_pb2, workflow_service_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from google.protobuf.message import Message
 
     from mendflow.connection import WorkflowHandle
 
@@ -28,6 +31,24 @@ VERBS: list[click.Command] = []
 SUCCEEDED, DID_NOT, UNREACHABLE, INTERRUPTED = 0, 1, 3, 130
 #: A command does not wait for ever for a server that is not there; a watch that has begun goes on trying for longer.
 PATIENCE, WATCH_PATIENCE = 3.0, 120.0
+#: Servers refuse to wait longer in one call; what is left is asked for in the next. And the pause between two, in
+#: seconds, for a server that drains answers at once.
+ONE_WAIT, PAUSE = 30.0, 0.2
+#: How an event that ends a workflow lets the command end.
+_ENDINGS = {
+    "workflow_succeeded": SUCCEEDED,
+    "workflow_failed": DID_NOT,
+    "workflow_cancelled": DID_NOT,
+    "workflow_terminated": DID_NOT,
+}
+_FINAL = frozenset(
+    {
+        workflow_pb2.WORKFLOW_STATE_SUCCEEDED,
+        workflow_pb2.WORKFLOW_STATE_FAILED,
+        workflow_pb2.WORKFLOW_STATE_CANCELLED,
+        workflow_pb2.WORKFLOW_STATE_TERMINATED,
+    }
+)
 
 
 def verb(function: Callable[..., Coroutine[Any, Any, int]]) -> click.Command:
@@ -56,6 +77,10 @@ def verb(function: Callable[..., Coroutine[Any, Any, int]]) -> click.Command:
 
 
 def _run(function: Callable[..., Coroutine[Any, Any, int]], server: str, options: dict[str, Any]) -> int:
+    # What a locale cannot show is shown escaped.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a TextIOWrapper
+
     async def main() -> int:
         async with Client(server, retry_for=PATIENCE) as client:
             return await function(client, **options)
@@ -63,17 +88,20 @@ def _run(function: Callable[..., Coroutine[Any, Any, int]], server: str, options
     try:
         return asyncio.run(main())
     except (errors.ServerUnavailable, errors.DeadlineExceeded) as error:
-        click.echo(f"error: {clean(str(error))}", err=True)
-        return UNREACHABLE if not getattr(error, "reason", "") else DID_NOT
+        _complain(error)
+        # A reason is the server's own word: it was reached.
+        return DID_NOT if error.reason else UNREACHABLE
     except errors.RequestError as error:
         _complain(error)
         return DID_NOT
+    except UnicodeEncodeError as error:
+        raise click.UsageError(f"{error.object!r} is not valid UTF-8") from None
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
 def _complain(error: errors.RequestError) -> None:
-    reason = f" [{error.reason}]" if error.reason else ""
+    reason = f" [{clean(error.reason)}]" if error.reason else ""
     click.echo(f"error: {clean(str(error))}{reason}", err=True)
     for field, description in error.violations:
         click.echo(f"  {clean(field)}: {clean(description)}", err=True)
@@ -104,18 +132,35 @@ async def start(
     """Start a workflow of TYPE."""
     given = {} if payload is None else {"input": payload}
     handle = await client.start(workflow_type, id=workflow_id, labels=labels, **given)
+    if not as_json_ and (watch_ or not handle.started):
+        click.echo(f"{handle.id} {'started' if handle.started else 'is there already'}", err=True)
     if watch_:
-        if not as_json_:
-            click.echo(f"{handle.id} {'started' if handle.started else 'is there already'}", err=True)
-        return await _watch(handle, 0, (), json=as_json_)
-    workflow = await handle.get(wait=wait)
+        return await _watch(client, handle, 0, (), json=as_json_)
+    if wait is None and not as_json_:
+        click.echo(handle.id)
+        return SUCCEEDED
+    workflow = await (handle.get() if wait is None else _wait_for_end(client, handle, wait))
     if as_json_:
         click.echo(as_json(workflow_service_pb2.StartWorkflowResponse(workflow=workflow, started=handle.started)))
-    elif wait is None:
-        click.echo(handle.id)
     else:
         _show_workflow(workflow)
     return SUCCEEDED if wait is None else _exit_code(workflow.state)
+
+
+async def _wait_for_end(client: Client, handle: WorkflowHandle[Any], seconds: float) -> workflow_pb2.Workflow:
+    loop = asyncio.get_running_loop()
+    limit = loop.time() + seconds
+    # The workflow is on disk: a restart of the server is something to be waited out.
+    client.caller.retry_for = max(PATIENCE, seconds)
+    while True:
+        left = max(0.0, limit - loop.time())
+        workflow = await handle.get(wait=min(left, ONE_WAIT))
+        if workflow.state in _FINAL:
+            return workflow
+        if loop.time() >= limit:
+            click.echo(f"{handle.id} has not ended after {seconds:g} s; it goes on", err=True)
+            return workflow
+        await asyncio.sleep(min(PAUSE, max(0.0, limit - loop.time())))
 
 
 @verb
@@ -126,22 +171,28 @@ async def start(
 )
 async def watch(client: Client, *, workflow_id: str, after: int, kinds: list[int], as_json_: bool) -> int:
     """Show what happens to a workflow, from its first event to its end."""
-    return await _watch(client.handle(workflow_id), after, kinds, json=as_json_)
+    handle = client.handle(workflow_id)
+    # Asked first, so that a server that is not there is told of at once.
+    await handle.get()
+    return await _watch(client, handle, after, kinds, json=as_json_)
 
 
-async def _watch(handle: WorkflowHandle[Any], after: int, kinds: Any, *, json: bool) -> int:
-    # From here on a restart of the server is something to be waited out.
-    handle.patience = WATCH_PATIENCE
-    seen = after
+async def _watch(client: Client, handle: WorkflowHandle[Any], after: int, kinds: Any, *, json: bool) -> int:
+    # The server was there: from here on a restart is something to be waited out.
+    handle.patience = client.caller.retry_for = WATCH_PATIENCE
+    seen, ending = after, None
     try:
         with Screen(json=json) as screen:
             async for event in handle.watch(after, kinds=kinds, on_connection=screen.connection):
                 seen = event.sequence
+                ending = _ENDINGS.get(event.WhichOneof("detail") or "")
                 screen.show(event)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        click.echo(f"the workflow goes on; watch it again with: mendflow watch {handle.id} --after {seen}", err=True)
+    except (asyncio.CancelledError, errors.ServerUnavailable):
+        again = ["mendflow", "watch", handle.id, "--after", str(seen), "--server", client.target]
+        click.echo(f"the workflow goes on; watch it again with: {shlex.join(again)}", err=True)
         raise
-    return _exit_code((await handle.get()).state)
+    # The end may lie before --after, or be of no --kind that was asked for.
+    return _exit_code((await handle.get()).state) if ending is None else ending
 
 
 def _exit_code(state: int) -> int:
@@ -194,10 +245,12 @@ async def list_(
         if as_json_:
             click.echo(as_json(workflow))
         else:
-            created = workflow.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
+            # With its zone, so that --since takes it as it is shown.
+            created = workflow.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
             why = f"  {clean(workflow.explanation)}" if workflow.explanation else ""
             click.echo(
-                f"{created}  {state_name(workflow.state):<11}  {workflow.workflow_type}  {workflow.workflow_id}{why}"
+                f"{created}  {state_name(workflow.state):<11}  {clean(workflow.workflow_type)}  "
+                f"{clean(workflow.workflow_id)}{why}"
             )
         count += 1
         if count >= limit:
@@ -217,12 +270,17 @@ async def show(client: Client, *, workflow_id: str, as_json_: bool) -> int:
     else:
         _show_workflow(workflow)
     async for event in client.handle(workflow_id).events():
-        click.echo(as_json(event) if as_json_ else narrate(event))
+        if as_json_:
+            click.echo(as_json(event))
+            continue
+        click.echo(narrate(event))
+        for cause in describe_causes(event):
+            click.echo(f"{'':20}{cause}")
     return SUCCEEDED
 
 
 def _show_workflow(workflow: workflow_pb2.Workflow) -> None:
-    click.echo(f"{workflow.workflow_id}  {workflow.workflow_type}  {state_name(workflow.state)}")
+    click.echo(f"{clean(workflow.workflow_id)}  {clean(workflow.workflow_type)}  {state_name(workflow.state)}")
     if workflow.explanation:
         click.echo(f"  because    {clean(workflow.explanation)}")
     if workflow.HasField("wake_time"):
@@ -261,13 +319,19 @@ async def signal(
 
 
 def _act(
-    name: str, summary: str, call: Callable[[Client, str, str], Coroutine[Any, Any, workflow_pb2.Workflow]]
+    name: str,
+    summary: str,
+    call: Callable[[Client, str, str], Coroutine[Any, Any, workflow_pb2.Workflow]],
+    response: Callable[..., Message],
 ) -> None:
     @click.argument("workflow_id", metavar="ID")
     @click.option("--reason", default="", metavar="TEXT", help="Why, for the history.")
     async def act(client: Client, *, workflow_id: str, reason: str, as_json_: bool) -> int:
         workflow = await call(client, workflow_id, reason)
-        click.echo(as_json(workflow) if as_json_ else f"{workflow.workflow_id} {state_name(workflow.state)}")
+        if as_json_:
+            click.echo(as_json(response(workflow=workflow)))
+        else:
+            click.echo(f"{clean(workflow.workflow_id)} {state_name(workflow.state)}")
         return SUCCEEDED
 
     act.__name__ = name
@@ -275,9 +339,24 @@ def _act(
     verb(act)
 
 
-_act("cancel", "Ask a workflow to end, with clean-up.", Client.cancel)
-_act("resume", "Let a PAUSED or QUARANTINED workflow go on.", Client.resume)
-_act("terminate", "End a workflow at once, without clean-up.", Client.terminate)
+_act(
+    "cancel",
+    "Ask a workflow to end, with clean-up.",
+    Client.cancel,
+    workflow_service_pb2.CancelWorkflowResponse,
+)
+_act(
+    "resume",
+    "Let a PAUSED or QUARANTINED workflow go on.",
+    Client.resume,
+    operator_service_pb2.ResumeWorkflowResponse,
+)
+_act(
+    "terminate",
+    "End a workflow at once, without clean-up.",
+    Client.terminate,
+    operator_service_pb2.TerminateWorkflowResponse,
+)
 
 
 @verb
@@ -286,14 +365,14 @@ async def types(client: Client, *, name: str | None, as_json_: bool) -> int:
     """List the workflow types that the server serves, or show one with its schemas."""
     found = [each for each in await client.types() if name in (None, each.name)]
     if name is not None and not found:
-        click.echo(f"error: no workflow type {clean(name)!r} is served", err=True)
+        click.echo(f"error: no workflow type '{clean(name)}' is served; mendflow types lists those that are", err=True)
         return DID_NOT
     for each in found:
         if as_json_:
             click.echo(as_json(each))
             continue
         summary = each.description.partition("\n")[0]
-        click.echo(f"{each.name}  {clean(summary)}" if summary else each.name)
+        click.echo(f"{clean(each.name)}  {clean(summary)}" if summary else clean(each.name))
         if name is not None:
             click.echo(f"  input   {_schema(each.input) if each.HasField('input') else 'none'}")
             click.echo(f"  output  {_schema(each.output)}")
@@ -309,7 +388,6 @@ def _schema(schema: workflow_service_pb2.ValueSchema) -> str:
 @verb
 async def health(client: Client, *, as_json_: bool) -> int:
     """Tell whether the server is ready, and whether it is alive."""
-    client.caller.retry_for = 0.0
     ready, alive = await client.health(), await client.health("liveness")
     if as_json_:
         click.echo(f'{{"ready": "{ready}", "alive": "{alive}"}}')
@@ -329,4 +407,5 @@ async def info(client: Client, *, as_json_: bool) -> int:
     for field, value in found.limits.ListFields():
         text = f"{value.seconds} s" if field.name == "wait" else str(value)
         click.echo(f"  {field.name:<20} {text}")
+    click.echo(f"features: {clean(', '.join(found.features))}")
     return SUCCEEDED

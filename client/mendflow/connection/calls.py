@@ -80,6 +80,15 @@ class Caller:
             except errors.ServerUnavailable as error:
                 await patience.wait_or_raise(error)
 
+    async def insist_on_end(self, method: Callable[..., Any], request: Any, *, timeout: float) -> Any:
+        """Make a call that waits, as `insist` does: it has no end of its own, so its deadline is one more absence."""
+        patience = Patience(self.retry_for)
+        while True:
+            try:
+                return await self.call(method, request, timeout=timeout)
+            except (errors.ServerUnavailable, errors.DeadlineExceeded) as error:
+                await patience.wait_or_raise(error)
+
     def patience(self, retry_for: float | None) -> Patience:
         """Answer a new patience of so many seconds."""
         return Patience(retry_for)

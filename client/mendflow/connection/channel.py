@@ -73,7 +73,8 @@ def trace_metadata() -> tuple[tuple[str, str], ...]:
         return ()
     carrier: dict[str, str] = {}
     _inject(carrier)
-    return tuple(carrier.items())
+    # Some propagators write capitals, which gRPC refuses.
+    return tuple((name.lower(), value) for name, value in carrier.items())
 
 
 try:

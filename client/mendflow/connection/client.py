@@ -10,7 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mendflow.codec import ValueType
 from mendflow.connection.calls import Caller
-from mendflow.connection.handle import WAIT, WorkflowHandle, within
+from mendflow.connection.handle import MARGIN, WAIT, WorkflowHandle, within
+from mendflow.connection.status import error_of_status
 from mendflow.ids import new_id
 from mendflow.v1 import (
     operator_service_pb2,
@@ -23,7 +24,7 @@ from mendflow.v1 import (
 from mendflow.workflow import Workflow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from google.protobuf.message import Message
@@ -38,8 +39,6 @@ R = TypeVar("R")
 #: A batch of starts is split so that each request stays below the server's limits.
 BATCH_SIZE: Final = 1_000
 BATCH_BYTES: Final = 3 << 20
-#: What a call may take beyond the wait that it asks for, in seconds.
-MARGIN: Final = 10.0
 
 
 class _Nothing:
@@ -124,7 +123,7 @@ class Client:
         handle: WorkflowHandle[Any] = WorkflowHandle(self, request.workflow_id, _output_type(workflow), started=True)
 
         async def start_and_wait() -> Any:
-            reply = await self.caller.insist(self.stub.StartWorkflow, request, timeout=WAIT + MARGIN)
+            reply = await self.caller.insist_on_end(self.stub.StartWorkflow, request, timeout=WAIT + MARGIN)
             return await handle._result(reply.workflow)  # noqa: SLF001 - the same package's
 
         return await within(timeout, request.workflow_id, start_and_wait())
@@ -202,7 +201,7 @@ class Client:
                     WorkflowHandle(self, request.workflow_id, _output_type(workflow), started=outcome.response.started)
                 )
             else:
-                outcomes.append(from_status(outcome.error, self.target))
+                outcomes.append(error_of_status(outcome.error, self.target))
         return outcomes
 
     def _request(
@@ -225,6 +224,10 @@ class Client:
 
     # Asking.
 
+    @overload
+    def handle(self, id: str, *, result_type: type[R]) -> WorkflowHandle[R]: ...
+    @overload
+    def handle(self, id: str, *, result_type: Any = ...) -> WorkflowHandle[Any]: ...
     def handle(self, id: str, *, result_type: Any = Any) -> WorkflowHandle[Any]:
         """Answer a handle to a workflow by its id. Makes no call."""
         output_type = None if result_type is Any else ValueType.of(result_type)
@@ -235,8 +238,9 @@ class Client:
         request = workflow_service_pb2.GetWorkflowRequest(workflow_id=id)
         if wait is not None:
             request.wait.CopyFrom(_duration(wait))
-        timeout = None if wait is None else wait + MARGIN
-        reply = await self.caller.insist(self.stub.GetWorkflow, request, timeout=timeout)
+            reply = await self.caller.insist_on_end(self.stub.GetWorkflow, request, timeout=wait + MARGIN)
+        else:
+            reply = await self.caller.insist(self.stub.GetWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
 
@@ -249,7 +253,7 @@ class Client:
         create_time_from: datetime | None = None,
         create_time_until: datetime | None = None,
         page_size: int = 100,
-    ) -> AsyncIterator[workflow_pb2.Workflow]:
+    ) -> AsyncGenerator[workflow_pb2.Workflow, None]:
         """Yield workflows, newest first, for which all conditions hold."""
         request = workflow_service_pb2.ListWorkflowsRequest(workflow_type=workflow_type, page_size=page_size)
         request.states.extend(states)  # type: ignore[arg-type] # an enum's numbers
@@ -362,17 +366,6 @@ def unpack(payload: payload_pb2.Payload) -> Message | payload_pb2.Payload:
     message: Message = cls()
     payload.message.Unpack(message)
     return message
-
-
-def from_status(status: Any, target: str) -> errors.RequestError:
-    """Answer the error for one start that a batch refused."""
-    import grpc  # noqa: PLC0415 - only for refusals
-
-    from mendflow.connection.status import as_error  # noqa: PLC0415
-
-    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
-    trailing = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
-    return as_error(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, status.message), target)
 
 
 def _output_type(workflow: Workflow[Any, Any] | str) -> ValueType[Any] | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import random
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from mendflow import errors
 from mendflow.connection.watching import SILENCE, watch
 from mendflow.v1 import workflow_pb2, workflow_service_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection
+    from collections.abc import AsyncGenerator, Callable, Collection
 
     from mendflow.codec import ValueType
     from mendflow.connection.client import Client
@@ -21,7 +22,11 @@ __all__ = ["WorkflowHandle"]
 R = TypeVar("R")
 
 #: One question waits so long for the end, in seconds; then it is asked again.
-WAIT = 30.0
+WAIT: Final = 30.0
+#: What a call may take beyond the wait that it asks for, in seconds.
+MARGIN: Final = 10.0
+#: How long to wait before asking again after an answer that came too soon, in seconds: at least, at most.
+DRAIN_PAUSE: Final = (0.2, 0.5)
 _OPEN_STATES = frozenset(
     {
         workflow_pb2.WORKFLOW_STATE_PENDING,
@@ -55,13 +60,14 @@ class WorkflowHandle(Generic[R]):
         kinds: Collection[int] = (),
         on_connection: Callable[[bool, str], None] | None = None,
         silence: float = SILENCE,
-    ) -> AsyncIterator[event_pb2.Event]:
+    ) -> AsyncGenerator[event_pb2.Event, None]:
         """Yield the workflow's events after a sequence, to its end: each once, in order, across restarts.
 
         ``kinds`` are of ``mendflow.v1.EventKind``; none means all. ``on_connection``
         is called with (False, why) when the server goes away and (True, "") when
-        it is back. After ``silence`` seconds without any frame the stream is taken
-        for dead and opened anew.
+        it is back. Nothing is fetched ahead of a slow reader beyond what the
+        connection buffers; closing the iterator ends the call. After ``silence``
+        seconds without any frame the stream is taken for dead and opened anew.
         """
         return watch(
             self._client.caller,
@@ -84,8 +90,13 @@ class WorkflowHandle(Generic[R]):
         return result
 
     async def _result(self, workflow: workflow_pb2.Workflow | None = None) -> R:
+        loop = asyncio.get_running_loop()
         while workflow is None or workflow.state in _OPEN_STATES:
+            asked = loop.time()
             workflow = await self.get(wait=WAIT)
+            if workflow.state in _OPEN_STATES and loop.time() - asked < WAIT / 2:
+                # A server that drains answers at once: ask the next one a little later.
+                await asyncio.sleep(random.uniform(*DRAIN_PAUSE))  # noqa: S311 - jitter
         return self.outcome(workflow)
 
     def outcome(self, workflow: workflow_pb2.Workflow) -> R:
@@ -104,7 +115,7 @@ class WorkflowHandle(Generic[R]):
         """Answer the workflow as it is; with ``wait``, once it has ended or after that many seconds."""
         return await self._client.get(self.id, wait=wait)
 
-    async def events(self) -> AsyncIterator[event_pb2.Event]:
+    async def events(self) -> AsyncGenerator[event_pb2.Event, None]:
         """Yield the events that there are, oldest first."""
         token = ""
         while True:

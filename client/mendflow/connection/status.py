@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -13,7 +13,9 @@ from mendflow import errors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MAY_COME_BACK", "as_error"]
+    from google.protobuf.message import Message
+
+__all__ = ["as_error", "error_of_status"]
 
 _BY_CODE: Final[dict[grpc.StatusCode, type[errors.RequestError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
@@ -26,34 +28,45 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[errors.RequestError]]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
 }
 
-#: A server that answers so may answer otherwise soon, here or elsewhere.
-MAY_COME_BACK: Final = frozenset({grpc.StatusCode.UNAVAILABLE})
-
+_BY_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS: Final = "grpc-status-details-bin"
 
 
 def as_error(error: grpc.aio.AioRpcError, target: str) -> errors.RequestError:
     """Answer the error to raise for a call that ended so; ``target`` names the server in it."""
-    code = error.code()
-    status = _details(error)
+    return _make(error.code(), error.details() or error.code().name, _details(error), target)
+
+
+def error_of_status(status: status_pb2.Status, target: str) -> errors.RequestError:
+    """Answer the error for a status that came inside a reply: of one start in a batch."""
+    code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+    return _make(code, status.message or code.name, status, target)
+
+
+def _make(code: grpc.StatusCode, message: str, status: status_pb2.Status, target: str) -> errors.RequestError:
     reason, metadata, violations, retry_after = "", {}, [], None
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for detail in status.details:
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            info = error_details_pb2.ErrorInfo.FromString(detail.value)
+        if _unpack(detail, info):
             reason, metadata = info.reason, dict(info.metadata)
-        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
-            bad = error_details_pb2.BadRequest.FromString(detail.value)
+        elif _unpack(detail, bad):
             violations = [(each.field, each.description) for each in bad.field_violations]
-        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-            delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
-            retry_after = delay.seconds + delay.nanos / 1e9
+        elif _unpack(detail, retry):
+            retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     make: Callable[..., errors.RequestError] = _BY_CODE.get(code, errors.ServerFault)
-    message = error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
         message = f"the server at {target} cannot be reached: {message}"
     return make(
         message, code=code.name, reason=reason, metadata=metadata, violations=violations, retry_after=retry_after
     )
+
+
+def _unpack(detail: Any, message: Message) -> bool:
+    """Fill the message from a detail of its type; one that cannot be read counts as none."""
+    try:
+        return bool(detail.Unpack(message))
+    except DecodeError:
+        return False
 
 
 def _details(error: grpc.aio.AioRpcError) -> status_pb2.Status:

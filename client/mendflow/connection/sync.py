@@ -6,15 +6,19 @@ import asyncio
 import functools
 import inspect
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from mendflow.connection.client import Client
 from mendflow.connection.handle import WorkflowHandle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Awaitable, Generator
 
 __all__ = ["SyncClient"]
+
+#: How long a call that Ctrl-C cut off may take to end, in seconds.
+LONGEST_END: Final = 1.0
 
 
 class _Blocking:
@@ -39,10 +43,10 @@ class _Blocking:
         return blocking
 
     def _wait_for(self, answer: Any) -> Any:
-        if inspect.isasyncgen(answer):
+        if isinstance(answer, AsyncGenerator):
             return self._iterate(answer)
         if inspect.iscoroutine(answer):
-            answer = asyncio.run_coroutine_threadsafe(answer, self._loop).result()
+            answer = _run(answer, self._loop)
         if isinstance(answer, list):
             return [self._wrap(each) for each in answer]
         return self._wrap(answer)
@@ -50,21 +54,37 @@ class _Blocking:
     def _wrap(self, answer: Any) -> Any:
         return _Blocking(answer, self._loop) if isinstance(answer, WorkflowHandle) else answer
 
-    def _iterate(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+    def _iterate(self, items: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
         try:
             while True:
                 try:
-                    yield asyncio.run_coroutine_threadsafe(_next(items), self._loop).result()
+                    item = _run(anext(items), self._loop)
                 except StopAsyncIteration:
                     return
+                yield item
         finally:
-            close = getattr(items, "aclose", None)
-            if close is not None and self._loop.is_running():
-                asyncio.run_coroutine_threadsafe(close(), self._loop).result()
+            if self._loop.is_running():
+                _run(items.aclose(), self._loop)
 
 
-async def _next(items: AsyncIterator[Any]) -> Any:
-    return await anext(items)
+def _run(work: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
+    """Run this on the loop and wait for it. Ctrl-C ends it there too, before anything else is asked of it."""
+    ended = threading.Event()
+
+    async def run() -> Any:
+        try:
+            return await work
+        finally:
+            ended.set()
+
+    future = asyncio.run_coroutine_threadsafe(run(), loop)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        # Not for ever: had it not begun yet, it never will.
+        ended.wait(LONGEST_END)
+        raise
 
 
 class SyncClient(_Blocking):
@@ -81,7 +101,12 @@ class SyncClient(_Blocking):
         async def make() -> Client:
             return Client(*args, **kwargs)
 
-        super().__init__(asyncio.run_coroutine_threadsafe(make(), loop).result(), loop)
+        try:
+            client = _run(make(), loop)
+        except BaseException:
+            self._stop(loop)
+            raise
+        super().__init__(client, loop)
 
     def __enter__(self) -> Self:
         """Answer the client."""
@@ -94,7 +119,10 @@ class SyncClient(_Blocking):
     def close(self) -> None:
         """Close the connection and end the thread."""
         if self._loop.is_running():
-            asyncio.run_coroutine_threadsafe(self._inner.close(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            _run(self._inner.close(), self._loop)
+            self._stop(self._loop)
+
+    def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join()
+        loop.close()

@@ -13,7 +13,7 @@ from mendflow.connection.status import as_error
 from mendflow.v1 import workflow_service_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+    from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 
     from mendflow.connection.calls import Caller
     from mendflow.v1 import event_pb2
@@ -46,8 +46,8 @@ async def watch(
     on_connection: Callable[[bool, str], None] | None,
     silence: float,
     retry_for: float | None,
-) -> AsyncIterator[event_pb2.Event]:
-    """Yield a workflow's events to its end.
+) -> AsyncGenerator[event_pb2.Event, None]:
+    """Yield a workflow's events to its end. Closing it ends the call.
 
     Raises `WorkflowNotFound`, `SequenceOutOfRange`, `InvalidRequest`, `LimitExceeded`,
     `ServerUnavailable` once patience is at an end, and `ServerFault` for a gap.
@@ -112,7 +112,7 @@ async def _frames(
         raise _Cut(errors.ServerUnavailable(message, code="UNAVAILABLE")) from None
     except grpc.aio.AioRpcError as broken:
         error = as_error(broken, caller.target)
-        raise (_Cut(error) if _is_cut(broken.code(), str(error)) else error) from None
+        raise (_Cut(error) if _is_cut(broken.code(), error) else error) from None
     finally:
         call.cancel()
 
@@ -128,7 +128,9 @@ def _fresh(frame: workflow_service_pb2.WatchWorkflowResponse, cursor: int, *, de
         yield event
 
 
-def _is_cut(code: grpc.StatusCode, message: str) -> bool:
+def _is_cut(code: grpc.StatusCode, error: errors.RequestError) -> bool:
+    if code is not grpc.StatusCode.UNAVAILABLE and error.reason:
+        return False  # The server's own word, no matter how it reads.
     if code is grpc.StatusCode.INTERNAL:
-        return any(word in message.lower() for word in _TRANSPORT)
+        return any(word in str(error).lower() for word in _TRANSPORT)
     return code in _CUT

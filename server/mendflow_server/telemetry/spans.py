@@ -9,11 +9,13 @@ from a queue of bounded size.
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -24,8 +26,11 @@ from mendflow_server.telemetry import names
 from mendflow_server.telemetry.context import SAMPLED, attempt_span_id, span_context, workflow_span_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.timestamp_pb2 import Timestamp
     from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import SpanContext
 
 __all__ = ["SpanProjector", "build_exporter"]
@@ -33,14 +38,17 @@ __all__ = ["SpanProjector", "build_exporter"]
 log = structlog.get_logger("mendflow.telemetry")
 
 #: How long the last spans may take to be sent when the process ends.
-FLUSH_MILLISECONDS: Final = 3_000
+FLUSH_SECONDS: Final = 3.0
+#: How long giving up on them may take.
+GIVING_UP_SECONDS: Final = 1.0
 
 
 class SpanProjector:
     """Makes spans of committed events and hands them to a processor."""
 
-    def __init__(self, processor: SpanProcessor, resource: Resource) -> None:
+    def __init__(self, processor: SpanProcessor, exporter: SpanExporter, resource: Resource) -> None:
         self._processor = processor
+        self._exporter = exporter
         self._resource = resource
         self._scope = InstrumentationScope(names.SCOPE)
 
@@ -107,7 +115,7 @@ class SpanProjector:
         if detail == "workflow_failed":
             failure = final.workflow_failed.failure
             attributes |= _failure(failure)
-            status = Status(StatusCode.ERROR, f"{failure.type}: {failure.message}")
+            status = Status(StatusCode.ERROR, f"{failure.type}: {failure.message}".removeprefix(": "))
         parent = span_context(trace, int(trace.parent_span_id, 16), remote=True) if trace.parent_span_id else None
         self._tell(
             names.WORKFLOW_SPAN.format(workflow_type=workflow_type),
@@ -146,8 +154,16 @@ class SpanProjector:
 
     def shutdown(self) -> None:
         """Send what is left, for a few seconds at most. It blocks: call it off the loop."""
-        self._processor.force_flush(FLUSH_MILLISECONDS)
-        self._processor.shutdown()
+        # The processor sends what is left as it shuts down, but takes no limit: with a receiver that does not
+        # answer it would hold the end of the process for half a minute.
+        closing = threading.Thread(target=self._processor.shutdown, name="mendflow-last-spans", daemon=True)
+        closing.start()
+        closing.join(FLUSH_SECONDS)
+        if closing.is_alive():
+            log.warning("spans_not_sent", seconds=FLUSH_SECONDS)
+            # Cuts off the call under way, so that the processor's threads end.
+            self._exporter.shutdown()
+            closing.join(GIVING_UP_SECONDS)
 
 
 def _failure(failure: failure_pb2.Failure) -> dict[str, Any]:
@@ -181,15 +197,29 @@ def build_exporter() -> SpanProjector | None:
     endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if chosen == "none" or (chosen in ("", "otlp") and not endpoint):
         return None
-    resource = (
-        Resource.create() if os.environ.get("OTEL_SERVICE_NAME") else Resource.create({"service.name": names.SERVICE})
-    )
     if chosen == "console":
-        return SpanProjector(BatchSpanProcessor(ConsoleSpanExporter()), resource)
+        # A span is a line, as a log event is.
+        return _projector(
+            lambda: ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n")
+        )
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if chosen not in ("", "otlp") or protocol not in (None, "", "grpc"):
         log.warning(
             "spans_not_exported", exporter=chosen or "otlp", protocol=protocol, supported="otlp over grpc, console"
         )
         return None
-    return SpanProjector(BatchSpanProcessor(OTLPSpanExporter()), resource)
+    return _projector(OTLPSpanExporter)
+
+
+def _projector(build: Callable[[], SpanExporter]) -> SpanProjector | None:
+    resource = Resource.create()
+    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+        resource = resource.merge(Resource({SERVICE_NAME: names.SERVICE}))
+    try:
+        exporter = build()
+        processor = BatchSpanProcessor(exporter)
+    except ValueError as error:
+        # One of the OTEL_ variables: telemetry does not keep a server from starting.
+        log.warning("spans_not_exported", error=str(error))
+        return None
+    return SpanProjector(processor, exporter, resource)

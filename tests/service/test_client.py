@@ -1,0 +1,139 @@
+"""The client's verbs against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mendflow import SyncClient, WorkflowCancelled, WorkflowFailed, WorkflowTerminated
+from mendflow.errors import AlreadyStarted, DeadlineExceeded, InvalidRequest, LimitExceeded, RequestError, WrongState
+from mendflow.v1 import workflow_pb2
+from tests import workflows
+from tests.conftest import Server, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_run_answers_a_typed_result_in_one_call(server: Server) -> None:
+    order = workflows.Order(id="o-1", amount=5, items=["abc"])
+    assert await server.client.run(workflows.typed, order) == workflows.Receipt(order_id="o-1", total=8)
+    assert await server.client.run("typed", order) == {"order_id": "o-1", "total": 8}, "by name: plain JSON"
+    assert await server.client.run("nothing") is None
+
+
+async def test_an_end_without_a_result_is_a_typed_error(server: Server) -> None:
+    with pytest.raises(WorkflowFailed, match="no way") as caught:
+        await server.client.run("fails", "no way")
+    assert caught.value.failure.step_key == "refuse"
+    assert caught.value.failure.cause.type == "mendflow.errors.PermanentError"
+    handle = await server.client.start("sleeper", 3600.0)
+    await handle.cancel()
+    with pytest.raises(WorkflowCancelled):
+        await handle.result()
+    handle = await server.client.start("sleeper", 3600.0)
+    await handle.terminate()
+    with pytest.raises(WorkflowTerminated):
+        await handle.result()
+
+
+async def test_a_timeout_leaves_the_workflow_alone(server: Server) -> None:
+    with pytest.raises(DeadlineExceeded, match="it goes on"):
+        await server.client.run("sleeper", 3600.0, id="subject", timeout=0.1)
+    assert (await server.client.get("subject")).state == workflow_pb2.WORKFLOW_STATE_WAITING
+
+
+async def test_many_are_started_each_with_its_own_outcome(server: Server) -> None:
+    await server.client.run("echo", "other", id="id-7")
+    ids = [f"id-{index}" for index in range(1_500)]
+    outcomes: list[Any] = await server.client.start_many("echo", [f"v{index}" for index in range(1_500)], ids=ids)
+    assert len(outcomes) == 1_500
+    refused = {index: outcome for index, outcome in enumerate(outcomes) if isinstance(outcome, RequestError)}
+    assert list(refused) == [7]
+    assert isinstance(refused[7], AlreadyStarted)
+    again: list[Any] = await server.client.start_many("echo", [f"v{index}" for index in range(1_500)], ids=ids)
+    assert not any(outcome.started for index, outcome in enumerate(again) if index != 7)
+    assert len([workflow async for workflow in server.client.list(page_size=400)]) == 1_500
+
+
+async def test_a_large_batch_is_split_by_bytes(server: Server) -> None:
+    outcomes: list[Any] = await server.client.start_many("echo", ["x" * 500_000] * 12)
+    assert all(outcome.started for outcome in outcomes)
+
+
+async def test_two_starts_at_once_under_one_id_are_one_workflow(server: Server) -> None:
+    handles = await asyncio.gather(*(server.client.start("echo", "same", id="subject") for _ in range(20)))
+    assert sum(handle.started for handle in handles) == 1
+    with pytest.raises(AlreadyStarted) as caught:
+        await server.client.start("echo", "different", id="subject")
+    assert caught.value.metadata["differs"] == "input"
+
+
+async def test_a_field_at_fault_is_named(server: Server) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await server.client.start("typed", {"id": "o", "amount": "many"})
+    assert caught.value.reason == "INPUT_MISMATCH"
+    assert [field for field, _ in caught.value.violations] == ["input.amount"]
+
+
+async def test_signals_are_once_and_in_order(server: Server) -> None:
+    handle = await server.client.start("wait_for", "x")
+    assert await handle.signal("go", "first", request_id="r1")
+    assert not await handle.signal("go", "second", request_id="r1")
+    assert await handle.result() == "x: first"
+    with pytest.raises(WrongState):
+        await handle.signal("go", "late")
+    with pytest.raises(InvalidRequest):
+        await (await server.client.start("wait_for", "y")).signal("go", 17)
+
+
+async def test_too_many_untaken_signals_are_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path, untaken_signals_limit=3) as server:
+        handle = await server.client.start("wait_for", "x")
+        for index in range(3):
+            await handle.signal("other", index)
+        with pytest.raises(LimitExceeded) as caught:
+            await handle.signal("other", 3)
+        assert caught.value.reason == "TOO_MANY_SIGNALS"
+
+
+async def test_listing_by_label_type_and_state(server: Server) -> None:
+    for index in range(5):
+        await server.client.run("echo", str(index), labels={"team": "a" if index % 2 else "b"})
+    await server.client.start("sleeper", 3600.0, labels={"team": "a"})
+    assert len([row async for row in server.client.list(labels={"team": "a"})]) == 3
+    waiting = [workflow_pb2.WORKFLOW_STATE_WAITING]
+    assert [row.workflow_type async for row in server.client.list(states=waiting)] == ["sleeper"]
+    assert len([row async for row in server.client.list(workflow_type="echo", page_size=2)]) == 5
+
+
+async def test_the_types_are_told_with_their_schemas(server: Server) -> None:
+    types = {each.name: each for each in await server.client.types()}
+    assert '"amount"' in types["typed"].input.json_schema
+    assert not types["nothing"].HasField("input")
+    assert types["wait_for"].signals["go"].json_schema.endswith('"type":"string"}')
+    assert types["echo"].description == "One step."
+
+
+async def test_the_synchronous_facade_does_the_same(server: Server) -> None:
+    def use() -> list[Any]:
+        with SyncClient(server.address) as client:
+            handle = client.start("three", "x", id="sync")
+            events = [event.sequence for event in handle.watch()]
+            listed = [row.workflow_id for row in client.list()]
+            failed = ""
+            try:
+                client.run("fails", "sorry")
+            except WorkflowFailed as error:
+                failed = str(error)
+            return [handle.result(), events, listed, failed, client.health()]
+
+    found = await asyncio.to_thread(use)
+    assert found[0] == "x-1-2-3"
+    assert found[1] == list(range(1, 9))
+    assert found[2] == ["sync"]
+    assert "sorry" in found[3]
+    assert not [thread for thread in threading.enumerate() if thread.name == "mendflow-client"]

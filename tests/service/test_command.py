@@ -1,0 +1,499 @@
+"""The command line against a server process: what a stranger types, pipes, interrupts and mistypes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from google.protobuf import json_format
+
+from mendflow.v1 import event_pb2, operator_service_pb2, workflow_pb2
+from mendflow.v1 import workflow_service_pb2 as ws
+from tests.conftest import ROOT, TESTS, free_port, serving_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from google.protobuf.message import Message
+
+    from tests.conftest import ServerProcess
+
+COMMAND = [sys.executable, "-m", "mendflow.command"]
+SECONDS = 60
+
+
+def environment(**more: str) -> dict[str, str]:
+    paths = [str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    # Set by many build machines: a pipe must stay plain all the same.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FORCE_COLOR": "1", **more}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for the tests that do it no harm; each uses ids of its own."""
+    with serving_process(tmp_path_factory.mktemp("shared")) as server:
+        yield server
+
+
+def run(
+    server: ServerProcess, *arguments: str, stdin: str | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line, piped, to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(MENDFLOW_SERVER=server.grpc_address, **variables),
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def begin(server: ServerProcess, *arguments: str) -> subprocess.Popen[str]:
+    """Begin to run the command line, piped."""
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=environment(MENDFLOW_SERVER=server.grpc_address),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> list[str]:
+    """Read lines up to one that has these words."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip("\n"))
+        if words in line:
+            return lines
+    pytest.fail(f"{words!r} did not come: {lines}")
+
+
+def parse(text: str, *kinds: Any) -> list[Message]:
+    """Read each line as the message of its place; the last kind is that of all further lines."""
+    lines = text.splitlines()
+    return [json_format.Parse(line, kinds[min(index, len(kinds) - 1)]()) for index, line in enumerate(lines)]
+
+
+def sequences(lines: list[str]) -> list[int]:
+    return [int(line.split()[0].removeprefix("#")) for line in lines]
+
+
+def test_a_watched_start_prints_a_plain_line_an_event_and_exits_0(shared: ServerProcess) -> None:
+    done = run(shared, "start", "retried", "--input", "2", "--id", "plain", "--watch")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sequences(lines) == list(range(1, len(lines) + 1))
+    assert "\x1b" not in done.stdout + done.stderr
+    failed = [line for line in lines if " failed: " in line]
+    assert len(failed) == 2
+    for number, line in enumerate(failed, start=1):
+        assert f"attempt {number} failed: TransientError: attempt {number} of 2 failures (transient)" in line
+        assert re.search(r"retry in \d+\.\d\d s \(backoff, \d left\)$", line)
+    assert lines[-1].endswith("SUCCEEDED with 3")
+    assert run(shared, "watch", "plain").stdout == done.stdout
+
+
+def test_each_end_has_its_exit_code(shared: ServerProcess) -> None:
+    assert run(shared, "start", "fails", "--input", '"no"', "--id", "failed", "--watch").returncode == 1
+    assert run(shared, "start", "fails", "--input", '"no"', "--wait", "30").returncode == 1
+    assert run(shared, "start", "echo", "--input", '"yes"', "--wait", "30").returncode == 0
+    assert run(shared, "watch", "failed").returncode == 1
+    # Behind its last event, and with none of the kinds that there are.
+    last = json.loads(run(shared, "show", "failed", "--json").stdout.splitlines()[0])["workflow"]["last_sequence"]
+    assert run(shared, "watch", "failed", "--after", last).returncode == 1
+    assert run(shared, "watch", "failed", "--kind", "timer_fired").returncode == 1
+    for verb in ("cancel", "terminate"):
+        assert run(shared, "start", "wait_for", "--input", '"x"', "--id", f"to-{verb}").returncode == 0
+        assert run(shared, verb, f"to-{verb}", "--reason", "enough").returncode == 0
+        watched = run(shared, "watch", f"to-{verb}")
+        assert watched.returncode == 1
+        assert "enough" in watched.stdout
+
+
+def test_json_is_the_messages_themselves(shared: ServerProcess) -> None:
+    started = run(
+        shared, "start", "three", "--input", '"x"', "--id", "json", "--label", "a=b", "--wait", "30", "--json"
+    )
+    (reply,) = parse(started.stdout, ws.StartWorkflowResponse)
+    assert isinstance(reply, ws.StartWorkflowResponse)
+    assert reply.started
+    assert reply.workflow.state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+
+    watched = parse(run(shared, "watch", "json", "--json").stdout, event_pb2.Event)
+    shown = parse(run(shared, "show", "json", "--json").stdout, ws.GetWorkflowResponse, event_pb2.Event)
+    assert watched == shown[1:]
+    assert [event.sequence for event in watched] == list(range(1, reply.workflow.last_sequence + 1))  # type: ignore[attr-defined]
+    assert "workflow_type" in run(shared, "show", "json", "--json").stdout
+
+    (listed,) = parse(run(shared, "list", "--label", "a=b", "--json").stdout, workflow_pb2.Workflow)
+    assert isinstance(listed, workflow_pb2.Workflow)
+    assert listed.workflow_id == "json"
+    (typed,) = parse(run(shared, "types", "typed", "--json").stdout, ws.WorkflowType)
+    assert isinstance(typed, ws.WorkflowType)
+    assert "Receipt" in typed.output.json_schema
+    (info,) = parse(run(shared, "info", "--json").stdout, ws.GetServerInfoResponse)
+    assert isinstance(info, ws.GetServerInfoResponse)
+    assert info.limits.payload_bytes == 1 << 20
+
+
+def test_the_verbs_that_act_answer_their_own_messages(shared: ServerProcess, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    run(shared, "start", "paused", "--input", json.dumps(str(flag)), "--id", "to-resume")
+    watching = begin(shared, "watch", "to-resume")
+    read_until(watching, "PAUSED")
+    flag.touch()
+    (resumed,) = parse(
+        run(shared, "resume", "to-resume", "--reason", "there now", "--json").stdout,
+        operator_service_pb2.ResumeWorkflowResponse,
+    )
+    assert resumed.workflow.workflow_id == "to-resume"  # type: ignore[attr-defined]
+    rest, errors = watching.communicate(timeout=SECONDS)
+    assert watching.returncode == 0, errors
+    assert "there now" in rest
+
+    run(shared, "start", "wait_for", "--input", '"x"', "--id", "to-end")
+    (ended,) = parse(run(shared, "cancel", "to-end", "--json").stdout, ws.CancelWorkflowResponse)
+    assert ended.workflow.workflow_id == "to-end"  # type: ignore[attr-defined]
+
+
+def test_a_signal_is_sent_once_under_one_request_id(shared: ServerProcess) -> None:
+    run(shared, "start", "wait_for", "--input", '"x"', "--id", "signalled")
+    # Not to the workflow itself before it waits: one that has ended takes no second signal.
+    run(shared, "start", "wait_for", "--input", '"x"', "--id", "other")
+    first = run(shared, "signal", "signalled", "more", "--data", "[1]", "--request-id", "r")
+    again = run(shared, "signal", "signalled", "more", "--data", "[1]", "--request-id", "r")
+    assert (first.stdout, again.stdout) == ("sent\n", "was sent before; nothing added\n")
+    assert run(shared, "signal", "signalled", "go", "--data", '"on"').returncode == 0
+    watched = run(shared, "watch", "signalled")
+    assert watched.returncode == 0
+    assert watched.stdout.count("signal more received") == 1
+    assert 'SUCCEEDED with "x: on"' in watched.stdout
+    late = run(shared, "signal", "signalled", "go", "--data", '"late"')
+    assert late.returncode == 1
+    assert "SUCCEEDED" in late.stderr
+
+
+def test_the_input_comes_from_a_file_or_standard_input_and_is_recorded_as_it_was(
+    shared: ServerProcess, tmp_path: Path
+) -> None:
+    text = '{ "id": "é",  "amount": 12345678901234567890, "items": [] }'
+    file = tmp_path / "order.json"
+    file.write_text(text, encoding="utf-8")
+    for name, given, stdin in (("from-file", f"@{file}", None), ("from-stdin", "-", text)):
+        done = run(shared, "start", "typed", "--input", given, "--id", name, "--wait", "30", "--json", stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        workflow = json.loads(run(shared, "show", name, "--json").stdout.splitlines()[0])["workflow"]
+        assert workflow["input"]["json"] == text
+        assert json.loads(workflow["output"]["json"])["total"] == 12345678901234567890
+
+
+def test_a_start_under_the_same_id_says_so_and_a_different_one_is_refused(shared: ServerProcess) -> None:
+    first = run(shared, "start", "echo", "--input", '"a"', "--id", "twice")
+    again = run(shared, "start", "echo", "--input", '"a"', "--id", "twice")
+    assert (first.stdout, again.stdout) == ("twice\n", "twice\n")
+    assert first.stderr == ""
+    assert "is there already" in again.stderr
+    other = run(shared, "start", "echo", "--input", '"b"', "--id", "twice")
+    assert other.returncode == 1
+    assert other.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("start", "no_such_type"), "no_such_type"),
+        (("start", "typed", "--input", '{"id": 3}'), "amount"),
+        (("start", "echo", "--input", '"a"', "--id", "not an id"), "workflow_id"),
+        (("show", "no-such-id"), "no-such-id"),
+        (("watch", "no-such-id"), "no-such-id"),
+        (("cancel", "no-such-id"), "no-such-id"),
+        (("types", "no_such_type"), "mendflow types"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_refusal_exits_1_and_names_what_is_wrong(
+    shared: ServerProcess, arguments: tuple[str, ...], words: str
+) -> None:
+    done = run(shared, *arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+
+
+def test_lists_filter_and_take_back_the_times_they_show(shared: ServerProcess) -> None:
+    for index in range(3):
+        run(shared, "start", "echo", "--input", '"x"', "--id", f"list-{index}", "--label", "batch=l", "--wait", "30")
+    run(shared, "start", "fails", "--input", '"x"', "--id", "list-bad", "--label", "batch=l", "--wait", "30")
+
+    def listed(*arguments: str) -> list[str]:
+        done = run(shared, "list", "--label", "batch=l", *arguments)
+        assert done.returncode == 0, done.stderr
+        return [line.split()[-1] if "list-bad" not in line else "list-bad" for line in done.stdout.splitlines()]
+
+    assert listed() == ["list-bad", "list-2", "list-1", "list-0"]
+    assert listed("--state", "succeeded") == ["list-2", "list-1", "list-0"]
+    assert listed("--type", "fails") == ["list-bad"]
+    assert listed("--limit", "2") == ["list-bad", "list-2"]
+    # Given back as shown, in whatever zone this machine is.
+    oldest = run(shared, "list", "--label", "batch=l").stdout.splitlines()[-1][:20]
+    for zone in ("UTC", "Asia/Kolkata"):
+        assert len(run(shared, "list", "--label", "batch=l", "--since", oldest, TZ=zone).stdout.splitlines()) == 4
+        assert run(shared, "list", "--label", "batch=l", "--until", oldest, TZ=zone).stdout == ""
+
+
+def test_what_a_workflow_says_reaches_a_pipe_escaped(shared: ServerProcess) -> None:
+    text = "\x1b]0;owned\x07\nsecond line € 🙂"
+    run(shared, "start", "fails", "--input", json.dumps(text), "--id", "hostile", "--wait", "30")
+    for verb in ("show", "watch"):
+        done = run(shared, verb, "hostile")
+        assert "\\x1b]0;owned\\x07\\nsecond line € 🙂" in done.stdout
+        assert "\x1b" not in done.stdout
+        # What a locale has no sign for is no reason to fall over.
+        western = run(shared, verb, "hostile", PYTHONIOENCODING="latin-1")
+        assert western.returncode == done.returncode, western.stderr
+        assert "second line \\u20ac \\U0001f642" in western.stdout
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(shared: ServerProcess) -> None:
+    run(shared, "start", "three", "--input", '"x"', "--id", "head", "--wait", "30")
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [*COMMAND, "show", "head"],
+            env=environment(MENDFLOW_SERVER=shared.grpc_address),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=SECONDS,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_the_watch_and_not_the_workflow(shared: ServerProcess) -> None:
+    run(shared, "start", "wait_for", "--input", '"x"', "--id", "interrupted")
+    watching = begin(shared, "watch", "interrupted")
+    seen = read_until(watching, "waits for signal go")
+    watching.send_signal(signal.SIGINT)
+    _, told = watching.communicate(timeout=SECONDS)
+    assert watching.returncode == 130
+    assert "the workflow goes on" in told
+    assert "Traceback" not in told
+    _, _, again = told.partition("watch it again with: mendflow ")
+    run(shared, "signal", "interrupted", "go", "--data", '"on"')
+    # Typed as it was told, the two watches together saw everything once.
+    rest = run(shared, *shlex.split(again))
+    assert rest.returncode == 0, rest.stderr
+    numbers = sequences(seen + rest.stdout.splitlines())
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_watch_goes_on_across_a_kill_and_tells_of_it(server_process: ServerProcess) -> None:
+    watching = begin(server_process, "start", "wait_for", "--input", '"x"', "--id", "killed", "--watch")
+    seen = read_until(watching, "waits for signal go")
+    server_process.kill()
+    assert watching.stderr is not None
+    told = []
+    for line in watching.stderr:
+        told.append(line)
+        if line.startswith("connection lost"):
+            break
+    server_process.start()
+    run(server_process, "signal", "killed", "go", "--data", '"on"')
+    rest, more = watching.communicate(timeout=SECONDS)
+    assert watching.returncode == 0
+    assert told[0] == "killed started\n"
+    # Told once each, however often it was tried.
+    assert len(told) == 2
+    assert more == "the server is back; the watch goes on\n"
+    numbers = sequences(seen + rest.splitlines())
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert rest.splitlines()[-1].endswith('SUCCEEDED with "x: on"')
+
+
+def on_terminal(server: ServerProcess, *arguments: str) -> tuple[int, str]:
+    """Run the command line on a terminal of its own; answer its exit code and everything it wrote there."""
+    terminal, its_side = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=environment(MENDFLOW_SERVER=server.grpc_address, TERM="xterm", COLUMNS="120"),
+        stdin=its_side,
+        stdout=its_side,
+        stderr=its_side,
+    )
+    os.close(its_side)
+    written = b""
+    limit = time.monotonic() + SECONDS
+    with contextlib.suppress(OSError):  # How a terminal says that nobody writes to it any more.
+        while time.monotonic() < limit and select.select([terminal], [], [], SECONDS)[0]:
+            piece = os.read(terminal, 65536)
+            if not piece:
+                break
+            written += piece
+    os.close(terminal)
+    return process.wait(SECONDS), written.decode()
+
+
+def test_a_terminal_gets_a_bar_and_colours(shared: ServerProcess) -> None:
+    code, text = on_terminal(shared, "start", "heartbeats", "--input", "6", "--id", "bar", "--watch")
+    assert code == 0
+    assert "\x1b[" in text
+    assert "━" in text
+    assert "6/6 item 5" in text
+    assert "attempt 1 failed: TransientError: half-way" in text
+    assert "retry in" in text
+    code, text = on_terminal(shared, "watch", "bar", "--json")
+    assert code == 0
+    assert "\x1b" not in text
+    assert len(parse(text, event_pb2.Event)) >= 6
+
+
+def test_a_terminal_is_not_obeyed_by_what_a_workflow_says(shared: ServerProcess) -> None:
+    text = "\x1b]0;owned\x07[/bold] [red]x"
+    run(shared, "start", "fails", "--input", json.dumps(text), "--id", "hostile-tty", "--wait", "30")
+    code, written = on_terminal(shared, "watch", "hostile-tty")
+    assert code == 1
+    assert "\x1b]0;" not in written
+    assert "[/bold] [red]x" in written
+
+
+def test_a_server_that_serves_is_healthy(shared: ServerProcess) -> None:
+    done = run(shared, "health")
+    assert (done.returncode, done.stdout) == (0, "ready  SERVING\nalive  SERVING\n")
+    gone = run(shared, "health", "--server", f"127.0.0.1:{free_port()}")
+    assert gone.returncode == 3
+    assert gone.stderr.startswith("error: ")
+
+
+# Serving.
+
+MODULES = {
+    "imports_nothing_there": ("import not_there_at_all\n", "not_there_at_all"),
+    "wrong_syntax": ("def (:\n", "line 1"),
+    "raises": ("x = 1\nraise ValueError('on purpose')\n", "ValueError: on purpose"),
+    "ends_the_process": ("raise SystemExit(0)\n", "ends the process"),
+    "without_workflows": ("x = 1\n", "no function decorated with @workflow"),
+    "same_name_twice": (
+        """
+from mendflow import workflow
+
+
+@workflow(name="same")
+async def first() -> None: ...
+
+
+@workflow(name="same")
+async def second() -> None: ...
+""",
+        "first",
+    ),
+}
+
+
+def serve(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Serve, for as long as something keeps it from doing so."""
+    return subprocess.run(
+        [*COMMAND, "serve", *arguments],
+        env=environment(),
+        cwd=directory,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_that_cannot_be_served_is_told_in_plain_words(tmp_path: Path, name: str) -> None:
+    source, words = MODULES[name]
+    (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+    done = serve(tmp_path, name)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert name in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "mendflow.db").exists()
+
+
+def test_the_line_of_the_module_that_raised_is_named(tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(MODULES["raises"][0], encoding="utf-8")
+    assert re.search(r"raises\.py, line 2\)", serve(tmp_path, "raises").stderr)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("not_there", "import not_there"), ("a/b.py", "import a.b"), (".x", ".x")])
+def test_a_module_that_is_not_there_is_told_with_how_to_name_it(tmp_path: Path, name: str, hint: str) -> None:
+    done = serve(tmp_path, name)
+    assert done.returncode == 2
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--log-level", "loud"), 2, "MENDFLOW_LOG_LEVEL"),
+        (("--grpc-address", "0.0.0.0:1"), 2, "--insecure"),
+        (("--store", "mongodb://x"), 1, "sqlite:///relative.db"),
+    ],
+    ids=["level", "beyond loopback", "store"],
+)
+def test_a_bad_setting_is_told_in_plain_words(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = serve(tmp_path, "workflows", *arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("taken", ["grpc", "http", "store"])
+def test_what_another_server_has_is_told_in_one_line(shared: ServerProcess, tmp_path: Path, taken: str) -> None:
+    places = {
+        "--grpc-address": shared.grpc_address if taken == "grpc" else "127.0.0.1:0",
+        "--http-address": shared.http_address if taken == "http" else "127.0.0.1:0",
+        "--store": f"sqlite:///{shared.store if taken == 'store' else tmp_path / 'own.db'}",
+    }
+    done = serve(tmp_path, "workflows", *(part for pair in places.items() for part in pair))
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith(("I", "E", "W"))]
+    assert line.startswith("error: ")
+    assert str(places[f"--{taken}-address" if taken != "store" else "--store"]).removeprefix("sqlite:///") in line
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_without_the_server_extra_serve_says_what_to_install() -> None:
+    # As on a machine where only the client was installed; the other commands do not need it.
+    program = "import sys; sys.modules['structlog'] = None; from mendflow.command import main; main(sys.argv[1:])"
+    for arguments, code in ((["serve", "workflows", "--store", "x"], 2), (["--help"], 0), (["start", "--help"], 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            env=environment(),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=SECONDS,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        if code:
+            assert "serve needs the server" in done.stderr
+            assert "pip install 'mendflow[server]'" in done.stderr

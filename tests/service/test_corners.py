@@ -1,0 +1,435 @@
+"""Corner cases of the engine: each guards a promise that a review found broken."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mendflow import RetryPolicy, TransientError, attempt, gather, progress, sleep, step, wait_signal, workflow
+from mendflow.v1 import workflow_pb2
+from mendflow_server.store.protocol import CommitUnknown, StoreUnavailable
+from tests.conftest import serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RAN: list[str] = []
+WORLD = {"input": "before"}
+FOR_EVER = RetryPolicy(max_attempts=None, initial_interval=0.001, maximum_interval=0.001)
+
+
+class Odd(BaseException):
+    """Neither an Exception nor one of Python's own."""
+
+
+@step
+async def quick(name: str) -> str:
+    """Take no time."""
+    RAN.append(f"quick {name}")
+    return name
+
+
+@step
+async def hold(seconds: float, name: str) -> str:
+    """Take that long."""
+    RAN.append(f"hold {name}")
+    await asyncio.sleep(seconds)
+    return name
+
+
+@step
+def on_thread(name: str) -> str:
+    """Take no time, on a thread."""
+    RAN.append(f"thread {name}")
+    return name
+
+
+@step(retry=RetryPolicy(max_attempts=1))
+async def fail() -> None:
+    """Fail for good."""
+    msg = "no"
+    raise TransientError(msg)
+
+
+@step(retry=RetryPolicy(max_attempts=2, initial_interval=0.01))
+async def odd() -> None:
+    """Raise what is no Exception."""
+    raise Odd
+
+
+@step(retry=FOR_EVER)
+async def always_fails() -> None:
+    """Fail, for ever."""
+    msg = "again"
+    raise TransientError(msg)
+
+
+@step(timeout=0.05, retry=RetryPolicy(max_attempts=2, initial_interval=0.001, maximum_interval=0.001))
+def overruns(seconds: float) -> str:
+    """Overrun its timeout, on a thread."""
+    if attempt().number == 1:
+        time.sleep(seconds)
+    return "second"
+
+
+@step(retry=RetryPolicy(max_attempts=1, on_exhaustion="pause"))
+async def pauses() -> None:
+    """Pause the workflow."""
+    msg = "help"
+    raise TransientError(msg)
+
+
+async def _two(name: str) -> None:
+    await quick(name)
+    await hold(20, name)
+
+
+@workflow
+async def sibling_fails() -> str:
+    """A branch fails in the turn in which another starts its next step."""
+    try:
+        await gather(_two("x"), fail())
+    except Exception:  # noqa: BLE001
+        return "caught"
+    return "not reached"
+
+
+@workflow
+async def odd_step() -> None:
+    """A step that raises what is no Exception."""
+    await odd()
+
+
+@workflow
+async def cleans_up_badly() -> None:
+    """A clean-up whose step pauses the workflow."""
+    try:
+        await sleep(600)
+    finally:
+        await pauses()
+
+
+@workflow
+async def half_progress() -> str:
+    """Report a fraction."""
+    progress(0.5, 1)  # type: ignore[arg-type]
+    return await quick("half")
+
+
+@workflow
+async def endless() -> None:
+    """Retry for ever."""
+    await always_fails()
+
+
+async def _inner() -> None:
+    try:
+        await gather(sleep(600), sleep(600))
+    finally:
+        await quick("in a finally")
+
+
+@workflow
+async def nested() -> None:
+    """A finally in a branch that waits for a gather."""
+    await gather(_inner(), sleep(600))
+
+
+@workflow
+async def overrun(seconds: float) -> str:
+    """A thread that outlives its attempt."""
+    return await overruns(seconds)
+
+
+@workflow
+async def holds(seconds: float) -> str:
+    """Hold a slot."""
+    return await hold(seconds, "slot")
+
+
+@workflow
+async def lingers(seconds: float) -> str:
+    """When cancelled while it waits for a slot, sleep."""
+    try:
+        return await hold(seconds, "lingers")
+    except asyncio.CancelledError:
+        await sleep(600)
+        raise
+
+
+@workflow
+async def waits() -> str:
+    """Wait for a signal."""
+    return str(await wait_signal("go"))
+
+
+@workflow
+async def many_steps(thread: bool) -> None:  # noqa: FBT001
+    """More steps than a history may have."""
+    for index in range(1000):
+        if thread:
+            await on_thread(str(index))
+        else:
+            await quick(str(index))
+
+
+@workflow
+async def depends() -> str:
+    """Another input after a deploy."""
+    await quick(WORLD["input"])
+    await wait_signal("go")
+    return "done"
+
+
+MINE = {
+    each.name: each
+    for each in (
+        sibling_fails, odd_step, cleans_up_badly, half_progress, endless, nested, overrun, holds, lingers, waits,
+        many_steps, depends,
+    )
+}  # fmt: skip
+
+
+async def until(condition: Any, seconds: float = 5.0) -> bool:
+    """Wait until something is so."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if condition():
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def in_state(client: Any, workflow_id: str, state: int, seconds: float = 5.0) -> None:
+    """Wait until a workflow is in that state."""
+    limit = time.monotonic() + seconds
+    now: Any = None
+    while time.monotonic() < limit:
+        now = (await client.get(workflow_id)).state
+        if now == state:
+            return
+        await asyncio.sleep(0.02)
+    name: Any = workflow_pb2.WorkflowState.Name
+    pytest.fail(f"{workflow_id} is {name(now)}, not {name(state)}")
+
+
+async def test_a_step_that_starts_as_its_sibling_fails_is_cancelled(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        assert await server.client.run(sibling_fails, timeout=5) == "caught"
+
+
+async def test_a_step_that_raises_a_base_exception_fails(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        handle = await server.client.start(odd_step, id="odd")
+        await in_state(server.client, handle.id, workflow_pb2.WORKFLOW_STATE_FAILED)
+        assert server.app.engine.attempts.task_slots.free == server.app.settings.attempt_slots
+
+
+async def test_the_cleanup_deadline_holds_though_a_cleanup_step_pauses(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE, cleanup_timeout=0.5) as server:
+        handle = await server.client.start(cleans_up_badly, id="bad")
+        await in_state(server.client, "bad", workflow_pb2.WORKFLOW_STATE_WAITING)
+        await handle.cancel()
+        await in_state(server.client, "bad", workflow_pb2.WORKFLOW_STATE_CANCELLED)
+
+
+async def test_a_progress_that_is_no_whole_number_stops_no_workflow(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        workflow = await _ended(server.client, half_progress)
+        assert workflow.state in {workflow_pb2.WORKFLOW_STATE_SUCCEEDED, workflow_pb2.WORKFLOW_STATE_FAILED}
+
+
+async def _ended(client: Any, what: Any) -> workflow_pb2.Workflow:
+    handle = await client.start(what)
+    ended: workflow_pb2.Workflow = await handle.get(wait=4)
+    return ended
+
+
+async def test_retries_for_ever_end_at_the_history_limit(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE, history_limit=100) as server:
+        workflow = await _ended(server.client, endless)
+        assert workflow.last_sequence <= 100
+        assert workflow.state == workflow_pb2.WORKFLOW_STATE_FAILED
+
+
+async def test_an_evicted_run_executes_nothing(tmp_path: Path) -> None:
+    RAN.clear()
+    async with serving(tmp_path, definitions=MINE) as server:
+        await server.client.start(nested, id="nested")
+        await in_state(server.client, "nested", workflow_pb2.WORKFLOW_STATE_WAITING)
+        assert await until(lambda: server.app.engine.evict(at_once=True) or not server.app.engine.open_runs)
+        await asyncio.sleep(0)
+        gc.collect()
+        assert RAN == []
+
+
+async def test_waiting_for_a_thread_does_not_spin(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        before = time.process_time()
+        assert await server.client.run(overrun, 2.0, timeout=10) == "second"
+        assert time.process_time() - before < 1.0
+
+
+async def test_a_slot_is_not_lost_on_one_who_no_longer_wants_it(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE, attempt_slots=1) as server:
+        client = server.client
+        await client.start(holds, 0.5, id="first")
+        await client.start(lingers, 0.1, id="second")
+        await client.start(holds, 0.1, id="third")
+        await client.cancel("second")
+        await in_state(client, "third", workflow_pb2.WORKFLOW_STATE_SUCCEEDED)
+
+
+@pytest.mark.parametrize("thread", [False, True])
+async def test_the_history_limit_leaks_no_slot_and_runs_nothing(tmp_path: Path, thread: bool) -> None:  # noqa: FBT001
+    RAN.clear()
+    async with serving(tmp_path, definitions=MINE, history_limit=100) as server:
+        handle = await server.client.start(many_steps, thread)
+        workflow = await handle.get(wait=5)
+        assert workflow.state == workflow_pb2.WORKFLOW_STATE_FAILED
+        await asyncio.sleep(0.1)
+        assert server.app.engine.running == 0
+        events = [event async for event in handle.events()]
+        assert len(RAN) == sum(event.HasField("attempt_succeeded") for event in events)
+
+
+async def test_a_message_survives_an_eviction_in_the_same_turn(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        engine = server.app.engine
+        handle = await server.client.start(waits, id="evicted")
+        await in_state(server.client, "evicted", workflow_pb2.WORKFLOW_STATE_WAITING)
+        deliver = engine.deliver
+
+        def and_evict(key: int, message: Any) -> None:
+            deliver(key, message)
+            engine.evict(at_once=True)
+
+        engine.deliver = and_evict  # type: ignore[method-assign]
+        await handle.signal("go", "now")
+        assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+
+
+async def test_a_message_survives_a_read_that_fails_once(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        handle = await server.client.start(waits, id="read-fails")
+        await in_state(server.client, "read-fails", workflow_pb2.WORKFLOW_STATE_WAITING)
+        assert await until(lambda: server.app.engine.evict(at_once=True))
+        store: Any = server.app.store
+        load = store.load
+        failed: list[bool] = []
+
+        async def fail_once(keys: Any) -> Any:
+            if not failed:
+                failed.append(True)
+                raise StoreUnavailable
+            return await load(keys)
+
+        store.load = fail_once
+        await handle.signal("go", "now")
+        assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+
+
+async def test_a_signal_whose_commit_was_unknown_is_delivered(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        handle = await server.client.start(waits, id="unknown")
+        await in_state(server.client, "unknown", workflow_pb2.WORKFLOW_STATE_WAITING)
+        store: Any = server.app.store
+        commit = store.commit
+        failed: list[bool] = []
+
+        async def unknown_once(batch: Any) -> Any:
+            result = await commit(batch)
+            if batch.messages and not failed:
+                failed.append(True)
+                raise CommitUnknown
+            return result
+
+        store.commit = unknown_once
+        await handle.signal("go", "now")
+        assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+
+
+async def test_a_cancel_whose_commit_was_unknown_is_taken(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        handle = await server.client.start(waits, id="unknown")
+        await in_state(server.client, "unknown", workflow_pb2.WORKFLOW_STATE_WAITING)
+        store: Any = server.app.store
+        commit = store.commit
+        failed: list[bool] = []
+
+        async def unknown_once(batch: Any) -> Any:
+            result = await commit(batch)
+            if batch.messages and not failed:
+                failed.append(True)
+                raise CommitUnknown
+            return result
+
+        store.commit = unknown_once
+        await handle.cancel()
+        assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_CANCELLED
+
+
+async def test_a_resume_of_code_that_still_does_not_fit_pauses_again(tmp_path: Path) -> None:
+    WORLD["input"] = "before"
+    async with serving(tmp_path, definitions=MINE) as server:
+        await server.client.start(depends, id="depends")
+        await in_state(server.client, "depends", workflow_pb2.WORKFLOW_STATE_WAITING)
+        assert await until(lambda: server.app.engine.evict(at_once=True))
+        WORLD["input"] = "after"
+        try:
+            await server.client.signal("depends", "go")
+            await in_state(server.client, "depends", workflow_pb2.WORKFLOW_STATE_PAUSED)
+            store: Any = server.app.store
+            load = store.load
+            loads: list[Any] = []
+
+            async def counted(keys: Any) -> Any:
+                loads.append(keys)
+                return await load(keys)
+
+            store.load = counted
+            await server.client.resume("depends")
+            await asyncio.sleep(0.5)
+            assert len(loads) < 5
+        finally:
+            WORLD["input"] = "before"
+
+
+async def test_nothing_follows_the_final_event(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        engine = server.app.engine
+        handle = await server.client.start(holds, 20.0, id="reports")
+        deliver = engine.deliver
+
+        def and_report(key: int, message: Any) -> None:
+            deliver(key, message)
+            for body in engine.attempts.bodies:  # As if the step reported in the same turn.
+                body.progressed(1, 2, "late")
+
+        engine.deliver = and_report  # type: ignore[method-assign]
+        await handle.terminate()
+        kinds = [event.WhichOneof("detail") async for event in handle.events()]
+        assert kinds[-1] == "workflow_terminated", kinds
+
+
+async def test_a_fault_of_the_engine_strands_no_workflow(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        handle = await server.client.start(waits, id="fault")
+        await in_state(server.client, "fault", workflow_pb2.WORKFLOW_STATE_WAITING)
+        execution = server.app.engine._by_id["fault"]  # noqa: SLF001
+        take_in = execution.take_in
+        failed: list[bool] = []
+
+        def fault(message: Any) -> None:
+            if not failed:
+                failed.append(True)
+                raise RuntimeError
+            take_in(message)
+
+        execution.take_in = fault  # type: ignore[method-assign]
+        await handle.signal("go", "x")
+        assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED

@@ -1,0 +1,118 @@
+"""Health over HTTP: what an orchestrator, a load balancer or curl gets."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from mendflow_server.clock import SystemClock
+from mendflow_server.health import HealthMonitor, Signals
+from mendflow_server.http import CannotListenHttp, HttpServer
+from mendflow_server.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+GOOD = Signals(
+    oldest_uncommitted_age=None,
+    last_commit_age=0.0,
+    last_tick_age=0.0,
+    recovered=True,
+    draining=False,
+    store_failure="",
+)
+ABOUT = {"version": "1.2.3", "replica_id": "here"}
+
+
+class Health:
+    """A server whose signals a test sets."""
+
+    def __init__(self, address: str) -> None:
+        self.signals = GOOD
+        self.monitor = HealthMonitor(SystemClock(), load_settings(), lambda: self.signals)
+        self.server = HttpServer(address, self.monitor, version="1.2.3", replica_id="here")
+
+    async def ask(self, path: str, method: str = "GET") -> tuple[int, dict[str, Any], Any]:
+        self.monitor.probe()
+        url = f"http://127.0.0.1:{self.server.port}{path}"
+        async with aiohttp.ClientSession() as session, session.request(method, url) as reply:
+            body = await reply.json() if method != "HEAD" else {}
+            return reply.status, body, reply.headers
+
+
+@pytest.fixture
+async def health() -> AsyncIterator[Health]:
+    running = Health("127.0.0.1:0")
+    await running.server.start()
+    yield running
+    await running.server.stop()
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live"])
+async def test_all_well_is_200(health: Health, path: str) -> None:
+    status, body, headers = await health.ask(path)
+    assert (status, body) == (200, {"status": "SERVING", "reasons": [], **ABOUT})
+    assert headers["Content-Type"].startswith("application/json")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "live"),
+    [
+        ({"draining": True}, "drains", 200),
+        ({"recovered": False}, "takes over", 200),
+        ({"oldest_uncommitted_age": 60.0, "store_failure": "the disk is full"}, "the disk is full", 200),
+        ({"last_tick_age": 31.0}, "has not ticked", 503),
+    ],
+)
+async def test_ready_and_alive_are_two_answers(health: Health, change: dict[str, Any], reason: str, live: int) -> None:
+    health.signals = dataclasses.replace(GOOD, **change)
+    status, body, _ = await health.ask("/health")
+    assert (status, body["status"]) == (503, "NOT_SERVING")
+    assert any(reason in each for each in body["reasons"])
+    status, body, _ = await health.ask("/health/live")
+    assert (status, body["status"]) == (live, "SERVING" if live == 200 else "NOT_SERVING")
+    assert bool(body["reasons"]) is (live == 503)
+
+
+@pytest.mark.parametrize(("draining", "expected"), [(False, 200), (True, 503)])
+async def test_head_says_the_same_without_a_body(health: Health, *, draining: bool, expected: int) -> None:
+    health.signals = dataclasses.replace(GOOD, draining=draining)
+    assert (await health.ask("/health", "HEAD"))[0] == expected
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/health/", "/health/live/more", "/a%20b"])
+async def test_another_path_is_404_and_names_those_there_are(health: Health, path: str) -> None:
+    status, body, _ = await health.ask(path)
+    assert status == 404
+    assert body["paths"] == ["/health", "/health/live"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+async def test_another_method_is_405_and_names_those_there_are(health: Health, method: str) -> None:
+    status, body, headers = await health.ask("/health", method)
+    assert status == 405
+    assert headers["Allow"] == "GET, HEAD"
+    assert method in body["error"]
+
+
+async def test_a_port_in_use_is_told_with_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(CannotListenHttp, match=rf"127\.0\.0\.1:{port}.*MENDFLOW_HTTP_ADDRESS"):
+            await Health(f"127.0.0.1:{port}").server.start()
+
+
+async def test_stopped_it_listens_no_more_and_its_port_is_free(health: Health) -> None:
+    port = health.server.port
+    await health.server.stop()
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await health.ask("/health")
+    again = Health(f"127.0.0.1:{port}")
+    await again.server.start()
+    assert (await again.ask("/health"))[0] == 200
+    await again.server.stop()
+    await again.server.stop()

@@ -1,0 +1,538 @@
+"""What the command line prints and how it exits, against a gRPC server that does what a healthy one never would."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import subprocess
+import sys
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from click.testing import CliRunner
+from google.protobuf import json_format
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mendflow.command import main, verbs
+from mendflow.command.narrate import clean, describe_causes, narrate, shape, state_name
+from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2, workflow_service_pb2_grpc
+from mendflow.v1 import workflow_service_pb2 as ws
+from mendflow.v1.payload_pb2 import Payload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from click.testing import Result
+
+HOSTILE = "\x1b]0;owned\x07\r\n\u202e\u2028[/bold][red]"
+DETAILS = [each.name for each in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields]
+
+#: What a line must tell of each detail, beside its sequence: a kind that is new in the contract needs its words here.
+TOLD: dict[str, tuple[dict[str, Any], str]] = {
+    "workflow_started": ({"workflow_type": "checkout", "input": {"json": "7"}}, "checkout started with 7"),
+    "workflow_recovered": (
+        {"generation": "3", "replica_id": "b", "previous_replica_id": "a"},
+        "recovered by b, after a (generation 3)",
+    ),
+    "workflow_paused": (
+        {"reason": "STATE_REASON_RETRIES_EXHAUSTED", "explanation": "charge failed"},
+        "PAUSED (retries exhausted): charge failed",
+    ),
+    "workflow_resumed": ({"actor": "ann", "reason": "fixed"}, "resumed by ann: fixed"),
+    "workflow_quarantined": ({"explanation": "it died alone 3 times"}, "QUARANTINED: it died alone 3 times"),
+    "cancel_requested": ({"actor": "ann", "reason": "no need"}, "cancel requested by ann: no need"),
+    "workflow_succeeded": ({"output": {"json": '"ok"'}}, 'SUCCEEDED with "ok"'),
+    "workflow_failed": (
+        {"failure": {"kind": "FAILURE_KIND_PERMANENT", "type": "a.b.Bad", "message": "no"}},
+        "FAILED: Bad: no (permanent)",
+    ),
+    "workflow_cancelled": ({"cut_keys": ["undo", "undo#2"]}, "CANCELLED; cut off: undo, undo#2"),
+    "workflow_terminated": ({"actor": "ann", "reason": "stuck"}, "TERMINATED by ann: stuck"),
+    "attempt_started": ({"step_key": "gather[3]/charge", "attempt": 2}, "gather[3]/charge attempt 2 started"),
+    "attempt_succeeded": ({"step_key": "charge", "attempt": 2}, "charge attempt 2 succeeded with nothing"),
+    "attempt_failed": (
+        {
+            "step_key": "send_mail[3]",
+            "attempt": 2,
+            "failure": {"kind": "FAILURE_KIND_TRANSIENT", "type": "builtins.ConnectionRefusedError", "message": "x"},
+            "decision": {
+                "action": "RETRY_ACTION_RETRY",
+                "reason": "RETRY_REASON_BACKOFF",
+                "delay": "0.8s",
+                "attempts_left": 3,
+            },
+        },
+        ("send_mail[3] attempt 2 failed: ConnectionRefusedError: x (transient); retry in 0.80 s (backoff, 3 left)"),
+    ),
+    "timer_started": ({"key": "sleep", "fire_time": "2030-01-02T03:04:05Z"}, "sleep until 2030-01-02 03:04:05Z"),
+    "timer_fired": ({"key": "sleep"}, "sleep is over"),
+    "signal_received": ({"name": "go", "data": {"json": "1"}, "undelivered": True}, "go received with 1 too late"),
+    "signal_awaited": (
+        {"name": "go", "deadline": "2030-01-02T03:04:05Z"},
+        "waits for signal go until 2030-01-02 03:04:05Z",
+    ),
+    "signal_taken": ({"key": "signal:go", "signal_sequence": "4"}, "signal:go took the signal of event 4"),
+    "signal_timed_out": ({"key": "signal:go"}, "signal:go did not come in time"),
+    "call_cancelled": ({"key": "charge"}, "charge cancelled"),
+    "value_recorded": ({"key": "now", "value": {"json": "5"}}, "now is 5"),
+    "progress_reported": (
+        {"step_key": "send", "done": "3", "total": "9", "message": "item 2"},
+        "send progress 3 of 9 item 2",
+    ),
+    "alert_raised": ({"name": "workflow_paused", "message": "look"}, "ALERT workflow_paused: look"),
+}
+
+
+def event_of(detail: str, content: dict[str, Any], sequence: int = 7) -> event_pb2.Event:
+    return json_format.ParseDict(
+        {"sequence": str(sequence), "time": "2030-01-01T12:00:01.233456Z", detail: content}, event_pb2.Event()
+    )
+
+
+@pytest.mark.parametrize("detail", DETAILS)
+def test_every_kind_of_event_has_its_words(detail: str) -> None:
+    assert detail in TOLD, f"no words are asked for {detail}"
+    content, words = TOLD[detail]
+    line = narrate(event_of(detail, content))
+    assert line.startswith("#7    12:00:01.233  ")
+    assert words in line
+    empty = narrate(event_of(detail, {}))
+    assert "does not know" not in empty
+    assert "\n" not in empty
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("RETRY_REASON_LOST", "runs again at once, under the same idempotency key"),
+        ("RETRY_REASON_SUSPECTED", "waits for its turn"),
+    ],
+)
+def test_a_lost_attempt_is_told_as_lost_and_not_as_failed(reason: str, words: str) -> None:
+    content = {
+        "step_key": "charge",
+        "attempt": 1,
+        "failure": {"kind": "FAILURE_KIND_LOST"},
+        "decision": {"action": "RETRY_ACTION_RETRY", "reason": reason, "delay": "0s"},
+    }
+    line = narrate(event_of("attempt_failed", content))
+    assert "charge attempt 1 lost: the server ended before it did" in line
+    assert words in line
+    assert "failed" not in line
+
+
+def test_the_last_retry_says_that_none_is_left() -> None:
+    content = {"decision": {"action": "RETRY_ACTION_RETRY", "delay": "1s", "attempts_left": 0}}
+    assert ", 0 left)" in narrate(event_of("attempt_failed", content))
+
+
+def test_without_a_limit_nothing_is_said_to_be_left() -> None:
+    assert "left" not in narrate(event_of("attempt_failed", {"decision": {"action": "RETRY_ACTION_RETRY"}}))
+
+
+def test_causes_are_told_nearest_first() -> None:
+    cause = {"type": "b.Middle", "message": "m", "cause": {"type": "c.Root", "message": "r"}}
+    event = event_of("workflow_failed", {"failure": {"type": "a.Top", "message": "t", "cause": cause}})
+    assert [line.split(" (")[0] for line in describe_causes(event)] == ["caused by Middle: m", "caused by Root: r"]
+    assert not list(describe_causes(event_of("timer_fired", {})))
+
+
+def newer_event() -> event_pb2.Event:
+    """An event whose detail is field 99, as a newer server might write it."""
+    return event_pb2.Event.FromString(b"\x08\x05" + b"\x9a\x06\x00")
+
+
+def test_what_a_newer_server_writes_is_told_as_far_as_it_is_known() -> None:
+    assert narrate(newer_event()).endswith("kind 99: something that this version does not know")
+    assert not list(describe_causes(newer_event()))
+    event = event_pb2.Event(sequence=1)
+    failed = event.attempt_failed
+    failed.failure.kind = 99  # type: ignore[assignment]
+    failed.decision.action = failure_pb2.RETRY_ACTION_RETRY
+    failed.decision.reason = 98  # type: ignore[assignment]
+    assert "99" in narrate(event)
+    assert "98" in narrate(event)
+    failed.decision.action = 97  # type: ignore[assignment]
+    assert "97" in narrate(event)
+    event.workflow_paused.reason = 96  # type: ignore[assignment]
+    assert "96" in narrate(event)
+    assert "95" in state_name(95)
+
+
+@given(st.text())
+def test_no_text_reaches_a_terminal_with_its_control_characters(text: str) -> None:
+    # What a protobuf string cannot hold does not come.
+    text = text.encode(errors="replace").decode()
+    event = event_of("workflow_failed", {"failure": {"type": text, "message": text}})
+    for line in (narrate(event), clean(text)):
+        assert not {unicodedata.category(char) for char in line} & {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
+    assert all(char in clean(text) for char in text if char.isprintable())
+
+
+def test_a_long_value_is_cut_and_says_so() -> None:
+    assert len(shape(Payload(json='"' + "x" * 10_000 + '"'))) < 200
+    assert "10002 characters" in shape(Payload(json='"' + "x" * 10_000 + '"'))
+
+
+@dataclass
+class Script(workflow_service_pb2_grpc.WorkflowServiceServicer, health_pb2_grpc.HealthServicer):
+    """A server that answers what a test lays down."""
+
+    address: str = ""
+    states: list[int] = field(default_factory=lambda: [int(workflow_pb2.WORKFLOW_STATE_SUCCEEDED)])
+    events: list[event_pb2.Event] = field(default_factory=list)
+    explanation: str = ""
+    statuses: dict[str, int] = field(default_factory=dict)
+    #: What ends every call, or after the events, a watch.
+    refusal: status_pb2.Status | None = None
+    cut: bool = False
+    calls: list[Any] = field(default_factory=list)
+
+    def _take(self, request: Any, context: Any) -> None:
+        self.calls.append(request)
+        if self.refusal is not None:
+            context.set_trailing_metadata((("grpc-status-details-bin", self.refusal.SerializeToString()),))
+            codes = {code.value[0]: code for code in grpc.StatusCode}
+            context.abort(codes[self.refusal.code], self.refusal.message)
+
+    def _workflow(self) -> workflow_pb2.Workflow:
+        state: Any = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return workflow_pb2.Workflow(
+            workflow_id="w", workflow_type="t", state=state, explanation=self.explanation, create_time=self.time
+        )
+
+    @property
+    def time(self) -> Any:
+        return event_of("timer_fired", {}).time
+
+    def StartWorkflow(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._take(request, context)
+        return ws.StartWorkflowResponse(workflow=self._workflow(), started=True)
+
+    def GetWorkflow(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._take(request, context)
+        return ws.GetWorkflowResponse(workflow=self._workflow())
+
+    def ListWorkflows(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._take(request, context)
+        return ws.ListWorkflowsResponse(workflows=[self._workflow()])
+
+    def ListEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._take(request, context)
+        return ws.ListEventsResponse(events=self.events)
+
+    def WatchWorkflow(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        self._take(request, context)
+        yield ws.WatchWorkflowResponse(events=self.events)
+        if self.cut:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+    def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._take(request, context)
+        status: Any = self.statuses.get(request.service, health_pb2.HealthCheckResponse.SERVING)
+        return health_pb2.HealthCheckResponse(status=status)
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    servicer = Script()  # type: ignore[abstract] # what it leaves out answers UNIMPLEMENTED
+    server = grpc.server(ThreadPoolExecutor(4))
+    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield servicer
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def mendflow(script: Script, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command line, without patience."""
+    for name in ("PATIENCE", "WATCH_PATIENCE", "PAUSE"):
+        monkeypatch.setattr(verbs, name, 0.0)
+
+    def run(*arguments: str, stdin: bytes | None = None, server: str = script.address) -> Result:
+        return CliRunner().invoke(main, list(arguments), input=stdin, env={"MENDFLOW_SERVER": server})
+
+    return run
+
+
+ENDINGS = {"workflow_succeeded": 0, "workflow_failed": 1, "workflow_cancelled": 1, "workflow_terminated": 1}
+
+
+@pytest.mark.parametrize(("detail", "code"), ENDINGS.items())
+def test_the_final_event_alone_decides_the_exit_code(
+    script: Script, mendflow: Callable[..., Result], detail: str, code: int
+) -> None:
+    script.events = [event_of("workflow_started", {}, 1), event_of(detail, {}, 2)]
+    result = mendflow("start", "t", "--watch")
+    assert result.exit_code == code, result.output
+    assert len(result.stdout.splitlines()) == 2
+    # The server may be gone the moment after: nothing more is asked of it.
+    assert [type(call).__name__ for call in script.calls] == ["StartWorkflowRequest", "WatchWorkflowRequest"]
+
+
+@pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELLED", 1), ("TERMINATED", 1)])
+def test_a_watch_that_did_not_see_the_end_asks_for_it(
+    script: Script, mendflow: Callable[..., Result], state: str, code: int
+) -> None:
+    script.states = [int(workflow_pb2.WorkflowState.Value(f"WORKFLOW_STATE_{state}"))]
+    script.events = [event_of("timer_fired", {}, 4)]
+    result = mendflow("watch", "w", "--kind", "timer_fired", "--kind", "timer-started")
+    assert result.exit_code == code, result.output
+    watched = next(call for call in script.calls if isinstance(call, ws.WatchWorkflowRequest))
+    assert list(watched.kinds) == [event_pb2.EVENT_KIND_TIMER_FIRED, event_pb2.EVENT_KIND_TIMER_STARTED]
+
+
+def test_an_event_of_a_newer_server_does_not_end_the_watch(script: Script, mendflow: Callable[..., Result]) -> None:
+    script.events = [newer_event(), event_of("workflow_succeeded", {}, 6)]
+    result = mendflow("watch", "w", "--after", "4")
+    assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["#5", "#6"]
+
+
+def test_a_server_that_stays_away_ends_the_watch_with_how_to_go_on(
+    script: Script, mendflow: Callable[..., Result]
+) -> None:
+    script.events, script.cut = [event_of("workflow_started", {}, 1)], True
+    result = mendflow("watch", "w")
+    assert result.exit_code == 3, result.output
+    assert "connection lost" in result.stderr
+    assert f"mendflow watch w --after 1 --server {script.address}" in result.stderr
+    assert result.stdout.splitlines() == [narrate(script.events[0])]
+
+
+def test_a_long_wait_is_asked_for_in_pieces_that_servers_take(script: Script, mendflow: Callable[..., Result]) -> None:
+    script.states = [int(workflow_pb2.WORKFLOW_STATE_RUNNING)] * 3 + [int(workflow_pb2.WORKFLOW_STATE_SUCCEEDED)]
+    result = mendflow("start", "t", "--wait", "3600")
+    assert result.exit_code == 0, result.output
+    waits = [call.wait.seconds for call in script.calls if isinstance(call, ws.GetWorkflowRequest)]
+    assert len(waits) == 3
+    assert all(0 < seconds <= 60 for seconds in waits)
+
+
+def test_a_wait_that_is_over_says_that_the_workflow_goes_on(script: Script, mendflow: Callable[..., Result]) -> None:
+    script.states = [int(workflow_pb2.WORKFLOW_STATE_RUNNING)]
+    result = mendflow("start", "t", "--wait", "0")
+    assert result.exit_code == 1
+    assert "it goes on" in result.stderr
+    assert "RUNNING" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("ready", "alive", "code"), [("SERVING", "SERVING", 0), ("NOT_SERVING", "SERVING", 1), ("SERVICE_UNKNOWN", "", 1)]
+)
+def test_health_tells_ready_and_alive_apart(
+    script: Script, mendflow: Callable[..., Result], ready: str, alive: str, code: int
+) -> None:
+    value = health_pb2.HealthCheckResponse.ServingStatus.Value
+    script.statuses = {"": int(value(ready)), "liveness": int(value(alive or "NOT_SERVING"))}
+    result = mendflow("health")
+    assert result.exit_code == code
+    assert result.stdout.splitlines() == [f"ready  {ready}", f"alive  {alive or 'NOT_SERVING'}"]
+    assert json.loads(mendflow("health", "--json").stdout) == {"ready": ready, "alive": alive or "NOT_SERVING"}
+
+
+def refusal(code: int, reason: str, violations: Sequence[tuple[str, str]] = ()) -> status_pb2.Status:
+    status = status_pb2.Status(code=code, message=f"refused {HOSTILE}")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="mendflow"))
+    bad = error_details_pb2.BadRequest()
+    for name, description in violations:
+        bad.field_violations.add(field=name, description=description)
+    status.details.add().Pack(bad)
+    return status
+
+
+def test_a_refusal_names_the_reason_and_each_field(script: Script, mendflow: Callable[..., Result]) -> None:
+    script.refusal = refusal(
+        code_pb2.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+        [("workflow_id", f"at most 200 {HOSTILE}"), ("labels", "at most 32")],
+    )
+    result = mendflow("start", "t")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("error: refused ")
+    assert lines[0].endswith("[INVALID_FIELD]")
+    assert lines[1].startswith("  workflow_id: at most 200 ")
+    assert lines[2:] == ["  labels: at most 32"]
+    assert all(char.isprintable() for line in lines for char in line)
+
+
+def test_a_server_that_answers_that_it_drains_was_reached(script: Script, mendflow: Callable[..., Result]) -> None:
+    script.refusal = refusal(code_pb2.UNAVAILABLE, "DRAINING")
+    result = mendflow("list")
+    assert result.exit_code == 1
+    assert "[DRAINING]" in result.stderr
+
+
+VERBS = [
+    ("start", "t"),
+    ("start", "t", "--watch"),
+    ("start", "t", "--wait", "1"),
+    ("watch", "w"),
+    ("list",),
+    ("show", "w"),
+    ("signal", "w", "go"),
+    ("cancel", "w"),
+    ("resume", "w"),
+    ("terminate", "w"),
+    ("types",),
+    ("health",),
+    ("info",),
+]
+
+
+def test_no_verb_is_missing_from_the_table() -> None:
+    assert {arguments[0] for arguments in VERBS} == {command.name for command in verbs.VERBS}
+
+
+@pytest.mark.parametrize("arguments", VERBS, ids=" ".join)
+def test_every_verb_exits_3_when_no_server_is_there(
+    mendflow: Callable[..., Result], arguments: tuple[str, ...]
+) -> None:
+    result = mendflow(*arguments, server="127.0.0.1:1")
+    assert result.exit_code == 3, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: the server at 127.0.0.1:1 cannot be reached")
+
+
+@pytest.mark.parametrize("option", [("--server", "127.0.0.1:1"), ("--server=127.0.0.1:1",)], ids=["apart", "in one"])
+def test_the_option_goes_before_the_variable(mendflow: Callable[..., Result], option: tuple[str, ...]) -> None:
+    assert mendflow("list").exit_code == 0
+    assert mendflow("list", *option).exit_code == 3
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("show", "w"), ("watch", "w"), ("start", "t", "--wait", "1")])
+def test_hostile_text_reaches_the_terminal_escaped(
+    script: Script, mendflow: Callable[..., Result], arguments: tuple[str, ...]
+) -> None:
+    script.explanation = HOSTILE
+    failure = {"type": "x.Bad", "message": HOSTILE, "cause": {"type": "x.Cause", "message": HOSTILE}}
+    script.events = [
+        event_of("progress_reported", {"message": HOSTILE}, 1),
+        event_of("workflow_failed", {"failure": failure}, 2),
+    ]
+    result = mendflow(*arguments)
+    assert "owned" in result.stdout
+    assert all(char.isprintable() for line in result.stdout.split("\n") for char in line)
+
+
+def test_the_input_is_sent_as_it_is_given(script: Script, mendflow: Callable[..., Result], tmp_path: Path) -> None:
+    text = '{ "n": 12345678901234567890123.0, "e": 1e400, "same": 1.50, "é": "\\u00e9" }'
+    file = tmp_path / "input.json"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    for given_ in (text, f"@{file}", "-"):
+        assert mendflow("start", "t", "--input", given_, stdin=text.encode()).exit_code == 0
+    sent = [call.input.json for call in script.calls if isinstance(call, ws.StartWorkflowRequest)]
+    assert sent == [text, text, text]
+
+
+def test_without_an_input_none_is_sent(script: Script, mendflow: Callable[..., Result]) -> None:
+    assert mendflow("start", "t").exit_code == 0
+    assert not script.calls[0].HasField("input")
+    assert mendflow("start", "t", "--input", "null").exit_code == 0
+    assert script.calls[1].input.json == "null"
+
+
+WRONG: dict[str, tuple[tuple[str, ...], str]] = {
+    "not JSON": (("start", "t", "--input", '{"a": 1,\n "b" 2}'), "line 2 column 6"),
+    "a bare text": (("start", "t", "--input", "hello"), "needs its quotes"),
+    "NaN": (("start", "t", "--input", "[NaN]"), "NaN"),
+    "too deep": (("start", "t", "--input", "[" * 100_000), "nested too deep"),
+    "bytes": (("start", "t", "--input", "-"), "standard input cannot be read"),
+    "no such file": (("start", "t", "--input", "@/nowhere/x.json"), "/nowhere/x.json"),
+    "signal data": (("signal", "w", "go", "--data", "{"), "line 1 column 2"),
+    "an id that is no text": (("start", "t", "--id", "\udcff"), "not valid UTF-8"),
+    "a label without value": (("start", "t", "--label", "a"), "NAME=VALUE"),
+    "a label twice": (("start", "t", "--label", "a=1", "--label", "a=2"), "given twice"),
+    "an unknown state": (("list", "--state", "done"), "succeeded"),
+    "an unknown kind": (("watch", "w", "--kind", "nothing"), "attempt_failed"),
+    "no kind at all": (("watch", "w", "--kind", "unspecified"), "attempt_failed"),
+    "no time": (("list", "--since", "yesterday"), "2030-01-31T12:00:00"),
+    "before the beginning": (("list", "--since", "0001-01-01T00:00:00+14:00"), "2030-01-31T12:00:00"),
+    "a limit of none": (("list", "--limit", "0"), "--limit"),
+    "a negative wait": (("start", "t", "--wait", "-1"), "--wait"),
+    "a negative sequence": (("watch", "w", "--after", "-1"), "--after"),
+    "no such command": (("begin", "t"), "begin"),
+    "no id": (("show",), "ID"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_usage_exits_2_and_nothing_is_sent(script: Script, mendflow: Callable[..., Result], case: str) -> None:
+    arguments, words = WRONG[case]
+    result = mendflow(*arguments, stdin=b"\xff\xfe")
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+    assert script.calls == []
+
+
+#: Shows reports of progress as a watch does; in a process of its own, which has a terminal.
+SHOW = """
+import sys
+from mendflow.command.screen import Screen
+from mendflow.v1 import event_pb2
+
+with Screen(json=False) as screen:
+    for line in sys.argv[1:]:
+        screen.show(event_pb2.Event.FromString(bytes.fromhex(line)))
+"""
+
+
+def on_terminal(*reports: dict[str, Any]) -> tuple[int, str]:
+    terminal, its_side = pty.openpty()
+    events = [event_of("progress_reported", report).SerializeToString().hex() for report in reports]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHOW, *events],
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
+        stdout=its_side,
+        stderr=its_side,
+    )
+    os.close(its_side)
+    written = b""
+    # OSError is how a terminal says that nobody writes to it any more.
+    with contextlib.suppress(OSError):
+        while piece := os.read(terminal, 65536):
+            written += piece
+    os.close(terminal)
+    return process.wait(60), written.decode()
+
+
+def test_a_bar_shows_a_message_as_it_is_and_obeys_none_of_it() -> None:
+    code, text = on_terminal({"step_key": "[/red]send", "done": "1", "total": "2", "message": HOSTILE})
+    assert code == 0, text
+    assert "1/2" in text
+    assert "[/bold][red]" in text
+    assert "[/red]send" in text
+    assert "\x1b]0;" not in text
+
+
+def test_a_bar_of_unknown_length_does_not_look_done_and_learns_its_length() -> None:
+    code, text = on_terminal({"done": "3", "message": "counting"})
+    assert code == 0, text
+    assert "3 counting" in text
+    assert "3/3" not in text
+    assert "3/9 known" in on_terminal({"done": "3"}, {"done": "3", "total": "9", "message": "known"})[1]
+
+
+def test_many_steps_do_not_fill_the_screen_and_the_workflow_keeps_its_bar() -> None:
+    steps = [{"step_key": f"gather[{index}]/send", "done": "1", "total": "5"} for index in range(50)]
+    code, text = on_terminal({"done": "7", "total": "50", "message": "whole"}, *steps)
+    assert code == 0, text
+    last = text[text.rindex("7/50 whole") :]
+    assert last.count("1/5") < 10
+    assert "gather[49]/send" in last
+    assert "gather[0]/send" not in last

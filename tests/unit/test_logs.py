@@ -1,0 +1,213 @@
+"""Logs: one JSON object a line, whatever is logged and whatever becomes of standard output."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mendflow_server.logs import configure_logs
+from mendflow_server.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Logs like a server does, and says on standard error when it got to its end.
+SCRIPT = """
+import sys
+import structlog
+from mendflow_server.logs import configure_logs
+from mendflow_server.settings import load_settings
+
+configure_logs(load_settings(log_format="json"))
+log = structlog.get_logger("mendflow.test")
+for number in range(1000):
+    log.info("plain", number=number)
+for number in range(1000):
+    log.info("letters", number=number, name="Zo\\u00eb", half="\\ud800")
+print("survived", file=sys.stderr)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Logging is the process's: leave it as it was found."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    configured, before = structlog.is_configured(), structlog.get_config()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    if configured:
+        structlog.configure(**before)
+    structlog.contextvars.clear_contextvars()
+
+
+def logger() -> Any:
+    return structlog.get_logger("mendflow.test")
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_line_has_time_level_event_and_values(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(load_settings())
+    logger().info("workflow_started", workflow_id="order-17", attempt=2)
+    (line,) = lines(capsys)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("timestamp"))
+    assert line == {"event": "workflow_started", "level": "info", "workflow_id": "order-17", "attempt": 2}
+
+
+def test_what_is_bound_is_on_every_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(load_settings(log_format="json"))
+    with structlog.contextvars.bound_contextvars(trace_id="ab" * 16, span_id="cd" * 8):
+        logger().info("inside")
+        logging.getLogger("aiohttp.server").error("foreign")
+    logger().info("outside")
+    inside, foreign, outside = lines(capsys)
+    assert inside["trace_id"] == foreign["trace_id"] == "ab" * 16
+    assert inside["span_id"] == foreign["span_id"] == "cd" * 8
+    assert "trace_id" not in outside
+
+
+def test_an_exception_is_a_field_of_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(load_settings(log_format="json"))
+    try:
+        raise ValueError("two\nlines")  # noqa: TRY301 - it is what is logged
+    except ValueError:
+        logger().exception("own")
+        logging.getLogger("grpc").exception("foreign %s", "text")
+    own, foreign = lines(capsys)
+    assert (own["event"], foreign["event"], foreign["logger"]) == ("own", "foreign text", "grpc")
+    for line in (own, foreign):
+        assert line["exception"].endswith("ValueError: two\nlines")
+        assert line["level"] == "error"
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_an_exceptions_local_variables_are_not_logged(capsys: pytest.CaptureFixture[str], log_format: str) -> None:
+    configure_logs(load_settings(log_format=log_format))
+
+    def charge(card: str) -> None:
+        raise ValueError("refused")
+
+    try:
+        charge("4111" * 2)
+    except ValueError:
+        logger().exception("failed")
+    out = capsys.readouterr().out
+    assert "ValueError: refused" in out
+    assert "41114111" not in out
+
+
+@pytest.mark.parametrize(
+    ("level", "own", "foreign"),
+    [
+        ("debug", ["debug", "info", "warning", "error"], ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"], ["warning", "error"]),
+        ("warning", ["warning", "error"], ["warning", "error"]),
+        ("error", ["error"], ["error"]),
+    ],
+)
+def test_the_level_holds_and_libraries_are_quiet_until_debug(
+    capsys: pytest.CaptureFixture[str], level: str, own: list[str], foreign: list[str]
+) -> None:
+    configure_logs(load_settings(log_format="json", log_level=level))
+    for each in ("debug", "info", "warning", "error"):
+        getattr(logger(), each)("own")
+        getattr(logging.getLogger("grpc"), each)("foreign")
+    told = lines(capsys)
+    assert [line["level"] for line in told if line["event"] == "own"] == own
+    assert [line["level"] for line in told if line["event"] == "foreign"] == foreign
+
+
+def test_console_is_for_people_and_has_no_colours_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(load_settings(log_format="console"))
+    logger().info("serving", port=3000)
+    out = capsys.readouterr().out
+    assert not out.startswith("{")
+    assert "serving" in out
+    assert "port=3000" in out
+    assert "\x1b" not in out
+
+
+def test_configured_twice_a_line_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        configure_logs(load_settings(log_format="json"))
+    logging.getLogger("grpc").error("once")
+    assert [line["event"] for line in lines(capsys)] == ["once"]
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(st.characters(codec=None, exclude_categories=()))
+    | st.binary()
+    | st.sets(st.integers()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=VALUES)
+def test_whatever_is_logged_is_one_line_of_json(capfd: pytest.CaptureFixture[str], value: Any) -> None:
+    configure_logs(load_settings(log_format="json"))
+    logger().info("said", value=value)
+    # Only a newline ends a line of JSON lines; others of Unicode's may stand in a text.
+    told = capfd.readouterr().out.split("\n")
+    assert len(told) == 2
+    assert told[1] == ""
+    assert json.loads(told[0])["event"] == "said"
+
+
+def run(**options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", SCRIPT]
+    return subprocess.run(command, stderr=subprocess.PIPE, timeout=60, check=False, **options)
+
+
+def assert_survived(ended: subprocess.CompletedProcess[bytes]) -> None:
+    assert b"Traceback" not in ended.stderr
+    assert b"survived" in ended.stderr
+
+
+def test_a_reader_that_goes_away_does_not_end_the_process() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert_survived(run(stdout=writing))
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_does_not_end_the_process() -> None:
+    with Path("/dev/full").open("wb") as full:
+        assert_survived(run(stdout=full))
+
+
+def test_a_process_without_standard_output_runs() -> None:
+    assert_survived(run(preexec_fn=lambda: os.close(1)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_no_line_is_left_out_for_its_letters(encoding: str) -> None:
+    ended = run(stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert_survived(ended)
+    told = [json.loads(line) for line in ended.stdout.decode(encoding).splitlines()]
+    letters = [line for line in told if line["event"] == "letters"]
+    assert [line["number"] for line in letters] == list(range(1000))
+    assert {(line["name"], line["half"]) for line in letters} == {("Zoë", "\ud800")}

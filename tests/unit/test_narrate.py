@@ -1,0 +1,48 @@
+"""An event in one line: every kind has its words, and no control character gets through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mendflow.command.narrate import narrate
+from mendflow.v1 import event_pb2
+
+KINDS = [field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_its_words(kind: str) -> None:
+    event = event_pb2.Event(sequence=7)
+    getattr(event, kind).SetInParent()
+    line = narrate(event)
+    assert line.startswith("#7 ")
+    assert "does not know" not in line
+    assert "\n" not in line
+
+
+def test_a_kind_of_a_newer_server_is_shown_too() -> None:
+    # Field 99 of Event, as a newer contract may have it.
+    event = event_pb2.Event.FromString(event_pb2.Event(sequence=3).SerializeToString() + b"\x9a\x06\x00")
+    assert narrate(event).endswith("something that this version does not know")
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[2J", "a\nb", "a\rb", "\x07", "\u202e", "\x9b31m"])
+def test_a_terminal_is_not_given_orders(hostile: str) -> None:
+    event = event_pb2.Event(sequence=1)
+    event.alert_raised.name = "alert"
+    event.alert_raised.message = hostile
+    assert hostile not in narrate(event)
+    assert narrate(event).isprintable()
+
+
+def test_a_retry_says_when_and_why() -> None:
+    event = event_pb2.Event(sequence=1)
+    failed: Any = event.attempt_failed
+    failed.step_key, failed.attempt = "charge", 2
+    failed.failure.type, failed.failure.message, failed.failure.kind = "builtins.ConnectionError", "refused", 1
+    failed.decision.action, failed.decision.reason, failed.decision.attempts_left = 1, 1, 3
+    failed.decision.delay.nanos = 250_000_000
+    line = narrate(event)
+    assert "charge attempt 2 failed: ConnectionError: refused (transient); retry in 0.25 s (backoff, 3 left)" in line

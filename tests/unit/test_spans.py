@@ -1,0 +1,408 @@
+"""Spans: what history says, told once it is on disk, to a real OTLP receiver."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from concurrent import futures
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import trace as otel
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+from mendflow.v1 import event_pb2, failure_pb2
+from mendflow_server.telemetry import attempt_context, build_exporter, trace_from_metadata
+from mendflow_server.telemetry.context import attempt_span_id, workflow_span_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mendflow_server.telemetry import SpanProjector
+
+TRACE_ID, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+UID = "0b9c1f6e"
+ERROR, OK = trace_pb2.Status.STATUS_CODE_ERROR, trace_pb2.Status.STATUS_CODE_OK
+
+
+class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        self.resources: list[dict[str, Any]] = []
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the rpc's name
+        for each in request.resource_spans:
+            self.resources.append(values(each.resource.attributes))
+            for scope in each.scope_spans:
+                self.spans += scope.spans
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+def values(attributes: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "OTEL_SDK_DISABLED",
+        "OTEL_TRACES_EXPORTER",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "OTEL_SERVICE_NAME",
+        "OTEL_RESOURCE_ATTRIBUTES",
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    found = Receiver()
+    serve: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+    serve(found, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    yield found
+    server.stop(0).wait()
+
+
+def projector() -> SpanProjector:
+    built = build_exporter()
+    assert built is not None
+    return built
+
+
+def context_of(flags: int = 1, parent: str = "") -> event_pb2.TraceContext:
+    return event_pb2.TraceContext(trace_id=TRACE_ID, trace_flags=flags, parent_span_id=parent)
+
+
+def event(seconds: int) -> event_pb2.Event:
+    made = event_pb2.Event()
+    made.time.seconds = seconds
+    return made
+
+
+def started(attempt: int = 1, seconds: int = 100) -> event_pb2.Event:
+    made = event(seconds)
+    detail = made.attempt_started
+    detail.step_key, detail.step_name, detail.attempt = "gather[3]/charge", "charge", attempt
+    return made
+
+
+def succeeded(seconds: int = 101) -> event_pb2.Event:
+    made = event(seconds)
+    made.attempt_succeeded.SetInParent()
+    return made
+
+
+def failed(kind: failure_pb2.FailureKind.ValueType, type_: str, message: str) -> event_pb2.Event:
+    made = event(101)
+    failure, decision = made.attempt_failed.failure, made.attempt_failed.decision
+    failure.kind, failure.type, failure.message = kind, type_, message
+    decision.action, decision.reason = failure_pb2.RETRY_ACTION_RETRY, failure_pb2.RETRY_REASON_BACKOFF
+    decision.delay.FromMilliseconds(250)
+    decision.explanation = "attempt 1 of 5"
+    return made
+
+
+def tell_attempt(to: SpanProjector, context: event_pb2.TraceContext, closed: event_pb2.Event, number: int = 1) -> None:
+    to.attempt_closed(context, UID, "order-17", "checkout", started(number), closed)
+
+
+# --- what a span says ---
+
+
+def test_an_attempt_hangs_below_its_workflow_at_the_times_of_its_events(receiver: Receiver) -> None:
+    spans = projector()
+    tell_attempt(spans, context_of(), succeeded())
+    spans.shutdown()
+    (span,) = receiver.spans
+    assert span.trace_id.hex() == TRACE_ID
+    assert int.from_bytes(span.span_id, "big") == attempt_span_id(UID, "gather[3]/charge", 1)
+    assert int.from_bytes(span.parent_span_id, "big") == workflow_span_id(UID)
+    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (100 * 10**9, 101 * 10**9)
+    assert span.status.code == OK
+    said = values(span.attributes)
+    assert (said["workflow.id"], said["workflow.type"]) == ("order-17", "checkout")
+    assert (said["workflow.step.key"], said["workflow.step.attempt"]) == ("gather[3]/charge", 1)
+    assert "mendflow.attempt.lost" not in said
+
+
+def test_a_failed_attempt_says_what_failed_and_what_comes_next(receiver: Receiver) -> None:
+    spans = projector()
+    tell_attempt(spans, context_of(), failed(failure_pb2.FAILURE_KIND_TRANSIENT, "ConnectionError", "reset"))
+    spans.shutdown()
+    (span,) = receiver.spans
+    said = values(span.attributes)
+    assert (span.status.code, span.status.message) == (ERROR, "ConnectionError: reset")
+    assert (said["mendflow.failure.kind"], said["error.type"]) == ("transient", "ConnectionError")
+    assert (said["mendflow.retry.action"], said["mendflow.retry.delay_seconds"]) == ("retry", 0.25)
+    assert said["mendflow.retry.explanation"] == "attempt 1 of 5"
+    assert said["mendflow.retry.reason"] == "backoff"
+    assert said["mendflow.attempt.lost"] is False
+
+
+def test_a_lost_attempt_is_marked(receiver: Receiver) -> None:
+    spans = projector()
+    tell_attempt(spans, context_of(), failed(failure_pb2.FAILURE_KIND_LOST, "", "the server died"))
+    spans.shutdown()
+    (span,) = receiver.spans
+    said = values(span.attributes)
+    assert said["mendflow.attempt.lost"] is True
+    assert said["mendflow.failure.kind"] == "lost"
+    assert (span.status.code, span.status.message) == (ERROR, "the server died")
+
+
+def test_a_clock_that_was_set_back_makes_no_span_end_before_it_began(receiver: Receiver) -> None:
+    spans = projector()
+    tell_attempt(spans, context_of(), succeeded(seconds=40))
+    spans.shutdown()
+    (span,) = receiver.spans
+    assert span.end_time_unix_nano == span.start_time_unix_nano == 100 * 10**9
+
+
+@pytest.mark.parametrize("parent", ["", PARENT])
+@pytest.mark.parametrize(
+    ("detail", "status"),
+    [("succeeded", OK), ("failed", ERROR), ("cancelled", ERROR), ("terminated", ERROR)],
+)
+def test_a_workflows_span_is_the_root_or_hangs_below_its_caller(
+    receiver: Receiver, parent: str, detail: str, status: int
+) -> None:
+    spans = projector()
+    final = event(160)
+    getattr(final, f"workflow_{detail}").SetInParent()
+    spans.workflow_ended(context_of(parent=parent), UID, "order-17", "checkout", event(100), final)
+    spans.shutdown()
+    (span,) = receiver.spans
+    assert span.parent_span_id.hex() == parent
+    assert int.from_bytes(span.span_id, "big") == workflow_span_id(UID)
+    assert span.end_time_unix_nano - span.start_time_unix_nano == 60 * 10**9
+    assert span.status.code == status
+    assert values(span.attributes)["workflow.state"] == detail.upper()
+
+
+@pytest.mark.parametrize("flags", [0, 2])
+def test_of_what_is_not_sampled_nothing_is_told(receiver: Receiver, flags: int) -> None:
+    spans = projector()
+    tell_attempt(spans, context_of(flags), succeeded())
+    spans.workflow_ended(context_of(flags), UID, "order-17", "checkout", event(1), event(2))
+    # A sampled one beside it: that the receiver hears at all.
+    tell_attempt(spans, context_of(1), succeeded(), number=2)
+    spans.shutdown()
+    assert [values(span.attributes)["workflow.step.attempt"] for span in receiver.spans] == [2]
+
+
+def test_told_twice_it_is_the_same_span(receiver: Receiver) -> None:
+    for _ in range(2):
+        spans = projector()
+        tell_attempt(spans, context_of(), succeeded())
+        spans.shutdown()
+    first, second = receiver.spans
+    assert first == second
+
+
+@given(
+    left=st.tuples(st.text(), st.text(), st.integers(1, 99)), right=st.tuples(st.text(), st.text(), st.integers(1, 99))
+)
+def test_span_ids_are_stable_valid_and_apart(left: tuple[str, str, int], right: tuple[str, str, int]) -> None:
+    assert 0 < attempt_span_id(*left) < 2**64
+    assert attempt_span_id(*left) == attempt_span_id(*left)
+    # A uid has no bar in it, so no two attempts share the text that is hashed.
+    if left != right and "|" not in left[0] + right[0] + left[1] + right[1]:
+        assert attempt_span_id(*left) != attempt_span_id(*right)
+
+
+# --- where the context comes from, and goes to ---
+
+
+def test_what_an_attempts_code_tells_hangs_below_its_span() -> None:
+    context = attempt_context(context_of(), UID, "charge", 3)
+    inside = otel.get_current_span(context).get_span_context()
+    assert inside.is_valid
+    assert f"{inside.trace_id:032x}" == TRACE_ID
+    assert inside.span_id == attempt_span_id(UID, "charge", 3)
+    assert inside.trace_flags.sampled
+
+
+def test_the_callers_context_is_taken_up() -> None:
+    found = trace_from_metadata(
+        [
+            ("user-agent", "grpc"),
+            ("traceparent", f"00-{TRACE_ID}-{PARENT}-01"),
+            ("tracestate", "vendor=1"),
+            ("baggage", "tenant=a"),
+        ]
+    )
+    assert (found.trace_id, found.parent_span_id, found.trace_flags) == (TRACE_ID, PARENT, 1)
+    assert (found.trace_state, found.baggage) == ("vendor=1", "tenant=a")
+
+
+def test_a_callers_decision_not_to_sample_is_kept() -> None:
+    assert trace_from_metadata([("traceparent", f"00-{TRACE_ID}-{PARENT}-00")]).trace_flags == 0
+
+
+def test_a_later_version_may_say_more() -> None:
+    assert trace_from_metadata([("traceparent", f"01-{TRACE_ID}-{PARENT}-01-more")]).trace_id == TRACE_ID
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        "nonsense",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        f"ff-{TRACE_ID}-{PARENT}-01",
+        f"00-{TRACE_ID.upper()}-{PARENT}-01",
+        f"00-{TRACE_ID}-{PARENT}-01-more",
+        f"00-{TRACE_ID}-{PARENT}",
+        f"00-{TRACE_ID[:-1]}-{PARENT}-01",
+        b"\xff\xfe",
+    ],
+)
+def test_a_bad_traceparent_begins_a_new_trace(traceparent: str | bytes) -> None:
+    metadata = [("traceparent", traceparent), ("tracestate", "vendor=1")]
+    found = trace_from_metadata(metadata, random_bytes=lambda size: b"\x07" * size)
+    assert (found.trace_id, found.parent_span_id, found.trace_flags) == ("07" * 16, "", 1)
+    assert found.trace_state == "", "a tracestate belongs to its traceparent"
+
+
+def test_without_a_caller_each_trace_is_its_own() -> None:
+    first, second = trace_from_metadata(None), trace_from_metadata(())
+    assert first.trace_id != second.trace_id
+    assert len(first.trace_id) == 32
+
+
+@given(st.text(max_size=80), st.text(max_size=80), st.text(max_size=80))
+def test_whatever_a_caller_sends_gives_a_context_that_can_be_used(
+    traceparent: str, tracestate: str, baggage: str
+) -> None:
+    found = trace_from_metadata([("traceparent", traceparent), ("tracestate", tracestate), ("baggage", baggage)])
+    assert otel.get_current_span(attempt_context(found, UID, "charge", 1)).get_span_context().is_valid
+
+
+@given(st.text(max_size=80))
+def test_whatever_the_tracestate_the_context_can_be_used(tracestate: str) -> None:
+    found = trace_from_metadata([("traceparent", f"00-{TRACE_ID}-{PARENT}-01"), ("tracestate", tracestate)])
+    assert otel.get_current_span(attempt_context(found, UID, "charge", 1)).get_span_context().is_valid
+
+
+# --- the standard variables ---
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"OTEL_TRACES_EXPORTER": "otlp"},
+        {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+        {"OTEL_SDK_DISABLED": "TRUE", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+        {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "console"},
+    ],
+)
+def test_no_spans_where_none_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert build_exporter() is None
+    assert "spans_not_exported" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-5"),
+    ],
+)
+def test_a_variable_that_cannot_be_followed_is_told_and_keeps_no_server_from_starting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    assert build_exporter() is None
+    assert "spans_not_exported" in capsys.readouterr().out
+
+
+def test_the_endpoint_of_traces_alone_is_enough(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+    spans = projector()
+    tell_attempt(spans, context_of(), succeeded())
+    spans.shutdown()
+    assert len(receiver.spans) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, "mendflow"),
+        ({"OTEL_SERVICE_NAME": "shop"}, "shop"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=shop,team=a"}, "shop"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "team=a"}, "mendflow"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=other", "OTEL_SERVICE_NAME": "shop"}, "shop"),
+    ],
+)
+def test_the_services_name(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], name: str
+) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    spans = projector()
+    tell_attempt(spans, context_of(), succeeded())
+    spans.shutdown()
+    (resource,) = receiver.resources
+    assert resource["service.name"] == name
+    assert ("team" in resource) is ("team=a" in variables.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+
+
+def test_on_the_console_a_span_is_one_line_of_json(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    spans = projector()
+    for number in (1, 2):
+        tell_attempt(spans, context_of(), succeeded(), number)
+    spans.shutdown()
+    told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [span["attributes"]["workflow.step.attempt"] for span in told] == [1, 2]
+
+
+# --- a receiver that is away ---
+
+
+def test_a_receiver_that_never_answers_holds_neither_the_server_nor_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "1000")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "8")
+        before = set(threading.enumerate())
+        spans = projector()
+        began = time.monotonic()
+        # More than the queue holds: what is too much is dropped, nobody waits.
+        for number in range(1, 3001):
+            tell_attempt(spans, context_of(), succeeded(), number)
+        assert time.monotonic() - began < 3
+        began = time.monotonic()
+        spans.shutdown()
+        assert time.monotonic() - began < 5
+        left = [thread.name for thread in set(threading.enumerate()) - before]
+        assert left == [], "nothing goes on in the background"

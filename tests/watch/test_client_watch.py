@@ -1,0 +1,202 @@
+"""The client's watch over a bad network: no event lost, none twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mendflow import Client
+from mendflow.errors import ServerUnavailable, WorkflowNotFound
+from mendflow.v1 import event_pb2
+from tests.conftest import Server, ServerProcess, free_port
+from tests.watch.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+STEPS = 150
+EVENTS = 1 + 3 + STEPS * 2 + 1
+
+
+@pytest.fixture
+async def proxy(server: Server) -> AsyncIterator[Proxy]:
+    async with Proxy(server.app.grpc_port) as between:
+        yield between
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_cut_at_random_the_watch_is_dense_and_complete(server: Server, proxy: Proxy, seed: int) -> None:
+    dice = random.Random(seed)
+    told: list[bool] = []
+    async with Client(f"127.0.0.1:{proxy.port}") as client:
+        handle = await client.start("chatty", STEPS, id="subject")
+        seen: list[int] = []
+        cuts = 0
+        async for event in handle.watch(on_connection=lambda connected, _: told.append(connected)):
+            seen.append(event.sequence)
+            if event.HasField("signal_awaited"):
+                await server.client.signal("subject", "go")
+            if cuts < 8 and dice.random() < 0.1:
+                cuts += 1
+                proxy.cut()
+    assert seen == list(range(1, EVENTS + 1))
+    assert cuts == 8
+    assert proxy.connections > 1
+    assert told[::2] == [False] * len(told[::2]), "gone, back, gone, back"
+
+
+async def test_with_a_filter_no_event_is_lost_or_repeated_either(server: Server, proxy: Proxy) -> None:
+    async with Client(f"127.0.0.1:{proxy.port}") as client:
+        handle = await client.start("chatty", STEPS, id="subject")
+        await server.client.signal("subject", "go")
+        kinds = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED,)
+        seen: list[int] = []
+        async for event in handle.watch(kinds=kinds):
+            seen.append(event.sequence)
+            if len(seen) % 40 == 0:
+                proxy.cut()
+        whole = [
+            event.sequence
+            async for event in server.client.handle("subject").events()
+            if event.HasField("attempt_succeeded")
+        ]
+    assert seen == whole
+    assert len(seen) == STEPS
+
+
+async def test_silence_is_noticed_and_the_stream_is_opened_anew(server: Server, proxy: Proxy) -> None:
+    async with Client(f"127.0.0.1:{proxy.port}") as client:
+        handle = await client.start("wait_for", "x", id="subject")
+        gone = asyncio.Event()
+
+        def on_connection(connected: bool, _: str) -> None:  # noqa: FBT001 - the callback's own shape
+            if not connected:
+                gone.set()
+                proxy.flow()
+
+        seen: list[int] = []
+
+        async def watch() -> None:
+            async for event in handle.watch(on_connection=on_connection, silence=0.3):
+                seen.append(event.sequence)
+                if event.HasField("signal_awaited"):
+                    proxy.stall()
+
+        watching = asyncio.create_task(watch())
+        await gone.wait()
+        await server.client.signal("subject", "go", "on")
+        await asyncio.wait_for(watching, 20)
+    assert seen == [1, 2, 3, 4, 5]
+
+
+async def test_patience_with_a_server_that_is_away_ends() -> None:
+    async with Client(f"127.0.0.1:{free_port()}", retry_for=0.3) as client:
+        with pytest.raises(ServerUnavailable, match="cannot be reached"):
+            await anext(aiter(client.handle("x").watch()))
+        with pytest.raises(ServerUnavailable, match="cannot be reached"):
+            await client.start("echo", "x")
+
+
+async def test_a_refusal_is_not_tried_again(server: Server) -> None:
+    with pytest.raises(WorkflowNotFound):
+        await anext(aiter(server.client.handle("nobody").watch()))
+
+
+async def test_leaving_a_watch_ends_its_call(server: Server) -> None:
+    handle = await server.client.start("wait_for", "x", id="subject")
+    watch = handle.watch()
+    await anext(aiter(watch))
+    assert server.app.watchers.open == 1
+    await watch.aclose()
+    while server.app.watchers.open:
+        await asyncio.sleep(0.005)
+
+
+async def test_a_lost_reply_of_a_start_leaves_one_workflow(server: Server, proxy: Proxy) -> None:
+    async with Client(f"127.0.0.1:{proxy.port}", timeout=2) as client:
+        await client.server_info()
+        starting = asyncio.create_task(client.start("echo", "once"))
+        # The request gets through, the reply does not.
+        while not server.app.engine.open_runs and not [row async for row in server.client.list()]:
+            await asyncio.sleep(0)
+        proxy.cut()
+        handle = await starting
+        assert await handle.result() == "once"
+    assert len([workflow async for workflow in server.client.list()]) == 1
+
+
+async def test_breaking_out_of_a_watch_leaves_no_call_and_no_task(server: Server) -> None:
+    handle = await server.client.start("wait_for", "x", id="subject")
+    before = asyncio.all_tasks()
+    async for event in handle.watch():
+        if event.HasField("signal_awaited"):
+            break
+    while server.app.watchers.open or asyncio.all_tasks() - before:
+        await asyncio.sleep(0.005)
+    # And as one does who wants it closed at once.
+    async with contextlib.aclosing(handle.watch()) as events:
+        await anext(events)
+        assert server.app.watchers.open == 1
+    while server.app.watchers.open or asyncio.all_tasks() - before:
+        await asyncio.sleep(0.005)
+
+
+async def test_cancelling_a_watch_ends_its_call(server: Server) -> None:
+    handle = await server.client.start("wait_for", "x", id="subject")
+
+    async def watch() -> None:
+        async for _ in handle.watch():
+            pass
+
+    watching = asyncio.create_task(watch())
+    while not server.app.watchers.open:
+        await asyncio.sleep(0.005)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    while server.app.watchers.open:
+        await asyncio.sleep(0.005)
+
+
+async def test_nothing_is_fetched_ahead_of_a_slow_reader_but_what_the_connection_buffers(
+    server: Server, proxy: Proxy
+) -> None:
+    async with Client(f"127.0.0.1:{proxy.port}") as client:
+        # Eight events of 0.9 MB each.
+        await server.client.run("three", "x" * 900_000, id="subject")
+        await client.server_info()
+        before = proxy.bytes_to_client
+        async with contextlib.aclosing(client.handle("subject").watch()) as events:
+            await anext(events)
+            fetched = -1
+            while fetched != proxy.bytes_to_client:
+                fetched = proxy.bytes_to_client
+                await asyncio.sleep(0.1)
+            assert 0.9e6 < fetched - before < 3.6e6
+            assert [event.sequence async for event in events] == list(range(2, 9))
+        assert proxy.bytes_to_client - before > 7.2e6
+
+
+async def test_across_restarts_on_the_same_port_it_is_dense_and_complete(server_process: ServerProcess) -> None:
+    told: list[bool] = []
+    async with Client(server_process.grpc_address) as client:
+        handle = await client.start("chatty", STEPS, id="subject")
+        seen: list[int] = []
+        kills = 0
+        async for event in handle.watch(on_connection=lambda connected, _: told.append(connected)):
+            seen.append(event.sequence)
+            if event.HasField("signal_awaited"):
+                await client.signal("subject", "go")
+            if event.sequence in (30, 120):
+                kills += 1
+                server_process.kill()
+                await asyncio.to_thread(server_process.start)
+        whole = [each.sequence async for each in handle.events()]
+        assert await handle.result() == STEPS * 1_020
+    assert kills == 2
+    assert seen == whole == list(range(1, len(whole) + 1))
+    assert told == [False, True] * 2
