@@ -100,7 +100,10 @@ def _wrap_stream(method: str, behavior: Any, parse: Callable[[bytes], Any]) -> C
             # Closed at once, not when the collector comes by: a watch holds a place among the watches.
             async with contextlib.aclosing(behavior(parse(data), context)) as frames:
                 async for frame in frames:
-                    await context.write(frame)
+                    try:
+                        await context.write(frame)
+                    except Exception:  # noqa: BLE001 - it fails only when the caller is gone; nobody is left to be told
+                        return
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001 - the place where every error becomes a status

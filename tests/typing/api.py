@@ -1,0 +1,104 @@
+"""The public API as a type checker sees it. Never run: mypy reads it with the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, assert_type
+
+from mendflow import Client, Workflow, WorkflowHandle, gather, sleep, step, wait_signal, workflow
+from mendflow.errors import RequestError
+from mendflow.v1 import event_pb2, workflow_pb2
+
+
+@dataclass
+class Order:
+    """An input."""
+
+    id: str
+
+
+@dataclass
+class Receipt:
+    """An output."""
+
+    total: int
+
+
+@step
+async def charge(order: Order, cents: int = 0) -> Receipt:
+    """On the loop."""
+    return Receipt(cents)
+
+
+@step
+def render(order: Order) -> str:
+    """On a thread."""
+    return order.id
+
+
+@step(timeout=10)
+async def ship(order: Order) -> int:
+    """With options."""
+    return 1
+
+
+@step(name="pack")
+def pack(order: Order) -> bytes:
+    """With options, on a thread."""
+    return b""
+
+
+@workflow
+async def checkout(order: Order) -> Receipt:
+    """Everything that is awaited."""
+    assert_type(await charge(order, cents=3), Receipt)
+    assert_type(await render(order), str)
+    assert_type(await ship(order), int)
+    assert_type(await pack(order), bytes)
+    assert_type(await charge.with_options(key="again")(order), Receipt)
+    assert_type(await gather(charge(order), render(order)), tuple[Receipt, str])
+    assert_type(await gather(charge(order), render(order), ship(order)), tuple[Receipt, str, int])
+    assert_type(await gather(*(ship(order) for _ in range(3))), list[int])
+    assert_type(await wait_signal("go", str), str)
+    assert_type(await wait_signal("go"), Any)
+    await sleep(hours=1)
+    return await charge(order)
+
+
+@workflow(name="nightly")
+async def nightly() -> None:
+    """No input, no output."""
+
+
+assert_type(checkout, Workflow[Order, Receipt])
+assert_type(nightly, Workflow[None, None])
+
+
+async def call(client: Client) -> None:
+    """Everything a caller asks for."""
+    assert_type(await client.run(checkout, Order("o"), id="o", timeout=3), Receipt)
+    assert_type(await client.run("checkout", {"id": "o"}), Any)
+    handle = await client.start(checkout, Order("o"), labels={"team": "a"})
+    assert_type(handle, WorkflowHandle[Receipt])
+    assert_type(await handle.result(), Receipt)
+    assert_type(await client.start("checkout"), WorkflowHandle[Any])
+    assert_type(await client.start_many(checkout, [Order("o")]), list[WorkflowHandle[Receipt] | RequestError])
+    assert_type(await client.handle("o", result_type=Receipt).result(), Receipt)
+    assert_type(await client.handle("o", result_type=list[int]).result(), list[int])
+    assert_type(client.handle("o"), WorkflowHandle[Any])
+    async for event in handle.watch():
+        assert_type(event, event_pb2.Event)
+    async for row in client.list():
+        assert_type(row, workflow_pb2.Workflow)
+    assert_type(await handle.signal("go", 1), bool)
+    assert_type(await handle.cancel(), workflow_pb2.Workflow)
+
+
+async def refused(client: Client, order: Order) -> None:
+    """What must not pass: an ignore that is not needed is an error too."""
+    await client.start(checkout, "o-1")  # type: ignore[misc]
+    await client.run(checkout, 17)  # type: ignore[misc]
+    await client.start_many(checkout, ["o-1"])  # type: ignore[misc]
+    charge("o-1")  # type: ignore[arg-type]
+    charge(order, pounds=3)  # type: ignore[call-arg]
+    render()  # type: ignore[call-arg]
