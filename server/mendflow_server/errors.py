@@ -21,8 +21,7 @@
     │   ├── TooManyWatches           TOO_MANY_WATCHES        RESOURCE_EXHAUSTED
     │   ├── TooManyOpenRuns          TOO_MANY_OPEN_RUNS      RESOURCE_EXHAUSTED
     │   ├── Draining                 DRAINING                UNAVAILABLE
-    │   ├── StoreNotCommitting       STORE_UNAVAILABLE       UNAVAILABLE
-    │   └── Recovering               RECOVERING              UNAVAILABLE
+    │   └── StoreNotCommitting       STORE_UNAVAILABLE       UNAVAILABLE
     └── ours
         └── InternalFault            INTERNAL                INTERNAL
 
@@ -51,7 +50,6 @@ __all__ = [
     "InvalidField",
     "InvalidFields",
     "InvalidPageToken",
-    "Recovering",
     "Refusal",
     "SequenceBeyondEnd",
     "StoreNotCommitting",
@@ -323,16 +321,6 @@ class StoreNotCommitting(Refusal):
             f"ask again under the same id{f' ({why})' if why else ''}",
             retry_after=retry_after,
         )
-
-
-class Recovering(Refusal):
-    """The server has started and still recovers."""
-
-    code = grpc.StatusCode.UNAVAILABLE
-    reason = "RECOVERING"
-
-    def __init__(self, *, retry_after: float = _SOON) -> None:
-        super().__init__("the server has started and still recovers; ask again", retry_after=retry_after)
 
 
 class InternalFault(Refusal):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -191,6 +193,9 @@ async def test_a_poison_workflow_is_quarantined_and_the_rest_lives_on(tmp_path: 
             assert await client.run("echo", "alive") == "alive"
             events = await history(client, "poison")
             assert kinds(events)[-2:] == ["workflow_quarantined", "alert_raised"]
+            with contextlib.closing(sqlite3.connect(server.store)) as database:
+                assert database.execute("select name from alerts").fetchall() == [("workflow_quarantined",)]
+            assert [line["alert"] for line in server.log if line["event"] == "alert"] == ["workflow_quarantined"]
             assert [event.attempt_failed.decision.action for event in events if event.HasField("attempt_failed")][
                 -1
             ] == failure_pb2.RETRY_ACTION_QUARANTINE_WORKFLOW

@@ -37,7 +37,6 @@ CODES = {
     "TOO_MANY_OPEN_RUNS": "RESOURCE_EXHAUSTED",
     "DRAINING": "UNAVAILABLE",
     "STORE_UNAVAILABLE": "UNAVAILABLE",
-    "RECOVERING": "UNAVAILABLE",
     "INTERNAL": "INTERNAL",
 }
 
@@ -59,7 +58,6 @@ EXAMPLES = [
     errors.TooManyOpenRuns(50_000),
     errors.Draining(),
     errors.StoreNotCommitting(),
-    errors.Recovering(),
     errors.InternalFault("0123456789abcdef"),
 ]
 RETRIED = {
@@ -67,7 +65,6 @@ RETRIED = {
     "TOO_MANY_OPEN_RUNS",
     "DRAINING",
     "STORE_UNAVAILABLE",
-    "RECOVERING",
 }
 
 

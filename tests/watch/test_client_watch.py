@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow import Client
+from mendflow import Client, workflow
 from mendflow.errors import ServerUnavailable, WorkflowNotFound
 from mendflow.v1 import event_pb2
-from tests.conftest import Server, ServerProcess, free_port
+from tests.conftest import Server, ServerProcess, free_port, serving
 from tests.watch.proxy import Proxy
+from tests.workflows import note_down
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 STEPS = 150
 EVENTS = 1 + 3 + STEPS * 2 + 1
@@ -169,6 +171,32 @@ async def test_cancelling_a_watch_ends_its_call(server: Server) -> None:
         await watching
     while server.app.watchers.open:
         await asyncio.sleep(0.005)
+
+
+@workflow
+async def bulky(steps: int) -> None:
+    """Write 1.8 MB of history a step."""
+    for _ in range(steps):
+        await note_down("x" * 900_000)
+
+
+async def test_nothing_is_fetched_ahead_of_a_slow_reader_but_what_the_connection_buffers(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, definitions={"bulky": bulky}) as server,
+        Proxy(server.app.grpc_port) as proxy,
+        Client(f"127.0.0.1:{proxy.port}") as client,
+    ):
+        await server.client.run(bulky, 20, id="subject")
+        async with contextlib.aclosing(client.handle("subject").watch()) as events:
+            await anext(events)
+            fetched = -1
+            while fetched != proxy.bytes_to_client:
+                fetched = proxy.bytes_to_client
+                await asyncio.sleep(0.2)
+            # Two sockets' buffers and gRPC's window, however long the history is.
+            assert fetched < 14e6
+            assert [event.sequence async for event in events] == list(range(2, 43))
+        assert proxy.bytes_to_client > 36e6
 
 
 async def test_across_restarts_on_the_same_port_it_is_dense_and_complete(server_process: ServerProcess) -> None:

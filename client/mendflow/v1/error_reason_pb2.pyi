@@ -70,9 +70,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the store does not commit; RetryInfo. What was asked for may
     or may not have taken place: ask again under the same id.
     """
-    ERROR_REASON_RECOVERING: _ErrorReason.ValueType  # 17
-    """UNAVAILABLE: the server has started and still recovers; RetryInfo."""
-    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 18
+    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 17
     """INTERNAL: a fault of the server's own; the log has it under metadata
     "error_id".
     """
@@ -130,9 +128,7 @@ ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 16
 """UNAVAILABLE: the store does not commit; RetryInfo. What was asked for may
 or may not have taken place: ask again under the same id.
 """
-ERROR_REASON_RECOVERING: ErrorReason.ValueType  # 17
-"""UNAVAILABLE: the server has started and still recovers; RetryInfo."""
-ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 18
+ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 17
 """INTERNAL: a fault of the server's own; the log has it under metadata
 "error_id".
 """

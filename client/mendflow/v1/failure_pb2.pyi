@@ -192,8 +192,8 @@ class Failure(_message.Message):
     Empty when there was none (a lost attempt, a timeout).
     """
     status_code: _builtins.str
-    """The status that the callee gave, as "grpc:UNAVAILABLE" or "http:503".
-    Empty when the failure carried none.
+    """The status that the callee gave, as "grpc:UNAVAILABLE", "http:503" or
+    "smtp:451". Empty when the failure carried none.
     """
     step_key: _builtins.str
     """The key of the step that failed, in a failure that left its step. Empty

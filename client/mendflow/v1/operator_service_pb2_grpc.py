@@ -52,11 +52,10 @@ class OperatorServiceServicer(object):
     """
 
     def ResumeWorkflow(self, request, context):
-        """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets. OK also
-        when it has been resumed already and runs.
+        """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets.
         INVALID_ARGUMENT    INVALID_FIELD
         NOT_FOUND           WORKFLOW_NOT_FOUND
-        FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it was never stopped
+        FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is not stopped
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,11 +34,10 @@ class OperatorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OperatorServiceAsyncStub: ...
     ResumeWorkflow: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ResumeWorkflowRequest, _operator_service_pb2.ResumeWorkflowResponse]
-    """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets. OK also
-    when it has been resumed already and runs.
+    """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets.
       INVALID_ARGUMENT    INVALID_FIELD
       NOT_FOUND           WORKFLOW_NOT_FOUND
-      FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it was never stopped
+      FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is not stopped
     """
     TerminateWorkflow: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.TerminateWorkflowRequest, _operator_service_pb2.TerminateWorkflowResponse]
     """Ends a workflow in any open state, at once and without clean-up, also one
@@ -54,11 +53,10 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResumeWorkflow: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ResumeWorkflowRequest, _operator_service_pb2.ResumeWorkflowResponse]  # type: ignore[assignment]
-    """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets. OK also
-    when it has been resumed already and runs.
+    """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets.
       INVALID_ARGUMENT    INVALID_FIELD
       NOT_FOUND           WORKFLOW_NOT_FOUND
-      FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it was never stopped
+      FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is not stopped
     """
     TerminateWorkflow: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.TerminateWorkflowRequest, _operator_service_pb2.TerminateWorkflowResponse]  # type: ignore[assignment]
     """Ends a workflow in any open state, at once and without clean-up, also one
@@ -77,11 +75,10 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.ResumeWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.ResumeWorkflowResponse, _abc.Awaitable[_operator_service_pb2.ResumeWorkflowResponse]]:
-        """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets. OK also
-        when it has been resumed already and runs.
+        """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets.
           INVALID_ARGUMENT    INVALID_FIELD
           NOT_FOUND           WORKFLOW_NOT_FOUND
-          FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it was never stopped
+          FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is not stopped
         """
 
     @_abc_1.abstractmethod

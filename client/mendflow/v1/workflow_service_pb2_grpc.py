@@ -35,8 +35,8 @@ class WorkflowServiceStub(object):
     DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
     what was begun is neither undone nor
     stopped by it;
-    UNAVAILABLE                   DRAINING, RECOVERING, STORE_UNAVAILABLE:
-    ask again, here or elsewhere;
+    UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
+    here or elsewhere;
     RESOURCE_EXHAUSTED            the message is above the request limit of
     GetServerInfo (gRPC's own check, without
     details);
@@ -111,8 +111,8 @@ class WorkflowServiceServicer(object):
     DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
     what was begun is neither undone nor
     stopped by it;
-    UNAVAILABLE                   DRAINING, RECOVERING, STORE_UNAVAILABLE:
-    ask again, here or elsewhere;
+    UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
+    here or elsewhere;
     RESOURCE_EXHAUSTED            the message is above the request limit of
     GetServerInfo (gRPC's own check, without
     details);
@@ -294,8 +294,8 @@ class WorkflowService(object):
     DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
     what was begun is neither undone nor
     stopped by it;
-    UNAVAILABLE                   DRAINING, RECOVERING, STORE_UNAVAILABLE:
-    ask again, here or elsewhere;
+    UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
+    here or elsewhere;
     RESOURCE_EXHAUSTED            the message is above the request limit of
     GetServerInfo (gRPC's own check, without
     details);

@@ -36,8 +36,8 @@ class WorkflowServiceStub:
       DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
                                     what was begun is neither undone nor
                                     stopped by it;
-      UNAVAILABLE                   DRAINING, RECOVERING, STORE_UNAVAILABLE:
-                                    ask again, here or elsewhere;
+      UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
+                                    here or elsewhere;
       RESOURCE_EXHAUSTED            the message is above the request limit of
                                     GetServerInfo (gRPC's own check, without
                                     details);
@@ -123,8 +123,8 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
       DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
                                     what was begun is neither undone nor
                                     stopped by it;
-      UNAVAILABLE                   DRAINING, RECOVERING, STORE_UNAVAILABLE:
-                                    ask again, here or elsewhere;
+      UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
+                                    here or elsewhere;
       RESOURCE_EXHAUSTED            the message is above the request limit of
                                     GetServerInfo (gRPC's own check, without
                                     details);
@@ -206,8 +206,8 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
       DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
                                     what was begun is neither undone nor
                                     stopped by it;
-      UNAVAILABLE                   DRAINING, RECOVERING, STORE_UNAVAILABLE:
-                                    ask again, here or elsewhere;
+      UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
+                                    here or elsewhere;
       RESOURCE_EXHAUSTED            the message is above the request limit of
                                     GetServerInfo (gRPC's own check, without
                                     details);
