@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mendflow import SyncClient, WorkflowCancelled, WorkflowFailed, WorkflowTerminated
-from mendflow.errors import AlreadyStarted, DeadlineExceeded, InvalidRequest, LimitExceeded, RequestError, WrongState
+from mendflow import Client, SyncClient, WorkflowCancelled, WorkflowFailed, WorkflowTerminated
+from mendflow.errors import (
+    AlreadyStarted,
+    DeadlineExceeded,
+    InvalidRequest,
+    LimitExceeded,
+    RequestError,
+    ServerUnavailable,
+    WrongState,
+)
 from mendflow.v1 import workflow_pb2
 from tests import workflows
-from tests.conftest import Server, serving
+from tests.conftest import Server, ServerProcess, free_port, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +68,12 @@ async def test_many_are_started_each_with_its_own_outcome(server: Server) -> Non
     again: list[Any] = await server.client.start_many("echo", [f"v{index}" for index in range(1_500)], ids=ids)
     assert not any(outcome.started for index, outcome in enumerate(again) if index != 7)
     assert len([workflow async for workflow in server.client.list(page_size=400)]) == 1_500
+
+
+async def test_a_batch_that_cannot_be_sent_is_an_error_for_each_input() -> None:
+    async with Client(f"127.0.0.1:{free_port()}", retry_for=0.1) as client:
+        outcomes: list[Any] = await client.start_many("echo", ["a", "b"])
+    assert [type(outcome) for outcome in outcomes] == [ServerUnavailable, ServerUnavailable]
 
 
 async def test_a_large_batch_is_split_by_bytes(server: Server) -> None:
@@ -137,3 +154,63 @@ async def test_the_synchronous_facade_does_the_same(server: Server) -> None:
     assert found[2] == ["sync"]
     assert "sorry" in found[3]
     assert not [thread for thread in threading.enumerate() if thread.name == "mendflow-client"]
+
+
+async def test_a_paused_workflow_is_resumed(server: Server, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    handle = await server.client.start(workflows.paused, str(flag))
+    while (await handle.get()).state != workflow_pb2.WORKFLOW_STATE_PAUSED:
+        await asyncio.sleep(0.005)
+    flag.touch()
+    await handle.resume("the flag is there")
+    assert await handle.result() == "helped"
+    with pytest.raises(WrongState) as caught:
+        await handle.resume()
+    assert caught.value.metadata["state"] == "SUCCEEDED"
+
+
+async def test_leaving_a_synchronous_watch_ends_its_call(server: Server) -> None:
+    def use() -> list[int]:
+        with SyncClient(server.address) as client:
+            seen = []
+            for event in client.start("wait_for", "x").watch():
+                seen.append(event.sequence)
+                if event.HasField("signal_awaited"):
+                    break
+            return seen
+
+    assert await asyncio.to_thread(use) == [1, 2]
+    while server.app.watchers.open:
+        await asyncio.sleep(0.005)
+
+
+def test_a_synchronous_client_that_cannot_be_made_leaves_no_thread() -> None:
+    with pytest.raises(TypeError):
+        SyncClient(no_such_option=True)
+    assert not [thread for thread in threading.enumerate() if thread.name == "mendflow-client"]
+
+
+async def test_ctrl_c_in_a_synchronous_call_ends_it_and_the_client_closes(server_process: ServerProcess) -> None:
+    script = f"""
+import threading
+from mendflow import SyncClient
+
+with SyncClient("{server_process.grpc_address}") as client:
+    handle = client.start("wait_for", "x")
+    try:
+        for event in handle.watch():
+            if event.HasField("signal_awaited"):
+                print("waits", flush=True)
+    except KeyboardInterrupt:
+        print(client.get(handle.id).workflow_id == handle.id, flush=True)
+print([each.name for each in threading.enumerate() if each.name == "mendflow-client"])
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", script, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"waits\n"
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 20)
+    assert out.decode().splitlines() == ["True", "[]"], err.decode()
+    assert err == b""

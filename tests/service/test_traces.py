@@ -130,3 +130,59 @@ async def test_the_callers_trace_is_taken_up_with_its_sampling_decision(
     if told_of:
         assert [span.parent_span_id.hex() for span in workflow_spans(spans)] == [parent]
         assert len(spans) == 2
+
+
+#: A module of a user who traces: its own provider, exporting to the same receiver.
+TRACED = """
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+from mendflow import RetryPolicy, TransientError, attempt, step, workflow
+
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
+tracer = provider.get_tracer("own")
+
+
+@step(retry=RetryPolicy(initial_interval=0.01))
+async def on_loop() -> None:
+    number = attempt().number
+    with tracer.start_as_current_span(f"own on_loop {number}"):
+        if number == 1:
+            raise TransientError("once more")
+
+
+@step
+def on_thread() -> None:
+    with tracer.start_as_current_span("own on_thread 1"):
+        pass
+
+
+@workflow
+async def traced() -> None:
+    await on_loop()
+    await on_thread()
+"""
+
+
+async def test_a_steps_own_span_hangs_below_its_attempts(
+    tmp_path: Path, receiver: tuple[Receiver, dict[str, str]]
+) -> None:
+    told, environment = receiver
+    (tmp_path / "traced.py").write_text(TRACED)
+    with serving_process(tmp_path, modules=("traced",), environment=environment) as server:
+        async with Client(server.grpc_address) as client:
+            await client.run("traced", id="subject")
+            trace_id = (await client.get("subject")).trace_id
+            spans = await told.until(workflow_spans)
+    attempts = {
+        span.span_id: f"own {attributes(span)['workflow.step.name']} {attributes(span)['workflow.step.attempt']}"
+        for span in spans
+        if span.name.startswith("step ")
+    }
+    own = {span.parent_span_id: span.name for span in spans if span.name.startswith("own ")}
+    assert own == attempts
+    assert sorted(own.values()) == ["own on_loop 1", "own on_loop 2", "own on_thread 1"]
+    assert {span.trace_id.hex() for span in spans} == {trace_id}

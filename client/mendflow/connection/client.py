@@ -170,8 +170,9 @@ class Client:
     ) -> list[WorkflowHandle[R] | errors.RequestError]:
         """Start many workflows of one type; answer a handle, or the error that refused it, for each input.
 
-        Raises `ServerUnavailable` when a whole batch could not be sent, and ValueError
-        when ``ids`` are not as many as the inputs.
+        A batch that could not be sent is an error for each of its inputs, so that
+        what was started is never forgotten. Raises ValueError when ``ids`` are not
+        as many as the inputs.
         """
         values = list(inputs)
         names: Sequence[str | None] = [None] * len(values) if ids is None else list(ids)
@@ -193,7 +194,10 @@ class Client:
     async def _start_batch(
         self, workflow: Workflow[Any, Any] | str, batch: workflow_service_pb2.BatchStartWorkflowsRequest
     ) -> list[Any]:
-        reply = await self.caller.insist(self.stub.BatchStartWorkflows, batch, timeout=self.caller.timeout + MARGIN)
+        try:
+            reply = await self.caller.insist(self.stub.BatchStartWorkflows, batch, timeout=self.caller.timeout + MARGIN)
+        except errors.RequestError as error:
+            return [error] * len(batch.requests)
         outcomes: list[Any] = []
         for request, outcome in zip(batch.requests, reply.outcomes, strict=True):
             if outcome.HasField("response"):
