@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mendflow import errors
 from mendflow.codec import ValueType
 from mendflow.connection.calls import Caller
 from mendflow.connection.handle import MARGIN, WAIT, WorkflowHandle, within
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from mendflow import errors
 
 __all__ = ["Client"]
 
