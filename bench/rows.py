@@ -132,12 +132,16 @@ async def batches(bench: Bench) -> float:
             await stub.BatchStartWorkflows(request)
             last = [start.workflow_id for start in request.requests]
             count += len(last)
-        for workflow_id in last:
-            get = workflow_service_pb2.GetWorkflowRequest(workflow_id=workflow_id)
+        left = iter(last)
+
+        async def ended() -> None:
+            get = workflow_service_pb2.GetWorkflowRequest(workflow_id=next(left))
             get.wait.seconds = 30
             reply = await stub.GetWorkflow(get)
             if reply.workflow.state != workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
                 raise RuntimeError(reply)
+
+        await in_flight(len(last), 64, ended)
         return count / (time.perf_counter() - began)
 
 
