@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from pathlib import Path
@@ -17,6 +18,7 @@ from mendflow_server.api.workflow_service import WorkflowService
 from mendflow_server.clock import SystemClock
 from mendflow_server.commit import Committer
 from mendflow_server.engine import Engine
+from mendflow_server.entropy import Entropy
 from mendflow_server.health import HealthMonitor, Signals
 from mendflow_server.http import HttpServer
 from mendflow_server.note import Note
@@ -52,6 +54,7 @@ class App:
         self.definitions = definitions
         self.clock = clock or SystemClock()
         self.replica_id = f"{os.uname().nodename[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
+        self.entropy = Entropy()
         self.grpc_port = 0
         self.http_port = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -93,6 +96,7 @@ class App:
             note=note,
             definitions=self.definitions,
             replica_id=self.replica_id,
+            entropy=self.entropy,
         )
         stack.callback(self.engine.close)
         self.watchers.find = self.engine.find
@@ -109,10 +113,11 @@ class App:
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
+        trace = functools.partial(trace_from_metadata, random_bytes=self.entropy)
         self.grpc, self.grpc_port = build_grpc_server(
             settings,
             settings.grpc_address,
-            workflow_service=WorkflowService(self.engine, settings, trace=trace_from_metadata, version=VERSION),
+            workflow_service=WorkflowService(self.engine, settings, trace=trace, version=VERSION),
             operator_service=OperatorService(self.engine, settings),
             health_servicer=self.health.servicer,
         )

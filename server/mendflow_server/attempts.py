@@ -1,10 +1,10 @@
 """Running attempts: the only place where a step's own code executes.
 
-An attempt is on record before it comes here. ``async def`` steps run as tasks
-of the loop, ``def`` steps on daemon threads, so that no step can keep the
-process from ending. What happened is reported once, as a `Report`:
+An attempt is on record before it comes here. ``async def`` steps run on the
+loop, ``def`` steps on daemon threads, so that no step can keep the process
+from ending. What happened is reported once, as a `Report`:
 
-- when the code has ended, or
+- when the code has ended (at once, if it never suspends), or
 - when a thread is cancelled or times out (a thread cannot be stopped, so the
   report does not wait for it), or
 - when a task that was cancelled or timed out has not ended within the grace.
@@ -28,6 +28,7 @@ from mendflow.codec import ValueType, payload_size
 from mendflow.context import ATTEMPT, Attempt
 from mendflow.errors import PayloadError
 from mendflow.v1 import failure_pb2, payload_pb2
+from mendflow_server.carrier import Carriers
 from mendflow_server.retry import cancelled_failure, classify, timeout_failure
 
 if TYPE_CHECKING:
@@ -57,8 +58,6 @@ class Order:
     deadline: datetime | None
     #: Details of an earlier attempt's last heartbeat, as stored; empty: none.
     last_heartbeat: bytes
-    #: The context variables the code starts with.
-    context: contextvars.Context
 
 
 @dataclass(slots=True, frozen=True)
@@ -115,12 +114,14 @@ class Body:
         self.order = order
         self.listener = listener
         self.running = True
-        #: Reported.
+        #: Reported, or abandoned.
         self.closed = False
+        #: What came of it, if it ended before `launch` answered: the listener is not told then.
+        self.at_once: Report | None = None
         #: Kept since the last time they were taken.
         self.heartbeat: bytes | None = None
         self.progress: tuple[int, int, str] | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self._ending: failure_pb2.Failure | None = None
         self._limit: Timer | None = None
 
@@ -147,17 +148,23 @@ class Body:
             self.progress = (done, total, message)
             self.listener.heard(self)
 
-    def start(self) -> None:
-        """Begin. Only after the attempt's record is on disk."""
+    def start(self, context: contextvars.Context) -> None:
+        """Begin, with these context variables. Only after the attempt's record is on disk."""
+        context.run(ATTEMPT.set, _Running(self, self.order))
+        if self.order.step.is_async:
+            begun = self.runner.carriers.begin(self._on_loop(), context)
+            if isinstance(begun, Report):
+                self.running = False
+                self.closed = True
+                self.at_once = begun
+                self.runner.ended(self)
+                return
+            self.task = begun
+        else:
+            self.runner.threads.submit(lambda: context.run(self._on_thread))
         if self.order.timeout is not None:
             limit = self.order.timeout
             self._limit = self.runner.timers.after(limit, lambda: self._cut(timeout_failure(limit)))
-        context = self.order.context
-        context.run(ATTEMPT.set, _Running(self, self.order))
-        if self.order.step.is_async:
-            self.task = asyncio.get_running_loop().create_task(self._on_loop(), context=context)
-        else:
-            self.runner.threads.submit(lambda: context.run(self._on_thread))
 
     def _cut(self, failure: failure_pb2.Failure) -> None:
         if self.closed or self._ending is not None:
@@ -170,14 +177,16 @@ class Body:
         self._disarm()
         self._limit = self.runner.timers.after(self.runner.cancel_grace, lambda: self.report(Report(None, failure)))
 
-    async def _on_loop(self) -> None:
+    async def _on_loop(self) -> Report:
         try:
             args, kwargs = self.order.step.arguments.decode(self.order.input)
             result = await self.order.step.function(*args, **kwargs)
             report = self._output(result)
         except BaseException as error:  # noqa: BLE001 - whatever leaves a step is its failure
             report = self._failed(error)
-        self._ended(report)
+        if self.task is not None:
+            self._ended(report)
+        return report
 
     def _on_thread(self) -> None:
         try:
@@ -286,17 +295,22 @@ class Attempts:
         self.threads = DaemonThreads(threads)
         self.bodies: set[Body] = set()
         self._loop = asyncio.get_running_loop()
+        self.carriers = Carriers(self._loop)
 
     def slots_for(self, step: Step[..., Any]) -> Slots:
         """Answer the slots that a step's attempts take theirs from."""
         return self.task_slots if step.is_async else self.thread_slots
 
-    def launch(self, order: Order, listener: Listener) -> Body:
-        """Run an attempt that holds a slot already."""
+    def launch(self, order: Order, listener: Listener, context: contextvars.Context) -> Body:
+        """Run an attempt that holds a slot already; it may have ended when this returns (`Body.at_once`)."""
         body = Body(self, order, listener)
         self.bodies.add(body)
-        body.start()
+        body.start(context)
         return body
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self.carriers.close()
 
     def ended(self, body: Body) -> None:
         """Take a body's slot back."""

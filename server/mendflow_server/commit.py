@@ -56,6 +56,9 @@ class Committer:
         self._changes: collections.deque[tuple[Change, ChangeDone]] = collections.deque()
         self._messages: collections.deque[tuple[Message, MessageDone]] = collections.deque()
         self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        #: How many decided batches have still to be told of.
+        self._telling = 0
         #: When the oldest batch that is not on disk was taken, by the monotonic clock; None: all is on disk.
         self.oldest: float | None = None
         #: When the newest batch reached the disk, by the monotonic clock.
@@ -76,7 +79,7 @@ class Committer:
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
-        return self.oldest is None and not self._changes and not self._messages
+        return self.oldest is None and not self._telling and not self._changes and not self._messages
 
     async def run(self) -> None:
         """Commit until cancelled."""
@@ -97,6 +100,14 @@ class Committer:
         result = await self._commit(batch)
         self.oldest = None
         self.last_commit = self._clock.monotonic()
+        # Not from this task: what follows runs workflow code and begins steps, which must not take it for theirs.
+        self._telling += 1
+        self._loop.call_soon(self._tell_all, changes, messages, result)
+
+    def _tell_all(
+        self, changes: list[tuple[Change, ChangeDone]], messages: list[tuple[Message, MessageDone]], result: BatchResult
+    ) -> None:
+        self._telling -= 1
         for (change, done), verdict in zip(changes, result.changes, strict=True):
             _tell(done, change, verdict)
         for index, (message, told) in enumerate(messages):

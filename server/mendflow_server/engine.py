@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -84,7 +83,7 @@ class Engine(Memory):
         row = Row(
             key=0,
             workflow_id=command.workflow_id,
-            uid=uuid.uuid4().hex,
+            uid=self.entropy(16).hex(),
             workflow_type=command.definition.name,
             state=workflow_pb2.WORKFLOW_STATE_PENDING,
             reason=0,
@@ -276,7 +275,7 @@ class Engine(Memory):
         self._refuse_if_unable()
         # Always with a request id, so that a commit of unknown outcome can be sent again.
         message = Message(
-            0, workflow_id, kind, request_id or f"auto-{uuid.uuid4().hex}", round(self.clock.time() * 1e6), content
+            0, workflow_id, kind, request_id or f"auto-{self.entropy(16).hex()}", round(self.clock.time() * 1e6), content
         )
         future: asyncio.Future[tuple[Verdict, int]] = self._loop.create_future()
         self._be_patient(future)

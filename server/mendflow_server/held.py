@@ -63,6 +63,8 @@ class Held(Listener):
         self.rested = 0.0
         self._effects: list[Callable[[], None]] = []
         self._launches: list[Order] = []
+        #: What the change on its way to the disk has in it.
+        self._sent = _NOTHING
         self._taken: list[int] = []
         self._seen: set[int] = set()
         self._heartbeats: dict[str, Heartbeat] = {}
@@ -153,10 +155,10 @@ class Held(Listener):
             alerts=tuple(self._alerts),
             final=self.history.final is not None,
         )
-        cause = Cause(pending, self._effects, self._launches)
+        self._sent = Cause(pending, self._effects, self._launches)
         self._effects, self._launches, self._taken, self._heartbeats, self._alerts = [], [], [], {}, []
         self.in_commit = True
-        self.kernel.committer.change(change, lambda change, verdict: self._decided(change, verdict, cause))
+        self.kernel.committer.change(change, self._decided)
 
     def _row_differs(self) -> bool:
         state = self._state()
@@ -191,8 +193,9 @@ class Held(Listener):
             labels=row.labels,
         )
 
-    def _decided(self, change: Change, verdict: Verdict, cause: Cause) -> None:
+    def _decided(self, change: Change, verdict: Verdict) -> None:
         """The committer's answer."""
+        cause, self._sent = self._sent, _NOTHING
         self.in_commit = False
         if verdict is Verdict.INBOX:
             self.in_commit = True
@@ -235,7 +238,8 @@ class Held(Listener):
         change.events = [(event.sequence, event.SerializeToString()) for event in cause.events]
         change.taken = tuple(taken)
         change.row.last_sequence = final.sequence
-        self.kernel.committer.change(change, lambda change, verdict: self._decided(change, verdict, cause))
+        self._sent = cause
+        self.kernel.committer.change(change, self._decided)
 
     def drop(self) -> None:
         """Let go of it: nothing that is not on disk may take effect any more."""
@@ -269,3 +273,6 @@ class Cause:
     events: list[event_pb2.Event]
     effects: list[Callable[[], None]]
     launches: list[Order]
+
+
+_NOTHING = Cause([], [], [])

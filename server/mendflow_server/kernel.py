@@ -71,6 +71,9 @@ class Kernel(Protocol):
     def act(self, execution: Held, call: Callable[[], None]) -> None:
         """Let something happen to an execution in this turn, then flush it."""
 
+    def act_now(self, execution: Held, call: Callable[[], None]) -> None:
+        """Let something happen to an execution at once. Not from within a task or a turn."""
+
     def touch(self, execution: Held) -> None:
         """Flush it in this turn."""
 

@@ -85,6 +85,7 @@ class Memory:
         note: Note,
         definitions: Mapping[str, Workflow[Any, Any]],
         replica_id: str,
+        entropy: Callable[[int], bytes],
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -109,6 +110,7 @@ class Memory:
             payload_limit=settings.payload_limit,
             cancel_grace=settings.cancel_grace,
         )
+        self.entropy = entropy
         self._random = random.Random()  # noqa: S311 - for jitter
         self._by_id: dict[str, Execution] = {}
         self._by_key: dict[int, Execution] = {}
@@ -131,10 +133,18 @@ class Memory:
         self._queue.append((execution, call))
         self._schedule()
 
+    def act_now(self, execution: Held, call: Callable[[], None]) -> None:
+        """Let something happen to an execution at once; `touch` it then. Not from within a task or a turn."""
+        execution.journal.now = self.clock.time()
+        self._guarded(execution, call)
+
     def touch(self, execution: Held) -> None:
-        """Flush it in this turn."""
-        self._dirty[execution] = None
-        self._schedule()
+        """Flush it: now, or in this turn if more is to happen to it there."""
+        if execution.queued:
+            self._dirty[execution] = None
+            self._schedule()
+        elif not execution.gone:
+            self._guarded(execution, execution.flush)
 
     def _schedule(self) -> None:
         if not self._turning:
@@ -367,6 +377,7 @@ class Memory:
             execution.drop()
         self._by_id.clear()
         self._by_key.clear()
+        self.attempts.close()
         self.timers.close()
         self.limits.close()
         for task in self._loads:

@@ -162,6 +162,8 @@ class Run:
                     self._context.run(fiber.code.close)
                 except (Exception, asyncio.CancelledError):  # noqa: BLE001, S112 - whatever a finally raises is of no interest now
                     continue
+        # The context holds the run that holds it: memory would be free again only when the collector finds that.
+        self._context = contextvars.Context()
 
     # What authoring verbs call while the code runs (mendflow.context.RunPort).
 

@@ -118,24 +118,36 @@ class Stepping(Held):
             timeout=timeout,
             deadline=deadline,
             last_heartbeat=self._last_heartbeats.get(key, b""),
-            context=self.kernel.attempt_context(self, key, number),
         )
         self._launches.append(order)
 
     def _launch(self, orders: list[Order]) -> None:
         """Run attempts whose records are on disk; what was closed or withdrawn meanwhile gives its slot back."""
+        ended: list[Body] = []
         for order in orders:
             key = order.step_key
             record = self.history.open.get(key)
             closed = record is None or record.started is None or record.attempt != order.number
             if not (self.gone or closed or key in self._withdrawn):
-                self.bodies[key] = self.kernel.attempts.launch(order, self)
+                context = self.kernel.attempt_context(self, key, order.number)
+                body = self.kernel.attempts.launch(order, self, context)
+                if body.at_once is None:
+                    self.bodies[key] = body
+                else:
+                    ended.append(body)
                 continue
             self.kernel.attempts.slots_for(order.step).give()
             if not self.gone and not closed:
                 report = Report(None, cancelled_failure("the attempt was cancelled before its code ran"))
                 self.kernel.act(self, lambda order=order, report=report: self._came_out(order, report))  # type: ignore[misc]
             self._withdrawn.discard(key)
+        if ended:
+            self.kernel.act_now(self, lambda: self._ended_at_once(ended))
+
+    def _ended_at_once(self, bodies: list[Body]) -> None:
+        for body in bodies:
+            if body.at_once is not None:
+                self._attempt_reported(body, body.at_once)
 
     def reported(self, body: Body, report: Report) -> None:
         """An attempt came out (`Listener`)."""

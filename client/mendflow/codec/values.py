@@ -97,6 +97,8 @@ class JsonType(ValueType[T]):
         self._guessed = bool(kinds & GUESSED)
         self._has_sets = bool(kinds & {"set", "frozenset"})
         self._to_json = self._adapter.serializer.to_json
+        # Of these nothing is to be warned of, and asking for warnings lets go of the interpreter's lock.
+        self._plain = annotation if annotation in (int, str, bool) else None
         self._validate = self._adapter.validator.validate_json
 
     @property
@@ -121,7 +123,10 @@ class JsonType(ValueType[T]):
     @override
     def dump(self, value: T) -> bytes:
         try:
-            text = self._to_json(value, by_alias=True, warnings="error")
+            if type(value) is self._plain:
+                text = self._to_json(value)
+            else:
+                text = self._to_json(value, by_alias=True, warnings="error")
             if self._has_sets:
                 text = self._sorted(value)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -1,0 +1,118 @@
+"""Beginning a coroutine at once, with a task only if it suspends.
+
+Most of what a task costs is making it and waiting for its turn of the loop. A
+step that ends without suspending needs neither; but its code may ask which
+task it is in (`asyncio.timeout` does), and must go on in the same one. So it
+begins in the name of a spare task that is parked, by the calls that asyncio
+documents for task implementations ("Extending"). If it suspends, that task
+carries it on, and another one is parked. While none is parked, a coroutine
+gets a task of its own in the usual way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import types
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+_T = TypeVar("_T")
+
+
+class Carriers:
+    """Begins coroutines on a loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._spare = _Carrier(loop)
+        self._closed = False
+
+    def begin(self, coroutine: Coroutine[Any, Any, _T], context: contextvars.Context) -> asyncio.Task[Any] | _T:
+        """Run a coroutine until it ends or suspends: answer what it returned, or the task that carries it on.
+
+        It must raise nothing, and return no task.
+        """
+        spare = self._spare
+        if not spare.parked or self._closed or asyncio.current_task(self._loop) is not None:
+            return self._loop.create_task(coroutine, context=context)
+        asyncio.tasks._enter_task(self._loop, spare.task)  # noqa: SLF001 - documented, see above
+        try:
+            waits_for = context.run(coroutine.send, None)
+        except StopIteration as stop:
+            result: _T = stop.value
+            if spare.task.cancelling():
+                self._spare = _Carrier(self._loop)
+            return result
+        finally:
+            asyncio.tasks._leave_task(self._loop, spare.task)  # noqa: SLF001
+        self._spare = _Carrier(self._loop)
+        spare.carry(coroutine, context, waits_for)
+        return spare.task
+
+    def close(self) -> None:
+        """Let the spare task go."""
+        self._closed = True
+        self._spare.task.cancel()
+
+
+class _Carrier:
+    """A task that waits for a coroutine to carry on."""
+
+    __slots__ = ("_carried", "_go", "parked", "task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        #: It waits; before that, a cancel would end it instead of what it carries.
+        self.parked = False
+        self._go: asyncio.Future[None] = loop.create_future()
+        self._carried: tuple[Coroutine[Any, Any, Any], contextvars.Context, Any] | None = None
+        self.task: asyncio.Task[Any] = loop.create_task(self._wait(), context=contextvars.Context())
+
+    def carry(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context, waits_for: Any) -> None:
+        """Carry on a coroutine that waits for this future, or only for its next turn (None)."""
+        self._carried = coroutine, context, waits_for
+        if not self._go.done():
+            self._go.set_result(None)
+
+    async def _wait(self) -> Any:
+        self.parked = True
+        cancelled: BaseException | None = None
+        try:
+            await self._go
+        except asyncio.CancelledError as error:
+            if self._carried is None:
+                raise
+            cancelled = error
+        finally:
+            self.parked = False
+        if self._carried is None:
+            return None
+        coroutine, context, waits_for = self._carried
+        self._carried = None
+        if cancelled is not None and waits_for is not None and waits_for.cancel():
+            cancelled = None  # As a task does: what it waits for is cancelled, and tells it.
+        return await _rest(coroutine, context, waits_for, cancelled)
+
+
+@types.coroutine
+def _rest(
+    coroutine: Coroutine[Any, Any, _T], context: contextvars.Context, waits_for: Any, error: BaseException | None
+) -> Generator[Any, Any, _T]:
+    """Drive a coroutine to its end, in its own context; the task that awaits this waits for what it waits for."""
+    try:
+        while True:
+            if error is None:
+                try:
+                    yield waits_for
+                except BaseException as thrown:  # noqa: BLE001 - handed on to the coroutine
+                    error = thrown
+            thrown_in, error = error, None
+            if thrown_in is None:
+                waits_for = context.run(coroutine.send, None)
+            else:
+                waits_for = context.run(coroutine.throw, thrown_in)
+    except StopIteration as stop:
+        result: _T = stop.value
+        return result
