@@ -137,6 +137,8 @@ class Held(Listener):
             return
         if self.history.last_sequence >= HISTORY_WARNING * self.kernel.settings.history_limit:
             self._near_history_limit()
+        if not self.journal.pending:
+            self._want_due()
         pending = self.journal.pending
         if not pending and not self._heartbeats and not self._taken and not self._row_differs():
             self._set_timer()
@@ -255,6 +257,10 @@ class Held(Listener):
 
     def woken(self) -> None:
         """Its timer went off."""
+        raise NotImplementedError
+
+    def _want_due(self) -> None:
+        """Ask again for the attempts that are due."""
         raise NotImplementedError
 
     def _near_history_limit(self) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RAN: list[str] = []
+RELEASED = asyncio.Event()
 WORLD = {"input": "before"}
 FOR_EVER = RetryPolicy(max_attempts=None, initial_interval=0.001, maximum_interval=0.001)
 
@@ -68,6 +69,22 @@ async def always_fails() -> None:
     raise TransientError(msg)
 
 
+@step(retry=FOR_EVER)
+async def fails_once() -> int:
+    """Fail, once."""
+    if attempt().number == 1:
+        msg = "once"
+        raise TransientError(msg)
+    return attempt().number
+
+
+@step
+async def waits_for_release() -> None:
+    """End when the test says so."""
+    await RELEASED.wait()
+    RAN.append("released")
+
+
 @step(timeout=0.05, retry=RetryPolicy(max_attempts=2, initial_interval=0.001, maximum_interval=0.001))
 def overruns(seconds: float) -> str:
     """Overrun its timeout, on a thread."""
@@ -96,6 +113,12 @@ async def sibling_fails() -> str:
     except Exception:  # noqa: BLE001
         return "caught"
     return "not reached"
+
+
+@workflow
+async def fails_beside_another() -> list[int | None]:
+    """A step that is retried at once, beside one that ends when the test says so."""
+    return await gather(fails_once(), waits_for_release())
 
 
 @workflow
@@ -188,7 +211,7 @@ async def depends() -> str:
 MINE = {
     each.name: each
     for each in (
-        sibling_fails, odd_step, cleans_up_badly, half_progress, endless, nested, overrun, holds, lingers, waits,
+        sibling_fails, fails_beside_another, odd_step, cleans_up_badly, half_progress, endless, nested, overrun, holds, lingers, waits,
         many_steps, depends,
     )
 }  # fmt: skip
@@ -433,3 +456,26 @@ async def test_a_fault_of_the_engine_strands_no_workflow(tmp_path: Path) -> None
         execution.take_in = fault  # type: ignore[method-assign]
         await handle.signal("go", "x")
         assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+
+
+async def test_a_retry_that_comes_due_while_its_failure_is_on_the_way_to_the_disk_is_not_forgotten(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        store: Any = server.app.store
+        commit = store.commit
+
+        async def slow(batch: Any) -> Any:
+            if any(change.guard for change in batch.changes) and not RELEASED.is_set():
+                # The first attempt's failure. The other step ends meanwhile, when the retry is due already.
+                await asyncio.sleep(0.005)
+                RELEASED.set()
+                assert await until(lambda: "released" in RAN)
+                await asyncio.sleep(0)
+            return await commit(batch)
+
+        store.commit = slow
+        RAN.clear()
+        handle = await server.client.start(fails_beside_another, id="beside")
+        assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+        assert await handle.result() == [2, None]
