@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Trials at once.
 AT_ONCE = 4
+#: After so many trials that did not come to an end there is nothing more to learn.
+ENOUGH = 4
 #: How often a place is tried that only some lives come to: what joins in one commit depends on the moment.
 TRIES = 5
 
@@ -194,7 +196,7 @@ class Enumeration:
             self._places += [Point(kind, self._tried[kind], moment) for moment in ("before", "after")]
 
     async def _work(self) -> None:
-        while self._places:
+        while self._places and sum(bool(trial.failure) for trial in self.trials) < ENOUGH:
             point = self._places.popleft()
             trial = await self._try(point)
             if whole(trial):
@@ -232,10 +234,11 @@ class Enumeration:
         waits = [pause for trial in self.trials for pause in pauses(trial)]
         parts = ", ".join(f"{count} {place}" for place, count in sorted(places.items()))
         seldom = f"; {', '.join(map(str, missed))} not again in {TRIES} runs" if missed else ""
-        return (
-            f"killed at {len(killed)} points ({parts}{seldom}); what was cut off went on"
-            f" {statistics.median(waits):.3f} s after the restart was asked for, at the latest {max(waits):.3f} s"
-        )
+        line = f"killed at {len(killed)} points ({parts}{seldom})"
+        if waits:
+            line += f"; what was cut off went on {statistics.median(waits):.3f} s after the restart was asked for"
+            line += f", at the latest {max(waits):.3f} s"
+        return line
 
 
 def whole(trial: Trial) -> bool:

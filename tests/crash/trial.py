@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: The one workflow of a trial.
 SUBJECT = "subject"
 #: How long a trial may take, in seconds.
-LIMIT = 40.0
+LIMIT = 30.0
 #: What the second watcher asks for.
 FILTER = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED, event_pb2.EVENT_KIND_TIMER_FIRED)
 FINAL = frozenset(
