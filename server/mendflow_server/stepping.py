@@ -207,10 +207,12 @@ class Stepping(Held):
         detail.step_key = record.key
         detail.attempt = order.number
         detail.failure.CopyFrom(failure)
+        # The code may have cancelled the step while the attempt failed by itself: nobody awaits a next one.
+        withdrawn = self.run is not None and record.key not in self.run.wanted
         detail.decision.CopyFrom(
             decide(
                 policy,
-                failure,
+                cancelled_failure("") if withdrawn else failure,
                 not_retried=report.not_retried,
                 failed_attempts=record.failed_attempts + 1,
                 first_attempt_time=self.journal.now if record.first_attempt_time is None else record.first_attempt_time,

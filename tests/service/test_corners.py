@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mendflow import RetryPolicy, TransientError, attempt, gather, progress, sleep, step, wait_signal, workflow
-from mendflow.v1 import workflow_pb2
+from mendflow import (
+    PermanentError,
+    RetryPolicy,
+    StepFailed,
+    TransientError,
+    attempt,
+    gather,
+    progress,
+    sleep,
+    step,
+    wait_signal,
+    workflow,
+)
+from mendflow.v1 import failure_pb2, workflow_pb2
 from mendflow_server.store.protocol import CommitUnknown, StoreUnavailable
 from tests.conftest import serving
 
@@ -122,6 +134,40 @@ async def fails_beside_another() -> int:
     return number
 
 
+@step(retry=RetryPolicy(max_attempts=1))
+async def fails_when_two_met(meeting: str) -> None:
+    """Fail for good, in the turn of the loop in which the other fails."""
+    await _both(meeting)
+    msg = "for good"
+    raise PermanentError(msg)
+
+
+@step(retry=FOR_EVER)
+async def fails_for_now_when_two_met(meeting: str) -> None:
+    """Fail for now, in the turn of the loop in which the other fails."""
+    await _both(meeting)
+    msg = "for now"
+    raise TransientError(msg)
+
+
+async def _both(meeting: str) -> None:
+    """Go on in the same turn as the other, the one that came first before it."""
+    RAN.append(meeting)
+    await asyncio.sleep(0)
+    while RAN.count(meeting) < 2:
+        await asyncio.sleep(0)
+
+
+@workflow
+async def two_fail_at_once() -> str:
+    """Two branches that fail in the same turn, one of them to be retried."""
+    try:
+        await gather(fails_when_two_met("met"), fails_for_now_when_two_met("met"))
+    except StepFailed as error:
+        return error.step_key
+    return "not reached"
+
+
 @workflow
 async def odd_step() -> None:
     """A step that raises what is no Exception."""
@@ -213,7 +259,7 @@ MINE = {
     each.name: each
     for each in (
         sibling_fails, odd_step, cleans_up_badly, half_progress, endless, nested, overrun, holds, lingers, waits,
-        many_steps, depends, fails_beside_another,
+        many_steps, depends, fails_beside_another, two_fail_at_once,
     )
 }  # fmt: skip
 
@@ -480,3 +526,19 @@ async def test_a_retry_that_comes_due_while_its_failure_is_on_the_way_to_the_dis
         handle = await server.client.start(fails_beside_another, id="beside")
         assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
         assert await handle.result() == 2
+
+
+async def test_a_step_that_is_withdrawn_in_the_turn_in_which_it_fails_is_closed_for_good(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        RAN.clear()
+        handle = await server.client.start(two_fail_at_once, id="meeting")
+        assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+        assert await handle.result() == "gather[0]/fails_when_two_met"
+        failures = {
+            event.attempt_failed.step_key: event.attempt_failed
+            async for event in handle.events()
+            if event.HasField("attempt_failed")
+        }
+        withdrawn = failures["gather[1]/fails_for_now_when_two_met"]
+        assert withdrawn.failure.kind == failure_pb2.FAILURE_KIND_TRANSIENT
+        assert withdrawn.decision.action == failure_pb2.RETRY_ACTION_CANCEL_STEP
