@@ -121,13 +121,15 @@ def _told_what_is_so(history: History, told: Iterable[Told]) -> Iterator[str]:
     """Results are as recorded. What was acknowledged is in the history once, what was refused is not in it."""
     signals = collections.Counter(event.signal_received.request_id for event in history)
     cancels = sum(event.HasField("cancel_requested") for event in history)
-    takes = collections.Counter(event.signal_taken.signal_sequence for event in history if event.HasField("signal_taken"))
+    takes = collections.Counter(
+        event.signal_taken.signal_sequence for event in history if event.HasField("signal_taken")
+    )
     received = {event.sequence for event in history if event.HasField("signal_received")}
     if any(number > 1 or sequence not in received for sequence, number in takes.items()):
         yield f"durable start: the signals taken are {takes}, of {received}"
     for each in told:
         if each.kind == "signalled" and signals[each.detail] != 1:
-            yield f"durable start: signal {each.detail} was acknowledged, the history has it {signals[each.detail]} times"
+            yield f"durable start: acknowledged signal {each.detail} is {signals[each.detail]} times in the history"
         elif each.kind == "refused" and signals[each.detail]:
             yield f"clear refusal: signal {each.detail} was refused, and is in the history"
         elif each.kind == "cancelled" and cancels != 1:

@@ -117,7 +117,7 @@ class Load:
         share = len(self._stories) // (kills + 1)
         for life in range(kills):
             # At times with the first signs of life, in the midst of recovery.
-            await self._reach(Moment(life, rng.randint(1, 3) if rng.random() < 0.3 else rng.randint(1, share * 6)))
+            await self._reach(Moment(life, rng.randint(1, 3) if rng.random() < 0.3 else rng.randint(1, share * 12)))
             self._server.kill()
             self.deaths.append(Death(self._now, len(self._open), self._calls))
             self._before = self._progress()

@@ -90,8 +90,8 @@ def begins_with(expected: str) -> Callable[[Any], bool]:
 
 
 def legs_are(*expected: frozenset[str]) -> Callable[[Any], bool]:
-    return lambda output: len(output) == len(expected) and all(
-        each in allowed for each, allowed in zip(output, expected, strict=True)
+    return lambda output: (
+        len(output) == len(expected) and all(each in allowed for each, allowed in zip(output, expected, strict=True))
     )
 
 
@@ -222,9 +222,7 @@ def _wait_for(rng: Random, name: str) -> Sort:
 def _signal_or_timeout(rng: Random, name: str) -> Sort:
     if rng.random() < 0.5:
         return Sort("signal_or_timeout", rng.uniform(0.01, 1.0), exactly("timed out"))
-    return Sort(
-        "signal_or_timeout", rng.uniform(0.1, 3.0), among("timed out", data(name, "go")), signals=("go",)
-    )
+    return Sort("signal_or_timeout", rng.uniform(0.1, 3.0), among("timed out", data(name, "go")), signals=("go",))
 
 
 def _cleans_up(_rng: Random, _name: str) -> Sort:

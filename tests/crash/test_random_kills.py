@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 COUNT = scaled(300, 3_000)
 KILLS = scaled(10, 50)
 #: How long one run may take, in seconds.
-LIMIT = scaled(40, 900)
+LIMIT = scaled(90, 900)
 SEEDS = [int(os.environ["MENDFLOW_SEED"])] if os.environ.get("MENDFLOW_SEED") else list(range(1, scaled(1, 4) + 1))
 
 
