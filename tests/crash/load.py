@@ -87,7 +87,8 @@ class Load:
         """Tell all stories to their ends, with so many kills between."""
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(CLIENTS):
-                self._clients.append(await stack.enter_async_context(Client(self._server.grpc_address, retry_for=None)))
+                client = Client(self._server.grpc_address, timeout=60.0, retry_for=None)
+                self._clients.append(await stack.enter_async_context(client))
             looking = asyncio.create_task(self._look())
             told = asyncio.create_task(self._tell_all(rng, kills))
             await asyncio.wait((looking, told), return_when=asyncio.FIRST_COMPLETED)

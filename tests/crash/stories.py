@@ -18,7 +18,7 @@ FAILED: Final = workflow_pb2.WORKFLOW_STATE_FAILED
 CANCELLED: Final = workflow_pb2.WORKFLOW_STATE_CANCELLED
 
 #: For what only a cancel ends: longer than it takes until the cancel comes.
-LONG: Final = 50.0
+LONG: Final = 3_600.0
 
 
 class Moment(NamedTuple):
