@@ -170,8 +170,8 @@ def _on_record(history: History, effects: Iterable[Effect]) -> Iterator[str]:
             yield f"every attempt on record: {effect} is not"
         elif times > 1:
             yield f"every attempt on record: {effect} ran {times} times"
-        elif effect.idempotency_key != keys[effect.step_key]:
-            yield f"recorded once: {effect} ran under another key than {keys[effect.step_key]}"
+        elif effect.idempotency_key != keys.get(effect.step_key):
+            yield f"recorded once: {effect} ran under another key than {keys.get(effect.step_key)}"
     if left := open_attempts(history):
         yield f"every attempt on record: {[each.step_key for each in left]} have no end"
     for step_key in keys:

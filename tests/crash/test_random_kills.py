@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow.v1 import workflow_pb2
+from mendflow.v1 import failure_pb2, workflow_pb2
 from tests.conftest import serving_process
 from tests.crash.kept import Evidence, broken, read_effects, read_store
 from tests.crash.load import Load
@@ -54,11 +54,14 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     wrong = broken(Evidence(histories, rows, effects, load.told, load.watched))
     wrong += wrong_ends(stories, {told.workflow_id: told.detail for told in load.told if told.kind == "result"})
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
+    events = [event for history in histories.values() for event in history]
     assert rows.keys() == {story.workflow_id for story in stories}
+    assert not [event for event in events if event.HasField("workflow_quarantined")], (
+        "nobody pays for kills from outside"
+    )
     # It was a load, and the deaths cut into it.
     assert len(load.deaths) == KILLS
-    events = [event for history in histories.values() for event in history]
-    lost = sum(event.HasField("attempt_failed") and event.attempt_failed.decision.reason == 3 for event in events)
+    lost = sum(event.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST for event in events)
     print(  # noqa: T201 - the proof's figures
         f"\nseed {seed}: {len(rows)} workflows, {len(events)} events, {len(effects)} executions, {lost} of them lost, "
         f"{len(load.watched)} watches, {len(load.told)} answers; open at the deaths: "
