@@ -12,7 +12,7 @@ $(shell rm -rf $(VENV))
 endif
 endif
 
-.PHONY: help demo serve test lint style types layers contract format protos breaking bench clean
+.PHONY: help demo serve test soak lint style types layers contract format protos breaking bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' Makefile
@@ -25,6 +25,9 @@ serve: $(VENV)/demo ## serve the example workflows: gRPC on 127.0.0.1:50051, HTT
 
 test: $(VENV)/dev ## the whole test suite; ARGS="-k watch" for a part of it
 	@$(RUN) -m pytest $(ARGS)
+
+soak: $(VENV)/dev ## the proofs of the promises in their long form, for an hour or so
+	@MENDFLOW_SOAK=1 $(RUN) -m pytest tests/crash tests/watch tests/fuzz $(ARGS)
 
 lint: style types layers contract ## every check that runs nothing
 

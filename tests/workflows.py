@@ -330,6 +330,16 @@ async def everything(name: str) -> list[str]:
         await refuse("on purpose")
     except StepFailed:
         seen.append("refused")
+    try:
+        await wait_signal("never", timeout=0.05)
+    except SignalTimeout:
+        seen.append("timed out")
+    try:
+        await gather(sleep(60), hold(60, "withdrawn"), refuse("a branch fails"))
+    except StepFailed:
+        seen.append("withdrawn")
+    seen.append(str(await hold_thread(0.01, name)).partition(" ")[0])
+    seen.append(str(await resumable(4)))
     progress(4, 4, "done")
     return seen
 

@@ -21,14 +21,21 @@ A group that dies is halved and comes first in the next life.
 **The blame.** ``alone`` counts the deaths at which a unit was the only one in
 flight, or the only suspect. In the second case a newcomer may have done it:
 that newcomer is in the next life's group zero, before the suspect's turn. If
-it kills again there, the suspect was still held, and one death is struck off
-its count; if not, it has left the ledger and the count stands. So an innocent
-has never more than one death on its count, and quarantine in company takes two
-at least. A killer on its own is quarantined after exactly ``budget`` deaths.
+it kills again there, no suspect ran, and the suspect's count begins anew; if
+not, it has left the ledger and the count stands. So by killers among its
+neighbours an innocent has never more than one death on its count, and
+quarantine in company takes two at least. A killer on its own is quarantined
+after exactly ``budget`` deaths.
 
-Limits: a unit that kills only after more than 10 min is not found, and a
-process killed from outside, again and again with the same single unit in
-flight, looks as if that unit had done it.
+Who kills from outside kills at any time, and may meet the same suspect more
+than once. So where the next death would be the last, the next life *rests*
+first: for three times the patience no suspect runs. Who kills inside must wait
+for that; a life that ends before ended without it, and its count begins anew.
+
+Limits: a unit that kills only after more than 10 min is not found. A process
+killed from outside, again and again with the same single unit in flight, looks
+as if that unit had done it; with others in flight only if, on top of that, a
+life outlives its rest and is killed before its suspect has ended.
 
 **What must be on disk.** `Schedule.ledger` after `Schedule.start`, before any
 of the released units runs, and again before each later group runs. When a
@@ -53,6 +60,8 @@ SUSPECTED: Final = 2
 #: The least and the most patience, in seconds.
 SHORTEST_PATIENCE: Final = 5.0
 LONGEST_PATIENCE: Final = 600.0
+#: How many patiences a life rests before a suspect's last chance; at most the longest patience.
+REST: Final = 3.0
 #: Deaths that quarantine takes when others were in flight: of one alone a newcomer may be guilty.
 LEAST_IN_COMPANY: Final = 2
 
@@ -102,26 +111,32 @@ def after_death(
     unsettled = [unit for unit in flying if unit in before and before[unit].deaths < SUSPECTED]
     entries: dict[Unit, Suspect] = {}
     quarantined: list[tuple[Unit, int]] = []
+    only_one = len(flying) == 1
+    enough = budget if only_one else max(budget, LEAST_IN_COMPANY)
+    last_chance = False
     for unit in flying:
         entry = before.get(unit, Suspect(unit.key, unit.step_key, 0, 0, held=False))
-        only_one = len(flying) == 1
         blamed = only_one or (died == [unit] and not unsettled)
         alone = entry.alone + blamed
         deaths = entry.deaths + 1
-        if blamed and alone >= (budget if only_one else max(budget, LEAST_IN_COMPANY)):
+        if blamed and alone >= enough:
             quarantined.append((unit, alone))
         else:
             entries[unit] = replace(entry, deaths=deaths, alone=alone, held=deaths >= SUSPECTED)
+            last_chance |= blamed and not only_one and alone + 1 == enough
     for unit in held:
-        entry = before[unit]
-        # A member of group zero may have done the death before this one as well.
-        entries[unit] = replace(entry, alone=max(0, entry.alone - 1)) if unsettled else entry
+        # No suspect ran: whoever did this death may have done the ones before it as well.
+        entries[unit] = before[unit] if died else replace(before[unit], alone=0)
     # A quarantined workflow takes its other units out of the race.
     stopped = {unit.key for unit, _ in quarantined}
     entries = {unit: entry for unit, entry in entries.items() if unit.key not in stopped}
     waiting = [unit for unit in (*unsettled, *held) if unit in entries]
     schedule = Schedule(
-        entries.values(), died=[unit for unit in died if unit in entries], held=waiting, patience=patience(lived)
+        entries.values(),
+        died=[unit for unit in died if unit in entries],
+        held=waiting,
+        patience=patience(lived),
+        rests=last_chance,
     )
     free = [unit for unit in flying if unit in entries and not entries[unit].held]
     return Plan(list(entries.values()), free, quarantined, schedule)
@@ -131,17 +146,25 @@ class Schedule:
     """The turns of one life. ``now`` is monotonic seconds and comes from outside.
 
     ``died`` is the group that died, ``held`` the other suspects in their
-    order. Groups never mix the two, else halving would come to nothing.
+    order. Groups never mix the two, else halving would come to nothing. One
+    that rests first lives for a time without any suspect.
     """
 
     def __init__(
-        self, entries: Iterable[Suspect], *, died: Sequence[Unit], held: Sequence[Unit], patience: float
+        self,
+        entries: Iterable[Suspect],
+        *,
+        died: Sequence[Unit],
+        held: Sequence[Unit],
+        patience: float,
+        rests: bool = False,
     ) -> None:
         self._entries = {Unit(entry.key, entry.step_key): entry for entry in entries}
         self._queues = (deque(died), deque(held))
         self._size = max(1, len(died) // 2)
         self._patience = patience
         self._watched = {unit for unit, entry in self._entries.items() if not entry.held}
+        self._rest = min(REST * patience, LONGEST_PATIENCE) if rests else 0.0
         self._since: float | None = None
 
     def start(self, now: float) -> list[Unit]:
@@ -165,7 +188,9 @@ class Schedule:
     @property
     def due(self) -> float | None:
         """When the next `tick` may bring something; None: never."""
-        return self._since + self._patience if self._since is not None and self._watched else None
+        if self._since is None or not (self._watched or self._rest):
+            return None
+        return self._since + (self._rest or self._patience)
 
     def is_held(self, unit: Unit) -> bool:
         """Tell whether a unit still waits for its turn."""
@@ -180,12 +205,13 @@ class Schedule:
         """Settle the group that is out; when it is settled, release the next."""
         if self._since is None:
             return []
-        if self._watched:
-            if now < self._since + self._patience:
+        if self._watched or self._rest:
+            if now < self._since + (self._rest or self._patience):
                 return []
             for unit in self._watched:
                 del self._entries[unit]
             self._watched = set()
+            self._rest = 0.0
         queue = self._queues[0] or self._queues[1]
         released = [queue.popleft() for _ in range(min(self._size, len(queue)))]
         if released:

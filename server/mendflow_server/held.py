@@ -16,7 +16,7 @@ from mendflow_server.attempts import Body, Listener, Order
 from mendflow_server.history import History, seconds
 from mendflow_server.journal import Journal
 from mendflow_server.states import State, next_time, state_of
-from mendflow_server.store.protocol import Alert, Change, Guard, Heartbeat, Message, Row, Verdict
+from mendflow_server.store.protocol import Alert, Change, Guard, Heartbeat, InboxKind, Message, Row, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,6 +139,8 @@ class Held(Listener):
             return
         if self.history.last_sequence >= HISTORY_WARNING * self.kernel.settings.history_limit:
             self._near_history_limit()
+        if not self.journal.pending:
+            self._want_due()
         pending = self.journal.pending
         if not pending and not self._heartbeats and not self._taken and not self._row_differs():
             self._set_timer()
@@ -225,12 +227,14 @@ class Held(Listener):
         """Messages arrived before the end: they come into the history before it, undelivered."""
         final = cause.events.pop()
         taken = list(change.taken)
+        cancelled = bool(self.history.cancel)
         for message in messages:
             if message.id in taken:
                 continue
             taken.append(message.id)
-            event = endings.undelivered(message, final)
+            event = None if cancelled and message.kind is InboxKind.CANCEL else endings.undelivered(message, final)
             if event is not None:
+                cancelled = cancelled or event.HasField("cancel_requested")
                 cause.events.append(event)
                 final.sequence += 1
         cause.events.append(final)
@@ -259,6 +263,10 @@ class Held(Listener):
 
     def woken(self) -> None:
         """Its timer went off."""
+        raise NotImplementedError
+
+    def _want_due(self) -> None:
+        """Ask again for the attempts that are due."""
         raise NotImplementedError
 
     def _near_history_limit(self) -> None:

@@ -75,6 +75,15 @@ class Stepping(Held):
             return
         self._start_attempt(key, record, payload)
 
+    def _want_due(self) -> None:
+        """Ask again for the attempts that are due: no timer is set while a commit is under way, and time goes on."""
+        if self.run is None:
+            return
+        for key in list(self.run.wanted):
+            record = self.history.open.get(key)
+            if record is not None and record.next_attempt_time is not None:
+                self._want(key)
+
     def _slot_came(self, key: str, slots: Slots) -> bool:
         """A slot may be free: answer whether it is still wanted."""
         if self.gone or self.run is None or key not in self._slot_waits or key not in self.run.wanted:
@@ -210,10 +219,12 @@ class Stepping(Held):
         detail.step_key = record.key
         detail.attempt = order.number
         detail.failure.CopyFrom(failure)
+        # The code may have cancelled the step while the attempt failed by itself: nobody awaits a next one.
+        withdrawn = self.run is not None and record.key not in self.run.wanted
         detail.decision.CopyFrom(
             decide(
                 policy,
-                failure,
+                cancelled_failure("") if withdrawn else failure,
                 not_retried=report.not_retried,
                 failed_attempts=record.failed_attempts + 1,
                 first_attempt_time=self.journal.now if record.first_attempt_time is None else record.first_attempt_time,

@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
 from mendflow import Client, SyncClient, WorkflowCancelled, WorkflowFailed, WorkflowTerminated
@@ -21,7 +22,7 @@ from mendflow.errors import (
     ServerUnavailable,
     WrongState,
 )
-from mendflow.v1 import workflow_pb2
+from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
 from tests import workflows
 from tests.conftest import Server, ServerProcess, free_port, serving
 
@@ -87,6 +88,14 @@ async def test_two_starts_at_once_under_one_id_are_one_workflow(server: Server) 
     with pytest.raises(AlreadyStarted) as caught:
         await server.client.start("echo", "different", id="subject")
     assert caught.value.metadata["differs"] == "input"
+
+
+async def test_thousands_of_calls_at_once_are_answered_each(server_process: ServerProcess) -> None:
+    """More than gRPC lets wait by default: it thinned them out."""
+    async with grpc.aio.insecure_channel(server_process.grpc_address) as channel:
+        stub: Any = workflow_service_pb2_grpc.WorkflowServiceStub(channel)
+        calls = [stub.GetServerInfo(workflow_service_pb2.GetServerInfoRequest()) for _ in range(4_000)]
+        assert {await call.code() for call in calls} == {grpc.StatusCode.OK}
 
 
 async def test_a_field_at_fault_is_named(server: Server) -> None:

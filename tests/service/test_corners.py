@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mendflow import RetryPolicy, TransientError, attempt, gather, progress, sleep, step, wait_signal, workflow
-from mendflow.v1 import workflow_pb2
+from mendflow import (
+    PermanentError,
+    RetryPolicy,
+    StepFailed,
+    TransientError,
+    attempt,
+    gather,
+    progress,
+    sleep,
+    step,
+    wait_signal,
+    workflow,
+)
+from mendflow.v1 import failure_pb2, workflow_pb2
 from mendflow_server.store.protocol import CommitUnknown, StoreUnavailable
 from tests.conftest import serving
 
@@ -18,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RAN: list[str] = []
+RELEASED = asyncio.Event()
 WORLD = {"input": "before"}
 FOR_EVER = RetryPolicy(max_attempts=None, initial_interval=0.001, maximum_interval=0.001)
 
@@ -68,6 +81,22 @@ async def always_fails() -> None:
     raise TransientError(msg)
 
 
+@step(retry=FOR_EVER)
+async def fails_once() -> int:
+    """Fail, once."""
+    if attempt().number == 1:
+        msg = "once"
+        raise TransientError(msg)
+    return attempt().number
+
+
+@step
+async def waits_for_release() -> None:
+    """End when the test says so."""
+    await RELEASED.wait()
+    RAN.append("released")
+
+
 @step(timeout=0.05, retry=RetryPolicy(max_attempts=2, initial_interval=0.001, maximum_interval=0.001))
 def overruns(seconds: float) -> str:
     """Overrun its timeout, on a thread."""
@@ -95,6 +124,47 @@ async def sibling_fails() -> str:
         await gather(_two("x"), fail())
     except Exception:  # noqa: BLE001
         return "caught"
+    return "not reached"
+
+
+@workflow
+async def fails_beside_another() -> int:
+    """A step that is retried at once, beside one that ends when the test says so."""
+    number, _ = await gather(fails_once(), waits_for_release())
+    return number
+
+
+@step(retry=RetryPolicy(max_attempts=1))
+async def fails_when_two_met(meeting: str) -> None:
+    """Fail for good, in the turn of the loop in which the other fails."""
+    await _both(meeting)
+    msg = "for good"
+    raise PermanentError(msg)
+
+
+@step(retry=FOR_EVER)
+async def fails_for_now_when_two_met(meeting: str) -> None:
+    """Fail for now, in the turn of the loop in which the other fails."""
+    await _both(meeting)
+    msg = "for now"
+    raise TransientError(msg)
+
+
+async def _both(meeting: str) -> None:
+    """Go on in the same turn as the other, the one that came first before it."""
+    RAN.append(meeting)
+    await asyncio.sleep(0)
+    while RAN.count(meeting) < 2:
+        await asyncio.sleep(0)
+
+
+@workflow
+async def two_fail_at_once() -> str:
+    """Two branches that fail in the same turn, one of them to be retried."""
+    try:
+        await gather(fails_when_two_met("met"), fails_for_now_when_two_met("met"))
+    except StepFailed as error:
+        return error.step_key
     return "not reached"
 
 
@@ -189,7 +259,7 @@ MINE = {
     each.name: each
     for each in (
         sibling_fails, odd_step, cleans_up_badly, half_progress, endless, nested, overrun, holds, lingers, waits,
-        many_steps, depends,
+        many_steps, depends, fails_beside_another, two_fail_at_once,
     )
 }  # fmt: skip
 
@@ -433,3 +503,42 @@ async def test_a_fault_of_the_engine_strands_no_workflow(tmp_path: Path) -> None
         execution.take_in = fault  # type: ignore[method-assign]
         await handle.signal("go", "x")
         assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+
+
+async def test_a_retry_that_comes_due_while_its_failure_is_on_the_way_to_the_disk_is_not_forgotten(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        store: Any = server.app.store
+        commit = store.commit
+
+        async def slow(batch: Any) -> Any:
+            if any(change.guard for change in batch.changes) and not RELEASED.is_set():
+                # The first attempt's failure. The other step ends meanwhile, when the retry is due already.
+                await asyncio.sleep(0.005)
+                RELEASED.set()
+                assert await until(lambda: "released" in RAN)
+                await asyncio.sleep(0)
+            return await commit(batch)
+
+        store.commit = slow
+        RAN.clear()
+        handle = await server.client.start(fails_beside_another, id="beside")
+        assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+        assert await handle.result() == 2
+
+
+async def test_a_step_that_is_withdrawn_in_the_turn_in_which_it_fails_is_closed_for_good(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        RAN.clear()
+        handle = await server.client.start(two_fail_at_once, id="meeting")
+        assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+        assert await handle.result() == "gather[0]/fails_when_two_met"
+        failures = {
+            event.attempt_failed.step_key: event.attempt_failed
+            async for event in handle.events()
+            if event.HasField("attempt_failed")
+        }
+        withdrawn = failures["gather[1]/fails_for_now_when_two_met"]
+        assert withdrawn.failure.kind == failure_pb2.FAILURE_KIND_TRANSIENT
+        assert withdrawn.decision.action == failure_pb2.RETRY_ACTION_CANCEL_STEP

@@ -174,6 +174,14 @@ async def test_a_workflow_that_catches_the_cancel_and_returns_has_succeeded(tabl
     assert await handle.result() == "survived"
 
 
+async def test_two_cancels_at_once_are_one_in_the_history(table: Server) -> None:
+    handle = await table.client.start("survives_cancel", 3600.0, id="subject")
+    await until_state(table, "subject", "WAITING")
+    await asyncio.gather(handle.cancel("one"), handle.cancel("other"))
+    assert await handle.result() == "survived"
+    assert len([event async for event in handle.events() if event.HasField("cancel_requested")]) == 1
+
+
 async def test_clean_up_runs_after_a_cancel_and_is_cut_at_its_deadline(tmp_path: Path) -> None:
     async with serving(tmp_path, cleanup_timeout=0.3) as server:
         cleaned = await server.client.start("cleans_up", 3600.0, id="cleans")

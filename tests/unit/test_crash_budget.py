@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +15,10 @@ from hypothesis import strategies as st
 
 from mendflow_server.crash_budget import Plan, Schedule, Unit, after_death, patience
 from mendflow_server.store.protocol import Suspect
+from tests.scale import scaled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 A, B, C, D = (Unit(key, "charge") for key in range(1, 5))
 
@@ -98,6 +106,31 @@ def test_other_units_of_a_quarantined_workflow_do_not_go_on() -> None:
     assert plan.quarantined == [(A, 3)]
     assert plan.free == [B]
     assert [entry.key for entry in plan.ledger] == [B.key]
+
+
+def test_before_its_last_chance_a_suspect_waits_for_a_rest() -> None:
+    plan = death([suspect(A, 3, 1)], A, B, lived=4.0)
+    turns = plan.schedule
+    assert turns.start(100.0) == []
+    assert turns.ended(B, 101.0) == [], "nobody is before it any more"
+    assert turns.due == 124.0
+    assert turns.tick(math.nextafter(124.0, 0)) == []
+    assert turns.tick(124.0) == [A]
+    assert death(turns.ledger(), A, C).quarantined == [(A, 3)]
+
+
+def test_a_death_in_the_rest_clears_the_suspect() -> None:
+    plan = death([suspect(A, 3, 1)], A, B)
+    assert plan.schedule.start(100.0) == []
+    assert plan.schedule.ended(B, 101.0) == []
+    plan = death(plan.schedule.ledger(), C)
+    assert suspect(A, 4, 0, held=True) in plan.ledger
+
+
+def test_nobody_rests_that_has_more_than_one_chance_or_runs_on_its_own() -> None:
+    assert death([suspect(A, 2)], A, B).schedule.ended(B, 0.0) == []
+    assert [*death([suspect(A, 2)], A).schedule.start(0.0)] == [A]
+    assert [*death([suspect(A, 3, 2)], A, budget=4).schedule.start(0.0)] == [A]
 
 
 # --- the turns ---
@@ -310,3 +343,62 @@ def test_a_stream_of_new_killers_does_not_add_up_against_a_bystander(
     world = World([bystander, *killers], budget)
     world.run(limit=len(killers) * (max(budget, 2) + 4 + len(killers)))
     assert {unit for unit, _ in world.quarantined} == {job.unit for job in killers}
+
+
+# --- a server that is killed from outside ---
+
+
+def killed_from_outside(
+    rng: Random, *, step: Callable[[], float], life: Callable[[], float], long: int, deaths: int
+) -> list[tuple[Unit, int]]:
+    """Kill a server at moments that have nothing to do with its 300 units; answer who is quarantined for it.
+
+    Each step that ends is followed by another, and ``long`` more never end. A life's newcomers make up the 300.
+    """
+    numbers = itertools.count(1)
+    lasts: dict[Unit, float] = {Unit(next(numbers), "long"): math.inf for _ in range(long)}
+    plan = Plan([], list(lasts), [], Schedule([], died=(), held=(), patience=5.0))
+    quarantined: list[tuple[Unit, int]] = []
+    for _ in range(deaths):
+        end = life()
+        running = {unit: lasts[unit] for unit in [*plan.free, *plan.schedule.start(0.0)]}
+        ends = [(at, unit) for unit, at in running.items()]
+        heapq.heapify(ends)
+        now = 0.0
+        while True:
+            while len(running) < 300:
+                unit = Unit(next(numbers), "step")
+                lasts[unit] = step()
+                running[unit] = now + lasts[unit]
+                heapq.heappush(ends, (running[unit], unit))
+            due = math.inf if plan.schedule.due is None else plan.schedule.due
+            now = min(ends[0][0], due)
+            if now >= end:
+                break
+            if now == due:
+                released = plan.schedule.tick(now)
+            else:
+                unit = heapq.heappop(ends)[1]
+                del running[unit]
+                released = plan.schedule.ended(unit, now)
+            for unit in released:
+                running[unit] = now + lasts[unit]
+                heapq.heappush(ends, (running[unit], unit))
+        plan = after_death(plan.schedule.ledger(), list(running), innocent=False, lived=end, budget=3)
+        quarantined += plan.quarantined
+    return quarantined
+
+
+@pytest.mark.parametrize("seed", range(5, scaled(7, 25)))
+@pytest.mark.parametrize(("step", "lived"), [(0.1, 1.0), (1.0, 3.0), (1.0, 10.0)])
+def test_random_kills_from_outside_quarantine_nobody(seed: int, step: float, lived: float) -> None:
+    rng = Random(seed)
+    steps, lives = (lambda: rng.expovariate(1 / step)), (lambda: rng.expovariate(1 / lived))
+    assert killed_from_outside(rng, step=steps, life=lives, long=0, deaths=10) == []
+
+
+@pytest.mark.parametrize("seed", range(scaled(3, 20)))
+def test_kills_from_outside_now_and_again_quarantine_no_step_that_outlasts_every_life(seed: int) -> None:
+    rng = Random(seed)
+    steps, lives = (lambda: rng.expovariate(1)), (lambda: rng.uniform(5, 15))
+    assert killed_from_outside(rng, step=steps, life=lives, long=1, deaths=20) == []

@@ -20,6 +20,7 @@ CLASSES = {
     "OUT_OF_RANGE": errors.SequenceOutOfRange,
     "RESOURCE_EXHAUSTED": errors.LimitExceeded,
     "UNAVAILABLE": errors.ServerUnavailable,
+    "CANCELLED": errors.ServerUnavailable,
     "DEADLINE_EXCEEDED": errors.DeadlineExceeded,
 }
 FAILURES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]

@@ -25,6 +25,8 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[errors.RequestError]]] = {
     grpc.StatusCode.OUT_OF_RANGE: errors.SequenceOutOfRange,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.LimitExceeded,
     grpc.StatusCode.UNAVAILABLE: errors.ServerUnavailable,
+    # gRPC itself lets go of calls that wait while a server stops, and of some that are too many at once.
+    grpc.StatusCode.CANCELLED: errors.ServerUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
 }
 

@@ -72,6 +72,9 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
     return [
         # By default a second server could bind the same port and take half the calls.
         ("grpc.so_reuseport", 0),
+        # By default a burst of more than 1,000 calls is thinned out, with CANCELLED, before anyone here sees them.
+        ("grpc.server.max_pending_requests", 20_000),
+        ("grpc.server.max_pending_requests_hard_limit", 30_000),
         ("grpc.max_receive_message_length", limits.request_limit),
         # Replies are bounded where they are made; gRPC shall not cut a large input and output together.
         ("grpc.max_send_message_length", -1),

@@ -1,0 +1,280 @@
+"""SIGKILL just before and just after every commit and every effect: every promise is kept at each of them.
+
+The places are enumerated. A life that is left alone tells how many there are; then each gets a trial of its own, and
+where the last of a kind was reached the one after it is tried too, since two runs need not commit alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import statistics
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from examples import order
+from examples.campaign import message_id
+from examples.smtp_server import Mailbox, mail_server
+from mendflow.v1 import workflow_pb2
+from tests.crash.trial import Case, Trial, run_trial
+from tests.crash.verdict import faults, open_attempts, pauses
+from tests.killing import Point
+from tests.scale import SOAK, scaled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+#: Trials at once.
+AT_ONCE = 4
+#: After so many trials that did not come to an end there is nothing more to learn.
+ENOUGH = 4
+#: How often a place is tried that only some lives come to: what joins in one commit depends on the moment.
+TRIES = 5
+
+
+# --- the workflows --------------------------------------------------------------------------------
+
+
+def everything_input(_directory: Path, _port: int) -> str:
+    return "w"
+
+
+def check_everything(trial: Trial) -> list[str]:
+    if trial.final.state != workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
+        return [f"it ended {trial.final}"]
+    output = json.loads(trial.final.output.json)
+    # The number of the attempt in which a flaky step came through, and what was left to do, are the kill's matter.
+    expected = ["w-a", "w-cw-d", "w-b", output[6], "on", "refused", "timed out", "withdrawn", "w", output[12]]
+    wrong = output[3:] != expected or output[6] not in "234" or not output[12].endswith("3]")
+    return [f"it returned {output}"] if wrong else []
+
+
+def order_input(directory: Path, _port: int) -> dict[str, Any]:
+    items = [
+        {"sku": "lamp", "price_cents": 4900, "weight_kg": 2.5, "quantity": 2},
+        {"sku": "piano", "price_cents": 290_000, "weight_kg": 240},
+    ]
+    return {"order_id": "o", "items": items, "ledger": str(directory / "ledger.db"), "packing_time": 0.02}
+
+
+def check_order(trial: Trial) -> list[str]:
+    """The carrier refuses the piano, so all is undone; and each effect has come about once."""
+    wrong = []
+    if trial.final.state != workflow_pb2.WORKFLOW_STATE_FAILED or "240 kg" not in trial.final.failure.message:
+        wrong.append(f"it ended {trial.final}")
+    written = order.entries(trial.directory / "ledger.db")
+    expected = [
+        ("reserved", "lamp", 2),
+        ("reserved", "piano", 1),
+        ("charged", "money", 299_800),
+        ("shipped", "lamp", 2),
+        ("recalled", "lamp", 2),
+        ("refunded", "money", 299_800),
+        ("released", "piano", 1),
+        ("released", "lamp", 2),
+    ]
+    if written != expected:
+        wrong.append(f"the ledger says {written}")
+    return wrong
+
+
+ACCEPTED = ("ada@lovelace.example", "grace@careful.example", "hedy@lamarr.example", "vint@cerf.example")
+REJECTED = "nobody@rejected.example"
+
+
+def campaign_input(directory: Path, port: int) -> dict[str, Any]:
+    recipients = directory / "recipients.csv"
+    if not SOAK:
+        lines = [f"{address},{address.partition('@')[0]},Town" for address in (*ACCEPTED[:3], REJECTED, ACCEPTED[3])]
+        recipients.write_text("\n".join(["address,name,city", *lines, ""]), encoding="utf-8")
+    return {
+        "template": {"subject": "$name", "body": "from $city"},
+        "sender": "cafe@mendflow.example",
+        "recipients": "recipients.csv" if SOAK else str(recipients),
+        "smtp": {"port": port},
+        "batch_size": scaled(3, 5),
+    }
+
+
+@contextlib.asynccontextmanager
+async def mail_around(directory: Path) -> AsyncIterator[int]:
+    async with mail_server("127.0.0.1", 0, Mailbox(directory / "mailbox.jsonl", 0.0)) as port:
+        yield port
+
+
+def check_campaign(trial: Trial) -> list[str]:
+    """Everyone has the mail, under one Message-ID each; what arrived twice was cut off before it could say so."""
+    if trial.final.state != workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
+        return [f"it ended {trial.final}"]
+    report = json.loads(trial.final.output.json)
+    mailbox = [json.loads(line) for line in (trial.directory / "mailbox.jsonl").read_text("utf-8").splitlines()]
+    arrived = {line["message_id"]: line["recipients"][0] for line in mailbox}
+    times = collections.Counter(line["message_id"] for line in mailbox)
+    keys = {
+        event.attempt_started.step_key: event.attempt_started.idempotency_key
+        for event in trial.watched[0].events
+        if event.attempt_started.idempotency_key
+    }
+    cut = collections.Counter(
+        message_id(keys[begun.step_key]) for death in trial.deaths for begun in open_attempts(death.history)
+    )
+    wrong = []
+    if arrived != {delivery["message_id"]: delivery["recipient"] for delivery in report["sent"]}:
+        wrong.append(f"the mailbox has {arrived}, the report says {report}")
+    if [rejection["recipient"] for rejection in report["rejected"]] != [REJECTED]:
+        wrong.append(f"rejected are {report['rejected']}")
+    if len(arrived) != scaled(len(ACCEPTED), 24) or any(times[each] > 1 + cut[each] for each in times):
+        wrong.append(f"of {times} {cut} were cut off")
+    return wrong
+
+
+def cleans_up_input(_directory: Path, _port: int) -> float:
+    return 60.0
+
+
+def check_cleans_up(trial: Trial) -> list[str]:
+    if trial.final.state != workflow_pb2.WORKFLOW_STATE_CANCELLED:
+        return [f"it ended {trial.final}"]
+    return []
+
+
+CASES = {
+    "everything": Case("everything", everything_input, check_everything, signals=(("go", "on"),)),
+    "order": Case("place_order", order_input, check_order, signals=(("approve", {"by": "ann"}),)),
+    "campaign": Case("send_campaign", campaign_input, check_campaign, around=mail_around),
+    "cancelled": Case("cleans_up", cleans_up_input, check_cleans_up, cancel=True),
+}
+
+
+#: Where the first of two deaths is: a step has had its effect, and nobody has heard of it.
+FIRST_DEATHS = (
+    [
+        *(("everything", effect) for effect in range(1, 13)),
+        *(("order", effect) for effect in range(1, 11)),
+        *(("campaign", effect) for effect in (1, 12, 33)),
+        ("cancelled", 1),
+    ]
+    if SOAK
+    else [("order", 2), ("cancelled", 1)]
+)
+
+
+# --- the enumeration ------------------------------------------------------------------------------
+
+
+class Enumeration:
+    """Every place in one life of a server, each with its trial. ``earlier``: where the lives before it die."""
+
+    def __init__(self, case: Case, directory: Path, earlier: Sequence[Point] = ()) -> None:
+        self._case = case
+        self._directory = directory
+        self._earlier = tuple(earlier)
+        self._places: collections.deque[Point] = collections.deque()
+        #: The highest number of each kind that has a trial, and that any life has reached.
+        self._tried: collections.Counter[str] = collections.Counter()
+        self._reached: collections.Counter[str] = collections.Counter()
+        self._tries: collections.Counter[Point] = collections.Counter()
+        self.trials: list[Trial] = []
+
+    async def run(self) -> None:
+        """Count the places, then die at each."""
+        await self._try()
+        for kind, number in self._reached.items():
+            self._extend(kind, number)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(self._work())
+
+    def _extend(self, kind: str, number: int) -> None:
+        while self._tried[kind] < number:
+            self._tried[kind] += 1
+            self._places += [Point(kind, self._tried[kind], moment) for moment in ("before", "after")]
+
+    async def _work(self) -> None:
+        while self._places and sum(bool(trial.failure) for trial in self.trials) < ENOUGH:
+            point = self._places.popleft()
+            trial = await self._try(point)
+            if whole(trial):
+                if point.number == self._tried[point.kind]:
+                    self._extend(point.kind, point.number + 1)
+            elif point.number <= self._reached[point.kind] and self._tries[point] < TRIES:
+                self._places.append(point)
+
+    async def _try(self, *points: Point) -> Trial:
+        fatal = self._earlier + points
+        name = ", ".join(str(point) for point in fatal) or "no kill"
+        for point in points:
+            self._tries[point] += 1
+            name += f" ({self._tries[point]})" * (self._tries[point] > 1)
+        trial = await run_trial(self._case, self._directory / name, fatal)
+        self.trials.append(trial)
+        for point in trial.reached(len(self._earlier) + 1):
+            self._reached[point.kind] = max(self._reached[point.kind], point.number)
+        return trial
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with any of the trials, and which places no trial has reached though some life had."""
+        return [
+            f"{trial.directory}: {fault}"
+            for trial in sorted(self.trials, key=lambda trial: trial.fatal)
+            for fault in faults(trial)
+        ]
+
+    def told(self) -> str:
+        """Answer the count, in a line."""
+        killed = {trial.fatal[-1] for trial in self.trials if trial.fatal and whole(trial)}
+        missed = sorted(point for point in self._tries.keys() - killed if point.number <= self._reached[point.kind])
+        places = collections.Counter(f"{point.moment} {point.kind}s" for point in killed)
+        waits = [pause for trial in self.trials for pause in pauses(trial)]
+        parts = ", ".join(f"{count} {place}" for place, count in sorted(places.items()))
+        seldom = f"; {', '.join(map(str, missed))} not again in {TRIES} runs" if missed else ""
+        line = f"killed at {len(killed)} points ({parts}{seldom})"
+        if waits:
+            line += f"; what was cut off went on {statistics.median(waits):.3f} s after the restart was asked for"
+            line += f", at the latest {max(waits):.3f} s"
+        return line
+
+
+def whole(trial: Trial) -> bool:
+    """Tell whether the server died wherever it was to die."""
+    return len(trial.deaths) == len(trial.fatal)
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Tells a figure to whoever runs the tests."""
+
+    def tell(line: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    return tell
+
+
+@pytest.mark.timeout(scaled(120, 900))
+@pytest.mark.parametrize("name", CASES)
+async def test_a_kill_at_every_boundary_breaks_no_promise(
+    tmp_path: Path, name: str, tell: Callable[[str], None]
+) -> None:
+    enumeration = Enumeration(CASES[name], tmp_path)
+    await enumeration.run()
+    tell(f"{name}: {enumeration.told()}")
+    assert not enumeration.faults, "\n".join(enumeration.faults)
+
+
+@pytest.mark.timeout(scaled(120, 900))
+@pytest.mark.parametrize(("name", "effect"), FIRST_DEATHS)
+async def test_a_kill_at_every_boundary_of_a_recovery_breaks_no_promise(
+    tmp_path: Path, name: str, effect: int, tell: Callable[[str], None]
+) -> None:
+    first = Point("effect", effect, "after")
+    enumeration = Enumeration(CASES[name], tmp_path, [first])
+    await enumeration.run()
+    tell(f"{name}, recovering from a death {first}: {enumeration.told()}")
+    assert not enumeration.faults, "\n".join(enumeration.faults)

@@ -1,0 +1,242 @@
+"""A server that kills itself: the real one, SIGKILLed by its own hand at a boundary that a test names.
+
+Boundaries are counted from 1 in each life of the process:
+
+    commit n    the n-th write of the store's that others may rest on: before it begins; after it has returned
+                from the disk, when nothing that waited for it has left the process yet
+    effect n    the n-th real execution of a step: before its code runs; after it, when its outcome is nowhere yet
+
+Each boundary that is reached becomes a line of the life's record, so that one life that is left alone tells how
+many there are, and a killed one where it died. This is a composition root for tests: nothing in the shipped server
+can switch it on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import functools
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from mendflow import attempt
+from mendflow.step import Step
+from mendflow.workflow import Workflow
+from mendflow_server import app
+from mendflow_server.logs import configure_logs
+from mendflow_server.settings import load_settings
+from mendflow_server.store.opening import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from mendflow_server.store.protocol import Batch, BatchResult, Life, Store, Suspect
+
+#: All that is served. Imported here, so that a process which has imported this module makes cheap servers by forking.
+MODULES = tuple(importlib.import_module(name) for name in ("tests.workflows", "examples.campaign", "examples.order"))
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """A place to die at."""
+
+    kind: str
+    number: int
+    moment: str
+
+    def __str__(self) -> str:
+        return f"{self.moment} {self.kind} {self.number}"
+
+
+@dataclass(frozen=True)
+class Post:
+    """Where a server works: its directory, its port, and which of its lives this is."""
+
+    directory: Path
+    grpc_port: int
+    life: int
+
+    @property
+    def store(self) -> Path:
+        """The SQLite file."""
+        return self.directory / "mendflow.db"
+
+    @property
+    def journal(self) -> Path:
+        """One line of JSON for each real execution of a step, over all lives."""
+        return self.directory / "effects.jsonl"
+
+    @property
+    def record(self) -> Path:
+        """The boundaries that this life reached: a line of JSON each."""
+        return self.directory / f"life-{self.life}.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the server says, over all lives."""
+        return self.directory / "server.log"
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Write a line in one go, so that it is there whole or not at all however soon the process dies."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+class Boundaries:
+    """Counts them, and dies at the one it was told of."""
+
+    def __init__(self, post: Post, fatal: Point | None) -> None:
+        self._record = post.record
+        self._fatal = fatal
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+
+    def before(self, kind: str, what: Any) -> int:
+        """Reach a boundary; answer its number, for `after`."""
+        with self._lock:
+            self._counts[kind] += 1
+            number = self._counts[kind]
+        self._reach(Point(kind, number, "before"), what)
+        return number
+
+    def after(self, kind: str, number: int, what: Any) -> None:
+        """Leave it behind."""
+        self._reach(Point(kind, number, "after"), what)
+
+    def _reach(self, point: Point, what: Any) -> None:
+        with self._lock:  # A thread's effect must not pass while another thread dies.
+            append(self._record, {**asdict(point), "what": what})
+            if point == self._fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillingStore:
+    """A store whose writes are boundaries. Beats are none: they come by the clock."""
+
+    def __init__(self, inner: Store, boundaries: Boundaries) -> None:
+        self._inner = inner
+        self._boundaries = boundaries
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def commit(self, batch: Batch) -> BatchResult:
+        """The batch, between two boundaries."""
+        # A new workflow's id may prove taken.
+        heads = {change.row.workflow_id: change.row.last_sequence for change in batch.changes if change.guard}
+        what = {"heads": heads, "messages": [message.kind.name for message in batch.messages]}
+        number = self._boundaries.before("commit", what)
+        result = await self._inner.commit(batch)
+        self._boundaries.after("commit", number, what)
+        return result
+
+    async def begin_life(self, life: Life) -> Life | None:
+        """As `commit`."""
+        number = self._boundaries.before("commit", "begin_life")
+        previous = await self._inner.begin_life(life)
+        self._boundaries.after("commit", number, "begin_life")
+        return previous
+
+    async def write_suspects(self, suspects: Sequence[Suspect]) -> None:
+        """As `commit`."""
+        number = self._boundaries.before("commit", "write_suspects")
+        await self._inner.write_suspects(suspects)
+        self._boundaries.after("commit", number, "write_suspects")
+
+
+def steps() -> Iterator[Step[..., Any]]:
+    """Yield every step that is served."""
+    for module in MODULES:
+        yield from (thing for thing in vars(module).values() if isinstance(thing, Step))
+
+
+def definitions() -> dict[str, Workflow[Any, Any]]:
+    """Answer every workflow that is served, by name."""
+    return {thing.name: thing for module in MODULES for thing in vars(module).values() if isinstance(thing, Workflow)}
+
+
+def watched_step(function: Callable[..., Any], post: Post, boundaries: Boundaries) -> Callable[..., Any]:
+    """Answer the step's function as an effect: journalled, and between two boundaries however it ends."""
+
+    def begin() -> tuple[int, dict[str, Any]]:
+        this = attempt()
+        effect = {
+            "workflow_id": this.workflow_id,
+            "step_key": this.step_key,
+            "attempt": this.number,
+            "idempotency_key": this.idempotency_key,
+        }
+        number = boundaries.before("effect", effect)
+        append(post.journal, effect)
+        return number, effect
+
+    @functools.wraps(function)
+    async def on_loop(*args: Any, **kwargs: Any) -> Any:
+        number, effect = begin()
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            boundaries.after("effect", number, effect)
+
+    @functools.wraps(function)
+    def on_thread(*args: Any, **kwargs: Any) -> Any:
+        number, effect = begin()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            boundaries.after("effect", number, effect)
+
+    return on_loop if asyncio.iscoroutinefunction(function) else on_thread
+
+
+def serve(post: Post, fatal: Point | None) -> None:
+    """Serve until told to stop, or until the boundary is reached. The target of a process of its own."""
+    log = os.open(post.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(post.directory)
+    settings = load_settings(
+        store=f"sqlite:///{post.store}",
+        grpc_address=f"127.0.0.1:{post.grpc_port}",
+        http_address="127.0.0.1:0",
+        log_format="json",
+        drain_timeout=2.0,
+    )
+    configure_logs(settings)
+    boundaries = Boundaries(post, fatal)
+
+    def open_killing_store(url: str, **options: Any) -> KillingStore:
+        return KillingStore(open_store(url, **options), boundaries)
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(app, "open_store", open_killing_store))
+        for step in steps():
+            # Past the frozen attributes. What is learned from the function's signature was learned before.
+            stack.enter_context(
+                mock.patch.dict(vars(step), {"function": watched_step(step.function, post, boundaries)})
+            )
+        sys.exit(asyncio.run(app.serve(settings, definitions())))
+
+
+def warm_up() -> None:
+    """Learn what every server would learn again: the shapes of inputs and outputs."""
+    for step in steps():
+        vars(step).update(is_async=step.is_async, arguments=step.arguments, output_type=step.output_type)
+    for definition in definitions().values():
+        definition.check()
+
+
+warm_up()
