@@ -184,14 +184,16 @@ def _merge_workflows(done: Merge, workflows: Sequence[WorkflowShapes]) -> None:
 def _name(lock: Lock, parts: Iterable[Message | Choice]) -> None:
     """Name each: as the lock has it, else as it would like to be named."""
     waiting, taken = [], set()
-    by_source = {(type_, source): name for type_, name, source in _locked(lock)}
+    by_source: dict[tuple[type, str], list[str]] = {}
+    for type_, name, source in _locked(lock):
+        by_source.setdefault((type_, source), []).append(name)
     for part in parts:
-        name = by_source.get((type(part), part.origin))
-        if name is None or name in taken:
-            waiting.append(part)
+        names = by_source.get((type(part), part.origin))
+        if names:
+            part.name = names.pop(0)
+            taken.add(part.name)
         else:
-            part.name = name
-            taken.add(name)
+            waiting.append(part)
     kinds = {name: type_ for type_, name, _ in _locked(lock)}
     for part in waiting:
         number = 1

@@ -160,7 +160,8 @@ class Shaper:
     def __init__(self) -> None:
         self.problems: list[tuple[str, str]] = []
         self._definitions: dict[str, Any] = {}
-        self._made: dict[str, Message | Choice] = {}
+        #: By pydantic's reference, which has the type's address: two classes may share a name.
+        self._made: dict[Any, Message | Choice] = {}
 
     def whole(self, value_type: JsonType[Any] | None, origin: str, base: str, comment: str) -> Message:
         """Answer the message of a whole input, output or signal. None: there is no value."""
@@ -250,11 +251,11 @@ class Shaper:
 
     def _choice(self, schema: Any, place: _Place) -> Choice:
         cls = schema["cls"]
-        origin = f"{cls.__module__}.{cls.__qualname__}"
-        made = self._made.get(origin)
+        made = self._made.get(cls)
         if isinstance(made, Choice):
             return made
-        choice = self._made[origin] = Choice(origin, camel(cls.__name__), {}, documentation(cls))
+        origin = f"{cls.__module__}.{cls.__qualname__}"
+        choice = self._made[cls] = Choice(origin, camel(cls.__name__), {}, documentation(cls))
         if issubclass(cls, enum.Flag):
             self._refuse(place, "flags have no type of message")
         values = set()
@@ -275,13 +276,14 @@ class Shaper:
     def _record(self, opened: _Opened, place: _Place) -> Message:
         schema = opened.schema
         cls = schema.get("cls")
-        # pydantic's reference has the type's arguments too, each with its address in memory.
-        origin = re.sub(r":\d+", "", schema.get("ref", "")) or f"{cls.__module__}.{cls.__qualname__}"
-        made = self._made.get(origin)
+        key = schema.get("ref", cls)
+        made = self._made.get(key)
         if isinstance(made, Message):
             return made
+        # The reference has the type's arguments too, each with its address.
+        origin = re.sub(r":\d+", "", schema.get("ref", "")) or f"{cls.__module__}.{cls.__qualname__}"
         base = camel(getattr(cls, "__name__", "Record"))
-        message = self._made[origin] = Message(origin, base, "record", comment=documentation(cls))
+        message = self._made[key] = Message(origin, base, "record", comment=documentation(cls))
         self._fill(message, opened, replace(place, origin=origin, base=base))
         return message
 
