@@ -48,7 +48,8 @@ def empty() -> Lock:
 @settings(deadline=None)
 @given(history=versions)
 def test_a_number_means_one_name_and_type_for_ever(history: list[dict[str, str]]) -> None:
-    lock, meanings = empty(), {}
+    lock = empty()
+    meanings: dict[int, tuple[str, str]] = {}
     for fields in history:
         merged = locked(lock, record(fields), allow_type_changes=True)
         assert merged.conflicts == []

@@ -83,7 +83,7 @@ class Clash:
 
 @dataclasses.dataclass
 class Foreign:
-    größe: int
+    größe: int  # noqa: PLC2401 - the example
 
 
 def whole(annotation: Any) -> tuple[Message, list[tuple[str, str]]]:
