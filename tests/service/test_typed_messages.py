@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -126,12 +127,12 @@ class Caller:
             workflow_type=workflow_type, workflow_id=workflow_id, wait=duration_pb2.Duration(seconds=wait)
         )
         request.input.message.Pack(message)
-        return self.stub.StartWorkflow(request).workflow
+        return self.stub.StartWorkflow(request, wait_for_ready=True).workflow
 
     def signal(self, workflow_id: str, name: str, message: Any) -> None:
         request = ws.SignalWorkflowRequest(workflow_id=workflow_id, name=name)
         request.data.message.Pack(message)
-        self.stub.SignalWorkflow(request)
+        self.stub.SignalWorkflow(request, wait_for_ready=True)
 
     def unpack(self, payload: payload_pb2.Payload) -> Any:
         name = payload.message.TypeName()
@@ -259,6 +260,41 @@ def test_signals_are_taken_as_messages_and_replayed_after_a_kill(shop: Caller) -
     ).workflow
     receipt = shop.unpack(got.output)
     assert (receipt.total, receipt.told) == (4900, "Approval(by='me', ok=False) 'fine'")
+
+
+def test_without_its_lock_a_workflow_under_way_is_paused_and_goes_on_with_it(shop: Caller) -> None:
+    shop.start("checkout", order(shop, "o-10", speed=2), "lockless", wait=0)
+    path = shop.server.directory / "shop.protos.lock.json"
+    kept = path.read_bytes()
+    shop.server.kill()
+    path.unlink()
+    try:
+        shop.server.start()
+        workflow = wait_for(shop, "lockless", workflow_pb2.WORKFLOW_STATE_PAUSED)
+        assert workflow.explanation.endswith("exported as messages by `mendflow export-protos shop --out protos`")
+        code, details = refused(lambda: shop.start("checkout", order(shop, "o-11"), "refused"))
+        assert (code, details["ErrorInfo"].reason) == ("FAILED_PRECONDITION", "MESSAGES_NOT_EXPORTED")
+        code, _ = refused(lambda: shop.signal("lockless", "note", shop.message("CheckoutNoteSignal", value="x")))
+        assert code == "FAILED_PRECONDITION"
+    finally:
+        path.write_bytes(kept)
+        shop.server.kill()
+        shop.server.start()
+    shop.signal("lockless", "approve", shop.message("CheckoutApproveSignal", by="me", ok=True))
+    shop.signal("lockless", "note", shop.message("CheckoutNoteSignal", value="back"))
+    workflow = wait_for(shop, "lockless", workflow_pb2.WORKFLOW_STATE_SUCCEEDED)
+    assert shop.unpack(workflow.output).told == "Approval(by='me', ok=True) 'back'"
+
+
+def wait_for(shop: Caller, workflow_id: str, state: workflow_pb2.WorkflowState.ValueType) -> Any:
+    limit = time.monotonic() + 20
+    while True:
+        request = ws.GetWorkflowRequest(workflow_id=workflow_id)
+        workflow = shop.stub.GetWorkflow(request, wait_for_ready=True).workflow
+        if workflow.state == state:
+            return workflow
+        assert time.monotonic() < limit, workflow
+        time.sleep(0.02)
 
 
 def test_a_batch_takes_both_kinds_and_refuses_each_alone(shop: Caller) -> None:

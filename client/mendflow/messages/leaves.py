@@ -30,6 +30,11 @@ class Untold(Exception):
         self.problem = problem
         self.places: list[int | str] = []
 
+    def inside(self, place: int | str) -> Untold:
+        """Answer this, as seen from one place further out."""
+        self.places.insert(0, place)
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class Leaf:

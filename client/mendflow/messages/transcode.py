@@ -13,7 +13,7 @@ from mendflow.messages.shapes import Choice, Message
 from mendflow.v1 import payload_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from google.protobuf import any_pb2
 
@@ -79,31 +79,44 @@ class Form:
     def _read(self, shape: Message, message: Any) -> Any:
         if shape.form == "null":
             return None
-        if shape.form == "value":
-            part = shape.fields[0]
-            value = _inside(part.name, lambda: self._read_field(part, message))
-            if value is _ABSENT:
-                raise _at(part.name, Untold("is required"))
-            return value
         found = {}
         for part in shape.fields:
             if part.output_only:
                 continue
-            value = _inside(part.member, lambda part=part: self._read_field(part, message))  # type: ignore[misc]
+            try:
+                value = self._read_field(part, message)
+            except Untold as untold:
+                raise untold.inside(part.member or part.name) from untold
             if value is not _ABSENT:
                 found[part.member] = value
-        return found
+        if shape.form == "record":
+            return found
+        if not found:
+            raise Untold("is required").inside(shape.fields[0].name)
+        return found[shape.fields[0].member]
 
     def _read_field(self, part: Field, message: Any) -> Any:
-        if part.label == "repeated":
-            values = getattr(message, part.name)
-            return [_inside(index, lambda v=value: self._value(part.type, v)) for index, value in enumerate(values)]  # type: ignore[misc]
-        if part.label == "map":
-            values = getattr(message, part.name)
-            return {str(key): _inside(str(key), lambda k=key: self._value(part.type, values[k])) for key in values}  # type: ignore[misc]
+        if part.label:
+            return self._read_many(part, getattr(message, part.name))
         if not message.HasField(part.name):
             return None if part.nullable else _ABSENT
         return self._value(part.type, getattr(message, part.name))
+
+    def _read_many(self, part: Field, values: Any) -> list[Any] | dict[str, Any]:
+        place: int | str = 0
+        items: list[Any] = []
+        entries: dict[str, Any] = {}
+        try:
+            if part.label == "repeated":
+                for place, value in enumerate(values):  # noqa: B007 - told when it fails
+                    items.append(self._value(part.type, value))
+                return items
+            for key in values:
+                place = str(key)
+                entries[place] = self._value(part.type, values[key])
+        except Untold as untold:
+            raise untold.inside(place) from untold
+        return entries
 
     def _value(self, type_: Leaf | Message | Choice, value: Any) -> Any:
         if isinstance(type_, Leaf):
@@ -124,39 +137,44 @@ class Form:
                 raise Untold("is not null")
             return
         if shape.form == "value":
-            part = shape.fields[0]
-            _inside(part.name, lambda: self._fill_field(part, message, value))
-            return
-        if not isinstance(value, dict):
+            value = {shape.fields[0].member: value}
+        elif not isinstance(value, dict):
             raise Untold("is not an object")
         parts = {part.member: part for part in shape.fields}
         for member, each in value.items():
-            part_ = parts.get(member)
-            if part_ is None:
-                raise _at(member, Untold(f"is no field of {shape.name}"))
-            _inside(member, lambda part_=part_, each=each: self._fill_field(part_, message, each))  # type: ignore[misc]
+            part = parts.get(member)
+            try:
+                if part is None:
+                    raise Untold(f"is no field of {shape.name}")  # noqa: TRY301 - told with its place
+                self._fill_field(part, message, each)
+            except Untold as untold:
+                raise untold.inside(member or "value") from untold
 
     def _fill_field(self, part: Field, message: Any, value: Any) -> None:
         if value is None and part.nullable:
             return
-        if part.label == "repeated":
-            if not isinstance(value, list):
-                raise Untold("is not an array")
-            items = getattr(message, part.name)
-            for index, each in enumerate(value):
-                _inside(index, lambda each=each: self._append(part.type, items, each))  # type: ignore[misc]
-        elif part.label == "map":
-            if not isinstance(value, dict):
-                raise Untold("is not an object")
-            entries = getattr(message, part.name)
-            for key, each in value.items():
-                _inside(key, lambda key=key, each=each: self._enter(part, entries, key, each))  # type: ignore[misc]
+        if part.label:
+            self._fill_many(part, getattr(message, part.name), value)
         elif isinstance(part.type, Message):
             self._fill(part.type, getattr(message, part.name), value)
         elif isinstance(part.type, Leaf) and part.type.is_message:
             _set_time(getattr(message, part.name), part.type.write(value))
         else:
             setattr(message, part.name, self._scalar(part.type, value))
+
+    def _fill_many(self, part: Field, many: Any, value: Any) -> None:
+        kind = list if part.label == "repeated" else dict
+        if not isinstance(value, kind):
+            raise Untold(f"is a {type(value).__name__} in JSON, not a {kind.__name__}")
+        place: int | str = 0
+        try:
+            for place, each in enumerate(value) if isinstance(value, list) else value.items():
+                if part.label == "repeated":
+                    self._append(part.type, many, each)
+                else:
+                    self._enter(part, many, str(place), each)
+        except Untold as untold:
+            raise untold.inside(place) from untold
 
     def _append(self, type_: Leaf | Message | Choice, items: Any, value: Any) -> None:
         if isinstance(type_, Message):
@@ -188,16 +206,3 @@ def _set_time(target: Any, told: Any) -> None:
     """Copy a Timestamp or a Duration, whose class is another one in each pool."""
     target.seconds, target.nanos = told.seconds, told.nanos
     target.SetInParent()
-
-
-def _inside(place: int | str, work: Callable[[], Any]) -> Any:
-    """Do ``work``; what it cannot tell is told with this place."""
-    try:
-        return work()
-    except Untold as untold:
-        raise _at(place, untold) from untold
-
-
-def _at(place: int | str, untold: Untold) -> Untold:
-    untold.places.insert(0, place)
-    return untold
