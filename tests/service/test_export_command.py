@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT, TESTS, ServerProcess
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "mendflow.command"]
 BEGIN = "from dataclasses import dataclass\nfrom typing import Any\nfrom mendflow import workflow\n"
@@ -181,3 +179,27 @@ def test_a_workflow_that_is_not_exported_yet_keeps_nobody_from_starting(folder: 
     server = ServerProcess(folder, modules=("shop",), environment={"PYTHONDONTWRITEBYTECODE": "1"})
     server.start()
     assert server.terminate() == 0
+
+
+def test_the_examples_are_exported_as_they_are() -> None:
+    done = subprocess.run(
+        [*COMMAND, "export-protos", "examples.campaign", "examples.order", "--out", "examples/protos", "--check"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), "mendflow export-protos, as above without --check"
+
+
+def test_an_exported_file_passes_buf(tmp_path: Path) -> None:
+    """Names and packages as `buf lint` has them by default."""
+    buf = Path(sys.executable).with_name("buf")
+    if not buf.exists():
+        pytest.skip(f"needs buf (PyPI: buf-bin) beside {sys.executable}")
+    shutil.copytree(ROOT / "examples/protos", tmp_path / "protos")
+    (tmp_path / "protos/buf.yaml").write_text("version: v2\n")
+    done = subprocess.run([str(buf), "lint", str(tmp_path / "protos")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")

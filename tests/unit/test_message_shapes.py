@@ -255,6 +255,8 @@ class Told:
     """Its number."""
     b: Literal["x", "y"] = "x"
     """How."""
+    #: How much
+    #: of it.
     c: decimal.Decimal = decimal.Decimal(0)
 
 
@@ -269,7 +271,8 @@ def test_comments_come_from_docstrings() -> None:
     text = render(lock, message.reachable(), "t", [])
     assert (
         "// What it is.\n//\n// And more of it.\nmessage Told {\n  // Its number.\n  optional int64 a = 1;\n"
-        '  // How.\n  // One of "x", "y".\n  optional string b = 2;\n  // A decimal number, as in "12.50".\n'
+        '  // How.\n  // One of "x", "y".\n  optional string b = 2;\n'
+        '  // How much\n  // of it.\n  // A decimal number, as in "12.50".\n'
         "  optional string c = 3;\n}\n"
     ) in text
     assert whole(list[Silent])[0].fields[0].type.comment == ""  # type: ignore[union-attr]
