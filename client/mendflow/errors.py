@@ -7,6 +7,7 @@
     ├── NotDurable                workflow code awaited something that cannot be replayed
     ├── DefinitionError           a decorated function cannot be a workflow or a step
     ├── PayloadError              a value does not fit its type
+    │   └── MessageNotExported    it came as a message, and its type has none
     ├── StepFailed                a step has failed for good (raised at its call)
     ├── SignalTimeout             a signal did not come in time (raised at wait_signal)
     ├── TransientError            raise it in a step: try again
@@ -44,6 +45,7 @@ __all__ = [
     "InvalidRequest",
     "LimitExceeded",
     "MendflowError",
+    "MessageNotExported",
     "NotDurable",
     "NotInWorkflow",
     "PayloadError",
@@ -91,6 +93,18 @@ class PayloadError(MendflowError):
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+
+class MessageNotExported(PayloadError):
+    """A value came as a message, and its type has none; ``command`` makes it."""
+
+    def __init__(self, workflow: str, command: str) -> None:
+        super().__init__(
+            f"workflow {workflow} takes JSON: its types are exported as messages by `{command}`",
+            [("", f"its type is not exported as a message: {command}")],
+        )
+        self.workflow = workflow
+        self.command = command
 
 
 class StepFailed(MendflowError):

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mendflow.codec import ValueType, parameter_type, return_type
+from mendflow.codec.values import JsonType
 from mendflow.context import BY_HAND
-from mendflow.errors import DefinitionError
+from mendflow.errors import DefinitionError, MessageNotExported
+from mendflow.messages.exports import COMMAND, find_messages
 from mendflow.step import checked_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
+
+    from mendflow.codec.values import MessageForm
+    from mendflow.messages.exports import WorkflowMessages
+    from mendflow.v1 import payload_pb2
 
 __all__ = ["Workflow", "workflow"]
 
@@ -56,23 +63,67 @@ class Workflow(Generic[I, R]):
     @functools.cached_property
     def input_type(self) -> ValueType[I] | None:
         """The type of the one parameter; None when it takes none."""
-        return parameter_type(self.function)
+        value_type = parameter_type(self.function)
+        return None if value_type is None else self._told(value_type, lambda messages: messages.input)
+
+    @functools.cached_property
+    def no_input_type(self) -> ValueType[None]:
+        """The type of the input of a workflow that takes none: null, or its message, which is empty."""
+        return self._told(ValueType.of(None), lambda messages: messages.input)
 
     @functools.cached_property
     def output_type(self) -> ValueType[R]:
         """The type of the result."""
-        return return_type(self.function)
+        return self._told(return_type(self.function), lambda messages: messages.output)
 
     @functools.cached_property
     def signals(self) -> dict[str, ValueType[Any]]:
         """The declared signals' types by name."""
-        return {name: ValueType.of(annotation) for name, annotation in self._signals.items()}
+        return {name: self._signal_type(name, annotation) for name, annotation in self._signals.items()}
+
+    def _signal_type(self, name: str, annotation: Any) -> ValueType[Any]:
+        return self._told(ValueType.of(annotation), lambda messages: messages.signals.get(name))
+
+    @functools.cached_property
+    def messages(self) -> WorkflowMessages | None:
+        """The exported messages, by the lock file beside the module; None: there are none.
+
+        Raises `DefinitionError` when the lock file is behind the code.
+        """
+        return find_messages(self, workflows_of(self.function.__module__))
+
+    def signal_payload(self, name: str, payload: payload_pb2.Payload | None) -> payload_pb2.Payload | None:
+        """Answer a signal's data as it would be without exported messages. Raises `PayloadError`."""
+        declared = self.signals.get(name)
+        return payload if payload is None or declared is None else declared.as_json(payload)
+
+    def _told(
+        self, value_type: ValueType[Any], pick: Callable[[WorkflowMessages], MessageForm | None]
+    ) -> ValueType[Any]:
+        def form() -> MessageForm:
+            found = None if self.messages is None else pick(self.messages)
+            if found is None:
+                raise MessageNotExported(self.name, COMMAND.format(module=self.function.__module__))
+            return found
+
+        return value_type.told_as(form) if isinstance(value_type, JsonType) else value_type
 
     def check(self) -> None:
-        """Resolve every type now. Raises `DefinitionError` naming what is wrong."""
+        """Resolve every type now, and read the lock file. Raises `DefinitionError` naming what is wrong."""
         for value_type in (self.input_type, self.output_type, *self.signals.values()):
             if value_type is not None:
                 value_type.schema()
+        _ = self.messages
+
+
+def workflows_of(module: str) -> list[Workflow[Any, Any]]:
+    """Answer the workflows that a loaded module defines, each once."""
+    found = {
+        id(thing): thing
+        for thing in vars(sys.modules.get(module, sys)).values()
+        if isinstance(thing, Workflow) and thing.function.__module__ == module
+    }
+    return list(found.values())
 
 
 @overload

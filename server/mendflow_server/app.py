@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from mendflow_server.api.operator_service import OperatorService
+from mendflow_server.api.reflection import pools_of
 from mendflow_server.api.serving import build_grpc_server
 from mendflow_server.api.workflow_service import WorkflowService
 from mendflow_server.clock import SystemClock
@@ -120,6 +121,7 @@ class App:
             workflow_service=WorkflowService(self.engine, settings, trace=trace, version=VERSION),
             operator_service=OperatorService(self.engine, settings),
             health_servicer=self.health.servicer,
+            pools=pools_of(self.definitions),
         )
         http = HttpServer(settings.http_address, self.health, version=VERSION, replica_id=self.replica_id)
         await http.start()

@@ -16,6 +16,7 @@ from mendflow_server.store.protocol import InboxKind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mendflow.v1 import payload_pb2
     from mendflow_server.journal import Journal
     from mendflow_server.run import Run
     from mendflow_server.store.protocol import Message
@@ -40,7 +41,7 @@ def of_run(journal: Journal, run: Run, now: float, payload_limit: int) -> Closed
     error = run.error
     if error is None:
         try:
-            output = run.workflow.output_type.encode(run.value)
+            output = run.workflow.output_type.answer(run.value, _input(journal))
             size = payload_size(output)
             if size > payload_limit:
                 msg = f"the workflow's result has {size} bytes; the limit is {payload_limit}"
@@ -58,6 +59,11 @@ def of_run(journal: Journal, run: Run, now: float, payload_limit: int) -> Closed
         return cancelled(journal, cut=[], deadline=False)
     failure = classify(error, policy=_POLICY, now=now).failure
     return failed(journal, failure, event_pb2.STATE_REASON_UNSPECIFIED)
+
+
+def _input(journal: Journal) -> payload_pb2.Payload | None:
+    started = journal.history.started
+    return None if started is None else started.workflow_started.input
 
 
 def failed(journal: Journal, failure: failure_pb2.Failure, reason: event_pb2.StateReason.ValueType) -> Closed:

@@ -14,6 +14,7 @@
     │   ├── AlreadyStarted           ALREADY_STARTED         ALREADY_EXISTS
     │   ├── WorkflowEnded            WORKFLOW_ENDED          FAILED_PRECONDITION
     │   ├── WrongState               WRONG_STATE             FAILED_PRECONDITION
+    │   ├── MessagesNotExported      MESSAGES_NOT_EXPORTED   FAILED_PRECONDITION
     │   ├── SequenceBeyondEnd        SEQUENCE_BEYOND_END     OUT_OF_RANGE
     │   └── HistoryPurged            HISTORY_PURGED          OUT_OF_RANGE
     ├── not now
@@ -50,6 +51,7 @@ __all__ = [
     "InvalidField",
     "InvalidFields",
     "InvalidPageToken",
+    "MessagesNotExported",
     "Refusal",
     "SequenceBeyondEnd",
     "StoreNotCommitting",
@@ -231,6 +233,20 @@ class WrongState(Refusal):
             message or f"workflow {_quote(workflow_id)} is {_state_name(state)}",
             metadata={"state": _state_name(state)},
             resource=workflow_id,
+        )
+
+
+class MessagesNotExported(Refusal):
+    """A message came where the type takes JSON, for its messages were not exported; ``command`` does that."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "MESSAGES_NOT_EXPORTED"
+
+    def __init__(self, workflow_type: str, command: str, field: str) -> None:
+        super().__init__(
+            f"{field}.message: workflow type {_quote(workflow_type)} takes JSON; to take messages, export its types "
+            f"and start the server again: {command}",
+            metadata={"command": command, "field": f"{field}.message"},
         )
 
 

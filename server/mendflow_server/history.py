@@ -118,6 +118,7 @@ class History:
         "signals",
         "started",
         "stopped",
+        "stopped_explanation",
         "stopped_reason",
     )
 
@@ -140,6 +141,7 @@ class History:
         #: PAUSED or QUARANTINED, else 0.
         self.stopped = 0
         self.stopped_reason = 0
+        self.stopped_explanation = ""
         #: The workflow's own progress reports so far.
         self.reports = 0
 
@@ -181,10 +183,12 @@ class History:
     def _workflow_paused(self, event: event_pb2.Event) -> None:
         self.stopped = workflow_pb2.WORKFLOW_STATE_PAUSED
         self.stopped_reason = event.workflow_paused.reason
+        self.stopped_explanation = event.workflow_paused.explanation
 
-    def _workflow_quarantined(self, _: event_pb2.Event) -> None:
+    def _workflow_quarantined(self, event: event_pb2.Event) -> None:
         self.stopped = workflow_pb2.WORKFLOW_STATE_QUARANTINED
         self.stopped_reason = event_pb2.STATE_REASON_CRASH_BUDGET
+        self.stopped_explanation = event.workflow_quarantined.explanation
 
     def _workflow_resumed(self, event: event_pb2.Event) -> None:
         self.stopped = 0

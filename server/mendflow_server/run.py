@@ -426,8 +426,9 @@ class Run:
 
     def _signal_data(self, call: SignalWait[Any], event: Event) -> tuple[Any, BaseException | None]:
         signal = self.history.signals[event.signal_taken.signal_sequence]
+        data = signal.data if signal.HasField("data") else None
         try:
-            return call.value_type.decode(signal.data if signal.HasField("data") else None), None
+            return call.value_type.decode(self.workflow.signal_payload(call.name, data)), None
         except PayloadError as error:
             return None, error
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.history import FINAL_DETAILS
 
 if TYPE_CHECKING:
     from mendflow_server.history import CallRecord, History
+
+
+#: Rows are short: the event has all of it.
+LONGEST_EXPLANATION: Final = 1_000
 
 
 class State(NamedTuple):
@@ -53,7 +57,8 @@ def state_of(history: History, *, busy: bool, slot_waits: int) -> State:
     if history.final is not None:
         return _final(history.final)
     if history.stopped:
-        return State(history.stopped, history.stopped_reason, wake=history.cleanup_deadline)
+        why = history.stopped_explanation[:LONGEST_EXPLANATION]
+        return State(history.stopped, history.stopped_reason, why, wake=history.cleanup_deadline)
     if history.cancel:
         return State(workflow_pb2.WORKFLOW_STATE_CANCELLING, wake=wake_time(history))
     if busy or any(record.started is not None for record in history.open.values()):

@@ -77,6 +77,12 @@ BAD_ID = "not an id"
 INVALID = ("INVALID_ARGUMENT", "INVALID_FIELD")
 NOT_FOUND = ("NOT_FOUND", "WORKFLOW_NOT_FOUND")
 ENDED = ("FAILED_PRECONDITION", "WORKFLOW_ENDED")
+NOT_EXPORTED = (
+    "FAILED_PRECONDITION",
+    "MESSAGES_NOT_EXPORTED",
+    (),
+    {"command": "mendflow export-protos tests.workflows --out protos", "field": "input.message"},
+)
 MISMATCH = ("INVALID_ARGUMENT", "INPUT_MISMATCH")
 TOKEN = ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN")
 SUCCEEDED = {"state": "SUCCEEDED"}
@@ -115,8 +121,15 @@ START = [
         "a message for JSON",
         "StartWorkflow",
         lambda w: echo(input=Payload(message=AnyMessage(type_url="type.googleapis.com/a.B"))),
-        *MISMATCH,
-        ("input",),
+        *NOT_EXPORTED,
+    ),
+    Case(
+        "a message for nothing",
+        "StartWorkflow",
+        lambda w: ws.StartWorkflowRequest(
+            workflow_type="nothing", input=Payload(message=AnyMessage(type_url="type.googleapis.com/a.B"))
+        ),
+        *NOT_EXPORTED,
     ),
     Case(
         "text for a record",

@@ -200,3 +200,9 @@ async def test_clean_up_runs_after_a_cancel_and_is_cut_at_its_deadline(tmp_path:
         events = [event async for event in endless.events()]
         assert list(events[-1].workflow_cancelled.cut_keys) == ["hold#2"]
         assert events[-2].attempt_failed.decision.explanation.startswith("The workflow has ended")
+
+
+async def test_a_stopped_workflow_says_what_stopped_it(table: Server, tmp_path: Path) -> None:
+    for state, words in (("PAUSED", "step needs_help: "), ("QUARANTINED", "the server died 3 times with its workflow")):
+        found = await until_state(table, await bring_into(table, state, tmp_path), state)
+        assert found.explanation.startswith(words)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import json
 import types
 import typing
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, Self, TypeVar
 
 import pydantic
 from google.protobuf import json_format
@@ -26,20 +27,34 @@ from mendflow.codec.faults import (
     validation_problems,
 )
 from mendflow.codec.fidelity import GUESSED, difference, kinds_in, not_finite, ordered
-from mendflow.errors import DefinitionError
+from mendflow.errors import DefinitionError, PayloadError
 from mendflow.v1 import payload_pb2, workflow_service_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from google.protobuf import any_pb2
 
     from mendflow.codec.faults import Problem
-    from mendflow.errors import PayloadError
 
 T = TypeVar("T")
 
 #: What pydantic raises for a type that it has no schema for.
 SCHEMA_ERRORS = (PydanticUserError, SchemaError, NameError, TypeError, RecursionError)
 _TYPE_URL = "type.googleapis.com/"
+
+
+class MessageForm(Protocol):
+    """How the values of a JSON type are told as a protobuf message."""
+
+    #: The message's full name.
+    name: str
+
+    def to_json(self, message: any_pb2.Any) -> str:
+        """Answer the JSON text that says the same. Raises `PayloadError`."""
+
+    def to_message(self, text: str | bytes) -> payload_pb2.Payload:
+        """Answer the payload whose message says the same. Raises `PayloadError`."""
 
 
 class ValueType(ABC, Generic[T]):
@@ -67,6 +82,15 @@ class ValueType(ABC, Generic[T]):
     @abstractmethod
     def decode(self, payload: payload_pb2.Payload | None) -> T:
         """Answer the value of ``payload``. Raises `PayloadError` when it does not fit."""
+
+    def answer(self, value: T, asked: payload_pb2.Payload | None) -> payload_pb2.Payload:
+        """Answer the payload of ``value`` in the kind of what was ``asked``, as far as it can be told so."""
+        del asked
+        return self.encode(value)
+
+    def as_json(self, payload: payload_pb2.Payload) -> payload_pb2.Payload:
+        """Answer the payload as the values of this type are recorded by themselves. Raises `PayloadError`."""
+        return payload
 
     @abstractmethod
     def schema(self) -> workflow_service_pb2.ValueSchema:
@@ -100,6 +124,13 @@ class JsonType(ValueType[T]):
         # Of these nothing is to be warned of, and asking for warnings lets go of the interpreter's lock.
         self._plain = annotation if annotation in (int, str, bool) else None
         self._validate = self._adapter.validator.validate_json
+        self._form: Callable[[], MessageForm] | None = None
+
+    def told_as(self, form: Callable[[], MessageForm]) -> Self:
+        """Answer this type, whose values may come as a message too: ``form``, found when it is needed."""
+        told = copy.copy(self)
+        told._form = form  # noqa: SLF001 - its own class
+        return told
 
     @property
     @override
@@ -116,9 +147,27 @@ class JsonType(ValueType[T]):
         kind = None if payload is None else payload.WhichOneof("kind")
         if payload is None or kind is None:
             return self._load("null")
-        if kind == "message":
-            raise self.error([("", f"takes JSON, not the message {payload.message.type_url}")])
-        return self._load(payload.json)
+        return self._load(payload.json if kind == "json" else self._told(payload.message))
+
+    @override
+    def answer(self, value: T, asked: payload_pb2.Payload | None) -> payload_pb2.Payload:
+        payload = self.encode(value)
+        if self._form is not None and asked is not None and asked.HasField("message"):
+            try:
+                return self._form().to_message(payload.json or "null")
+            except PayloadError:
+                # A value that the message cannot hold is not lost for it.
+                return payload
+        return payload
+
+    @override
+    def as_json(self, payload: payload_pb2.Payload) -> payload_pb2.Payload:
+        return payload_pb2.Payload(json=self._told(payload.message)) if payload.HasField("message") else payload
+
+    def _told(self, message: any_pb2.Any) -> str:
+        if self._form is None:
+            raise self.error([("", f"takes JSON, not the message {message.type_url}")])
+        return self._form().to_json(message)
 
     @override
     def dump(self, value: T) -> bytes:

@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 
 import click
 
+from mendflow.command.export import export_protos
 from mendflow.command.verbs import VERBS
 
 __all__ = ["main"]
@@ -59,5 +60,5 @@ def main() -> None:
     """
 
 
-for _command in VERBS:
+for _command in (*VERBS, export_protos):
     main.add_command(_command)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.progress import Task, TaskID
 
+    from mendflow.command.decoding import Decoding
     from mendflow.v1 import event_pb2
 
 __all__ = ["Screen", "as_json"]
@@ -58,8 +59,9 @@ class _Done(ProgressColumn):
 class Screen:
     """Shows a watch. Use it as a context manager."""
 
-    def __init__(self, *, json: bool) -> None:
+    def __init__(self, *, json: bool, decoding: Decoding | None = None) -> None:
         self._json = json
+        self._decoding = decoding
         self._console = Console(highlight=False)
         # Not the console's own finding: variables such as FORCE_COLOR sway it, and a pipe stays plain.
         self._live = sys.stdout.isatty() and not json
@@ -85,8 +87,11 @@ class Screen:
     def show(self, event: event_pb2.Event) -> None:
         """Show an event."""
         if self._json:
-            click.echo(as_json(event))
-        elif self._live:
+            click.echo(as_json(event) if self._decoding is None else self._decoding.as_json(event))
+            return
+        if self._decoding is not None:
+            event = self._decoding.readable(event)
+        if self._live:
             self._show_live(event)
         else:
             click.echo(narrate(event))

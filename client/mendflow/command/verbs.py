@@ -12,6 +12,7 @@ import click
 
 from mendflow import errors
 from mendflow.command import values
+from mendflow.command.decoding import Decoding
 from mendflow.command.narrate import clean, describe_causes, describe_failure, narrate, shape, state_name
 from mendflow.command.screen import Screen, as_json
 from mendflow.connection import Client
@@ -140,10 +141,13 @@ async def start(
         click.echo(handle.id)
         return SUCCEEDED
     workflow = await (handle.get() if wait is None else _wait_for_end(client, handle, wait))
+    decoding = Decoding(client)
+    await decoding.learn(workflow)
     if as_json_:
-        click.echo(as_json(workflow_service_pb2.StartWorkflowResponse(workflow=workflow, started=handle.started)))
+        reply = workflow_service_pb2.StartWorkflowResponse(workflow=workflow, started=handle.started)
+        click.echo(decoding.as_json(reply))
     else:
-        _show_workflow(workflow)
+        _show_workflow(decoding.readable(workflow))
     return SUCCEEDED if wait is None else _exit_code(workflow.state)
 
 
@@ -181,11 +185,13 @@ async def _watch(client: Client, handle: WorkflowHandle[Any], after: int, kinds:
     # The server was there: from here on a restart is something to be waited out.
     handle.patience = client.caller.retry_for = WATCH_PATIENCE
     seen, ending = after, None
+    decoding = Decoding(client)
     try:
-        with Screen(json=json) as screen:
+        with Screen(json=json, decoding=decoding) as screen:
             async for event in handle.watch(after, kinds=kinds, on_connection=screen.connection):
                 seen = event.sequence
                 ending = _ENDINGS.get(event.WhichOneof("detail") or "")
+                await decoding.learn(event)
                 screen.show(event)
     except (asyncio.CancelledError, errors.ServerUnavailable):
         again = ["mendflow", "watch", handle.id, "--after", str(seen), "--server", client.target]
@@ -265,15 +271,18 @@ async def list_(
 async def show(client: Client, *, workflow_id: str, as_json_: bool) -> int:
     """Show a workflow and its history."""
     workflow = await client.get(workflow_id)
+    decoding = Decoding(client)
+    await decoding.learn(workflow)
     if as_json_:
-        click.echo(as_json(workflow_service_pb2.GetWorkflowResponse(workflow=workflow)))
+        click.echo(decoding.as_json(workflow_service_pb2.GetWorkflowResponse(workflow=workflow)))
     else:
-        _show_workflow(workflow)
+        _show_workflow(decoding.readable(workflow))
     async for event in client.handle(workflow_id).events():
+        await decoding.learn(event)
         if as_json_:
-            click.echo(as_json(event))
+            click.echo(decoding.as_json(event))
             continue
-        click.echo(narrate(event))
+        click.echo(narrate(decoding.readable(event)))
         for cause in describe_causes(event):
             click.echo(f"{'':20}{cause}")
     return SUCCEEDED
@@ -382,7 +391,8 @@ async def types(client: Client, *, name: str | None, as_json_: bool) -> int:
 
 
 def _schema(schema: workflow_service_pb2.ValueSchema) -> str:
-    return clean(schema.json_schema or schema.message_name)
+    told = schema.json_schema or schema.message_name or "nothing"
+    return clean(f"{told}, or the message {schema.exported_message_name}" if schema.exported_message_name else told)
 
 
 @verb

@@ -229,12 +229,20 @@ class Client:
     # Asking.
 
     @overload
+    def handle(self, id: str, *, result_type: Workflow[Any, R]) -> WorkflowHandle[R]: ...
+    @overload
     def handle(self, id: str, *, result_type: type[R]) -> WorkflowHandle[R]: ...
     @overload
     def handle(self, id: str, *, result_type: Any = ...) -> WorkflowHandle[Any]: ...
     def handle(self, id: str, *, result_type: Any = Any) -> WorkflowHandle[Any]:
-        """Answer a handle to a workflow by its id. Makes no call."""
-        output_type = None if result_type is Any else ValueType.of(result_type)
+        """Answer a handle to a workflow by its id. Makes no call.
+
+        ``result_type`` is what it returns, or its decorated function, which also reads a result that is a message.
+        """
+        if isinstance(result_type, Workflow):
+            output_type: ValueType[Any] | None = result_type.output_type
+        else:
+            output_type = None if result_type is Any else ValueType.of(result_type)
         return WorkflowHandle(self, id, output_type, started=False)
 
     async def get(self, id: str, *, wait: float | None = None) -> workflow_pb2.Workflow:

@@ -74,6 +74,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: a fault of the server's own; the log has it under metadata
     "error_id".
     """
+    ERROR_REASON_MESSAGES_NOT_EXPORTED: _ErrorReason.ValueType  # 18
+    """FAILED_PRECONDITION: a message came where the type takes JSON; metadata
+    "command" makes messages of its types, "field" is where it came.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in google.rpc.ErrorInfo, domain "mendflow". ErrorInfo.reason is
@@ -131,5 +135,9 @@ or may not have taken place: ask again under the same id.
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 17
 """INTERNAL: a fault of the server's own; the log has it under metadata
 "error_id".
+"""
+ERROR_REASON_MESSAGES_NOT_EXPORTED: ErrorReason.ValueType  # 18
+"""FAILED_PRECONDITION: a message came where the type takes JSON; metadata
+"command" makes messages of its types, "field" is where it came.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -31,7 +31,9 @@ class Payload(_message.Message):
     """One JSON text, UTF-8."""
     @_builtins.property
     def message(self) -> _any_pb2.Any:
-        """A protobuf message, for types whose author uses protobuf."""
+        """A protobuf message: for types whose author uses protobuf, and for those
+        that were exported (mendflow export-protos).
+        """
 
     def __init__(
         self,

@@ -69,7 +69,9 @@ class StartWorkflowRequest(_message.Message):
     """
     @_builtins.property
     def input(self) -> _payload_pb2.Payload:
-        """The input. Absent: none. At most the payload limit."""
+        """The input. Absent: none. At most the payload limit. A workflow started
+        with a message answers with one, where its output type has one.
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -695,7 +697,10 @@ class WorkflowType(_message.Message):
     """The function's documentation. May be empty."""
     @_builtins.property
     def input(self) -> Global___ValueSchema:
-        """What it takes. Absent: nothing."""
+        """What it takes. Absent: nothing. Without a schema: nothing, and
+        exported_message_name is an empty message, for callers who want the result
+        as a message.
+        """
 
     @_builtins.property
     def output(self) -> Global___ValueSchema:
@@ -730,19 +735,26 @@ class ValueSchema(_message.Message):
 
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     MESSAGE_NAME_FIELD_NUMBER: _builtins.int
+    EXPORTED_MESSAGE_NAME_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
     """A JSON Schema (2020-12): the value goes into Payload.json."""
     message_name: _builtins.str
     """A protobuf message's full name: the value goes into Payload.message."""
+    exported_message_name: _builtins.str
+    """The full name of the message that Payload.message may hold in place of
+    JSON: the type was exported (mendflow export-protos). Server reflection
+    has it. Empty: it was not, or message_name is set.
+    """
     def __init__(
         self,
         *,
         json_schema: _builtins.str = ...,
         message_name: _builtins.str = ...,
+        exported_message_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "message_name", b"message_name", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "message_name", b"message_name", "schema", b"schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exported_message_name", b"exported_message_name", "json_schema", b"json_schema", "message_name", b"message_name", "schema", b"schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_schema: _TypeAlias = _typing.Literal["json_schema", "message_name"]  # noqa: Y015
     _WhichOneofArgType_schema: _TypeAlias = _typing.Literal["schema", b"schema"]  # noqa: Y015

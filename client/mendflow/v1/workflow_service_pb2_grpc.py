@@ -127,6 +127,7 @@ class WorkflowServiceServicer(object):
         INPUT_MISMATCH, TOO_LARGE
         ALREADY_EXISTS      ALREADY_STARTED: the id is taken by another type or
         input
+        FAILED_PRECONDITION MESSAGES_NOT_EXPORTED
         RESOURCE_EXHAUSTED  TOO_MANY_OPEN_RUNS
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -190,7 +191,7 @@ class WorkflowServiceServicer(object):
         be in the history. Idempotent by request_id.
         INVALID_ARGUMENT    INVALID_FIELD, INPUT_MISMATCH, TOO_LARGE
         NOT_FOUND           WORKFLOW_NOT_FOUND
-        FAILED_PRECONDITION WORKFLOW_ENDED
+        FAILED_PRECONDITION WORKFLOW_ENDED, MESSAGES_NOT_EXPORTED
         RESOURCE_EXHAUSTED  TOO_MANY_SIGNALS
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

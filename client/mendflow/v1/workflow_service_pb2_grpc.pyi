@@ -56,6 +56,7 @@ class WorkflowServiceStub:
                           INPUT_MISMATCH, TOO_LARGE
       ALREADY_EXISTS      ALREADY_STARTED: the id is taken by another type or
                           input
+      FAILED_PRECONDITION MESSAGES_NOT_EXPORTED
       RESOURCE_EXHAUSTED  TOO_MANY_OPEN_RUNS
     """
     BatchStartWorkflows: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchStartWorkflowsRequest, _workflow_service_pb2.BatchStartWorkflowsResponse]
@@ -95,7 +96,7 @@ class WorkflowServiceStub:
     be in the history. Idempotent by request_id.
       INVALID_ARGUMENT    INVALID_FIELD, INPUT_MISMATCH, TOO_LARGE
       NOT_FOUND           WORKFLOW_NOT_FOUND
-      FAILED_PRECONDITION WORKFLOW_ENDED
+      FAILED_PRECONDITION WORKFLOW_ENDED, MESSAGES_NOT_EXPORTED
       RESOURCE_EXHAUSTED  TOO_MANY_SIGNALS
     """
     CancelWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.CancelWorkflowRequest, _workflow_service_pb2.CancelWorkflowResponse]
@@ -140,6 +141,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
                           INPUT_MISMATCH, TOO_LARGE
       ALREADY_EXISTS      ALREADY_STARTED: the id is taken by another type or
                           input
+      FAILED_PRECONDITION MESSAGES_NOT_EXPORTED
       RESOURCE_EXHAUSTED  TOO_MANY_OPEN_RUNS
     """
     BatchStartWorkflows: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchStartWorkflowsRequest, _workflow_service_pb2.BatchStartWorkflowsResponse]  # type: ignore[assignment]
@@ -179,7 +181,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     be in the history. Idempotent by request_id.
       INVALID_ARGUMENT    INVALID_FIELD, INPUT_MISMATCH, TOO_LARGE
       NOT_FOUND           WORKFLOW_NOT_FOUND
-      FAILED_PRECONDITION WORKFLOW_ENDED
+      FAILED_PRECONDITION WORKFLOW_ENDED, MESSAGES_NOT_EXPORTED
       RESOURCE_EXHAUSTED  TOO_MANY_SIGNALS
     """
     CancelWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.CancelWorkflowRequest, _workflow_service_pb2.CancelWorkflowResponse]  # type: ignore[assignment]
@@ -227,6 +229,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
                               INPUT_MISMATCH, TOO_LARGE
           ALREADY_EXISTS      ALREADY_STARTED: the id is taken by another type or
                               input
+          FAILED_PRECONDITION MESSAGES_NOT_EXPORTED
           RESOURCE_EXHAUSTED  TOO_MANY_OPEN_RUNS
         """
 
@@ -302,7 +305,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         be in the history. Idempotent by request_id.
           INVALID_ARGUMENT    INVALID_FIELD, INPUT_MISMATCH, TOO_LARGE
           NOT_FOUND           WORKFLOW_NOT_FOUND
-          FAILED_PRECONDITION WORKFLOW_ENDED
+          FAILED_PRECONDITION WORKFLOW_ENDED, MESSAGES_NOT_EXPORTED
           RESOURCE_EXHAUSTED  TOO_MANY_SIGNALS
         """
 

@@ -15,8 +15,13 @@ from mendflow.v1 import (
     workflow_service_pb2_grpc,
 )
 from mendflow_server.api.interceptor import StatusInterceptor
+from mendflow_server.api.reflection import Pools
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from google.protobuf.descriptor_pool import DescriptorPool
+
     from mendflow_server.api.operator_service import OperatorService
     from mendflow_server.api.port import Limits
     from mendflow_server.api.workflow_service import WorkflowService
@@ -41,8 +46,11 @@ def build_grpc_server(
     workflow_service: WorkflowService,
     operator_service: OperatorService,
     health_servicer: Any,
+    pools: Iterable[DescriptorPool] = (),
 ) -> tuple[grpc.aio.Server, int]:
     """Answer a server that is bound but not started, and its port (for an address with port 0).
+
+    ``pools`` have what reflection tells beside the contract.
 
     Raises `CannotListen`.
     """
@@ -51,7 +59,8 @@ def build_grpc_server(
     operator_service_pb2_grpc.add_OperatorServiceServicer_to_server(operator_service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection((*SERVICE_NAMES, health_name, reflection.SERVICE_NAME), server)
+    told: Any = Pools(pools)
+    reflection.enable_server_reflection((*SERVICE_NAMES, health_name, reflection.SERVICE_NAME), server, pool=told)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:

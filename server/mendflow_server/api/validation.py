@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from mendflow.codec import payload_size
-from mendflow.errors import PayloadError
+from mendflow.errors import MessageNotExported, PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
-from mendflow_server.errors import InputMismatch, InvalidFields, TooLarge, UnknownWorkflowType
+from mendflow_server.errors import InputMismatch, InvalidFields, MessagesNotExported, TooLarge, UnknownWorkflowType
 from mendflow_server.store.protocol import Filter
 
 if TYPE_CHECKING:
@@ -262,9 +262,11 @@ def definition_of(name: str, definitions: Mapping[str, Workflow[Any, Any]]) -> W
 
 
 def decode_input(definition: Workflow[Any, Any], payload: Payload | None) -> object:
-    """Answer the argument for the workflow function. Raises `InputMismatch`."""
+    """Answer the argument for the workflow function. Raises `InputMismatch`, `MessagesNotExported`."""
     if definition.input_type is None:
-        if payload is not None and not _is_null(payload):
+        if payload is not None and payload.HasField("message"):
+            _decode(definition.no_input_type, payload, "input")
+        elif payload is not None and not _is_null(payload):
             raise InputMismatch([("", f"workflow type {definition.name} takes no input")])
         return None
     return _decode(definition.input_type, payload, "input")
@@ -281,6 +283,8 @@ def decode_signal(value_type: ValueType[Any] | None, payload: Payload | None) ->
 def _decode(value_type: ValueType[Any], payload: Payload | None, field: str) -> object:
     try:
         decoded: object = value_type.decode(payload)
+    except MessageNotExported as error:
+        raise MessagesNotExported(error.workflow, error.command, field) from error
     except PayloadError as error:
         raise InputMismatch(error.problems or [("", str(error))], field) from error
     except RecursionError as error:

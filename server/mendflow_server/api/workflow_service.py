@@ -312,4 +312,12 @@ def _describe_type(definition: Workflow[Any, Any]) -> workflow_service_pb2.Workf
     described.output.CopyFrom(definition.output_type.schema())
     for name, value_type in definition.signals.items():
         described.signals[name].CopyFrom(value_type.schema())
+    messages = definition.messages
+    if messages is not None:
+        if messages.input is not None:
+            described.input.exported_message_name = messages.input.name
+        if messages.output is not None:
+            described.output.exported_message_name = messages.output.name
+        for name, form in messages.signals.items():
+            described.signals[name].exported_message_name = form.name
     return described

@@ -1,0 +1,62 @@
+"""Server reflection over several descriptor pools: the contract's, and those of exported messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import descriptor_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
+    from google.protobuf.descriptor_pool import DescriptorPool
+
+    from mendflow.workflow import Workflow
+
+__all__ = ["Pools", "pools_of"]
+
+
+def pools_of(definitions: Mapping[str, Workflow[Any, Any]]) -> list[DescriptorPool]:
+    """Answer the pools of the exported messages of these workflow types, each once."""
+    found = [each.messages.module.descriptors.pool for each in definitions.values() if each.messages is not None]
+    return list({id(pool): pool for pool in found}.values())
+
+
+class Pools:
+    """Several pools asked in turn, the default one first; a name that none has raises KeyError."""
+
+    def __init__(self, others: Iterable[DescriptorPool]) -> None:
+        self._default = descriptor_pool.Default()
+        self._pools = [self._default, *others]
+
+    def FindFileByName(self, name: str) -> FileDescriptor:
+        """Answer a file."""
+        found: FileDescriptor = self._first(name, lambda pool: pool.FindFileByName(name))
+        return found
+
+    def FindFileContainingSymbol(self, name: str) -> FileDescriptor:
+        """Answer the file that has this symbol."""
+        found: FileDescriptor = self._first(name, lambda pool: pool.FindFileContainingSymbol(name))
+        return found
+
+    def FindMessageTypeByName(self, name: str) -> Descriptor:
+        """Answer a message type."""
+        found: Descriptor = self._first(name, lambda pool: pool.FindMessageTypeByName(name))
+        return found
+
+    def FindExtensionByNumber(self, message: Descriptor, number: int) -> FieldDescriptor:
+        """Answer an extension; exported messages have none."""
+        return self._default.FindExtensionByNumber(message, number)
+
+    def FindAllExtensions(self, message: Descriptor) -> list[FieldDescriptor]:
+        """Answer a message's extensions."""
+        return list(self._default.FindAllExtensions(message)) if message.file.pool is self._default else []
+
+    def _first(self, name: str, find: Callable[[DescriptorPool], Any]) -> Any:
+        for pool in self._pools:
+            try:
+                return find(pool)
+            except KeyError:
+                continue
+        raise KeyError(name)
