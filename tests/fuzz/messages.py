@@ -14,12 +14,14 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
 
+from mendflow.v1.event_pb2 import EventKind
 from mendflow.v1.payload_pb2 import Payload
+from mendflow.v1.workflow_pb2 import WorkflowState
 from mendflow.v1.workflow_service_pb2 import StartWorkflowRequest
-from mendflow_server.api.pages import types_token, workflows_token
-from mendflow_server.store.protocol import Cursor, Filter
+from mendflow_server.api.pages import types_token
 from tests.fuzz.contract import SERVICES
 from tests.fuzz.served import LEFT_OUT, SERVED
 from tests.fuzz.world import FRESH, KINDS
@@ -190,24 +192,32 @@ def _valid_input(name: str) -> SearchStrategy[Payload | None]:
 def _good_starts(draw: Any) -> StartWorkflowRequest:
     """A start that gets as far as the workflow's code, if nothing else is wrong with it."""
     name = draw(st.sampled_from(sorted(SERVED)))
-    request = StartWorkflowRequest(workflow_type=name, workflow_id=draw(_VALID["workflow_id"]))
+    request = StartWorkflowRequest(workflow_type=name, workflow_id=draw(_start_ids))
     payload = draw(_valid_input(name))
     if payload is not None:
         request.input.CopyFrom(payload)
     return request
 
 
-_forged_tokens = st.one_of(
-    st.builds(
-        lambda time, key: workflows_token(Filter(), Cursor(time, key)),
-        st.sampled_from([*INT64, 0, 10**16]),
-        st.sampled_from([0, 1, 2**63 - 1, 2**63, 2**64 - 1]),
-    ),
-    st.builds(lambda kind, after: f"@forged:{kind}:{after}", st.sampled_from(KINDS), st.integers(0, 2**64 - 1)),
-    any_text.map(types_token),
+@st.composite
+def _without_wait(draw: Any) -> StartWorkflowRequest:
+    """Any start, as a batch may hold it."""
+    request = draw(messages(StartWorkflowRequest.DESCRIPTOR, 3))
+    request.ClearField("wait")
+    return request  # type: ignore[no-any-return]
+
+
+#: ``@token`` is one that the server gave out for this very question; a forged one is well-made, too, but leads anywhere.
+_forged_tokens = st.builds(
+    lambda time, key: f"@forged:{time}:{key}",
+    st.sampled_from([10**16, 0, *INT64]),
+    st.sampled_from([-1, -(2**63), 2**63 - 1, 1, 0]),
 )
-_tokens = st.sampled_from(["", "", "@token:workflows", "@token:types", *(f"@token:{kind}" for kind in KINDS)])
+_tokens = st.one_of(
+    st.sampled_from(["", "@token", "@token"]), _forged_tokens, _forged_tokens, st.sampled_from(["m", "é"]).map(types_token)
+)
 _ids = st.sampled_from([f"@{kind}" for kind in KINDS] + list(FRESH))
+_start_ids = st.one_of(st.sampled_from(FRESH), st.sampled_from(FRESH), _ids)
 _small_ids = st.sampled_from(["", "r1", "r2"])
 #: Valid pieces by a field's name. A field that is not here gets what its type allows, which may be valid too.
 _VALID: dict[str, SearchStrategy[Any]] = {
@@ -216,7 +226,7 @@ _VALID: dict[str, SearchStrategy[Any]] = {
     "request_id": _small_ids,
     "reason": st.sampled_from(["", "why not", "é" * 1_000]),
     "name": st.sampled_from(["go", "shape", "message", "number", "any", "other"]),
-    "page_token": st.one_of(_tokens, _forged_tokens),
+    "page_token": _tokens,
     "page_size": st.integers(0, 3),
     "after_sequence": st.integers(0, 3),
     "input": _payloads,
@@ -224,6 +234,13 @@ _VALID: dict[str, SearchStrategy[Any]] = {
     "labels": st.dictionaries(st.sampled_from(["team", "a/b.c-d_e"]), st.sampled_from(["", "x", "é"]), max_size=2),
     "wait": st.sampled_from([Duration(), Duration(nanos=1), Duration(nanos=20_000_000)]),
     "service": st.sampled_from(["", "liveness", *(service.full_name for service in SERVICES)]),
+    "kinds": st.lists(st.sampled_from(EventKind.values()[1:]), max_size=6),
+    "states": st.lists(st.sampled_from(WorkflowState.values()[1:]), max_size=6),
+    "requests": st.lists(st.one_of(_good_starts(), _without_wait()), min_size=1, max_size=6),
+    "create_time_from": st.builds(Timestamp, seconds=st.sampled_from([0, -62_135_596_800, 1_700_000_000])),
+    "create_time_until": st.builds(
+        Timestamp, seconds=st.sampled_from([1_700_000_000, 253_402_300_799]), nanos=st.sampled_from([0, 1, 999_999_999])
+    ),
     "host": st.just(""),
     "file_by_filename": st.sampled_from(["mendflow/v1/event.proto", "grpc/health/v1/health.proto"]),
     "file_containing_symbol": st.sampled_from(["mendflow.v1.Event", "mendflow.v1.WorkflowService.GetWorkflow"]),
@@ -286,18 +303,22 @@ def put(message: Message, field: FieldDescriptor, value: Any) -> None:
         setattr(message, field.name, value)
 
 
+#: What a good start brings already.
+_STARTED_WITH = ("workflow_id", "workflow_type", "input")
+
+
 @st.composite
 def messages(draw: Callable[[SearchStrategy[Any]], Any], descriptor: Descriptor, depth: int = 4) -> Message:
     """Messages of this type: all right, with one or two fields wild, or wild throughout."""
     fields = list(descriptor.fields)
     is_start = descriptor.full_name == StartWorkflowRequest.DESCRIPTOR.full_name
     message = draw(_good_starts()) if is_start else message_factory.GetMessageClass(descriptor)()
-    wild = draw(st.sampled_from([0, 0, 1, 1, 2, len(fields)])) if fields else 0
+    wild = draw(st.sampled_from([0, 0, 0, 1, 1, 2, len(fields)])) if fields else 0
     chosen = draw(st.lists(st.sampled_from(fields), max_size=wild, unique_by=lambda each: each.name)) if wild else []
     for field in fields if depth else []:
         if field in chosen:
             value = draw(_wild(field, depth))
-        elif (is_start and field.name in ("workflow_type", "input")) or not draw(st.integers(0, 3)):
+        elif (is_start and field.name in _STARTED_WITH) or draw(st.integers(0, 7)) < (1 if field.name in _VALID else 5):
             continue
         else:
             value = draw(_valid(field, depth))

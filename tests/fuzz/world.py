@@ -1,7 +1,7 @@
 """The workflows that there are while requests are fuzzed, one in each state, and the names by which messages mean them.
 
 ``@waiting`` is the id of the workflow that waits, ``@fresh-1`` one that the example itself may have started,
-``@token:waiting`` a page token for its events, ``@forged:waiting:7`` a well-made one that the server never gave out.
+``@token`` a page token that goes with the request, ``@forged:1:7`` a well-made one that the server never gave out.
 What a request may have changed is made anew before the next example, so that each begins in the same world.
 """
 
@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import grpc
 from google.protobuf.descriptor import FieldDescriptor
 
 from mendflow.v1 import event_pb2, operator_service_pb2, workflow_pb2
 from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.payload_pb2 import Payload
-from mendflow_server.api.pages import events_token
+from mendflow_server.api.pages import events_token, types_token, workflows_token
+from mendflow_server.api.validation import check_list_workflows
+from mendflow_server.errors import Refusal
 from mendflow_server.store.opening import open_store
-from mendflow_server.store.protocol import Batch, Change, Row, Verdict
+from mendflow_server.store.protocol import Batch, Change, Cursor, Row, Verdict
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from tests.conftest import Server
 
 #: How each kind of workflow is started: type, and input as JSON.
@@ -157,7 +158,7 @@ class World:
                     return found.workflow  # type: ignore[no-any-return]
                 await asyncio.sleep(0.002)
 
-    async def name(self, message: Message, *, touching: bool) -> None:
+    async def name(self, message: Any, *, touching: bool) -> None:
         """Put real ids and tokens into a message; with ``touching`` the workflows named may change."""
         for field, value in list(message.ListFields()):
             if field.message_type is not None and field.message_type.GetOptions().map_entry:
@@ -165,34 +166,44 @@ class World:
             if field.message_type is not None:
                 for each in value if field.is_repeated else [value]:
                     await self.name(each, touching=touching)
+            elif field.name == "page_token" and value.startswith(("@token", "@forged")):
+                message.page_token = await self._token(message, value)
             elif field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated and value.startswith("@"):
-                setattr(message, field.name, await self._named(value, touching=touching))
+                setattr(message, field.name, self._named(value, touching=touching))
 
-    async def _named(self, text: str, *, touching: bool) -> str:
-        what, _, rest = text[1:].partition(":")
+    def _named(self, text: str, *, touching: bool) -> str:
+        kind = text[1:]
         if text in FRESH:
-            return f"example-{self._examples}-{what}"
-        if what in self._ids and not rest:
-            if touching and what != "missing":
-                self._used.add(what)
-            return self._ids[what]
-        if what == "token":
-            return await self._token(rest)
-        kind, _, after = rest.partition(":")
-        if what == "forged" and kind in self._uids and after.isdecimal():
-            return events_token(self._uids[kind], int(after))
-        return text
+            return f"example-{self._examples}-{kind}"
+        if touching and kind in self._ids and kind != "missing":
+            self._used.add(kind)
+        return self._ids.get(kind, text)
 
-    async def _token(self, what: str) -> str:
-        stub = self._server.stub
-        if what == "workflows":
-            return (await stub.ListWorkflows(ws.ListWorkflowsRequest(page_size=1))).next_page_token  # type: ignore[no-any-return]
-        if what == "types":
-            return (await stub.ListWorkflowTypes(ws.ListWorkflowTypesRequest(page_size=1))).next_page_token  # type: ignore[no-any-return]
-        if what not in self._ids or what == "missing":
-            return ""
-        page = await stub.ListEvents(ws.ListEventsRequest(workflow_id=self._ids[what], page_size=1))
-        return page.next_page_token  # type: ignore[no-any-return]
+    async def _token(self, request: Any, text: str) -> str:
+        """Answer the token of the request's second page, or one that leads to a place of our own choice."""
+        first = type(request)()
+        first.CopyFrom(request)
+        first.page_token = ""
+        first.page_size = 1
+        _, *place = text.split(":")
+        numbers = [int(number) for number in place] or [0, 0]
+        forge, ask = {
+            "ListWorkflowsRequest": (self._forge_workflows, self._server.stub.ListWorkflows),
+            "ListEventsRequest": (self._forge_events, self._server.stub.ListEvents),
+            "ListWorkflowTypesRequest": (lambda _, *__: types_token("m"), self._server.stub.ListWorkflowTypes),
+        }[request.DESCRIPTOR.name]
+        try:
+            return forge(request, *numbers) if place else (await ask(first)).next_page_token
+        except (grpc.RpcError, Refusal):
+            return ""  # The question itself is no good.
+
+    def _forge_workflows(self, request: ws.ListWorkflowsRequest, create_time: int, key: int) -> str:
+        condition = check_list_workflows(request, self._server.app.settings).condition
+        return workflows_token(condition, Cursor(create_time, key))
+
+    def _forge_events(self, request: ws.ListEventsRequest, _: int, after: int) -> str:
+        uids = {self._ids[kind]: uid for kind, uid in self._uids.items()}
+        return events_token(uids.get(request.workflow_id, ""), after)
 
 
 def _is_ready(kind: str, workflow: workflow_pb2.Workflow) -> bool:
