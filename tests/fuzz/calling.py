@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,7 +14,7 @@ from mendflow.v1 import workflow_pb2
 from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.payload_pb2 import Payload
 from tests.conftest import serving
-from tests.fuzz.contract import Answer, Method, answer_of
+from tests.fuzz.contract import BY_NAME, Answer, Method, answer_of
 from tests.fuzz.messages import PAYLOAD_LIMIT, REQUEST_LIMIT
 from tests.fuzz.served import SERVED
 from tests.fuzz.world import SIGNAL_LIMIT, seed
@@ -117,3 +118,20 @@ async def canary(server: Server, name: str) -> None:
                 assert found.output.json == '"canary-1-2-3"'
                 return
             await asyncio.sleep(0.002)
+
+
+_looks = itertools.count()
+
+
+async def is_alive(server: Server) -> None:
+    """It is ready, or soon is where the machine was too busy; and every tenth time, a workflow runs as ever."""
+    number = next(_looks)
+    if number % 10 == 0:
+        await canary(server, f"canary-{number}")
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            answer = await call(server.channel, BY_NAME["Check"], [b""])
+            assert answer.code == "OK"
+            if answer.responses[0].status == answer.responses[0].SERVING:
+                return
+            await asyncio.sleep(0.05)

@@ -224,3 +224,7 @@ def _is_inside(field: FieldDescriptor, rest: str) -> bool:
     if not rest:
         return True
     return rest.startswith(".") and field.message_type is not None and is_field(field.message_type, rest[1:])
+
+
+METHODS = methods()
+BY_NAME = {method.name: method for method in METHODS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mendflow.v1 import event_pb2
-from tests.fuzz.calling import PATIENCE, call, canary, fuzzed
-from tests.fuzz.contract import Answer, Method, faults, faults_of_status, methods
+from tests.fuzz.calling import call, fuzzed, is_alive
+from tests.fuzz.contract import BY_NAME, METHODS, Answer, Method, faults, faults_of_status
 from tests.fuzz.forms import fuzz
 from tests.fuzz.messages import REQUEST_LIMIT, messages
 from tests.fuzz.soundness import faults_of_store
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
     from tests.conftest import Server
 
-METHODS = methods()
-BY_NAME = {method.name: method for method in METHODS}
 LONGEST_SHOWN = 1_000
 EXAMPLES = (800, 20_000)
 
@@ -95,28 +92,10 @@ async def test_any_message_is_answered_by_the_contract(
         wrong += [] if wrong or answer.code != "OK" else _faults_of_ok(method, request, answer)
         assert not wrong, f"{Call(method, request)}\n{answer.code}\n{wrong}\n{complaints}"
     assert not complaints
-    await _is_alive(server)
+    await is_alive(server)
 
 
 TOUCHING = {"SignalWorkflow", "CancelWorkflow", "ResumeWorkflow", "TerminateWorkflow"}
-_canaries = iter(range(10**9))
-
-
-async def _is_alive(server: Server) -> None:
-    """It is ready, or soon is where the machine was too busy; and every tenth time, a workflow runs as ever."""
-    number = next(_canaries)
-    if number % 10 == 0:
-        await canary(server, f"canary-{number}")
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            answer = await call(server.channel, BY_NAME["Check"], [b""])
-            assert answer.code == "OK"
-            if answer.responses[0].status == answer.responses[0].SERVING:
-                return
-            print(server.app.health.ready)
-            await asyncio.sleep(0.05)
-
-
 def _is_too_large(data: bytes, answer: Answer) -> bool:
     """Whether gRPC itself refused it, before the server's code saw it."""
     return len(data) > REQUEST_LIMIT and answer.code == "RESOURCE_EXHAUSTED"
