@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
+from mendflow_server.api.listening import GrpcServer
 from mendflow_server.api.operator_service import OperatorService
 from mendflow_server.api.serving import build_grpc_server
 from mendflow_server.api.workflow_service import WorkflowService
@@ -101,6 +103,7 @@ class App:
         stack.push_async_callback(self._stop_tasks)
         self.health = HealthMonitor(clock, settings, self._signals)
         await self._listen(stack)
+        self._run(self.grpc.run())
         self._run(self.committer.run())
         self._run(self.supervisor.run())
         self._run(self.health.run())
@@ -109,13 +112,15 @@ class App:
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
-        self.grpc, self.grpc_port = build_grpc_server(
+        build = partial(
+            build_grpc_server,
             settings,
-            settings.grpc_address,
             workflow_service=WorkflowService(self.engine, settings, trace=trace_from_metadata, version=VERSION),
             operator_service=OperatorService(self.engine, settings),
             health_servicer=self.health.servicer,
         )
+        self.grpc = GrpcServer(build, settings.grpc_address)
+        self.grpc_port = self.grpc.port
         http = HttpServer(settings.http_address, self.health, version=VERSION, replica_id=self.replica_id)
         await http.start()
         stack.push_async_callback(http.stop)
