@@ -18,7 +18,7 @@ from mendflow.v1 import error_reason_pb2, operator_service_pb2, workflow_service
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+    from google.protobuf.descriptor import FieldDescriptor
     from google.protobuf.message import Message
 
 PROTOS = Path(__file__).parents[2] / "protos" / "mendflow" / "v1"
@@ -31,7 +31,9 @@ SERVICES = (
     health_pb2.DESCRIPTOR.services_by_name["Health"],
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
 )
-REASONS = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}
+REASONS = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name} - {
+    "UNSPECIFIED"
+}
 CODES = {code.name for code in grpc.StatusCode}
 CODE_OF_NUMBER = {code.value[0]: code.name for code in grpc.StatusCode}
 #: Reasons that say when to ask again.
@@ -75,14 +77,14 @@ class Answer:
 def methods() -> list[Method]:
     """Answer every rpc of every service that the server has."""
     documented = dict(_documented())
-    found = []
-    for service in SERVICES:
-        for method in service.methods:
-            found.append(_method(method, ours=service in OURS, documented=documented.get(method.name, frozenset())))
-    return found
+    return [
+        _method(method, ours=service in OURS, documented=documented.get(method.name, frozenset()))
+        for service in SERVICES
+        for method in service.methods
+    ]
 
 
-def _method(method: MethodDescriptor, *, ours: bool, documented: frozenset[tuple[str, str]]) -> Method:
+def _method(method: Any, *, ours: bool, documented: frozenset[tuple[str, str]]) -> Method:
     return Method(
         name=method.name,
         path=f"/{method.containing_service.full_name}/{method.name}",
@@ -167,19 +169,23 @@ def faults_of_status(method: Method, request: Message | None, status: status_pb2
         detail = known.get(packed.TypeName())
         if detail is None or not packed.Unpack(detail):
             return [f"a detail that is none of the contract's: {packed}"]
+    reason = info.reason
+    checks = {
+        f"ErrorInfo is {info}": info.domain == "mendflow" and reason in REASONS,
+        f"{method.name} does not document {code} {reason}": not method.ours or (code, reason) in method.documented,
+        f"{reason} with {len(bad.field_violations)} fields at fault": reason == "SEQUENCE_BEYOND_END"
+        or (code == "INVALID_ARGUMENT") == bool(bad.field_violations),
+        f"{reason} and RetryInfo {retry}": (reason in COME_BACK) == status_has(status, "RetryInfo"),
+        f"{reason} and ResourceInfo {resource}": reason == "TOO_MANY_SIGNALS"
+        or (reason in OF_A_WORKFLOW) == bool(resource.resource_name),
+    }
+    return [fault for fault, kept in checks.items() if not kept] + _faults_of_fields(request, bad)
+
+
+def _faults_of_fields(request: Message | None, bad: error_details_pb2.BadRequest) -> list[str]:
+    """Each field at fault is there to be mended, and it is said how."""
     wrong = []
-    if info.domain != "mendflow" or info.reason not in REASONS:
-        wrong.append(f"ErrorInfo is {info}")
-    if method.ours and (code, info.reason) not in method.documented:
-        wrong.append(f"{method.name} does not document {code} {info.reason}")
-    if (code == "INVALID_ARGUMENT") != bool(bad.field_violations) and info.reason != "SEQUENCE_BEYOND_END":
-        wrong.append(f"{info.reason} with {len(bad.field_violations)} fields at fault")
-    if (info.reason in COME_BACK) != status_has(status, "RetryInfo"):
-        wrong.append(f"{info.reason} and RetryInfo {retry}")
-    if (info.reason in OF_A_WORKFLOW) != bool(resource.resource_name) and info.reason != "TOO_MANY_SIGNALS":
-        wrong.append(f"{info.reason} and ResourceInfo {resource}")
     for index, violation in enumerate(bad.field_violations):
-        last = index == len(bad.field_violations) - 1
         if not violation.description:
             wrong.append(f"{violation.field} is at fault for no reason")
         if violation.field:
@@ -187,8 +193,8 @@ def faults_of_status(method: Method, request: Message | None, status: status_pb2
                 wrong.append(f"there is no field {violation.field!r}")
         elif violation.description == UNREADABLE:
             if request is not None:
-                wrong.append("a message that gRPC can read is called none")
-        elif not (last and violation.description.startswith("and ") and index):
+                wrong.append("a message that can be read is called none")
+        elif not (0 < index == len(bad.field_violations) - 1 and violation.description.startswith("and ")):
             wrong.append(f"no field is named: {violation.description}")
     return wrong
 
@@ -198,7 +204,7 @@ def status_has(status: status_pb2.Status, name: str) -> bool:
     return any(packed.TypeName() == f"google.rpc.{name}" for packed in status.details)
 
 
-def is_field(descriptor: Descriptor, path: str) -> bool:
+def is_field(descriptor: Any, path: str) -> bool:
     """Whether a violation's path leads to a field of this message (or into a value that the user's type describes)."""
     found = re.match(r"[a-z_0-9]+", path)
     field = descriptor.fields_by_name.get(found[0]) if found else None

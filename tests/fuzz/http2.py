@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
@@ -16,7 +16,9 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 
 def frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
     """Answer a frame."""
-    return len(body).to_bytes(3, "big") + bytes([kind & 0xFF, flags & 0xFF]) + (stream % 2**32).to_bytes(4, "big") + body
+    return (
+        len(body).to_bytes(3, "big") + bytes([kind & 0xFF, flags & 0xFF]) + (stream % 2**32).to_bytes(4, "big") + body
+    )
 
 
 def headers(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -55,8 +57,14 @@ def message(data: bytes, *, compressed: int = 0, length: int | None = None) -> b
     return bytes([compressed & 0xFF]) + ((len(data) if length is None else length) % 2**32).to_bytes(4, "big") + data
 
 
-async def say(port: int, *parts: bytes, silence: float, half_close: bool = False) -> bytes:
-    """Open a connection, say this, and answer what is heard until it is closed, or silent for so long."""
+async def say(
+    port: int,
+    *parts: bytes,
+    silence: float,
+    half_close: bool = False,
+    until: Callable[[bytes], bool] = lambda _: False,
+) -> bytes:
+    """Open a connection, say this, and answer what is heard until it is enough, closed, or silent for so long."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     heard = b""
     try:
@@ -68,6 +76,8 @@ async def say(port: int, *parts: bytes, silence: float, half_close: bool = False
                 writer.write_eof()
             while more := await asyncio.wait_for(reader.read(65_536), silence):
                 heard += more
+                if until(heard):
+                    break
     finally:
         writer.close()
         with contextlib.suppress(OSError):

@@ -29,7 +29,6 @@ from tests.fuzz.world import FRESH, KINDS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
     from hypothesis.strategies import SearchStrategy
 
@@ -59,7 +58,7 @@ _NASTY = [
     "\ufeff\ufffe\uffff",
     "\U0010ffff" * 3,
     "é́",
-    "０１２",
+    "\uff10\uff11",
     "{}",
     "null",
     "@",
@@ -149,7 +148,9 @@ _message_payloads = st.builds(
     ),
     st.one_of(
         any_bytes,
-        st.builds(lambda s, n: Duration(seconds=s, nanos=n).SerializeToString(), st.integers(*INT64), st.integers(0, 9)),
+        st.builds(
+            lambda s, n: Duration(seconds=s, nanos=n).SerializeToString(), st.integers(*INT64), st.integers(0, 9)
+        ),
         _json_texts.map(lambda text: Payload(json=text).SerializeToString()),
     ),
 )
@@ -207,14 +208,17 @@ def _without_wait(draw: Any) -> StartWorkflowRequest:
     return request  # type: ignore[no-any-return]
 
 
-#: ``@token`` is one that the server gave out for this very question; a forged one is well-made, too, but leads anywhere.
+#: ``@token`` is one that the server gave out for this very question; a forged one is well-made, but leads anywhere.
 _forged_tokens = st.builds(
     lambda time, key: f"@forged:{time}:{key}",
     st.sampled_from([10**16, 0, *INT64]),
     st.sampled_from([-1, -(2**63), 2**63 - 1, 1, 0]),
 )
 _tokens = st.one_of(
-    st.sampled_from(["", "@token", "@token"]), _forged_tokens, _forged_tokens, st.sampled_from(["m", "é"]).map(types_token)
+    st.sampled_from(["", "@token", "@token"]),
+    _forged_tokens,
+    _forged_tokens,
+    st.sampled_from(["m", "é"]).map(types_token),
 )
 _ids = st.sampled_from([f"@{kind}" for kind in KINDS] + list(FRESH))
 _start_ids = st.one_of(st.sampled_from(FRESH), st.sampled_from(FRESH), _ids)
@@ -308,11 +312,11 @@ _STARTED_WITH = ("workflow_id", "workflow_type", "input")
 
 
 @st.composite
-def messages(draw: Callable[[SearchStrategy[Any]], Any], descriptor: Descriptor, depth: int = 4) -> Message:
+def messages(draw: Callable[[SearchStrategy[Any]], Any], descriptor: Any, depth: int = 4) -> Message:
     """Messages of this type: all right, with one or two fields wild, or wild throughout."""
     fields = list(descriptor.fields)
     is_start = descriptor.full_name == StartWorkflowRequest.DESCRIPTOR.full_name
-    message = draw(_good_starts()) if is_start else message_factory.GetMessageClass(descriptor)()
+    message: Message = draw(_good_starts()) if is_start else message_factory.GetMessageClass(descriptor)()
     wild = draw(st.sampled_from([0, 0, 0, 1, 1, 2, len(fields)])) if fields else 0
     chosen = draw(st.lists(st.sampled_from(fields), max_size=wild, unique_by=lambda each: each.name)) if wild else []
     for field in fields if depth else []:
@@ -326,7 +330,7 @@ def messages(draw: Callable[[SearchStrategy[Any]], Any], descriptor: Descriptor,
         put(message, field, value)
     if wild > 1 and draw(st.booleans()):
         _merge(message, draw(unknown_fields))
-    return message  # type: ignore[no-any-return]
+    return message
 
 
 def _merge(message: Message, data: bytes) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
+from google.protobuf.duration_pb2 import Duration  # noqa: TC002 - the type of an input is read at run time
 from pydantic import BaseModel, Field
 
 from mendflow import gather, step, wait_signal, workflow

@@ -50,7 +50,8 @@ def calls_of(method: Method) -> SearchStrategy[Call]:
 # Starts, signals and streams more often: behind them lies most.
 calls = st.lists(
     st.one_of(
-        *map(calls_of, METHODS), *(calls_of(BY_NAME[name]) for name in ("StartWorkflow", "SignalWorkflow", "WatchWorkflow"))
+        *map(calls_of, METHODS),
+        *(calls_of(BY_NAME[name]) for name in ("StartWorkflow", "SignalWorkflow", "WatchWorkflow")),
     ),
     min_size=1,
     max_size=5,
@@ -96,6 +97,8 @@ async def test_any_message_is_answered_by_the_contract(
 
 
 TOUCHING = {"SignalWorkflow", "CancelWorkflow", "ResumeWorkflow", "TerminateWorkflow"}
+
+
 def _is_too_large(data: bytes, answer: Answer) -> bool:
     """Whether gRPC itself refused it, before the server's code saw it."""
     return len(data) > REQUEST_LIMIT and answer.code == "RESOURCE_EXHAUSTED"
