@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.conftest import Server
 
 LONGEST_SHOWN = 1_000
-EXAMPLES = (800, 20_000)
+EXAMPLES = (200, 20_000)
 
 
 @dataclass(frozen=True, repr=False)

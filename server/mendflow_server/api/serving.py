@@ -55,7 +55,7 @@ def build_grpc_server(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, unregistered)
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     servicer = reflection.aio.ReflectionServicer((*SERVICE_NAMES, health_name, reflection.SERVICE_NAME))
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, unregistered)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, unregistered)  # type: ignore[no-untyped-call]
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
