@@ -103,7 +103,7 @@ async def interpret(program: Any, log: list[str]) -> Any:
         found = await gather(*(interpret(part, log) for part in parts), return_exceptions=True)
         return [str(each) for each in found]
     if word in ("try", "swallow", "clean up", "finally"):
-        return await _guarded(word, *parts, log)
+        return await _guarded(word, parts[0], parts[1], log)
     answer = await _leaf(word, *parts, seen=f"{len(log)} {' '.join(log[-2:])}")
     log.append(answer)
     return answer

@@ -160,6 +160,14 @@ def test_every_prefix_of_a_simulated_history_replays_to_the_same_decisions(
         again.close()
 
 
+def _check_prefixes(program: Any, events: list[event_pb2.Event]) -> None:
+    wrong = []
+    for length in range(1, len(events)):
+        wrong += faults_of_prefix(run_program, program, events, length)
+    lines = [f"{event.sequence} {str(event)[-300:]!r}" for event in events]
+    assert not wrong, "\n".join([json.dumps(program), *lines, *wrong])
+
+
 def _end(world: World) -> None:
     """Write the final event, if the code has ended."""
     run = world.run
@@ -173,11 +181,6 @@ def _end(world: World) -> None:
     else:
         event.workflow_failed.failure.message = str(run.error)
     world.journal.add(event)
-
-
-def _told(program: Any, events: list[event_pb2.Event], wrong: list[str]) -> str:
-    lines = [f"{event.sequence} {str(event)[-300:]!r}" for event in events]
-    return "\n".join([json.dumps(program), *lines, *wrong])
 
 
 @pytest.fixture

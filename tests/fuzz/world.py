@@ -112,8 +112,9 @@ def _seeded(kind: str, index: int) -> Change:
 class World:
     """The workflows there are, and what messages call them."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, seeded: int) -> None:
         self._server = server
+        self._seeded = seeded
         self._made = 0
         self._examples = 0
         self._ids: dict[str, str] = {"missing": "missing"}
@@ -131,6 +132,8 @@ class World:
         self._made += 1
         if kind in _SEEDED:
             number = 0 if kind not in self._ids else int(self._ids[kind].rpartition("-")[2]) + 1
+            if number >= self._seeded:
+                return  # None is left as it was; the last one serves on, whatever became of it.
             workflow_id = f"{kind}-{number}"
         else:
             workflow_id = f"{kind}-{self._made}"
