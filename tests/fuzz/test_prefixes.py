@@ -187,7 +187,7 @@ async def forgetful(tmp_path: Path) -> AsyncIterator[Server]:
         yield server
 
 
-@fuzz(60, 3_000)
+@fuzz(90, 3_000)
 @given(program=programs, sent=st.lists(st.sampled_from([*SIGNALS, "pause", "pause", "cancel"]), max_size=8))
 async def test_every_prefix_of_a_real_history_replays_to_the_same_decisions(
     program: Any, sent: list[str], forgetful: Server
