@@ -116,7 +116,9 @@ class Held(Listener):
             self.run = None
 
     def _set_timer(self) -> None:
-        wake = None if self.opaque and not self.history.cancel else next_time(self.history, self.journal.now)
+        wake = None
+        if not self.opaque or self.history.cancel:
+            wake = next_time(self.history, self.journal.now, self._nobody_asks)
         if wake is None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -128,6 +130,13 @@ class Held(Listener):
             self._timer.cancel()
         self._timer_at = wake
         self._timer = self.kernel.timers.at(wake, lambda: self.kernel.act(self, self.woken))
+
+    def _nobody_asks(self, key: str) -> bool:
+        """Whether a step that is due has nothing in its way: it fell due unseen, between two acts."""
+        run = self.run
+        if run is None or key not in run.wanted or key in self._slot_waits or self.kernel.draining:
+            return False
+        return key not in self.bodies or run.wanted[key][0].step.overlap
 
     # Committing.
 
