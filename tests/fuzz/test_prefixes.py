@@ -161,8 +161,11 @@ def _check_prefixes(program: Any, events: list[event_pb2.Event]) -> None:
     wrong = []
     for length in range(1, len(events)):
         wrong += faults_of_prefix(run_program, program, events, length)
-    lines = [f"{event.sequence} {str(event)[-300:]!r}" for event in events]
-    assert not wrong, "\n".join([json.dumps(program), *lines, *wrong])
+    assert not wrong, "\n".join([_told(program, events), *wrong])
+
+
+def _told(program: Any, events: list[event_pb2.Event]) -> str:
+    return "\n".join([json.dumps(program), *(f"{event.sequence} {str(event)[-300:]!r}" for event in events)])
 
 
 def _end(world: World) -> None:
@@ -201,7 +204,7 @@ async def test_every_prefix_of_a_real_history_replays_to_the_same_decisions(
                 await handle.cancel()
             else:
                 await handle.signal(what, what)
-    await _let_end(forgetful, handle)
+    ended = await _let_end(handle)
     events: list[event_pb2.Event] = []
     token = ""
     while True:
@@ -212,17 +215,21 @@ async def test_every_prefix_of_a_real_history_replays_to_the_same_decisions(
         token = page.next_page_token
         if not token:
             break
+    assert ended, _told(program, events)
     _check_prefixes(program, events)
 
 
-async def _let_end(server: Server, handle: Any) -> None:
-    """Send what it may still wait for, whenever it has come to rest, until it has ended."""
+async def _let_end(handle: Any) -> bool:
+    """Send what it may still wait for, whenever it has come to rest, until it has ended; False: it does not."""
     seen = 0
-    async with asyncio.timeout(30):
-        while not (found := await handle.get()).HasField("end_time"):
-            if found.last_sequence == seen:
-                for name in SIGNALS:
-                    with contextlib.suppress(MendflowError):
-                        await handle.signal(name, name)
-            seen = found.last_sequence
-            await asyncio.sleep(0.005)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(20):
+            while not (found := await handle.get()).HasField("end_time"):
+                if found.last_sequence == seen:
+                    for name in SIGNALS:
+                        with contextlib.suppress(MendflowError):
+                            await handle.signal(name, name)
+                seen = found.last_sequence
+                await asyncio.sleep(0.005)
+            return True
+    return False
