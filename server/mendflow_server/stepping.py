@@ -209,6 +209,8 @@ class Stepping(Held):
                 jitter=self.kernel.jitter(),
             )
         )
+        if self.run is not None and record.key not in self.run.wanted:
+            _cancel_step(detail.decision)
         self.journal.add(event)
         self._effects.append(lambda: self.kernel.observer.attempt_failed(self.row, event))
         if detail.decision.action == failure_pb2.RETRY_ACTION_PAUSE_WORKFLOW and not self.history.stopped:
@@ -356,3 +358,12 @@ class Stepping(Held):
     def _quarantine(self, step_key: str, crashes: int) -> None:
         """Stop, for it keeps killing the server."""
         raise NotImplementedError
+
+
+def _cancel_step(decision: failure_pb2.RetryDecision) -> None:
+    """The code withdrew the step before its attempt failed: nobody would take another one."""
+    decision.ClearField("delay")
+    decision.ClearField("next_attempt_time")
+    decision.action = failure_pb2.RETRY_ACTION_CANCEL_STEP
+    decision.reason = failure_pb2.RETRY_REASON_CANCELLED
+    decision.explanation = "The step was cancelled before its attempt failed."

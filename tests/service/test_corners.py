@@ -151,21 +151,6 @@ async def holds(seconds: float) -> str:
     return await hold(seconds, "slot")
 
 
-@step(retry=RetryPolicy(max_attempts=3, initial_interval=0.001, maximum_interval=0.001))
-async def fails_once() -> str:
-    """Work at the second attempt, which follows at once."""
-    if attempt().number == 1:
-        msg = "once"
-        raise TransientError(msg)
-    return "second"
-
-
-@workflow
-async def retries_beside() -> list[str]:
-    """A step that is retried at once while another one ends."""
-    return list(await gather(fails_once(), hold(0.02, "beside")))
-
-
 @workflow
 async def lingers(seconds: float) -> str:
     """When cancelled while it waits for a slot, sleep."""
@@ -204,7 +189,7 @@ MINE = {
     each.name: each
     for each in (
         sibling_fails, odd_step, cleans_up_badly, half_progress, endless, nested, overrun, holds, lingers, waits,
-        many_steps, depends, retries_beside,
+        many_steps, depends,
     )
 }  # fmt: skip
 
@@ -448,15 +433,3 @@ async def test_a_fault_of_the_engine_strands_no_workflow(tmp_path: Path) -> None
         execution.take_in = fault  # type: ignore[method-assign]
         await handle.signal("go", "x")
         assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
-
-
-async def test_a_retry_that_falls_due_while_its_failure_is_written_is_not_forgotten(tmp_path: Path) -> None:
-    async with serving(tmp_path, definitions=MINE) as server:
-        commit = server.app.store.commit
-
-        async def slow(batch: Any) -> Any:
-            await asyncio.sleep(0.05)
-            return await commit(batch)
-
-        server.app.store.commit = slow  # type: ignore[method-assign]
-        assert await server.client.run(retries_beside, timeout=10) == ["second", "beside"]
