@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LONGEST_SHOWN = 1_000
 #: Workflows in a state that only a death or a change of code leads to.
 SEEDED = scaled(400, 5_000)
-EXAMPLES = (170, 20_000)
+EXAMPLES = (140, 20_000)
 
 
 @dataclass(frozen=True, repr=False)

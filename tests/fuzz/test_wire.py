@@ -65,7 +65,7 @@ def broken(draw: Any, method: Method) -> bytes:
     )
 
 
-@fuzz(400, 20_000)
+@fuzz(300, 20_000)
 @given(sent=st.one_of(*(st.tuples(st.just(method), broken(method)) for method in METHODS)))
 async def test_bytes_that_are_no_message_are_refused_as_bad_input(
     sent: tuple[Method, bytes], fuzzed_server: tuple[Server, list[Any]]
