@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mendflow.codec import ValueType
 from mendflow.context import BY_HAND, current_run
-from mendflow.errors import NotInWorkflow
+from mendflow.errors import NotDurable, NotInWorkflow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Sequence
@@ -126,6 +126,16 @@ class Gather(Call[Any]):
 
     def __str__(self) -> str:
         return "gather()"
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Hand this to the run; where that is refused, no branch will ever be awaited."""
+        try:
+            return super().__await__()
+        except NotDurable:
+            for branch in self.branches:
+                if inspect.iscoroutine(branch):
+                    branch.close()
+            raise
 
     def outside(self) -> Awaitable[Any]:
         """Gather as asyncio does."""

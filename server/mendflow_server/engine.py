@@ -275,7 +275,12 @@ class Engine(Memory):
         self._refuse_if_unable()
         # Always with a request id, so that a commit of unknown outcome can be sent again.
         message = Message(
-            0, workflow_id, kind, request_id or f"auto-{self.entropy(16).hex()}", round(self.clock.time() * 1e6), content
+            0,
+            workflow_id,
+            kind,
+            request_id or f"auto-{self.entropy(16).hex()}",
+            round(self.clock.time() * 1e6),
+            content,
         )
         future: asyncio.Future[tuple[Verdict, int]] = self._loop.create_future()
         self._be_patient(future)

@@ -118,7 +118,9 @@ class InvalidFields(Refusal):
 
     def __init__(self, violations: Iterable[tuple[str, str]]) -> None:
         fields = list(violations)
-        super().__init__("; ".join(f"{field}: {description}" for field, description in fields), violations=fields)
+        # Without a name: the request as a whole.
+        told = "; ".join(f"{field}: {description}" if field else description for field, description in fields)
+        super().__init__(told, violations=fields)
 
 
 class InvalidField(InvalidFields):

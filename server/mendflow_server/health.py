@@ -34,6 +34,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
+#: As much of an unknown service's name is told back.
+LONGEST_NAME: Final = 100
 #: How often the monitor looks, in seconds; a longer gap is the loop's lag.
 LOOK: Final = 0.5
 
@@ -105,7 +107,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         status = self._statuses.get(request.service)
         if status is None:
             known = ", ".join(repr(name) for name in self._statuses)
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}; known are {known}")
+            # Cut: a status that is larger than the headers may be breaks the stream.
+            asked = request.service if len(request.service) <= LONGEST_NAME else f"{request.service[:LONGEST_NAME]}…"
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {asked!r}; known are {known}")
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(  # noqa: N802 - the rpc's name

@@ -118,7 +118,9 @@ class Held(Listener):
             self.run = None
 
     def _set_timer(self) -> None:
-        wake = None if self.opaque and not self.history.cancel else next_time(self.history, self.journal.now)
+        wake = None
+        if not self.opaque or self.history.cancel:
+            wake = next_time(self.history, self.journal.now, self._nobody_asks)
         if wake is None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -131,6 +133,13 @@ class Held(Listener):
         self._timer_at = wake
         self._timer = self.kernel.timers.at(wake, lambda: self.kernel.act(self, self.woken))
 
+    def _nobody_asks(self, key: str) -> bool:
+        """Whether a step that is due has nothing in its way: it fell due unseen, between two acts."""
+        run = self.run
+        if run is None or key not in run.wanted or key in self._slot_waits or self.kernel.draining:
+            return False
+        return key not in self.bodies or run.wanted[key][0].step.overlap
+
     # Committing.
 
     def flush(self) -> None:
@@ -139,8 +148,6 @@ class Held(Listener):
             return
         if self.history.last_sequence >= HISTORY_WARNING * self.kernel.settings.history_limit:
             self._near_history_limit()
-        if not self.journal.pending:
-            self._want_due()
         pending = self.journal.pending
         if not pending and not self._heartbeats and not self._taken and not self._row_differs():
             self._set_timer()
@@ -263,10 +270,6 @@ class Held(Listener):
 
     def woken(self) -> None:
         """Its timer went off."""
-        raise NotImplementedError
-
-    def _want_due(self) -> None:
-        """Ask again for the attempts that are due."""
         raise NotImplementedError
 
     def _near_history_limit(self) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from mendflow_server.attempts import Attempts
+from mendflow_server.entropy import Entropy
 from mendflow_server.execution import Execution
 from mendflow_server.history import FINAL_STATES, History, UnknownEvent
 from mendflow_server.store.protocol import Guard, Message, Row, StoreUnavailable
@@ -85,7 +86,6 @@ class Memory:
         note: Note,
         definitions: Mapping[str, Workflow[Any, Any]],
         replica_id: str,
-        entropy: Callable[[int], bytes],
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -110,7 +110,7 @@ class Memory:
             payload_limit=settings.payload_limit,
             cancel_grace=settings.cancel_grace,
         )
-        self.entropy = entropy
+        self.entropy = Entropy()
         self._random = random.Random()  # noqa: S311 - for jitter
         self._by_id: dict[str, Execution] = {}
         self._by_key: dict[int, Execution] = {}

@@ -8,6 +8,8 @@ from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.history import FINAL_DETAILS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mendflow_server.history import CallRecord, History
 
 
@@ -30,14 +32,20 @@ def due_time(record: CallRecord) -> float | None:
     return record.wake_time if record.kind != "step" else record.next_attempt_time
 
 
-def next_time(history: History, now: float) -> float | None:
-    """Answer when to look at the workflow again. A step that is due already waits for what will ask by itself."""
+def next_time(history: History, now: float, nobody_asks: Callable[[str], bool]) -> float | None:
+    """Answer when to look at the workflow again.
+
+    A step that is due already mostly waits for what will ask for it by itself; ``nobody_asks`` says of its key
+    whether that is not so.
+    """
     if history.stopped:
         return history.cleanup_deadline
     times = [
         time
         for record in history.open.values()
-        if not record.paused and (time := due_time(record)) is not None and (record.kind != "step" or time > now)
+        if not record.paused
+        and (time := due_time(record)) is not None
+        and (record.kind != "step" or time > now or nobody_asks(record.key))
     ]
     if history.cleanup_deadline is not None:
         times.append(history.cleanup_deadline)

@@ -75,15 +75,6 @@ class Stepping(Held):
             return
         self._start_attempt(key, record, payload)
 
-    def _want_due(self) -> None:
-        """Ask again for the attempts that are due: no timer is set while a commit is under way, and time goes on."""
-        if self.run is None:
-            return
-        for key in list(self.run.wanted):
-            record = self.history.open.get(key)
-            if record is not None and record.next_attempt_time is not None:
-                self._want(key)
-
     def _slot_came(self, key: str, slots: Slots) -> bool:
         """A slot may be free: answer whether it is still wanted."""
         if self.gone or self.run is None or key not in self._slot_waits or key not in self.run.wanted:

@@ -54,6 +54,15 @@ def test_the_other_tokens_give_back_their_cursors() -> None:
     assert pages.types_cursor(pages.types_token("checkout")) == "checkout"
 
 
+@pytest.mark.parametrize("number", [-1, -(2**63)])
+def test_a_forged_token_of_no_possible_place_is_refused(number: int) -> None:
+    # Its eight bytes once were read as a number beyond what the store can take, and the call ended INTERNAL.
+    with pytest.raises(InvalidPageToken):
+        pages.workflows_cursor(Filter(), pages.workflows_token(Filter(), Cursor(0, number)))
+    with pytest.raises(InvalidPageToken):
+        pages.events_cursor("uid", pages.events_token("uid", number))
+
+
 def test_no_token_is_the_beginning() -> None:
     assert pages.workflows_cursor(Filter(), "") is None
     assert pages.events_cursor("uid", "") == 0

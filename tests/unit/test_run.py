@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -407,6 +408,22 @@ def test_dropping_a_run_runs_no_more_of_its_code() -> None:
     simulation.run.close()
     assert ran == []
     assert len(simulation.journal.pending) == pending
+
+
+def test_dropping_a_run_leaves_no_branch_of_a_clean_up_unawaited(recwarn: pytest.WarningsRecorder) -> None:
+    @workflow
+    async def careful() -> None:
+        async def branch() -> None:
+            await work("clean-up")
+
+        try:
+            await work("one")
+        finally:
+            await gather(branch(), branch())
+
+    Simulation(careful).begin().run.close()
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_a_cancel_is_replayed_where_it_came() -> None:

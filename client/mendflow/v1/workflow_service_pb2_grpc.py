@@ -32,6 +32,8 @@ class WorkflowServiceStub(object):
     is concerned.
 
     Every rpc may also return
+    INVALID_ARGUMENT              INVALID_FIELD: the bytes are not a message
+    of its request type;
     DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
     what was begun is neither undone nor
     stopped by it;
@@ -108,6 +110,8 @@ class WorkflowServiceServicer(object):
     is concerned.
 
     Every rpc may also return
+    INVALID_ARGUMENT              INVALID_FIELD: the bytes are not a message
+    of its request type;
     DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
     what was begun is neither undone nor
     stopped by it;
@@ -292,6 +296,8 @@ class WorkflowService(object):
     is concerned.
 
     Every rpc may also return
+    INVALID_ARGUMENT              INVALID_FIELD: the bytes are not a message
+    of its request type;
     DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
     what was begun is neither undone nor
     stopped by it;

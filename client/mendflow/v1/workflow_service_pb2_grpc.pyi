@@ -33,6 +33,8 @@ class WorkflowServiceStub:
     is concerned.
 
     Every rpc may also return
+      INVALID_ARGUMENT              INVALID_FIELD: the bytes are not a message
+                                    of its request type;
       DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
                                     what was begun is neither undone nor
                                     stopped by it;
@@ -121,6 +123,8 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     is concerned.
 
     Every rpc may also return
+      INVALID_ARGUMENT              INVALID_FIELD: the bytes are not a message
+                                    of its request type;
       DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
                                     what was begun is neither undone nor
                                     stopped by it;
@@ -205,6 +209,8 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     is concerned.
 
     Every rpc may also return
+      INVALID_ARGUMENT              INVALID_FIELD: the bytes are not a message
+                                    of its request type;
       DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
                                     what was begun is neither undone nor
                                     stopped by it;

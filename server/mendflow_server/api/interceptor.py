@@ -15,7 +15,7 @@ from mendflow_server.errors import InternalFault, InvalidFields, Refusal, StoreN
 from mendflow_server.store.protocol import CommitUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 __all__ = ["StatusInterceptor", "as_refusal"]
 
@@ -48,8 +48,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             return wrapped
         # None for an unknown method, whatever the stubs say.
         handler: Any = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
-            return handler  # type: ignore[no-any-return]
+        if handler is None:
+            return None  # type: ignore[return-value]  # as above
         wrapped = _wrap(method, handler)
         self._wrapped[method] = wrapped
         return wrapped
@@ -68,13 +68,16 @@ def as_refusal(error: Exception, method: str) -> Refusal:
 
 def _wrap(method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
     parse = _parser(handler.request_deserializer)
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(
-            _wrap_stream(method, handler.unary_stream, parse), None, handler.response_serializer
-        )
-    return grpc.unary_unary_rpc_method_handler(
-        _wrap_unary(method, handler.unary_unary, parse), None, handler.response_serializer
-    )
+    if handler.request_streaming:
+        parse = _each(parse)
+    behavior, make = {
+        (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
+        (False, True): (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
+        (True, False): (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
+        (True, True): (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
+    }[bool(handler.request_streaming), bool(handler.response_streaming)]
+    wrap = _wrap_stream if handler.response_streaming else _wrap_unary
+    return make(wrap(method, behavior, parse), None, handler.response_serializer)
 
 
 def _wrap_unary(method: str, behavior: Any, parse: Callable[[bytes], Any]) -> Callable[..., Awaitable[Any]]:
@@ -122,6 +125,14 @@ def _parser(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any
             raise InvalidFields([("", "the bytes are not a message of this method's request type")]) from error
 
     return parse
+
+
+def _each(parse: Callable[[bytes], Any]) -> Callable[[Any], Any]:
+    async def parse_each(stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in stream:
+            yield parse(data)
+
+    return parse_each
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) -> NoReturn:

@@ -35,8 +35,9 @@ _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">BB8s")
 _CHECKSUM: Final = 4
 _LONGEST: Final = 1_000
-_WORKFLOWS_CURSOR: Final = struct.Struct(">qQ")
-_EVENTS_CURSOR: Final = struct.Struct(">Q")
+# Signed, as the store's numbers are.
+_WORKFLOWS_CURSOR: Final = struct.Struct(">qq")
+_EVENTS_CURSOR: Final = struct.Struct(">q")
 
 
 class _Verb(enum.IntEnum):
@@ -109,10 +110,14 @@ def _open(verb: _Verb, question: str, token: str) -> bytes:
 
 
 def _unpack(layout: struct.Struct, cursor: bytes) -> tuple[int, ...]:
+    """Answer the numbers; the last one is a key or a sequence, never negative."""
     try:
-        return layout.unpack(cursor)
+        numbers = layout.unpack(cursor)
     except struct.error as error:
         raise InvalidPageToken from error
+    if numbers[-1] < 0:
+        raise InvalidPageToken
+    return numbers
 
 
 def _filter_text(condition: Filter) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from mendflow.v1 import (
     operator_service_pb2,
@@ -18,7 +18,7 @@ from mendflow_server.api.interceptor import StatusInterceptor
 from mendflow_server.api.reflection import Pools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from google.protobuf.descriptor_pool import DescriptorPool
 
@@ -55,12 +55,15 @@ def build_grpc_server(
     Raises `CannotListen`.
     """
     server = grpc.aio.server(interceptors=(StatusInterceptor(),), options=_options(limits))
-    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflow_service, server)
-    operator_service_pb2_grpc.add_OperatorServiceServicer_to_server(operator_service, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    unregistered: Any = _Unregistered(server)
+    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflow_service, unregistered)
+    operator_service_pb2_grpc.add_OperatorServiceServicer_to_server(operator_service, unregistered)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, unregistered)
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    names = (*SERVICE_NAMES, health_name, reflection.SERVICE_NAME)
     told: Any = Pools(pools)
-    reflection.enable_server_reflection((*SERVICE_NAMES, health_name, reflection.SERVICE_NAME), server, pool=told)
+    servicer = reflection.aio.ReflectionServicer(names, pool=told)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, unregistered)  # type: ignore[no-untyped-call]
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
@@ -68,6 +71,21 @@ def build_grpc_server(
     if not port:
         raise CannotListen(_cannot_listen(address))
     return server, port
+
+
+class _Unregistered:
+    """Takes handlers without registering their methods with gRPC's core.
+
+    For each registered method grpc.aio 1.85 keeps a call waiting in the core.
+    When its accepting loop dies (see `mendflow_server.api.listening`) it frees
+    them, and the core then writes into the memory that they had.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """The generated code asks for it; the generic handlers answer the same calls."""
 
 
 def _cannot_listen(address: str) -> str:

@@ -1,0 +1,36 @@
+"""How a fuzz test runs: short and always the same by default, long and ever new with MENDFLOW_SOAK=1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.scale import SOAK, scaled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def fuzz(short: int, long: int) -> Callable[[Any], Any]:
+    """Decorate a test with so many examples. What fails is printed with what makes it fail again."""
+
+    def decorate(test: Any) -> Any:
+        shaped = settings(
+            max_examples=scaled(short, long),
+            derandomize=not SOAK,
+            database=None,
+            deadline=None,
+            print_blob=True,
+            # The server is one for all examples, and a message may be large.
+            suppress_health_check=[
+                HealthCheck.function_scoped_fixture,
+                HealthCheck.too_slow,
+                HealthCheck.data_too_large,
+                HealthCheck.large_base_example,
+            ],
+        )(test)
+        return pytest.mark.timeout(scaled(120, 3600))(shaped)
+
+    return decorate

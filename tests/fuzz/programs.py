@@ -1,0 +1,166 @@
+"""Random workflow programs: a tree of everything that workflow code may do, and the one function that runs it.
+
+A program is plain JSON, so that it can be a workflow's input: a list of a word and what belongs to it. What a step is
+called with tells what the code has seen so far, and in which order: code that learns of things in another order than
+it once did calls its steps with other inputs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import strategies as st
+
+from mendflow import (
+    PermanentError,
+    RetryPolicy,
+    SignalTimeout,
+    StepFailed,
+    TransientError,
+    attempt,
+    gather,
+    now,
+    progress,
+    random,
+    sleep,
+    step,
+    uuid4,
+    wait_signal,
+    workflow,
+)
+
+QUICK = RetryPolicy(max_attempts=3, initial_interval=0.001, maximum_interval=0.002)
+#: Signals that programs wait for.
+SIGNALS = ("go", "stop")
+SOON = 0.003
+
+
+@step(retry=QUICK)
+async def work(seen: str) -> str:
+    """Take some time, now and then."""
+    if "slow" in seen:
+        await asyncio.sleep(SOON)
+    return f"worked after {seen[-20:]}"
+
+
+@step(retry=QUICK)
+async def other(seen: str, times: int = 0) -> int:
+    """Fail so many times before it works."""
+    if attempt().number <= times:
+        raise TransientError(seen)
+    return attempt().number
+
+
+@step
+async def refuse(seen: str) -> str:
+    """Fail for good."""
+    raise PermanentError(seen)
+
+
+_leaves = st.sampled_from(
+    [
+        ["work"],
+        ["slow"],
+        ["flaky"],
+        ["refuse"],
+        ["sleep"],
+        ["signal", "go"],
+        ["signal", "stop"],
+        ["signal or timeout", "go"],
+        ["now"],
+        ["random"],
+        ["told"],
+        ["progress"],
+    ]
+)
+
+
+def _inner(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    some = st.lists(parts, min_size=1, max_size=4)
+    return st.one_of(
+        st.builds(lambda word, each: [word, *each], st.sampled_from(["gather", "settled", "sequence"]), some),
+        st.builds(
+            lambda word, body, after: [word, body, after],
+            st.sampled_from(["try", "swallow", "clean up", "finally"]),
+            parts,
+            parts,
+        ),
+    )
+
+
+programs = st.recursive(_leaves, _inner, max_leaves=14)
+
+
+async def interpret(program: Any, log: list[str]) -> Any:
+    """Run a program; ``log`` holds what was seen so far."""
+    word, *parts = program
+    if word == "sequence":
+        return [await interpret(part, log) for part in parts]
+    if word == "gather":
+        return await gather(*(interpret(part, log) for part in parts))
+    if word == "settled":
+        found = await gather(*(interpret(part, log) for part in parts), return_exceptions=True)
+        return [str(each) for each in found]
+    if word in ("try", "swallow", "clean up", "finally"):
+        return await _guarded(word, parts[0], parts[1], log)
+    answer = await _leaf(word, *parts, seen=f"{len(log)} {' '.join(log[-2:])}")
+    log.append(answer)
+    return answer
+
+
+async def _guarded(word: str, body: Any, after: Any, log: list[str]) -> Any:
+    if word == "finally":
+        try:
+            return await interpret(body, log)
+        finally:
+            await interpret(after, log)
+    if word == "try":
+        try:
+            return await interpret(body, log)
+        except (StepFailed, SignalTimeout) as error:
+            log.append(type(error).__name__)
+            return await interpret(after, log)
+    try:
+        return await interpret(body, log)
+    except asyncio.CancelledError:
+        log.append("cancelled")
+        await interpret(after, log)
+        if word == "clean up":
+            raise
+        return "swallowed"
+
+
+async def _leaf(word: str, name: str = "", *, seen: str) -> str:
+    if word in _CALLS:
+        return str(await _CALLS[word](seen))
+    if word == "sleep":
+        await sleep(SOON)
+    elif word == "signal":
+        return str(await wait_signal(name))
+    elif word == "signal or timeout":
+        return str(await wait_signal(name, timeout=SOON))
+    elif word == "now":
+        now()
+        uuid4()
+    elif word == "random":
+        random()
+    elif word == "progress":
+        progress(1, 2, seen)
+    return word
+
+
+_CALLS: dict[str, Any] = {
+    "work": work,
+    "slow": lambda seen: work(f"slow {seen}"),
+    "flaky": lambda seen: other(seen, times=1),
+    "refuse": refuse,
+    # Of a value that must be the same one in every replay.
+    "told": lambda seen: work(f"{random()} {seen}"),
+}
+
+
+@workflow
+async def run_program(program: list[Any]) -> Any:
+    """Run a program."""
+    return await interpret(program, [])

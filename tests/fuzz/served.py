@@ -1,0 +1,106 @@
+"""What the server serves while it is fuzzed: types of every shape, and nothing that takes the process down."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration  # noqa: TC002 - the type of an input is read at run time
+from pydantic import BaseModel, Field
+
+from mendflow import gather, step, wait_signal, workflow
+from mendflow.v1.payload_pb2 import Payload
+from tests import workflows
+from tests.conftest import DEFINITIONS
+from tests.workflows import note_down
+
+#: These kill the process, hold its loop or a thread for as long as their input says, or write without end.
+_NOT_SERVED = {"poison", "holds_thread", "heartbeats", "chatty"}
+
+
+class Colour(enum.Enum):
+    """A closed set."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+class Part(BaseModel):
+    """A model with bounds, that refers to itself."""
+
+    name: str = Field(max_length=10)
+    weight: Decimal = Decimal(1)
+    parts: list[Part] = []
+
+
+@dataclass
+class Shape:
+    """A record with a bit of everything."""
+
+    when: datetime
+    colour: Colour
+    lasts: timedelta = timedelta(0)
+    part: Part | None = None
+    by_name: dict[str, int | float | None] = field(default_factory=dict)
+    pair: tuple[int, str] = (0, "")
+    kinds: set[str] = field(default_factory=set)
+
+
+@step
+async def keep(value: Any) -> Any:
+    """Answer what came."""
+    return value
+
+
+@step
+async def keep_message(value: Payload) -> Payload:
+    """Answer the message that came."""
+    return value
+
+
+@workflow
+async def anything(value: Any) -> Any:
+    """No type at all."""
+    return await keep(value)
+
+
+@workflow
+async def shaped(value: Shape) -> str:
+    """A record."""
+    return str(await keep(value.pair[1]))
+
+
+@workflow
+async def message(value: Payload) -> Payload:
+    """A protobuf message."""
+    return await keep_message(value)
+
+
+@workflow
+async def message_or_none(value: Duration | None) -> Duration | None:
+    """A message of protobuf's own, or none."""
+    return value
+
+
+@workflow(signals={"shape": Shape, "message": Payload, "number": int})
+async def declared() -> Any:
+    """Signals of declared types."""
+    return await gather(
+        wait_signal("shape", Shape), wait_signal("message", Payload), wait_signal("number", int), wait_signal("any")
+    )
+
+
+@workflow
+async def long(count: int) -> int:
+    """A history of several pages."""
+    return len([await note_down(str(index)) for index in range(min(count, 20))])
+
+
+SERVED = {name: each for name, each in DEFINITIONS.items() if name not in _NOT_SERVED} | {
+    each.name: each for each in (anything, shaped, message, message_or_none, declared, long)
+}
+#: In the store, and in no server's code.
+LEFT_OUT = workflows.chatty
