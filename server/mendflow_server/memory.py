@@ -240,7 +240,12 @@ class Memory:
     def bring_in(self, loaded: Loaded, *, stop: str = "", retry: bool = False) -> None:
         """Take a loaded workflow over and let it go on."""
         row = loaded.row
-        if row.key in self._by_key or row.state in FINAL_STATES:
+        if row.state in FINAL_STATES:
+            return
+        if row.key in self._by_key:
+            # The recovery took it over meanwhile, and may have read its inbox before these came.
+            for message in loaded.inbox:
+                self.deliver(row.key, message)
             return
         guard = Guard(row.generation, row.last_sequence)
         workflow = self.definitions.get(row.workflow_type)

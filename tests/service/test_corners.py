@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mendflow import (
+    Client,
     PermanentError,
     RetryPolicy,
     StepFailed,
@@ -23,8 +24,10 @@ from mendflow import (
     workflow,
 )
 from mendflow.v1 import failure_pb2, workflow_pb2
+from mendflow_server.app import App
 from mendflow_server.store.protocol import CommitUnknown, StoreUnavailable
-from tests.conftest import serving
+from mendflow_server.supervisor import Supervisor
+from tests.conftest import serving, settings_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -237,6 +240,19 @@ async def waits() -> str:
     return str(await wait_signal("go"))
 
 
+@step
+async def cut_off_once() -> None:
+    """Run until the process ends, the first time."""
+    if attempt().number == 1:
+        await asyncio.sleep(60)
+
+
+@workflow
+async def works_and_waits() -> Any:
+    """Have an attempt under way and wait for a signal."""
+    return (await gather(cut_off_once(), wait_signal("go")))[1]
+
+
 @workflow
 async def many_steps(thread: bool) -> None:  # noqa: FBT001
     """More steps than a history may have."""
@@ -259,7 +275,7 @@ MINE = {
     each.name: each
     for each in (
         sibling_fails, odd_step, cleans_up_badly, half_progress, endless, nested, overrun, holds, lingers, waits,
-        many_steps, depends, fails_beside_another, two_fail_at_once,
+        many_steps, depends, fails_beside_another, two_fail_at_once, works_and_waits,
     )
 }  # fmt: skip
 
@@ -542,3 +558,24 @@ async def test_a_step_that_is_withdrawn_in_the_turn_in_which_it_fails_is_closed_
         withdrawn = failures["gather[1]/fails_for_now_when_two_met"]
         assert withdrawn.failure.kind == failure_pb2.FAILURE_KIND_TRANSIENT
         assert withdrawn.decision.action == failure_pb2.RETRY_ACTION_CANCEL_STEP
+
+
+async def test_a_signal_that_is_acknowledged_while_a_recovery_reads_is_taken(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        await server.client.start(works_and_waits, id="called")
+    app = App(settings_for(tmp_path), MINE)
+    judged, read, told = Supervisor._judge, asyncio.Event(), asyncio.Event()  # noqa: SLF001
+
+    async def judge(self: Supervisor, *what: Any) -> None:
+        # The workflow and its inbox have been read, and not been taken over.
+        read.set()
+        await told.wait()
+        await judged(self, *what)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Supervisor, "_judge", judge)
+        async with app, Client(f"127.0.0.1:{app.grpc_port}") as client:
+            await read.wait()
+            await client.signal("called", "go", 1)
+            told.set()
+            assert (await client.get("called", wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED

@@ -270,6 +270,9 @@ def test_without_its_lock_a_workflow_under_way_is_paused_and_goes_on_with_it(sho
     path.unlink()
     try:
         shop.server.start()
+        # It may have come to wait before the kill: a signal that its code does not ask for has it replayed.
+        request = ws.SignalWorkflowRequest(workflow_id="lockless", name="nudge")
+        shop.stub.SignalWorkflow(request, wait_for_ready=True)
         workflow = wait_for(shop, "lockless", workflow_pb2.WORKFLOW_STATE_PAUSED)
         assert workflow.explanation.endswith("exported as messages by `mendflow export-protos shop --out protos`")
         code, details = refused(lambda: shop.start("checkout", order(shop, "o-11"), "refused"))
