@@ -1,0 +1,139 @@
+"""Coroutines that begin at once: whatever they ask of asyncio, they cannot tell it from a task of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mendflow_server.carrier import Carriers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name")
+
+
+@pytest.fixture
+async def carriers() -> AsyncIterator[Carriers]:
+    made = Carriers(asyncio.get_running_loop())
+    await asyncio.sleep(0)  # The spare task is parked.
+    yield made
+    made.close()
+    await asyncio.sleep(0)
+
+
+def outside(carriers: Carriers, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
+    """Begin it from a callback of the loop, where no task is current; answer what `begin` answers."""
+    loop = asyncio.get_running_loop()
+    begun = loop.create_future()
+    loop.call_soon(lambda: begun.set_result(carriers.begin(coroutine, contextvars.Context())))
+    return begun
+
+
+async def test_what_does_not_suspend_has_ended_at_once_and_made_no_task(carriers: Carriers) -> None:
+    async def adds() -> int:
+        async with asyncio.timeout(5):  # noqa: ASYNC100 - what does not suspend is what this is about
+            return 2 + 3
+
+    before = asyncio.all_tasks()
+    for _ in range(3):
+        assert await outside(carriers, adds()) == 5
+    assert asyncio.all_tasks() == before
+
+
+async def test_what_suspends_goes_on_in_the_task_in_which_it_began(carriers: Carriers) -> None:
+    async def asks() -> list[Any]:
+        NAME.set("mine")
+        seen = [asyncio.current_task()]
+        await asyncio.sleep(0)
+        seen.append(asyncio.current_task())
+        await asyncio.get_running_loop().run_in_executor(None, int)
+        return [*seen, asyncio.current_task(), NAME.get()]
+
+    task = await outside(carriers, asks())
+    assert await task == [task, task, task, "mine"]
+    assert NAME.get("nobody's") == "nobody's"
+
+
+async def test_a_timeout_over_a_wait_ends_it(carriers: Carriers) -> None:
+    async def late() -> str:
+        try:
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            return "late"
+        return "never"
+
+    assert await (await outside(carriers, late())) == "late"
+
+
+async def test_a_cancel_before_its_next_turn_reaches_what_it_waits_for(carriers: Carriers) -> None:
+    children: list[asyncio.Task[None]] = []
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    async def gathers() -> str:
+        children.extend(asyncio.ensure_future(forever()) for _ in range(2))
+        try:
+            await asyncio.gather(*children)
+        except asyncio.CancelledError:
+            return "cancelled"
+        return "ended"
+
+    loop = asyncio.get_running_loop()
+    begun = loop.create_future()
+
+    def begin_and_cancel() -> None:
+        task: Any = carriers.begin(gathers(), contextvars.Context())
+        task.cancel()
+        begun.set_result(task)
+
+    loop.call_soon(begin_and_cancel)
+    assert await (await begun) == "cancelled"
+    assert [child.cancelled() for child in children] == [True, True]
+
+
+@pytest.mark.parametrize("suspends", [False, True])
+async def test_what_cancels_itself_harms_nobody_who_begins_later(carriers: Carriers, suspends: bool) -> None:  # noqa: FBT001
+    async def cancels_itself() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            if suspends:
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            return "cancelled"
+        return "ended"
+
+    async def waits() -> str:
+        await asyncio.sleep(0)
+        return "whole"
+
+    first = await outside(carriers, cancels_itself())
+    assert (await first if suspends else first) == ("cancelled" if suspends else "ended")
+    for _ in range(3):
+        await asyncio.sleep(0)
+        assert await (await outside(carriers, waits())) == "whole"
+
+
+async def test_many_that_suspend_at_once_all_go_on(carriers: Carriers) -> None:
+    async def waits(number: int) -> int:
+        await asyncio.sleep(0)
+        return number
+
+    tasks = await asyncio.gather(*(outside(carriers, waits(number)) for number in range(20)))
+    assert await asyncio.gather(*tasks) == list(range(20))
+
+
+async def test_what_begins_inside_a_task_gets_one_of_its_own(carriers: Carriers) -> None:
+    async def asks() -> Any:
+        return asyncio.current_task()
+
+    task: Any = carriers.begin(asks(), contextvars.Context())
+    assert await task is task
+    assert task is not asyncio.current_task()
