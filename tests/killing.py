@@ -34,6 +34,7 @@ from mendflow_server import app
 from mendflow_server.logs import configure_logs
 from mendflow_server.settings import load_settings
 from mendflow_server.store.opening import open_store
+from tests.faults import FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -202,8 +203,11 @@ def watched_step(function: Callable[..., Any], post: Post, boundaries: Boundarie
     return on_loop if asyncio.iscoroutinefunction(function) else on_thread
 
 
-def serve(post: Post, fatal: Point | None) -> None:
-    """Serve until told to stop, or until the boundary is reached. The target of a process of its own."""
+def serve(post: Post, fatal: Point | None, fault: str = "") -> None:
+    """Serve, with a fault if it is named, until told to stop or until the boundary is reached.
+
+    The target of a process of its own.
+    """
     log = os.open(post.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -223,6 +227,8 @@ def serve(post: Post, fatal: Point | None) -> None:
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(app, "open_store", open_killing_store))
+        if fault:
+            FAULTS[fault](stack)
         for step in steps():
             # Past the frozen attributes. What is learned from the function's signature was learned before.
             stack.enter_context(

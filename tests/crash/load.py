@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mendflow import Client
 from mendflow.errors import WrongState
-from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_pb2
+from mendflow.v1 import payload_pb2, workflow_pb2, workflow_service_pb2
 from mendflow_server.history import FINAL_STATES
 from tests.crash.stories import Moment
 from tests.load_workflows import EFFECTS
+from tests.promises import Told, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,28 +34,7 @@ LONG_LOOK: Final = 100
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a client was told: started, signalled, cancelled, refused or result."""
-
-    kind: str
-    workflow_id: str
-    #: The uid; the request id; the Workflow as it ended.
-    detail: Any
-
-
-@dataclass
-class Watched:
-    """What one watcher saw, over all its connections."""
-
-    workflow_id: str
-    kinds: tuple[int, ...]
-    after_sequence: int
-    events: list[event_pb2.Event] = field(default_factory=list)
-    ended: bool = False
-
-
-@dataclass(frozen=True)
-class Death:
+class Kill:
     """A SIGKILL: after how much progress, and what was under way."""
 
     moment: Moment
@@ -68,7 +48,7 @@ class Load:
     def __init__(self, server: ServerProcess, stories: Sequence[Story]) -> None:
         self.told: list[Told] = []
         self.watched: list[Watched] = []
-        self.deaths: list[Death] = []
+        self.kills: list[Kill] = []
         self._server = server
         self._stories = stories
         self._clients: list[Client] = []
@@ -120,7 +100,7 @@ class Load:
             # At times with the first signs of life, in the midst of recovery.
             await self._reach(Moment(life, rng.randint(1, 3) if rng.random() < 0.3 else rng.randint(1, share * 12)))
             self._server.kill()
-            self.deaths.append(Death(self._now, len(self._open), self._calls))
+            self.kills.append(Kill(self._now, len(self._open), self._calls))
             self._before = self._progress()
             self._now = Moment(life + 1, 0)
             self._server.start(wait=False)

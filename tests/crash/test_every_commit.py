@@ -20,9 +20,9 @@ from examples import order
 from examples.campaign import message_id
 from examples.smtp_server import Mailbox, mail_server
 from mendflow.v1 import workflow_pb2
-from tests.crash.trial import Case, Trial, run_trial
-from tests.crash.verdict import faults, open_attempts, pauses
+from tests.crash.trial import SUBJECT, Case, Trial, run_trial
 from tests.killing import Point
+from tests.promises import open_attempts
 from tests.scale import SOAK, scaled
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ def check_campaign(trial: Trial) -> list[str]:
         if event.attempt_started.idempotency_key
     }
     cut = collections.Counter(
-        message_id(keys[begun.step_key]) for death in trial.deaths for begun in open_attempts(death.history)
+        message_id(keys[begun.step_key])
+        for death in trial.deaths
+        for begun in open_attempts(death.stored.histories.get(SUBJECT, []))
     )
     wrong = []
     if arrived != {delivery["message_id"]: delivery["recipient"] for delivery in report["sent"]}:
@@ -223,7 +225,7 @@ class Enumeration:
         return [
             f"{trial.directory}: {fault}"
             for trial in sorted(self.trials, key=lambda trial: trial.fatal)
-            for fault in faults(trial)
+            for fault in trial.faults
         ]
 
     def told(self) -> str:
@@ -231,7 +233,7 @@ class Enumeration:
         killed = {trial.fatal[-1] for trial in self.trials if trial.fatal and whole(trial)}
         missed = sorted(point for point in self._tries.keys() - killed if point.number <= self._reached[point.kind])
         places = collections.Counter(f"{point.moment} {point.kind}s" for point in killed)
-        waits = [pause for trial in self.trials for pause in pauses(trial)]
+        waits = [pause for trial in self.trials for pause in trial.pauses]
         parts = ", ".join(f"{count} {place}" for place, count in sorted(places.items()))
         seldom = f"; {', '.join(map(str, missed))} not again in {TRIES} runs" if missed else ""
         line = f"killed at {len(killed)} points ({parts}{seldom})"

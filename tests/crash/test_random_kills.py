@@ -16,10 +16,10 @@ import pytest
 
 from mendflow.v1 import failure_pb2, workflow_pb2
 from tests.conftest import serving_process
-from tests.crash.kept import Evidence, broken, read_effects, read_store
 from tests.crash.load import Load
 from tests.crash.stories import draw_stories
 from tests.load_workflows import EFFECTS
+from tests.promises import Evidence, broken, read_effects, read_store
 from tests.scale import scaled
 
 if TYPE_CHECKING:
@@ -49,26 +49,26 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
             server.kill()
             pytest.fail(f"MENDFLOW_SEED={seed}: {load.unfinished()} have not ended after {LIMIT} s")
         server.kill()  # What was told must be on disk now.
-        histories, rows = read_store(server.store)
+        stored = read_store(server.store)
         effects = read_effects(tmp_path / EFFECTS)
-    wrong = broken(Evidence(histories, rows, effects, load.told, load.watched))
+    wrong = [str(each) for each in broken(Evidence(stored, effects, load.told, load.watched))]
     wrong += wrong_ends(stories, {told.workflow_id: told.detail for told in load.told if told.kind == "result"})
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
-    events = [event for history in histories.values() for event in history]
-    assert rows.keys() == {story.workflow_id for story in stories}
+    events = [event for history in stored.histories.values() for event in history]
+    assert stored.rows.keys() == {story.workflow_id for story in stories}
     assert not [event for event in events if event.HasField("workflow_quarantined")], (
         "nobody pays for kills from outside"
     )
     # It was a load, and the deaths cut into it.
-    assert len(load.deaths) == KILLS
+    assert len(load.kills) == KILLS
     lost = sum(event.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST for event in events)
     print(  # noqa: T201 - the proof's figures
-        f"\nseed {seed}: {len(rows)} workflows, {len(events)} events, {len(effects)} executions, {lost} of them lost, "
-        f"{len(load.watched)} watches, {len(load.told)} answers; open at the deaths: "
-        f"{[death.open_stories for death in load.deaths]}, calls: {[death.calls for death in load.deaths]}"
+        f"\nseed {seed}: {len(stored.rows)} workflows, {len(events)} events, {len(effects)} executions, "
+        f"{lost} of them lost, {len(load.watched)} watches, {len(load.told)} answers; open at the deaths: "
+        f"{[death.open_stories for death in load.kills]}, calls: {[death.calls for death in load.kills]}"
     )
     assert lost > KILLS
-    assert sum(death.open_stories for death in load.deaths) > 2 * COUNT
+    assert sum(death.open_stories for death in load.kills) > 2 * COUNT
 
 
 def wrong_ends(stories: list[Story], results: dict[str, workflow_pb2.Workflow]) -> Iterator[str]:

@@ -16,21 +16,26 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import grpc
 
 from mendflow import Client
 from mendflow.errors import WorkflowNotFound
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_pb2
+from mendflow_server.history import FINAL_STATES
 from tests import killing
 from tests.killing import Point, Post
+from tests.promises import Death, Evidence, Told, Watched, broken, pauses, read_effects, read_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
+
+    from tests.promises import Effect
 
 #: The one workflow of a trial.
 SUBJECT = "subject"
@@ -38,15 +43,6 @@ SUBJECT = "subject"
 LIMIT = 30.0
 #: What the second watcher asks for.
 FILTER = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED, event_pb2.EVENT_KIND_TIMER_FIRED)
-FINAL = frozenset(
-    {
-        workflow_pb2.WORKFLOW_STATE_SUCCEEDED,
-        workflow_pb2.WORKFLOW_STATE_FAILED,
-        workflow_pb2.WORKFLOW_STATE_CANCELLED,
-        workflow_pb2.WORKFLOW_STATE_TERMINATED,
-    }
-)
-
 # A process that has imported everything, has one thread and has made no gRPC object; servers are its forks.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["__main__", killing.__name__])
@@ -85,45 +81,6 @@ class Case:
     around: Callable[[Path], AbstractAsyncContextManager[int]] = nothing_around
 
 
-@dataclass(frozen=True)
-class Effect:
-    """A real execution of a step: a line of the journal."""
-
-    workflow_id: str
-    step_key: str
-    attempt: int
-    idempotency_key: str
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the caller was told: started (the uid), signalled (the request id), cancelled, result (the workflow)."""
-
-    kind: str
-    detail: Any
-
-
-@dataclass
-class Watched:
-    """What one watcher saw, over all its connections."""
-
-    kinds: tuple[int, ...]
-    events: list[event_pb2.Event] = field(default_factory=list)
-    ended: bool = False
-
-
-@dataclass(frozen=True)
-class Death:
-    """The end of a killed life: where, in the midst of what, what was on disk and what had left the process then."""
-
-    point: Point
-    what: Any
-    history: list[event_pb2.Event]
-    effects: list[Effect]
-    told: list[Told]
-    watched: list[event_pb2.Event]
-
-
 class Wrong(Exception):
     """A life of the server, or a client's story, that went wrong."""
 
@@ -136,9 +93,10 @@ class Trial:
     directory: Path
     #: Where the server was to die, one place for each life but the last.
     fatal: tuple[Point, ...]
+    fault: str = ""
     deaths: list[Death] = field(default_factory=list)
-    #: When each life was asked for, by the wall clock.
-    starts: list[float] = field(default_factory=list)
+    #: How many lives have been asked for.
+    lives: int = 0
     told: list[Told] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
     final: workflow_pb2.Workflow = field(default_factory=workflow_pb2.Workflow)
@@ -152,14 +110,29 @@ class Trial:
     @property
     def effects(self) -> list[Effect]:
         """The steps' real executions, in their order."""
-        journal = self.post().journal
-        return (
-            [Effect(**json.loads(line)) for line in journal.read_text("utf-8").splitlines()] if journal.exists() else []
-        )
+        return read_effects(self.post().journal)
+
+    @property
+    def evidence(self) -> Evidence:
+        """All of it, for the checker."""
+        return Evidence(read_store(self.store), self.effects, self.told, self.watched, self.deaths)
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with it."""
+        if self.failure:
+            return [self.failure]
+        return [str(each) for each in broken(self.evidence)] + self.case.check(self)
+
+    @property
+    def pauses(self) -> list[float]:
+        """How long after each restart what had been cut off went on, in seconds."""
+        history = read_store(self.store).histories.get(SUBJECT, [])
+        return pauses(SUBJECT, history, self.deaths)
 
     def post(self, port: int = 0) -> Post:
         """Answer where the latest life works."""
-        return Post(self.directory, port, len(self.starts))
+        return Post(self.directory, port, self.lives)
 
     def reached(self, life: int) -> list[Point]:
         """Answer the boundaries that a life reached, in their order."""
@@ -171,7 +144,7 @@ class Trial:
 
     def died(self, point: Point) -> None:
         """Keep what a killed life left, before the next one changes it."""
-        life = len(self.starts)
+        life = self.lives
         if self.reached(life)[-1] != point:
             raise Wrong(f"it was to die {point} and died {self.reached(life)[-1]}")
         copy = self.directory / f"at-death-{life}"
@@ -180,43 +153,41 @@ class Trial:
             path = Path(f"{self.store}{suffix}")
             if path.exists():
                 shutil.copy(path, copy)
+        what = self._record(life)[-1]["what"]
+        at_commit = point.kind == "commit" and isinstance(what, dict)
         self.deaths.append(
             Death(
-                point=point,
-                what=self._record(life)[-1]["what"],
-                history=history_in(copy / self.store.name),
+                stored=read_store(copy / self.store.name),
                 effects=self.effects,
                 told=list(self.told),
-                watched=list(self.watched[0].events),
+                watched=[replace(watched, events=list(watched.events)) for watched in self.watched],
+                heads=what["heads"] if at_commit else {},
+                committed=point.moment == "after",
             )
         )
 
 
-def history_in(store: Path) -> list[event_pb2.Event]:
-    """Answer the subject's history in a file that no server has open; an empty one when there is none."""
-    with contextlib.closing(sqlite3.connect(store)) as database:
-        if not database.execute("select 1 from sqlite_master where name = 'events'").fetchone():
-            return []
-        query = "select bytes from workflows join events using (key) where workflow_id = ? order by sequence"
-        return [event_pb2.Event.FromString(row[0]) for row in database.execute(query, (SUBJECT,))]
+async def run_trial(
+    case: Case, directory: Path, fatal: Sequence[Point] = (), *, fault: str = "", limit: float = LIMIT
+) -> Trial:
+    """Let the workflow run to its end, killing the server once at each of these boundaries, one in each life.
 
-
-async def run_trial(case: Case, directory: Path, fatal: Sequence[Point] = ()) -> Trial:
-    """Let the workflow run to its end, killing the server once at each of these boundaries, one in each life."""
+    ``fault`` names one of `tests.faults` that every life of the server has.
+    """
     await asyncio.to_thread(directory.mkdir)
-    trial = Trial(case, directory, tuple(fatal))
+    trial = Trial(case, directory, tuple(fatal), fault)
     port = _port()
     async with case.around(directory) as around:
         clients = asyncio.create_task(_follow(trial, port, case.input(directory, around)))
         try:
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(limit):
                 for point in (*fatal, None):
                     await _live(trial, port, point, clients)
                     if clients.done():
                         break
                 await clients
         except TimeoutError:
-            trial.failure = f"not at its end after {LIMIT:g} s"
+            trial.failure = f"not at its end after {limit:g} s"
         except Wrong as wrong:
             trial.failure = str(wrong)
         finally:
@@ -227,8 +198,10 @@ async def run_trial(case: Case, directory: Path, fatal: Sequence[Point] = ()) ->
 
 async def _live(trial: Trial, port: int, point: Point | None, clients: asyncio.Task[None]) -> None:
     """One life of the server: to the point where it dies, or until the clients have seen the end."""
-    trial.starts.append(time.time())
-    server = _PROCESSES.Process(target=killing.serve, args=(trial.post(port), point), daemon=True)
+    trial.lives += 1
+    if trial.deaths:
+        trial.deaths[-1] = replace(trial.deaths[-1], restarted=time.time())
+    server = _PROCESSES.Process(target=killing.serve, args=(trial.post(port), point, trial.fault), daemon=True)
     server.start()
     death = asyncio.create_task(_dead(server.sentinel))
     try:
@@ -238,7 +211,7 @@ async def _live(trial: Trial, port: int, point: Point | None, clients: asyncio.T
         server.join()
         if point is None or server.exitcode != -signal.SIGKILL:
             log = trial.post().log.read_text(encoding="utf-8")
-            raise Wrong(f"life {len(trial.starts)} ended by itself with {server.exitcode}:\n{log[-3000:]}")
+            raise Wrong(f"life {trial.lives} ended by itself with {server.exitcode}:\n{log[-3000:]}")
         trial.died(point)
     finally:
         death.cancel()
@@ -264,7 +237,7 @@ async def _follow(trial: Trial, port: int, value: Any) -> None:
     try:
         async with Client(address) as caller, Client(address) as watcher, asyncio.TaskGroup() as group:
             group.create_task(_call(trial, caller, value))
-            group.create_task(_watch(trial, watcher, ()))
+            group.create_task(_watch_raw(trial, watcher))
             group.create_task(_watch(trial, watcher, FILTER))
     except ExceptionGroup as group:
         raise Wrong(f"a client got {group.exceptions}") from group
@@ -277,23 +250,46 @@ async def _call(trial: Trial, client: Client, value: Any) -> None:
         workflow_id=SUBJECT, workflow_type=case.workflow_type, input=payload_pb2.Payload(json=json.dumps(value))
     )
     reply = await client.caller.insist(client.stub.StartWorkflow, request)
-    told.append(Told("started", reply.workflow.uid))
+    told.append(Told("started", SUBJECT, reply.workflow.uid))
     for name, data in case.signals:
         await client.signal(SUBJECT, name, data, request_id=f"{name}-1")
-        told.append(Told("signalled", f"{name}-1"))
+        told.append(Told("signalled", SUBJECT, f"{name}-1"))
     if case.cancel:
         await client.cancel(SUBJECT, "enough")
-        told.append(Told("cancelled", None))
-    while trial.final.state not in FINAL:
-        trial.final = await client.get(SUBJECT, wait=LIMIT)
-    told.append(Told("result", trial.final))
+        told.append(Told("cancelled", SUBJECT, None))
+    while trial.final.state not in FINAL_STATES:
+        try:
+            trial.final = await client.get(SUBJECT, wait=LIMIT)
+        except WorkflowNotFound:
+            if trial.deaths:
+                raise
+            await asyncio.sleep(0.02)  # It was promised. The next death shows what that was worth.
+    told.append(Told("result", SUBJECT, trial.final))
     reply = await client.caller.insist(client.stub.StartWorkflow, request)
-    told.append(Told("started", reply.workflow.uid))
+    told.append(Told("started", SUBJECT, reply.workflow.uid))
+
+
+async def _watch_raw(trial: Trial, client: Client) -> None:
+    """Watch all of it by the contract alone: nothing here mends or hides what the server sends."""
+    watched = Watched(SUBJECT)
+    trial.watched.append(watched)
+    cursor = 0
+    while not watched.ended:
+        request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=SUBJECT, after_sequence=cursor)
+        try:
+            async for frame in client.stub.WatchWorkflow(request):
+                watched.events += frame.events
+                cursor = frame.last_sequence
+            watched.ended = True
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}:
+                raise
+            await asyncio.sleep(0.02)
 
 
 async def _watch(trial: Trial, client: Client, kinds: Sequence[int]) -> None:
     """Watch it from its first event to its last, from before it exists."""
-    watched = Watched(tuple(kinds))
+    watched = Watched(SUBJECT, tuple(kinds))
     trial.watched.append(watched)
     while not watched.ended:
         try:

@@ -1,0 +1,92 @@
+"""The checker, proven: a server with a fault put in is reported by the promise's name, and without it by none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.crash.trial import SUBJECT, Case, run_trial
+from tests.killing import Point
+from tests.promises import Promise, broken
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.crash.trial import Trial
+
+#: How long a workflow may take that ends, in seconds; one with a fault may never end.
+LIMIT = 4.0
+
+#: The first commit is the process's own, the second the start.
+START = 2
+
+
+def case(workflow_type: str, value: object, *signals: tuple[str, object]) -> Case:
+    """A case whose end is the checker's matter alone."""
+    return Case(workflow_type, lambda _directory, _port: value, lambda _trial: [], signals=signals)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A fault, where it shows, what must be reported, and what comes closest to it without being one."""
+
+    fault: str
+    case: Case
+    promises: frozenset[Promise]
+    fatal: tuple[Point, ...] = ()
+    harmless: str = ""
+
+
+SCENES = [
+    Scene(
+        "reply_before_commit",
+        case("three", "w"),
+        frozenset({Promise.OUTPUT_COMMIT}),
+        fatal=(Point("commit", START, "before"),),
+        harmless="slow_commits",
+    ),
+    Scene("no_generation_check", case("holds", 0.6), frozenset({Promise.ONE_DRIVER}), harmless="two_engines"),
+    Scene("attempt_without_record", case("three", "w"), frozenset({Promise.EVERY_ATTEMPT_ON_RECORD})),
+    Scene("dropped_frame", case("wait_for", "w", ("go", "on")), frozenset({Promise.FAITHFUL_WATCH})),
+    Scene("repeated_frame", case("wait_for", "w", ("go", "on")), frozenset({Promise.FAITHFUL_WATCH})),
+    Scene(
+        "timer_lost_on_recovery",
+        case("sleeper", 0.5),
+        frozenset({Promise.RECOVERY_BY_DEFAULT, Promise.DURABLE_START}),
+        fatal=(Point("commit", START, "after"),),
+    ),
+    Scene(
+        "result_run_again",
+        case("three", "w"),
+        frozenset({Promise.RECORDED_ONCE}),
+        fatal=(Point("effect", 2, "after"),),
+    ),
+    Scene(
+        "lost_answer_taken_for_failure",
+        case("three", "w"),
+        frozenset({Promise.DURABLE_START}),
+        harmless="lost_answer",
+    ),
+]
+
+
+async def tried(scene: Scene, fault: str, directory: Path) -> Trial:
+    trial = await run_trial(scene.case, directory / (fault or "without"), scene.fatal, fault=fault, limit=LIMIT)
+    assert len(trial.deaths) == len(scene.fatal), trial.failure
+    return trial
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=[scene.fault for scene in SCENES])
+async def test_a_fault_is_reported_by_its_promise(tmp_path: Path, scene: Scene) -> None:
+    trial = await tried(scene, scene.fault, tmp_path)
+    found = broken(trial.evidence)
+    assert scene.promises <= {breach.promise for breach in found}, (trial.failure, found)
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=[scene.fault for scene in SCENES])
+async def test_the_same_without_the_fault_breaks_no_promise(tmp_path: Path, scene: Scene) -> None:
+    trial = await tried(scene, scene.harmless, tmp_path)
+    assert not trial.faults
+    assert trial.evidence.stored.rows.keys() == {SUBJECT}

@@ -1,0 +1,196 @@
+"""A server with a fault: the real one, in which one promise's mechanism is taken out.
+
+Each fault is what the checker is there for, so each must be reported by its promise's name. This is a composition
+root for tests: nothing in the shipped server can switch it on. Beside the faults are disturbances, which are like
+them but hurt no promise: the real mechanism is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from mendflow_server import app, memory
+from mendflow_server.attempts import Attempts, Listener
+from mendflow_server.commit import Committer
+from mendflow_server.engine import Engine
+from mendflow_server.held import Held
+from mendflow_server.history import History
+from mendflow_server.store.protocol import CommitUnknown, StoreError, StoreUnavailable
+from mendflow_server.store.sqlite.lock import FileLock
+from mendflow_server.store.sqlite.queries import QUERIES
+from mendflow_server.store.sqlite.store import SqliteStore
+from mendflow_server.watch import WatchHub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import ExitStack
+
+    from mendflow.v1.workflow_service_pb2 import WatchWorkflowResponse
+    from mendflow.workflow import Workflow
+    from mendflow_server.settings import Settings
+    from mendflow_server.store.protocol import Batch, BatchResult
+
+#: How long a commit takes that is slow, in seconds: long enough for a reply to get out before it.
+SLOW = 0.3
+
+
+def _put_in(stack: ExitStack, owner: Any, name: str, other: Any) -> None:
+    stack.enter_context(mock.patch.object(owner, name, other))
+
+
+def reply_before_commit(stack: ExitStack) -> None:
+    """A start is acknowledged while its commit is on its way."""
+    start = Engine.start
+
+    def hasty(self: Engine, command: Any) -> Any:
+        future = start(self, command)
+        if not future.done():
+            future.set_result((self._by_id[command.workflow_id].row, True))
+        return future
+
+    _put_in(stack, Engine, "start", hasty)
+    slow_commits(stack)
+
+
+def slow_commits(stack: ExitStack) -> None:
+    """A disturbance: the disk takes its time."""
+    commit = Committer._commit  # noqa: SLF001 - the mechanism itself
+
+    async def slow(self: Committer, batch: Batch) -> BatchResult:
+        await asyncio.sleep(SLOW)
+        return await commit(self, batch)
+
+    _put_in(stack, Committer, "_commit", slow)
+
+
+def no_generation_check(stack: ExitStack) -> None:
+    """Two engines on one store, and a row is written whoever drives it."""
+    guard = "key = column10 AND generation = column11 AND last_sequence = column12"
+    blind = {name: QUERIES[name].replace(guard, "key = column10") for name in ("update_workflow", "end_workflow")} | {
+        "insert_event": QUERIES["insert_event"].replace("INSERT INTO", "INSERT OR REPLACE INTO")
+    }
+    assert all(QUERIES[name] != query for name, query in blind.items())
+    stack.enter_context(mock.patch.dict(QUERIES, blind))
+    two_engines(stack)
+
+
+def two_engines(stack: ExitStack) -> None:
+    """A disturbance: the file lock is off; a second server takes over while the first one still runs a step."""
+    _put_in(stack, FileLock, "take", lambda _self: None)
+
+    async def serve(settings: Settings, definitions: Mapping[str, Workflow[Any, Any]]) -> int:
+        async with app.App(settings, definitions) as first:
+            while not first.engine.running:
+                await asyncio.sleep(0.005)
+            await first.grpc.stop(0)  # Its clients find the second; its engine goes on.
+            async with app.App(settings, definitions):
+                await asyncio.Event().wait()
+        return 0
+
+    _put_in(stack, app, "serve", serve)
+
+
+def attempt_without_record(stack: ExitStack) -> None:
+    """Each attempt runs once more, off the record."""
+    launch = Attempts.launch
+
+    def twice(self: Attempts, order: Any, listener: Listener, context: Any) -> Any:
+        launch(self, replace(order, number=order.number + 100), Listener(), context.copy())
+        return launch(self, order, listener, context)
+
+    _put_in(stack, Attempts, "launch", twice)
+
+
+def dropped_frame(stack: ExitStack) -> None:
+    """Each watch loses its first frame with events."""
+    _change_frames(stack, 0)
+
+
+def repeated_frame(stack: ExitStack) -> None:
+    """Each watch sends its first frame with events twice."""
+    _change_frames(stack, 2)
+
+
+def _change_frames(stack: ExitStack, times: int) -> None:
+    frames = WatchHub._frames  # noqa: SLF001 - the mechanism itself
+
+    async def changed(self: WatchHub, *args: Any) -> AsyncIterator[WatchWorkflowResponse]:
+        first = True
+        async for frame in frames(self, *args):
+            for _ in range(times if first and frame.events else 1):
+                yield frame
+            first = first and not frame.events
+
+    _put_in(stack, WatchHub, "_frames", changed)
+
+
+def timer_lost_on_recovery(stack: ExitStack) -> None:
+    """What another process drove before gets no timer."""
+    set_timer = Held._set_timer  # noqa: SLF001 - the mechanism itself
+
+    def forgetful(self: Held) -> None:
+        if self.row.generation == 1:
+            set_timer(self)
+
+    _put_in(stack, Held, "_set_timer", forgetful)
+
+
+def result_run_again(stack: ExitStack) -> None:
+    """What is read out of the store has no results of steps."""
+
+    class Forgetful(History):
+        @staticmethod
+        def of(events: Any) -> History:
+            history = History.of(events)
+            for key, record in list(history.calls.items()):
+                if record.kind == "step" and record.outcome is not None:
+                    del history.calls[key]
+            return history
+
+    _put_in(stack, memory, "History", Forgetful)
+
+
+def lost_answer_taken_for_failure(stack: ExitStack) -> None:
+    """A start is committed, the answer of the COMMIT is lost, and the store says that nothing was changed."""
+    _lose_answers(stack, StoreUnavailable)
+
+
+def lost_answer(stack: ExitStack) -> None:
+    """A disturbance: the same, and the store says that it does not know."""
+    _lose_answers(stack, CommitUnknown)
+
+
+def _lose_answers(stack: ExitStack, error: type[StoreError]) -> None:
+    commit = SqliteStore.commit
+    lost = False
+
+    async def losing(self: SqliteStore, batch: Batch) -> BatchResult:
+        nonlocal lost
+        result = await commit(self, batch)
+        if not lost and any(change.guard is None for change in batch.changes):
+            lost = True
+            raise error("the connection broke")
+        return result
+
+    _put_in(stack, SqliteStore, "commit", losing)
+
+
+FAULTS: dict[str, Callable[[ExitStack], None]] = {
+    put_in.__name__: put_in
+    for put_in in (
+        reply_before_commit,
+        slow_commits,
+        no_generation_check,
+        two_engines,
+        attempt_without_record,
+        dropped_frame,
+        repeated_frame,
+        timer_lost_on_recovery,
+        result_run_again,
+        lost_answer_taken_for_failure,
+        lost_answer,
+    )
+}
