@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -15,6 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+
+from mendflow_server.loop import run_on_loop
+from mendflow_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,4 +92,4 @@ async def _serve_echo(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve_echo(int(sys.argv[1])))
+    run_on_loop(_serve_echo(int(sys.argv[1])), Settings())

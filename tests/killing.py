@@ -32,6 +32,7 @@ from mendflow.step import Step
 from mendflow.workflow import Workflow
 from mendflow_server import app
 from mendflow_server.logs import configure_logs
+from mendflow_server.loop import run_on_loop
 from mendflow_server.settings import load_settings
 from mendflow_server.store.opening import open_store
 from tests.faults import FAULTS
@@ -234,7 +235,7 @@ def serve(post: Post, fatal: Point | None, fault: str = "") -> None:
             stack.enter_context(
                 mock.patch.dict(vars(step), {"function": watched_step(step.function, post, boundaries)})
             )
-        sys.exit(asyncio.run(app.serve(settings, definitions())))
+        sys.exit(run_on_loop(app.serve(settings, definitions()), settings))
 
 
 def warm_up() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import sys
 import traceback
@@ -16,6 +15,7 @@ from mendflow_server import app
 from mendflow_server.api.serving import CannotListen
 from mendflow_server.http import CannotListenHttp
 from mendflow_server.logs import configure_logs
+from mendflow_server.loop import LoopNotInstalled, run_on_loop
 from mendflow_server.settings import SettingsError, load_settings
 from mendflow_server.store.protocol import StoreRefused
 
@@ -59,8 +59,8 @@ def serve(modules: tuple[str, ...], **options: Any) -> None:
 def run(settings: Settings, definitions: dict[str, Workflow[Any, Any]]) -> int:
     """Serve; answer the exit code. What keeps the server from starting is told in one line."""
     try:
-        return asyncio.run(app.serve(settings, definitions))
-    except (StoreRefused, CannotListen, CannotListenHttp, DefinitionError) as error:
+        return run_on_loop(app.serve(settings, definitions), settings)
+    except (LoopNotInstalled, StoreRefused, CannotListen, CannotListenHttp, DefinitionError) as error:
         click.echo(f"error: {error}", err=True)
         return 1
 

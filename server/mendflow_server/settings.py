@@ -46,6 +46,8 @@ class Settings(BaseSettings):
         "auto", description="auto: console on a terminal, JSON lines otherwise."
     )
 
+    event_loop: Literal["auto", "asyncio", "uvloop"] = Field("auto", description="auto: uvloop where it is installed.")
+
     payload_limit: Count = Field(1 << 20, description="Bytes of an input, an output, a signal's data.")
     request_limit: Count = Field(4 << 20, description="Bytes of a request message.")
     history_limit: Annotated[int, Field(ge=100)] = Field(
