@@ -8,7 +8,6 @@ them but hurt no promise: the real mechanism is there.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -18,6 +17,7 @@ from mendflow_server.commit import Committer
 from mendflow_server.engine import Engine
 from mendflow_server.held import Held
 from mendflow_server.history import History
+from mendflow_server.port import Begun
 from mendflow_server.store.protocol import CommitUnknown, StoreError, StoreUnavailable
 from mendflow_server.store.sqlite.lock import FileLock
 from mendflow_server.store.sqlite.queries import QUERIES
@@ -48,7 +48,7 @@ def reply_before_commit(stack: ExitStack) -> None:
     def hasty(self: Engine, command: Any) -> Any:
         future = start(self, command)
         if not future.done():
-            future.set_result((self._by_id[command.workflow_id].row, True))
+            future.set_result(Begun(self._by_id[command.workflow_id].row, started=True))
         return future
 
     _put_in(stack, Engine, "start", hasty)
@@ -98,7 +98,7 @@ def attempt_without_record(stack: ExitStack) -> None:
     launch = Attempts.launch
 
     def twice(self: Attempts, order: Any, listener: Listener, context: Any) -> Any:
-        launch(self, replace(order, number=order.number + 100), Listener(), context.copy())
+        launch(self, order._replace(number=order.number + 100), Listener(), context.copy())
         return launch(self, order, listener, context)
 
     _put_in(stack, Attempts, "launch", twice)

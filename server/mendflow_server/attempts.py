@@ -21,8 +21,7 @@ import collections
 import inspect
 import queue
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mendflow.codec import ValueType, payload_size
 from mendflow.context import ATTEMPT, Attempt
@@ -43,8 +42,7 @@ if TYPE_CHECKING:
 _JSON = ValueType[Any].of(Any)
 
 
-@dataclass(slots=True, frozen=True)
-class Order:
+class Order(NamedTuple):
     """What to run."""
 
     step: Step[..., Any]
@@ -60,8 +58,7 @@ class Order:
     last_heartbeat: bytes
 
 
-@dataclass(slots=True, frozen=True)
-class Report:
+class Report(NamedTuple):
     """What came of an attempt: an output, or a failure."""
 
     output: payload_pb2.Payload | None

@@ -8,8 +8,7 @@ another driver has the workflow, and everything here is dropped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mendflow_server import endings
 from mendflow_server.attempts import Body, Listener, Order
@@ -277,8 +276,7 @@ class Held(Listener):
         raise NotImplementedError
 
 
-@dataclass(slots=True, frozen=True)
-class Cause:
+class Cause(NamedTuple):
     """What a change on its way to the disk has in it, and what follows once it is there."""
 
     events: list[event_pb2.Event]

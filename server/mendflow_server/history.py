@@ -52,9 +52,9 @@ def seconds(moment: Timestamp) -> float:
 
 def set_time(moment: Timestamp, when: float) -> None:
     """Set a timestamp from seconds since the epoch, to the microsecond."""
-    whole, micros = divmod(round(when * 1_000_000), 1_000_000)
-    moment.seconds = whole
-    moment.nanos = micros * 1000
+    micros = round(when * 1_000_000)
+    moment.seconds = micros // 1_000_000
+    moment.nanos = micros % 1_000_000 * 1000
 
 
 class CallRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from mendflow.v1.event_pb2 import Event, TraceContext
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mendflow.workflow import Workflow
     from mendflow_server.store.protocol import Row
 
-__all__ = ["Ending", "StartCommand"]
+__all__ = ["Begun", "Ending", "StartCommand"]
 
 
 @dataclass(slots=True)
@@ -26,6 +26,20 @@ class StartCommand:
     argument: object
     labels: dict[str, str]
     trace: TraceContext
+    #: How long to wait for the end, in seconds, once the start is on disk.
+    wait: float = 0.0
+
+
+class Begun(NamedTuple):
+    """A start that is on disk."""
+
+    row: Row
+    #: Whether this call started it.
+    started: bool
+    #: The final event, where the end was waited for and came.
+    final: Event | None = None
+    #: The command's wait is over, for the end has come or its time has passed; the row may be older than that.
+    waited: bool = False
 
 
 @dataclass(slots=True)

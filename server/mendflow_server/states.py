@@ -27,6 +27,9 @@ class State(NamedTuple):
     wake: float | None = None
 
 
+_RUNNING: Final = State(workflow_pb2.WORKFLOW_STATE_RUNNING)
+
+
 def due_time(record: CallRecord) -> float | None:
     """Answer when an open call goes on by itself."""
     return record.wake_time if record.kind != "step" else record.next_attempt_time
@@ -69,8 +72,11 @@ def state_of(history: History, *, busy: bool, slot_waits: int) -> State:
         return State(history.stopped, history.stopped_reason, why, wake=history.cleanup_deadline)
     if history.cancel:
         return State(workflow_pb2.WORKFLOW_STATE_CANCELLING, wake=wake_time(history))
-    if busy or any(record.started is not None for record in history.open.values()):
-        return State(workflow_pb2.WORKFLOW_STATE_RUNNING)
+    if busy:
+        return _RUNNING
+    for record in history.open.values():
+        if record.started is not None:
+            return _RUNNING
     return _waiting(history, slot_waits)
 
 
@@ -93,7 +99,7 @@ def _waiting(history: History, slot_waits: int) -> State:
         return State(waiting, event_pb2.STATE_REASON_SUSPECTED, ", ".join(held[:5]), wake_time(history))
     first = min(history.open.values(), key=lambda record: due_time(record) or float("inf"), default=None)
     if first is None:
-        return State(workflow_pb2.WORKFLOW_STATE_RUNNING)
+        return _RUNNING
     if first.kind == "step":
         reason = event_pb2.STATE_REASON_BACKOFF
     elif first.kind == "timer":

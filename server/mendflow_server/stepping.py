@@ -290,8 +290,7 @@ class Stepping(Held):
         if self.kernel.observer.traces:
             self._effects.append(lambda: self.kernel.observer.attempt_closed(self.row, self.history, started, closed))
         # A lost attempt says nothing for its step: the next one has still to show that it does not kill.
-        lost = closed.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST
-        if self.kernel.suspects and not lost:
+        if self.kernel.suspects and closed.attempt_failed.failure.kind != failure_pb2.FAILURE_KIND_LOST:
             key = started.attempt_started.step_key
             self._effects.append(lambda: self.kernel.suspect_ended(self.row.key, key))
 

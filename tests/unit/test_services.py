@@ -31,7 +31,7 @@ from mendflow.v1.operator_service_pb2 import ResumeWorkflowRequest, TerminateWor
 from mendflow.v1.payload_pb2 import Payload
 from mendflow_server import errors
 from mendflow_server.api.operator_service import OperatorService
-from mendflow_server.api.port import Ending, StartCommand
+from mendflow_server.api.port import Begun, Ending, StartCommand
 from mendflow_server.api.serving import SERVICE_NAMES, CannotListen, build_grpc_server
 from mendflow_server.api.workflow_service import WorkflowService
 from mendflow_server.store.protocol import CommitUnknown, Cursor, Filter, Page, Row, StoreUnavailable
@@ -106,19 +106,19 @@ class Engine:
         self.done.append(what)
         self.finished.set()
 
-    def start(self, command: StartCommand) -> asyncio.Future[tuple[Row, bool]]:
-        return asyncio.ensure_future(self._start(command))
+    def start(self, command: StartCommand) -> asyncio.Future[Begun]:
+        return asyncio.shield(self._start(command))  # As in the real one, cancelling it stops nothing.
 
-    async def _start(self, command: StartCommand) -> tuple[Row, bool]:
+    async def _start(self, command: StartCommand) -> Begun:
         await self._pass()
         workflow_id = command.workflow_id
         if workflow_id in self.rows:
             if self.rows[workflow_id].workflow_type != command.definition.name:
                 raise errors.AlreadyStarted(workflow_id, "type")
-            return self.rows[workflow_id], False
+            return Begun(self.rows[workflow_id], started=False)
         self.commands[workflow_id] = command
         self._finish(workflow_id)
-        return self.add(workflow_id, command.definition.name, command.labels), True
+        return Begun(self.add(workflow_id, command.definition.name, command.labels), started=True)
 
     def add(self, workflow_id: str, workflow_type: str = "echo", labels: dict[str, str] | None = None) -> Row:
         key = len(self.rows) + 1

@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 #: What pydantic raises for a type that it has no schema for.
 SCHEMA_ERRORS = (PydanticUserError, SchemaError, NameError, TypeError, RecursionError)
+#: Where integers end that every reader of JSON and of messages takes.
+_INT64 = 1 << 63
 _TYPE_URL = "type.googleapis.com/"
 
 
@@ -172,7 +174,9 @@ class JsonType(ValueType[T]):
     @override
     def dump(self, value: T) -> bytes:
         try:
-            if type(value) is self._plain:
+            if self._plain is not None and type(value) is self._plain:
+                if not isinstance(value, int) or -_INT64 <= value < _INT64:
+                    return self._to_json(value)  # It comes back as it is.
                 text = self._to_json(value)
             else:
                 text = self._to_json(value, by_alias=True, warnings="error")

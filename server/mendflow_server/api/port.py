@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mendflow_server.port import Ending, StartCommand
+from mendflow_server.port import Begun, Ending, StartCommand
 
 if TYPE_CHECKING:
     import asyncio
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mendflow.workflow import Workflow
     from mendflow_server.store.protocol import Cursor, Filter, Page, Row
 
-__all__ = ["Ending", "EnginePort", "Limits", "StartCommand"]
+__all__ = ["Begun", "Ending", "EnginePort", "Limits", "StartCommand"]
 
 
 class EnginePort(Protocol):
@@ -33,8 +33,11 @@ class EnginePort(Protocol):
     def start_time(self) -> float:
         """When it started, in seconds since the epoch."""
 
-    def start(self, command: StartCommand) -> asyncio.Future[tuple[Row, bool]]:
-        """Start a workflow: the row and whether this call started it, once that is on disk."""
+    def start(self, command: StartCommand) -> asyncio.Future[Begun]:
+        """Start a workflow: what began, once that is on disk and, where it may be, the command's wait is over.
+
+        Cancelling the future stops nothing.
+        """
 
     async def wait_end(self, row: Row, seconds: float, /) -> Ending:
         """Wait for the end; returns earlier on the end or a drain."""

@@ -45,8 +45,7 @@ if TYPE_CHECKING:
     from mendflow.codec import ValueType
     from mendflow.v1.event_pb2 import TraceContext
     from mendflow.workflow import Workflow
-    from mendflow_server.api.port import EnginePort, Limits
-    from mendflow_server.store.protocol import Row
+    from mendflow_server.api.port import Begun, EnginePort, Limits
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -84,15 +83,16 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self, request: workflow_service_pb2.StartWorkflowRequest, context: Context
     ) -> workflow_service_pb2.StartWorkflowResponse:
         """Start a workflow, and wait for its end if asked to."""
-        command, wait = self._start_command(request, context)
-        row, started = await asyncio.shield(self._engine.start(command))
+        command = self._start_command(request, context)
+        row, started, final, waited = await self._engine.start(command)
+        if final is None and (command.wait or row.state in FINAL_STATES):
+            if waited:
+                row = await self._engine.find(row.workflow_id)
+            ending = await self._engine.wait_end(row, 0.0 if waited else command.wait)
+            row, final = ending.row, ending.final
         response = workflow_service_pb2.StartWorkflowResponse()
         response.started = started
-        if wait or row.state in FINAL_STATES:
-            ending = await self._engine.wait_end(row, wait)
-            response.workflow.CopyFrom(describe(ending.row, final=ending.final))
-        else:
-            response.workflow.CopyFrom(describe(row))
+        response.workflow.CopyFrom(describe(row, final=final))
         return response
 
     async def BatchStartWorkflows(
@@ -100,11 +100,11 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> workflow_service_pb2.BatchStartWorkflowsResponse:
         """Start many workflows, each with its own outcome."""
         check_batch(request, self._limits)
-        begun: list[asyncio.Future[tuple[Row, bool]]] = []
-        results: list[tuple[Row, bool] | BaseException | None] = []
+        begun: list[asyncio.Future[Begun]] = []
+        results: list[Begun | BaseException | None] = []
         for start in request.requests:
             try:
-                begun.append(self._engine.start(self._start_command(start, context)[0]))
+                begun.append(self._engine.start(self._start_command(start, context)))
                 results.append(None)
             except Exception as error:  # noqa: BLE001 - one refusal must not touch the others
                 results.append(error)
@@ -257,26 +257,24 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         published.labels = limits.labels_limit
         return response
 
-    def _start_command(
-        self, request: workflow_service_pb2.StartWorkflowRequest, context: Context
-    ) -> tuple[StartCommand, float]:
-        """Answer the command and how long to wait. Raises what is wrong with the request."""
+    def _start_command(self, request: workflow_service_pb2.StartWorkflowRequest, context: Context) -> StartCommand:
+        """Answer the command. Raises what is wrong with the request."""
         asked = check_start(request, self._limits)
         definition = definition_of(request.workflow_type, self._engine.definitions)
         payload = request.input if request.HasField("input") else None
-        command = StartCommand(
+        return StartCommand(
             workflow_id=asked.workflow_id or new_id(),
             definition=definition,
             input=payload,
             argument=decode_input(definition, payload),
             labels=asked.labels,
             trace=self._trace(context.invocation_metadata()),
+            wait=asked.wait or 0.0,
         )
-        return command, asked.wait or 0.0
 
 
 def _batch_response(
-    results: Sequence[tuple[Row, bool] | BaseException],
+    results: Sequence[Begun | BaseException],
 ) -> workflow_service_pb2.BatchStartWorkflowsResponse:
     response = workflow_service_pb2.BatchStartWorkflowsResponse()
     size = 0
@@ -287,9 +285,8 @@ def _batch_response(
         elif isinstance(result, BaseException):
             raise result
         else:
-            row, started = result
-            outcome.response.started = started
-            outcome.response.workflow.CopyFrom(describe(row))
+            outcome.response.started = result.started
+            outcome.response.workflow.CopyFrom(describe(result.row))
         size += outcome.ByteSize()
         if size > _BATCH_BYTES:
             _shorten(outcome)

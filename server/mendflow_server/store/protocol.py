@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,8 +58,7 @@ class Row:
     labels: dict[str, str]
 
 
-@dataclass(slots=True, frozen=True)
-class Guard:
+class Guard(NamedTuple):
     """What the driver read: the row is written only while it still holds this."""
 
     generation: int
