@@ -1,0 +1,28 @@
+"""Requests that start an order, with its input as JSON or as a typed message."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from examples.order.v1 import order_pb2
+from mendflow.v1 import payload_pb2, workflow_service_pb2
+
+
+def as_json(value: Any) -> payload_pb2.Payload:
+    """Answer a value as the payload that every workflow takes."""
+    return payload_pb2.Payload(json=json.dumps(value))
+
+
+def as_message(order: dict[str, Any]) -> payload_pb2.Payload:
+    """Answer an order as the message that `mendflow export-protos` made of its type."""
+    payload = payload_pb2.Payload()
+    payload.message.Pack(order_pb2.PlaceOrderInput(**order))
+    return payload
+
+
+def start(workflow_id: str, order: payload_pb2.Payload) -> workflow_service_pb2.StartWorkflowRequest:
+    """Answer the request. The id is the caller's own, so that asking again starts no second order."""
+    return workflow_service_pb2.StartWorkflowRequest(
+        workflow_type="place_order", workflow_id=workflow_id, input=order
+    )
