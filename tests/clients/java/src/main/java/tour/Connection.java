@@ -33,7 +33,7 @@ final class Connection implements AutoCloseable {
                 .build();
     }
 
-    /** UNAVAILABLE is a server that starts, drains or cannot commit: gRPC itself asks again, and the caller sees nothing. */
+    /** UNAVAILABLE is a server that starts, drains or cannot commit: gRPC asks again, and the caller sees nothing. */
     private static Map<String, ?> serviceConfig() {
         Stream<Map<String, String>> names = ASKED_AGAIN.stream()
                 .map(method -> Map.of("service", WorkflowServiceGrpc.SERVICE_NAME, "method", method));
