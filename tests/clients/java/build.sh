@@ -7,8 +7,9 @@ root=$(cd "$here/../../.." && pwd)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
-# A source that is gone here must not be compiled there; target/ stays, so that building again is quick.
-rm -rf "$out/src"
+# A source or a library that is gone here must not be found there; the rest of target/ stays, so that building again is
+# quick.
+rm -rf "$out/src" "$out/target/lib"
 cp -R "$here/pom.xml" "$here/src" "$out"
 mvn -q -B -f "$out/pom.xml" -Dprotos="$root/protos" -Dexample.protos="$root/examples/protos" process-classes
 
