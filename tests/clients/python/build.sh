@@ -22,3 +22,5 @@ touch "$out/program/mendflow/__init__.py" "$out/program/mendflow/v1/__init__.py"
 cat > "$out/run" <<END
 #!/bin/sh
 exec "$python" "$out/program/main.py" "\$@"
+END
+chmod +x "$out/run"

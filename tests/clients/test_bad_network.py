@@ -1,0 +1,52 @@
+"""A watch from each language over a network that cuts and stalls: every event once, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mendflow import Client
+from tests.watch.proxy import Proxy
+
+if TYPE_CHECKING:
+    from tests.clients.programs import Program
+    from tests.conftest import ServerProcess
+
+ITEMS = [{"sku": sku, "price_cents": 1, "weight_kg": 1} for sku in ["lamp"] * 12 + ["chair"] * 8 + ["desk"] * 3]
+#: Half of its events come before the approval, and half after the packing.
+ORDER = {"order_id": "o", "items": ITEMS, "approval_above_cents": 0, "packing_time": 2.0}
+
+
+@pytest.mark.timeout(120)
+async def test_a_watch_over_a_bad_network_sees_every_event_once(program: Program, order_server: ServerProcess) -> None:
+    rng = Random(program.language)
+    async with Proxy(order_server.grpc_port) as proxy, Client(order_server.grpc_address) as client:
+        await client.start("place_order", ORDER, id="o")
+        running = await asyncio.create_subprocess_exec(
+            *program.command("watch", f"127.0.0.1:{proxy.port}", "o"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        trouble = asyncio.create_task(_trouble(proxy, rng))
+        said, complaints = await running.communicate()
+        trouble.cancel()
+        await asyncio.wait([trouble])
+        events = [event async for event in client.handle("o").events()]
+    expected = [f"watch: {event.sequence} {event.WhichOneof('detail')}" for event in events]
+    assert (said.decode().splitlines(), running.returncode) == (expected, 0), complaints.decode()
+    assert len(events) > 2 * len(ITEMS)
+    assert proxy.connections > 3
+
+
+async def _trouble(proxy: Proxy, rng: Random) -> None:
+    """Cut, at times after some silence, again and again, until nobody comes any more."""
+    while True:
+        await asyncio.sleep(rng.uniform(0, 0.5))
+        if rng.random() < 0.5:
+            proxy.stall()
+            await asyncio.sleep(rng.uniform(0, 0.3))
+            proxy.flow()
+        proxy.cut()
