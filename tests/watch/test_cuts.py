@@ -51,7 +51,7 @@ def legs(rng: Random) -> list[Leg]:
     for number in range(ROUNDS):
         drawn += [
             Leg("signal", signal=f"go-{number}"),
-            Leg("steps", rng.randint(2, 6)),
+            Leg("steps", rng.randint(4, 14)),
             rng.choice((Leg("gather", 4, 0.01), Leg("sleep", 3, 0.01), Leg("retries", 1), Leg("refused"))),
             rng.choice((Leg("values"), Leg("progress", 4), Leg("signal", signal="never", seconds=0.02))),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,10 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 100),
 )
+#: How a call may end that says nothing of the workflow. gRPC itself cancels what comes while a server stops.
+CUT: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+#: Before the next call, so that a server that drains is not asked without end, in seconds.
+PAUSE: Final = 0.02
 
 
 @dataclass
@@ -86,8 +91,9 @@ class RawWatch:
                     return
             stream.ended = await call.code() is grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            if error.code() not in CUT:
                 raise
+            await asyncio.sleep(PAUSE)
         finally:
             call.cancel()
 
