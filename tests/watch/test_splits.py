@@ -141,9 +141,10 @@ def test_however_a_history_is_split_the_pieces_are_the_whole(tmp_path: Path) -> 
             async def in_pieces() -> list[event_pb2.Event]:
                 cursor = 0
                 found: list[event_pb2.Event] = []
-                for piece in (*pieces, None):
-                    events, cursor = await watched(server, subject, cursor, kinds, piece)
-                    found += events
+                async with asyncio.timeout(5):
+                    for piece in (*pieces, None):
+                        events, cursor = await watched(server, subject, cursor, kinds, piece)
+                        found += events
                 assert cursor == len(subject.history)
                 return found
 
