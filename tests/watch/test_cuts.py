@@ -117,6 +117,10 @@ class Storm:
         """Use bookmarks of old, with other filters, while the server is killed and all is cut once more."""
         for _ in range(30):
             self._watch(group, self._bookmarked(), 0.3)
+        for earlier in self.raw[:6]:  # And from where the final event is all that is left, or nothing is.
+            for left in (0, 1):
+                bookmark = RawWatch(earlier.workflow_id, kinds_for(self._rng), earlier.cursor - left)
+                self._watch(group, bookmark, 0.3)
         for trouble in ("cut", "kill", "cut", "cut"):
             await self._progress(self._rng.randint(1, 10))
             await self._trouble(trouble)
