@@ -77,6 +77,12 @@ class Storm:
         self._stubs: list[Any] = []
         self._far: list[Client] = []
 
+    def unfinished(self) -> list[str]:
+        """Answer the watches that have not ended, and how far they are."""
+        left = [f"{each.workflow_id} {each.kinds} at {each.cursor}" for each in self.raw if not each.ended]
+        by_client = [each for each in self.clients if not each.ended]
+        return left + [f"{each.workflow_id} {each.kinds} by the client" for each in by_client]
+
     async def run(self) -> None:
         """Run the workflows in rounds, with trouble in each; then watch them again, with trouble."""
         async with contextlib.AsyncExitStack() as stack:
@@ -195,7 +201,7 @@ async def test_cut_anywhere_every_watch_is_the_stored_history(tmp_path: Path, se
                 await storm.run()
         except TimeoutError:
             server.kill()
-            pytest.fail(f"MENDFLOW_SEED={seed}: {[watch for watch in storm.raw if not watch.ended]} have not ended")
+            pytest.fail(f"MENDFLOW_SEED={seed}: after {LIMIT} s {storm.unfinished()} have not ended")
         except BaseExceptionGroup as errors:
             raise AssertionError(f"MENDFLOW_SEED={seed}") from errors
         server.kill()  # What was shown must be on disk now.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import grpc
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,6 +117,7 @@ async def subjects(directory: Path) -> Any:
         yield server, (ended, waiting)
 
 
+@pytest.mark.timeout(scaled(60, 600))
 def test_however_a_history_is_split_the_pieces_are_the_whole(tmp_path: Path) -> None:
     tried = 0
     with asyncio.Runner() as runner, mock.patch.object(watch, "RING_EVENTS", RING):
