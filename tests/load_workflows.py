@@ -78,6 +78,12 @@ async def _steps(leg: Leg) -> str:
     return "stepped"
 
 
+async def _bulk(leg: Leg) -> str:
+    for index in range(leg.count):
+        await note_down(f"{index:04d}" * 2_500)
+    return "stepped"
+
+
 async def _retries(leg: Leg) -> str:
     await flaky(leg.count)
     await flaky_on_thread(leg.count)
@@ -122,6 +128,7 @@ async def _reports(leg: Leg) -> str:
 
 LEGS: dict[str, Callable[[Leg], Any]] = {
     "steps": _steps,
+    "bulk": _bulk,
     "retries": _retries,
     "gather": _gathers,
     "sleep": _sleeps,

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 #: The most events that a topic keeps, and the most bytes.
 RING_EVENTS = 256
 RING_BYTES = 256 * 1024
-#: The most events in a frame, and about the most bytes: well under gRPC's default of 4 MiB.
+#: The most events in a frame, and about the most bytes: a stalled watcher costs three times that, and there may be
+#: a thousand.
 FRAME_EVENTS = 200
-FRAME_BYTES = 512 * 1024
+FRAME_BYTES = 64 * 1024
 
 
 class Topic:
@@ -172,7 +173,9 @@ class WatchHub:
             if kinds:
                 events = [event for event in events if kind_of(event) in kinds]
             # With a filter an empty frame still moves the client's cursor.
-            yield workflow_service_pb2.WatchWorkflowResponse(events=events, last_sequence=cursor)
+            frame = workflow_service_pb2.WatchWorkflowResponse(events=events, last_sequence=cursor)
+            del events  # Who never reads keeps the frame alone.
+            yield frame
 
     async def _stored(self, key: int, cursor: int) -> list[event_pb2.Event]:
         stored = await self._store.read_events(key, cursor, limit=FRAME_EVENTS, max_bytes=FRAME_BYTES)

@@ -1,0 +1,160 @@
+"""One history, watched in pieces: whatever the pieces, the filter and the frames, together they are the history."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mendflow.v1 import event_pb2, workflow_service_pb2
+from mendflow_server import watch
+from tests.conftest import serving
+from tests.load_workflows import Leg, errand
+from tests.scale import scaled
+from tests.watch.watchers import of_kinds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Server
+
+KINDS = [kind for kind in event_pb2.EventKind.values() if kind]
+ROUND = [
+    Leg("steps", 3),
+    Leg("gather", 3),
+    Leg("sleep", 2),
+    Leg("signal", signal="never", seconds=0.01),
+    Leg("values"),
+    Leg("refused"),
+]
+LEGS = [Leg("signal", signal="go"), *ROUND, *ROUND]
+#: What a topic keeps of the newest events: little, so that watches go over from the store to it.
+RING = 25
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a watch: so many frames, kept to their last_sequence; or so many sequences on, in the midst of one."""
+
+    frames: int = 0
+    sequences: int = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A workflow, and all of its history."""
+
+    workflow_id: str
+    history: list[event_pb2.Event] = field(repr=False)
+    ended: bool = False
+
+
+PIECES = st.lists(
+    st.builds(Piece, frames=st.integers(1, 4)) | st.builds(Piece, sequences=st.integers(0, 60)), max_size=12
+)
+FILTERS = st.just(()) | st.lists(st.sampled_from(KINDS), min_size=1, max_size=6, unique=True).map(tuple)
+
+
+async def watched(server: Server, subject: Subject, after: int, kinds: tuple[int, ...], piece: Piece | None) -> Any:
+    """Watch one piece, or the rest; answer its events and the cursor. Each frame must be what lies between cursors."""
+    end = len(subject.history)
+    until = min(after + piece.sequences, end) if piece and not piece.frames else end
+    request = workflow_service_pb2.WatchWorkflowRequest(
+        workflow_id=subject.workflow_id,
+        after_sequence=after,
+        kinds=kinds,  # type: ignore[arg-type]  # an enum's numbers
+    )
+    call = server.stub.WatchWorkflow(request)
+    found: list[event_pb2.Event] = []
+    cursor, frames = after, 0
+    try:
+        # Where the workflow has not ended, nothing but a sign of life comes after its newest event.
+        while (cursor < until or (piece is None and subject.ended)) and not (piece and 0 < piece.frames == frames):
+            frame = await call.read()
+            if frame is grpc.aio.EOF:
+                assert cursor == end
+                break
+            assert list(frame.events) == of_kinds(subject.history[cursor : frame.last_sequence], kinds)
+            assert cursor < frame.last_sequence <= end
+            found += frame.events
+            cursor = frame.last_sequence
+            frames += 1
+        else:
+            assert piece is not None or not subject.ended, "it must be told that this was all"
+    finally:
+        call.cancel()
+    cut = cursor if piece is None or piece.frames else until
+    return [event for event in found if event.sequence <= cut], cut
+
+
+async def prepare(server: Server, workflow_id: str, legs: list[Leg], kind: str) -> Subject:
+    """Run a workflow up to an event of this kind, with somebody who watches from its beginning and never reads."""
+    handle = await server.client.start("errand", [asdict(leg) for leg in legs], id=workflow_id)
+    idle = server.stub.WatchWorkflow(workflow_service_pb2.WatchWorkflowRequest(workflow_id=workflow_id))
+    await idle.initial_metadata()
+    await handle.signal("go", "x")
+    async for event in handle.watch():
+        if event.HasField(kind) and (kind != "signal_awaited" or event.signal_awaited.name == "over"):  # type: ignore[arg-type]  # a field's name
+            break
+    history = [event async for event in handle.events()]
+    return Subject(workflow_id, history, ended=kind == "workflow_succeeded")
+
+
+@contextlib.asynccontextmanager
+async def subjects(directory: Path) -> Any:
+    """Two histories: one that has ended, and one whose newest events are still in memory."""
+    async with serving(directory, definitions={"errand": errand}) as server:
+        ended = await prepare(server, "ended", [*LEGS, Leg("progress", 3)], "workflow_succeeded")
+        # No progress there: the last report may come a second later, and this one must not grow.
+        waiting = await prepare(server, "waiting", [*LEGS, Leg("signal", signal="over")], "signal_awaited")
+        yield server, (ended, waiting)
+
+
+@pytest.mark.timeout(scaled(60, 600))
+def test_however_a_history_is_split_the_pieces_are_the_whole(tmp_path: Path) -> None:
+    tried = 0
+    with asyncio.Runner() as runner, mock.patch.object(watch, "RING_EVENTS", RING):
+        context = subjects(tmp_path)
+        server, (ended, waiting) = runner.run(context.__aenter__())
+        assert len(ended.history) > 100
+
+        @settings(max_examples=scaled(150, 5_000), deadline=None)
+        @given(
+            has_ended=st.booleans(),
+            kinds=FILTERS,
+            pieces=PIECES,
+            frame_events=st.sampled_from((1, 3, 10, 200)),
+            frame_bytes=st.sampled_from((1, 1_000, 1 << 20)),
+        )
+        def any_split(
+            *, has_ended: bool, kinds: tuple[int, ...], pieces: list[Piece], frame_events: int, frame_bytes: int
+        ) -> None:
+            nonlocal tried
+            tried += 1
+            subject = ended if has_ended else waiting
+
+            async def in_pieces() -> list[event_pb2.Event]:
+                cursor = 0
+                found: list[event_pb2.Event] = []
+                async with asyncio.timeout(5):
+                    for piece in (*pieces, None):
+                        events, cursor = await watched(server, subject, cursor, kinds, piece)
+                        found += events
+                assert cursor == len(subject.history)
+                return found
+
+            with mock.patch.multiple(watch, FRAME_EVENTS=frame_events, FRAME_BYTES=frame_bytes):
+                assert runner.run(in_pieces()) == of_kinds(subject.history, kinds)
+
+        try:
+            any_split()
+        finally:
+            runner.run(context.__aexit__(None, None, None))
+    assert tried >= 100
