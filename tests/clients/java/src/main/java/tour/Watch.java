@@ -3,8 +3,8 @@ package tour;
 import dev.mendflow.v1.Event;
 import dev.mendflow.v1.WatchWorkflowRequest;
 import dev.mendflow.v1.WatchWorkflowResponse;
-import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
+import io.grpc.protobuf.StatusProto;
 import java.util.Iterator;
 import java.util.Locale;
 import java.util.function.Consumer;
@@ -43,8 +43,7 @@ final class Watch {
                     after = frame.getLastSequence();
                 }
             } catch (StatusRuntimeException error) {
-                // The server died, drains or is not up yet. Anything else (NOT_FOUND, say) will not pass by waiting.
-                if (error.getStatus().getCode() != Status.Code.UNAVAILABLE) {
+                if (!passes(error)) {
                     throw error;
                 }
             }
@@ -53,6 +52,19 @@ final class Watch {
                 connection.connectNow();
             }
         }
+    }
+
+    /**
+     * Whether asking again helps: the server died, drains or is not up yet. It may also be that the connection closed
+     * just when the call was sent; gRPC for Java calls that UNKNOWN, or INTERNAL, without the details that the server
+     * gives. Anything else (NOT_FOUND, say) will not pass by waiting.
+     */
+    private static boolean passes(StatusRuntimeException error) {
+        return switch (error.getStatus().getCode()) {
+            case UNAVAILABLE -> true;
+            case UNKNOWN, INTERNAL -> StatusProto.fromThrowable(error).getDetailsCount() == 0;
+            default -> false;
+        };
     }
 
     /** Print an event as the modes watch and tour show it. */
