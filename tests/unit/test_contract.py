@@ -48,9 +48,7 @@ def test_nothing_that_was_promised_is_broken() -> None:
 
 
 @pytest.mark.parametrize(("file", "pattern", "replacement", "complaint"), BREAKS)
-def test_a_breaking_change_is_refused(
-    tmp_path: Path, file: str, pattern: str, replacement: str, complaint: str
-) -> None:
+def test_a_break_is_refused(tmp_path: Path, file: str, pattern: str, replacement: str, complaint: str) -> None:
     done = breaking(changed(tmp_path, file, pattern, replacement))
     assert done.returncode == 100, done.stderr
     assert complaint in done.stdout

@@ -54,7 +54,8 @@ def test_every_code_and_reason_is_in_the_table_of_what_to_do() -> None:
     assert {"CANCELLED", "DEADLINE_EXCEEDED", "OUT_OF_RANGE"} <= codes
     table = set(re.findall(r"^\| `(\w+)` \| (?:`(\w+)`|—) \|", STATUS_CODES, re.MULTILINE))
     assert codes <= {code for code, _ in table}
-    refusals = [thing for thing in vars(errors).values() if isinstance(thing, type) and hasattr(thing, "reason")]
+    classes = [thing for thing in vars(errors).values() if isinstance(thing, type)]
+    refusals = [kind for kind in classes if issubclass(kind, errors.Refusal) and hasattr(kind, "reason")]
     told = {(refusal.code.name, refusal.reason) for refusal in refusals}
     reasons = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}  # noqa: SIM118 - an enum's wrapper is no dict
     assert {reason for _, reason in told} == reasons
