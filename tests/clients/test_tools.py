@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 PAGE = (ROOT / "docs/clients/grpcurl.md").read_text(encoding="utf-8")
 INSTALL, *BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:50051"
+SERVICE = "mendflow.v1.WorkflowService"
 # The first build downloads and compiles.
 pytestmark = pytest.mark.timeout(600)
-SERVICE = "mendflow.v1.WorkflowService"
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +66,14 @@ def wait_probe(tools: dict[str, str], server: ServerProcess, code: int, seconds:
         if found == code:
             return said
         assert time.monotonic() < limit, said
+
+
+def wait_watched(output: Path, statuses: list[str], seconds: float = 20) -> None:
+    """Wait until a watch of the health has printed these, and no others."""
+    limit = time.monotonic() + seconds
+    while (found := re.findall(r'"status": "(\w+)"', output.read_text(encoding="utf-8"))) != statuses:
+        assert time.monotonic() < limit, found
+        time.sleep(0.02)
 
 
 def test_the_page_leads_to_a_watched_workflow(tools: dict[str, str], server: ServerProcess) -> None:
@@ -122,10 +130,16 @@ def test_the_probe_of_a_server_that_drains_and_is_gone(tools: dict[str, str], tm
         start = '{"workflow_type": "holds", "workflow_id": "subject", "input": {"json": "30.0"}}'
         done = sh(tools, server, f"grpcurl -plaintext -d '{start}' {ADDRESS} {SERVICE}/StartWorkflow")
         assert done.returncode == 0, done.stderr
+        command = ["grpcurl", "-plaintext", server.grpc_address, "grpc.health.v1.Health/Watch"]
+        with (tmp_path / "watched").open("wb") as output:
+            watch = subprocess.Popen(command, env=tools, stdout=output, stderr=subprocess.DEVNULL)
+        wait_watched(tmp_path / "watched", ["SERVING"])
         server.process.terminate()
+        wait_watched(tmp_path / "watched", ["SERVING", "NOT_SERVING"])
         assert "NOT_SERVING" in wait_probe(tools, server, 4)
         assert probe(tools, server, "liveness") == (0, "status: SERVING\n")
         assert server.process.wait(30) == 0
+        assert watch.wait(30) != 0
         assert probe(tools, server)[0] == 2
 
 
