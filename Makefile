@@ -12,7 +12,7 @@ $(shell rm -rf $(VENV))
 endif
 endif
 
-.PHONY: help demo serve test soak lint style types layers contract format protos breaking bench clean
+.PHONY: help demo serve test soak lint style types layers contract format protos reference promise bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' Makefile
@@ -43,6 +43,7 @@ layers: $(VENV)/dev
 
 contract: $(VENV)/dev
 	@$(VENV)/bin/buf lint protos
+	@$(VENV)/bin/buf breaking protos --against tools/contract.binpb
 
 format: $(VENV)/dev ## lay the code out and mend what ruff can mend
 	@$(RUN) -m ruff check --fix-only --quiet $(SOURCES)
@@ -51,8 +52,11 @@ format: $(VENV)/dev ## lay the code out and mend what ruff can mend
 protos: $(VENV)/dev ## generate client/mendflow/v1 from protos/
 	@$(RUN) tools/generate_protos.py
 
-breaking: $(VENV)/dev ## what breaks in the contract since AGAINST=v0.1.0
-	@$(VENV)/bin/buf breaking protos --against ".git#ref=$(AGAINST),subdir=protos"
+reference: $(VENV)/dev ## write docs/reference.md from the comments in protos/
+	@$(RUN) tools/generate_reference.py
+
+promise: $(VENV)/dev ## at a release: what later changes of the contract are compared with
+	@$(VENV)/bin/buf build protos --exclude-source-info --output tools/contract.binpb
 
 bench: $(VENV)/dev ## measure it
 	@$(RUN) -m bench $(ARGS)

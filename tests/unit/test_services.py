@@ -610,6 +610,24 @@ async def test_reflection_lists_the_services_and_their_files(door: Door) -> None
     assert all(answer.file_descriptor_response.file_descriptor_proto for answer in answers[1:])
 
 
+async def test_reflection_finds_every_sort_of_symbol(door: Door) -> None:
+    sorts = [
+        "Workflow",
+        "Workflow.state",
+        "WorkflowState",
+        "WorkflowService.StartWorkflow",
+        "OperatorService.ResumeWorkflow",
+    ]
+    unknown = ["WorkflowService.Nothing", "Nobody.StartWorkflow", "Workflow.Nothing"]
+    channel: Any = door.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    asked = [
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"mendflow.v1.{name}") for name in sorts + unknown
+    ]
+    answers = [answer.WhichOneof("message_response") async for answer in stub.ServerReflectionInfo(iter(asked))]
+    assert answers == ["file_descriptor_response"] * len(sorts) + ["error_response"] * len(unknown)
+
+
 async def test_a_port_that_is_taken_is_a_clear_error(door: Door) -> None:
     limits = Limits()
     with pytest.raises(CannotListen, match=rf"127\.0\.0\.1:{door.port}.*--grpc-address"):

@@ -36,8 +36,15 @@ class Pools:
         return found
 
     def FindFileContainingSymbol(self, name: str) -> FileDescriptor:
-        """Answer the file that has this symbol."""
-        found: FileDescriptor = self._first(name, lambda pool: pool.FindFileContainingSymbol(name))
+        """Answer the file that has this symbol. Pools do not look for an rpc by its name; its service has it."""
+        try:
+            found: FileDescriptor = self._first(name, lambda pool: pool.FindFileContainingSymbol(name))
+        except KeyError:
+            owner, _, rpc = name.rpartition(".")
+            service = self._first(owner, lambda pool: pool.FindServiceByName(owner))
+            if rpc not in service.methods_by_name:
+                raise
+            found = service.file
         return found
 
     def FindMessageTypeByName(self, name: str) -> Descriptor:

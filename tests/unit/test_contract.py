@@ -1,0 +1,61 @@
+"""The promise of v1 is kept by a check that works: buf compares protos/ with the committed tools/contract.binpb."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BUF = Path(sys.executable).with_name("buf")
+BREAKS = [
+    ("workflow_service.proto", r"  string workflow_type = 2;\n", "", "deleted"),
+    ("workflow_service.proto", r"bool started = 2;", "bool started = 3;", "deleted"),
+    ("workflow_service.proto", r"int64 after_sequence = 2;", "string after_sequence = 2;", "changed type"),
+    ("workflow_service.proto", r"  rpc GetServerInfo\(.*\n", "", "deleted"),
+    ("workflow.proto", r"  WORKFLOW_STATE_PAUSED = 4;\n", "", "deleted"),
+    ("error_reason.proto", r"ERROR_REASON_DRAINING = 15", "ERROR_REASON_CLOSING = 15", "changed name"),
+    ("event.proto", r"    SignalTaken signal_taken = 52;\n", "", "deleted"),
+]
+
+
+def breaking(protos: Path) -> subprocess.CompletedProcess[str]:
+    """What .ci/run runs."""
+    if not BUF.exists():
+        pytest.skip(f"needs buf (PyPI: buf-bin) beside {sys.executable}")
+    command = [str(BUF), "breaking", str(protos), "--against", str(ROOT / "tools/contract.binpb")]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def changed(folder: Path, file: str, pattern: str, replacement: str) -> Path:
+    """A copy of the protos with one thing in one file changed."""
+    protos = folder / "protos"
+    shutil.copytree(ROOT / "protos", protos)
+    path = protos / "mendflow/v1" / file
+    text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"), count=1)
+    assert count == 1
+    path.write_text(text, encoding="utf-8")
+    return protos
+
+
+def test_nothing_that_was_promised_is_broken() -> None:
+    done = breaking(ROOT / "protos")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("file", "pattern", "replacement", "complaint"), BREAKS)
+def test_a_break_is_refused(tmp_path: Path, file: str, pattern: str, replacement: str, complaint: str) -> None:
+    done = breaking(changed(tmp_path, file, pattern, replacement))
+    assert done.returncode == 100, done.stderr
+    assert complaint in done.stdout
+    assert file in done.stdout
+
+
+def test_an_addition_is_no_break(tmp_path: Path) -> None:
+    added = "bool started = 2;\n  // New.\n  string added = 3;"
+    done = breaking(changed(tmp_path, "workflow_service.proto", r"bool started = 2;", added))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")

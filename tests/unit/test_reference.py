@@ -1,0 +1,62 @@
+"""docs/reference.md is what the protos' comments say, and the page of status codes leaves none out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+
+from mendflow.v1 import error_reason_pb2, event_pb2, workflow_service_pb2
+from mendflow_server import errors
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "protos/mendflow/v1").glob("*.proto"))
+REFERENCE = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
+STATUS_CODES = (ROOT / "docs/clients/status-codes.md").read_text(encoding="utf-8")
+
+
+def test_the_committed_reference_is_fresh(tmp_path: Path) -> None:
+    output = tmp_path / "reference.md"
+    subprocess.run([sys.executable, str(ROOT / "tools/generate_reference.py"), "--output", str(output)], check=True)
+    assert output.read_text(encoding="utf-8") == REFERENCE, "make reference"
+
+
+def test_it_has_every_rpc_field_and_value() -> None:
+    for service in workflow_service_pb2.DESCRIPTOR.services_by_name.values():
+        for rpc in service.methods:
+            assert f"### {service.name}/{rpc.name}\n" in REFERENCE
+    for file in (workflow_service_pb2.DESCRIPTOR, event_pb2.DESCRIPTOR):
+        for message in file.message_types_by_name.values():
+            section = REFERENCE.split(f"\n### {message.name}\n")[1].split("\n#")[0]
+            for field in message.fields:
+                assert f"| `{field.name}` | {field.number} |" in section
+    for name, number in error_reason_pb2.ErrorReason.items():
+        assert f"| `{name}` | {number} |" in REFERENCE
+
+
+def test_the_status_lists_are_tables() -> None:
+    section = REFERENCE.split("\n### WorkflowService/StartWorkflow\n")[1].split("\n#")[0]
+    assert "| `ALREADY_EXISTS` | ALREADY_STARTED: the id is taken by another type or input |" in section
+    assert "| `INVALID_ARGUMENT` | INVALID_FIELD, UNKNOWN_WORKFLOW_TYPE, INPUT_MISMATCH, TOO_LARGE |" in section
+    assert not re.search(r"^(INVALID_ARGUMENT|NOT_FOUND|UNAVAILABLE) ", REFERENCE, re.MULTILINE)
+
+
+def test_every_link_of_the_reference_has_its_place() -> None:
+    places = {match.lower() for match in re.findall(r"^#+ (\S+)$", REFERENCE, re.MULTILINE)}
+    assert set(re.findall(r"\]\(#(\w+)\)", REFERENCE)) <= places
+
+
+def test_every_code_and_reason_is_in_the_table_of_what_to_do() -> None:
+    codes = {code.name for code in grpc.StatusCode if re.search(rf"\b{code.name}\b", PROTOS)} - {"OK"}
+    assert {"CANCELLED", "DEADLINE_EXCEEDED", "OUT_OF_RANGE"} <= codes
+    table = set(re.findall(r"^\| `(\w+)` \| (?:`(\w+)`|—) \|", STATUS_CODES, re.MULTILINE))
+    assert codes <= {code for code, _ in table}
+    classes = [thing for thing in vars(errors).values() if isinstance(thing, type)]
+    refusals = [kind for kind in classes if issubclass(kind, errors.Refusal) and hasattr(kind, "reason")]
+    told = {(refusal.code.name, refusal.reason) for refusal in refusals}
+    reasons = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}  # noqa: SIM118 - an enum's wrapper is no dict
+    assert {reason for _, reason in told} == reasons
+    assert {(code, reason) for code, reason in table if reason} == told
