@@ -1,0 +1,79 @@
+/** A workflow's events from the first to the last, each once, whatever becomes of the server in between. */
+
+import { setTimeout as sleep } from "node:timers/promises";
+import { type ServiceError, status } from "@grpc/grpc-js";
+import type { Connection } from "./connection.js";
+import type { Event } from "./gen/mendflow/v1/event.js";
+import { WatchWorkflowRequest } from "./gen/mendflow/v1/workflow_service.js";
+import { detailsOf, isServiceError } from "./refusal.js";
+
+/** How long to leave a server alone that was not there, in milliseconds. */
+const PAUSE = 200;
+
+/** Yield each event, and return after the final one. */
+export async function* watch(connection: Connection, workflowId: string): AsyncGenerator<Event> {
+  // The cursor is all that a watch must remember. A program that itself may die keeps it on disk.
+  let afterSequence = 0;
+  let ended = false;
+  while (!ended) {
+    const request = WatchWorkflowRequest.create({ workflowId, afterSequence });
+    const frames = connection.workflows.watchWorkflow(request);
+    try {
+      for await (const frame of frames) {
+        for (const event of frame.events) {
+          yield event;
+          ended ||= isFinal(event);
+        }
+        // Of the frame, not of its last event: a frame without events is a sign of life and has a cursor too, and with
+        // a filter the cursor passes the events that were left out.
+        afterSequence = frame.lastSequence;
+      }
+    } catch (error) {
+      if (!isServiceError(error) || !passes(error)) {
+        throw error;
+      }
+    } finally {
+      // Whoever leaves the loop early must hang up, or the server goes on sending.
+      frames.on("error", () => undefined).cancel();
+    }
+    if (!ended) {
+      await sleep(PAUSE);
+    }
+  }
+}
+
+/**
+ * Whether asking again helps: the server died, drains or is not up yet. A connection that breaks at an unlucky moment
+ * is INTERNAL or UNKNOWN for grpc-js, without the details that the server gives. Anything else (NOT_FOUND, say) will
+ * not pass by waiting.
+ */
+function passes(error: ServiceError): boolean {
+  switch (error.code) {
+    case status.UNAVAILABLE:
+      return true;
+    case status.INTERNAL:
+    case status.UNKNOWN:
+      return detailsOf(error).length === 0;
+    default:
+      return false;
+  }
+}
+
+function isFinal(event: Event): boolean {
+  switch (event.detail?.$case) {
+    case "workflowSucceeded":
+    case "workflowFailed":
+    case "workflowCancelled":
+    case "workflowTerminated":
+      return true;
+    default:
+      return false;
+  }
+}
+
+/** Print an event as the modes watch and tour show it. */
+export function printEvent(event: Event): void {
+  // A newer server may have kinds that this program does not know: they are no error.
+  const kind = event.detail?.$case ?? "something_newer";
+  console.log(`watch: ${event.sequence} ${kind.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)}`);
+}
