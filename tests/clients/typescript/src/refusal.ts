@@ -11,7 +11,9 @@ export class Refusal {
 
   constructor(error: ServiceError) {
     this.code = status[error.code] ?? String(error.code);
-    this.details = detailsOf(error);
+    const [bytes] = error.metadata.get("grpc-status-details-bin");
+    // There are none when the error is gRPC's own and not the server's.
+    this.details = bytes instanceof Uint8Array ? Status.decode(bytes).details : [];
   }
 
   /** The detail of this type. */
@@ -24,12 +26,6 @@ export class Refusal {
     }
     throw new Error(`${this.code} without ${type.$type}`);
   }
-}
-
-/** The details that the server gave; none when the error is gRPC's own. */
-export function detailsOf(error: ServiceError) {
-  const [bytes] = error.metadata.get("grpc-status-details-bin");
-  return bytes instanceof Uint8Array ? Status.decode(bytes).details : [];
 }
 
 /** Wait for a call that is expected to be refused. */

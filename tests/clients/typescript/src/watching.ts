@@ -5,7 +5,7 @@ import { type ServiceError, status } from "@grpc/grpc-js";
 import type { Connection } from "./connection.js";
 import type { Event } from "./gen/mendflow/v1/event.js";
 import { WatchWorkflowRequest } from "./gen/mendflow/v1/workflow_service.js";
-import { detailsOf, isServiceError } from "./refusal.js";
+import { isServiceError } from "./refusal.js";
 
 /** How long to leave a server alone that was not there, in milliseconds. */
 const PAUSE = 200;
@@ -43,20 +43,14 @@ export async function* watch(connection: Connection, workflowId: string): AsyncG
 }
 
 /**
- * Whether asking again helps: the server died, drains or is not up yet. A connection that breaks at an unlucky moment
- * is INTERNAL or UNKNOWN for grpc-js, without the details that the server gives. Anything else (NOT_FOUND, say) will
- * not pass by waiting.
+ * Whether asking again helps: the server died, drains or is not up yet. A stream that was reset without a status, as a
+ * proxy in between may do, is INTERNAL for grpc-js. Anything else (NOT_FOUND, say) will not pass by waiting.
  */
 function passes(error: ServiceError): boolean {
-  switch (error.code) {
-    case status.UNAVAILABLE:
-      return true;
-    case status.INTERNAL:
-    case status.UNKNOWN:
-      return detailsOf(error).length === 0;
-    default:
-      return false;
-  }
+  return (
+    error.code === status.UNAVAILABLE ||
+    (error.code === status.INTERNAL && error.details.startsWith("Received RST_STREAM"))
+  );
 }
 
 function isFinal(event: Event): boolean {
