@@ -13,7 +13,7 @@ import { printEvent, watch } from "./watching.js";
 
 const USAGE = "usage: run tour ADDRESS NAME | run watch ADDRESS WORKFLOW_ID | run starts ADDRESS NAME COUNT";
 
-async function run(mode: string | undefined, connection: Connection, name: string, count: string): Promise<void> {
+async function run(mode: string, connection: Connection, name: string, count: number): Promise<void> {
   switch (mode) {
     case "tour":
       return new Tour(connection, name).run();
@@ -23,19 +23,20 @@ async function run(mode: string | undefined, connection: Connection, name: strin
       }
       return;
     case "starts":
-      return startMany(connection, name, Number(count));
-    default:
-      throw new Error(USAGE);
+      return startMany(connection, name, count);
   }
 }
 
-const [mode, address, name, count = "0"] = process.argv.slice(2);
-if (address === undefined || name === undefined) {
-  throw new Error(USAGE);
-}
-const connection = new Connection(address);
-try {
-  await run(mode, connection, name, count);
-} finally {
-  connection.close();
+const [mode, address, name, count] = process.argv.slice(2);
+const isComplete = mode === "starts" ? Number(count) > 0 : mode === "tour" || mode === "watch";
+if (isComplete && mode !== undefined && address !== undefined && name !== undefined) {
+  const connection = new Connection(address);
+  try {
+    await run(mode, connection, name, Number(count));
+  } finally {
+    connection.close();
+  }
+} else {
+  console.error(USAGE);
+  process.exitCode = 2;
 }

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type ServiceError, status } from "@grpc/grpc-js";
 import type { Connection } from "./connection.js";
 import type { Event } from "./gen/mendflow/v1/event.js";
-import { WatchWorkflowRequest } from "./gen/mendflow/v1/workflow_service.js";
+import { WatchWorkflowRequest, type WatchWorkflowResponse } from "./gen/mendflow/v1/workflow_service.js";
 import { isServiceError } from "./refusal.js";
 
 /** How long to leave a server alone that was not there, in milliseconds. */
@@ -17,7 +17,9 @@ export async function* watch(connection: Connection, workflowId: string): AsyncG
   let ended = false;
   while (!ended) {
     const request = WatchWorkflowRequest.create({ workflowId, afterSequence });
-    const frames = connection.workflows.watchWorkflow(request);
+    const stream = connection.workflows.watchWorkflow(request);
+    // For the compiler, what comes out of a stream of grpc-js is any; this says what it is.
+    const frames: AsyncIterable<WatchWorkflowResponse> = stream;
     try {
       for await (const frame of frames) {
         for (const event of frame.events) {
@@ -33,8 +35,8 @@ export async function* watch(connection: Connection, workflowId: string): AsyncG
         throw error;
       }
     } finally {
-      // Whoever leaves the loop early must hang up, or the server goes on sending.
-      frames.on("error", () => undefined).cancel();
+      // Leaving the loop early does not hang up: the call would stay open.
+      stream.cancel();
     }
     if (!ended) {
       await sleep(PAUSE);
