@@ -22,7 +22,7 @@ import { asJson, asMessage, fromJson, fromMessage } from "./payloads.js";
 import { refusalOf } from "./refusal.js";
 import { printEvent, watch } from "./watching.js";
 
-/** How long the server is asked to wait for a workflow's end, in seconds. At most 60; who has more to wait asks again. */
+/** How long the server is asked to wait for a workflow's end, in seconds. At most 60; who waits longer asks again. */
 const WAIT = 30;
 /** A call's deadline lies behind what it asks the server to wait. */
 const WITHIN = { within: WAIT + PATIENCE };
