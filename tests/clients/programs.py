@@ -48,6 +48,11 @@ class Program:
         """Answer how it is run."""
         return [str(self.folder / "run"), *arguments]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What it is run with: nothing of this checkout's Python."""
+        return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
 
 def is_there(tool: str) -> bool:
     """Tell whether a program, or a module of this Python, is there."""

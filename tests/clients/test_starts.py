@@ -19,7 +19,10 @@ COUNT = 1_000
 @pytest.mark.timeout(120)
 def test_the_same_starts_twice_leave_each_workflow_once(program: Program, order_server: ServerProcess) -> None:
     command = program.command("starts", order_server.grpc_address, program.language, str(COUNT))
-    said = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    said = [
+        subprocess.run(command, env=program.environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
     assert said == [f"starts: {COUNT} asked, {COUNT} started\n", f"starts: {COUNT} asked, 0 started\n"]
     assert order_server.terminate() == 0
     with contextlib.closing(sqlite3.connect(order_server.store)) as store:

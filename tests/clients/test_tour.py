@@ -53,7 +53,7 @@ DEADLY = "watch: 9 timer_started"
 async def test_the_tour_is_the_same_from_every_language(program: Program, order_server: ServerProcess) -> None:
     command = program.command("tour", order_server.grpc_address, program.language)
     running = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command, env=program.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     assert running.stdout is not None
     lines = []

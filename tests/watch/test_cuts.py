@@ -20,9 +20,8 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_service_pb2_grpc
 from tests.conftest import serving_process
-from tests.crash.kept import Evidence, broken, read_effects, read_store
-from tests.crash.load import Watched
 from tests.load_workflows import EFFECTS, Leg
+from tests.promises import Evidence, Watched, broken, read_effects, read_store
 from tests.scale import scaled
 from tests.watch.proxy import Proxy
 from tests.watch.watchers import CHANNEL_OPTIONS, RawWatch, unfaithful
@@ -205,19 +204,19 @@ async def test_cut_anywhere_every_watch_is_the_stored_history(tmp_path: Path, se
         except BaseExceptionGroup as errors:
             raise AssertionError(f"MENDFLOW_SEED={seed}") from errors
         server.kill()  # What was shown must be on disk now.
-        histories, rows = read_store(server.store)
+        stored = read_store(server.store)
         effects = read_effects(tmp_path / EFFECTS)
     watched = [*storm.clients, *(as_watched(watch) for watch in storm.raw)]
-    wrong = broken(Evidence(histories, rows, effects, [], watched))
-    wrong += [fault for watch in storm.raw for fault in unfaithful(watch, histories[watch.workflow_id])]
+    wrong = [str(each) for each in broken(Evidence(stored, effects, watched=watched))]
+    wrong += [fault for watch in storm.raw for fault in unfaithful(watch, stored.histories[watch.workflow_id])]
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
     # It was a storm, and it cut into the watches.
     streams = sum(len(watch.streams) for watch in storm.raw)
     frames = [frame for watch in storm.raw for frame in watch.frames]
     silent = sum(not frame.events for frame in frames)
     print(  # noqa: T201 - the proof's figures
-        f"\nseed {seed}: {[len(history) for history in histories.values()]} events, {len(storm.raw)} bare watches in "
-        f"{streams} streams and {len(frames)} frames, {silent} of them empty; {len(storm.clients)} by the client; "
+        f"\nseed {seed}: {[len(history) for history in stored.histories.values()]} events, "
+        f"{len(storm.raw)} bare watches in {streams} streams and {len(frames)} frames, {silent} of them empty; {len(storm.clients)} by the client; "
         f"{dict(storm.troubles)}"
     )
     assert storm.troubles["kill"] == KILLS + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -53,7 +54,7 @@ class Connection:
         self.workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
         self.health = health_pb2_grpc.HealthStub(self._channel)
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -23,6 +23,4 @@ def as_message(order: dict[str, Any]) -> payload_pb2.Payload:
 
 def start(workflow_id: str, order: payload_pb2.Payload) -> workflow_service_pb2.StartWorkflowRequest:
     """Answer the request. The id is the caller's own, so that asking again starts no second order."""
-    return workflow_service_pb2.StartWorkflowRequest(
-        workflow_type="place_order", workflow_id=workflow_id, input=order
-    )
+    return workflow_service_pb2.StartWorkflowRequest(workflow_type="place_order", workflow_id=workflow_id, input=order)

@@ -154,9 +154,7 @@ class Tour:
         self._workflows.StartWorkflow(request, timeout=PATIENCE)
         self._await_signal("unwanted")
         self._workflows.CancelWorkflow(
-            workflow_service_pb2.CancelWorkflowRequest(
-                workflow_id=self._id("unwanted"), reason="not wanted any more"
-            ),
+            workflow_service_pb2.CancelWorkflowRequest(workflow_id=self._id("unwanted"), reason="not wanted any more"),
             timeout=PATIENCE,
         )
         # The reply says that the request is on disk; the clean-up takes its time.
