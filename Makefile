@@ -12,10 +12,10 @@ $(shell rm -rf $(VENV))
 endif
 endif
 
-.PHONY: help demo serve test soak lint style types layers contract format protos reference promise bench clean
+.PHONY: help demo serve test soak lint style types layers contract format protos reference promise clients bench clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
 
 demo: $(VENV)/demo ## kill a server in the middle of a campaign, and see it finish
 	@$(RUN) -m examples.demo $(ARGS)
@@ -58,11 +58,14 @@ reference: $(VENV)/dev ## write docs/reference.md from the comments in protos/
 promise: $(VENV)/dev ## at a release: what later changes of the contract are compared with
 	@$(VENV)/bin/buf build protos --exclude-source-info --output tools/contract.binpb
 
+clients: $(VENV)/dev ## the example programs in Python, Go, TypeScript and Java, as far as their tools are here
+	@$(RUN) -m pytest tests/clients -rs $(ARGS)
+
 bench: $(VENV)/dev ## measure it
 	@$(RUN) -m bench $(ARGS)
 
 clean: ## remove what these commands made
-	@rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .clients .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/place:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -216,8 +216,8 @@ async def test_cut_anywhere_every_watch_is_the_stored_history(tmp_path: Path, se
     silent = sum(not frame.events for frame in frames)
     print(  # noqa: T201 - the proof's figures
         f"\nseed {seed}: {[len(history) for history in stored.histories.values()]} events, "
-        f"{len(storm.raw)} bare watches in {streams} streams and {len(frames)} frames, {silent} of them empty; {len(storm.clients)} by the client; "
-        f"{dict(storm.troubles)}"
+        f"{len(storm.raw)} bare watches in {streams} streams and {len(frames)} frames, {silent} of them empty; "
+        f"{len(storm.clients)} by the client; {dict(storm.troubles)}"
     )
     assert storm.troubles["kill"] == KILLS + 1
     assert streams > 3 * len(storm.raw)

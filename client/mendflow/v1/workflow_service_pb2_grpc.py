@@ -36,7 +36,9 @@ class WorkflowServiceStub(object):
     of its request type;
     DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
     what was begun is neither undone nor
-    stopped by it;
+    stopped by it. A CANCELLED that the caller
+    did not cause is gRPC's own, from a server
+    that stops: ask again, as for UNAVAILABLE;
     UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
     here or elsewhere;
     RESOURCE_EXHAUSTED            the message is above the request limit of
@@ -114,7 +116,9 @@ class WorkflowServiceServicer(object):
     of its request type;
     DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
     what was begun is neither undone nor
-    stopped by it;
+    stopped by it. A CANCELLED that the caller
+    did not cause is gRPC's own, from a server
+    that stops: ask again, as for UNAVAILABLE;
     UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
     here or elsewhere;
     RESOURCE_EXHAUSTED            the message is above the request limit of
@@ -300,7 +304,9 @@ class WorkflowService(object):
     of its request type;
     DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
     what was begun is neither undone nor
-    stopped by it;
+    stopped by it. A CANCELLED that the caller
+    did not cause is gRPC's own, from a server
+    that stops: ask again, as for UNAVAILABLE;
     UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
     here or elsewhere;
     RESOURCE_EXHAUSTED            the message is above the request limit of

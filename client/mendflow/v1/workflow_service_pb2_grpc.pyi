@@ -37,7 +37,9 @@ class WorkflowServiceStub:
                                     of its request type;
       DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
                                     what was begun is neither undone nor
-                                    stopped by it;
+                                    stopped by it. A CANCELLED that the caller
+                                    did not cause is gRPC's own, from a server
+                                    that stops: ask again, as for UNAVAILABLE;
       UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
                                     here or elsewhere;
       RESOURCE_EXHAUSTED            the message is above the request limit of
@@ -127,7 +129,9 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
                                     of its request type;
       DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
                                     what was begun is neither undone nor
-                                    stopped by it;
+                                    stopped by it. A CANCELLED that the caller
+                                    did not cause is gRPC's own, from a server
+                                    that stops: ask again, as for UNAVAILABLE;
       UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
                                     here or elsewhere;
       RESOURCE_EXHAUSTED            the message is above the request limit of
@@ -213,7 +217,9 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
                                     of its request type;
       DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
                                     what was begun is neither undone nor
-                                    stopped by it;
+                                    stopped by it. A CANCELLED that the caller
+                                    did not cause is gRPC's own, from a server
+                                    that stops: ask again, as for UNAVAILABLE;
       UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
                                     here or elsewhere;
       RESOURCE_EXHAUSTED            the message is above the request limit of
