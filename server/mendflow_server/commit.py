@@ -113,8 +113,8 @@ class Committer:
         for index, (message, told) in enumerate(messages):
             _tell(told, message, result.messages[index], result.message_keys[index], result.message_ids[index])
 
-    async def _commit(self, batch: Batch) -> BatchResult:
-        unknown = False
+    async def _commit(self, batch: Batch, *, unknown: bool = False) -> BatchResult:
+        """Commit it, however often it must be tried; ``unknown``: it may be on disk already."""
         while True:
             try:
                 result = await (self._settle(batch) if unknown else self._store.commit(batch))
@@ -124,7 +124,7 @@ class Committer:
                 unknown = True
                 self._failed(error)
             except StoreError as error:
-                return await self._one_by_one(batch, error)
+                return await self._one_by_one(batch, error, unknown=unknown)
             else:
                 if self.failing:
                     self.failing = ""
@@ -132,7 +132,7 @@ class Committer:
                 return result
             await asyncio.sleep(RETRY_PAUSE)
 
-    async def _one_by_one(self, batch: Batch, error: StoreError) -> BatchResult:
+    async def _one_by_one(self, batch: Batch, error: StoreError, *, unknown: bool) -> BatchResult:
         """One of them breaks a rule of the store, by a fault of ours: the others must not pay for it."""
         if len(batch.changes) + len(batch.messages) == 1:
             log.critical("change_refused_by_store", error=str(error))
@@ -146,7 +146,7 @@ class Committer:
         result = BatchResult([], [], [], [])
         parts = [Batch([change], []) for change in batch.changes] + [Batch([], [message]) for message in batch.messages]
         for part in parts:
-            each = await self._commit(part)
+            each = await self._commit(part, unknown=unknown)
             result.changes += each.changes
             result.messages += each.messages
             result.message_keys += each.message_keys

@@ -265,10 +265,13 @@ class Engine(Memory):
                 finally:
                     timer.cancel()
                     self._taken_waits.pop(message_id, None)
-                return await self.find(row.workflow_id)
             row = await self.find(row.workflow_id)
-            if verdict is Verdict.DUPLICATE:
-                return row
+            if verdict in (Verdict.DONE, Verdict.DUPLICATE):
+                # A cancel may be caught, and a resumed workflow may have ended; but a terminate that came to an end
+                # has come too late.
+                late = kind is InboxKind.TERMINATE and row.state in FINAL_STATES and row.state != wanted
+                if not late:
+                    return row
         if row.state != wanted:
             raise errors.WorkflowEnded(row.workflow_id, row.state)
         return row

@@ -122,3 +122,14 @@ async def test_signals_are_limited_and_commands_are_not(store: Store, untaken: i
     taken = (await store.load([row.key]))[0].inbox[1].id
     await commit(store, follow(row, b"taken", taken=(taken,)))
     assert await send(store, signal(request_id="b")) == [Verdict.DONE]
+
+
+@pytest.mark.parametrize("kind", [InboxKind.CANCEL, InboxKind.RESUME, InboxKind.TERMINATE])
+async def test_a_command_that_is_sent_again_is_known_again(store: Store, kind: InboxKind) -> None:
+    row = await start(store)
+    command = Message(0, "order-1", kind, "auto-1", 5_000, b"")
+    assert await send(store, command, command) == [Verdict.DONE, Verdict.DUPLICATE]
+    inbox = (await store.load([row.key]))[0].inbox
+    await commit(store, follow(row, b"taken", taken=tuple(message.id for message in inbox)))
+    assert await send(store, command) == [Verdict.DUPLICATE]
+    assert (await store.load([row.key]))[0].inbox == []

@@ -118,15 +118,14 @@ class Model:
         if known is None:
             return Verdict.MISSING
         signal = message.kind is InboxKind.SIGNAL
-        if signal and message.request_id and message.request_id in known.seen:
+        if message.request_id and message.request_id in known.seen:
             return Verdict.DUPLICATE
         if known.row.state == SUCCEEDED:
             return Verdict.ENDED
         signals = sum(each.kind is InboxKind.SIGNAL for each in known.inbox)
         if signal and known.row.untaken_signals + signals >= LIMIT:
             return Verdict.FULL
-        if signal:
-            known.seen.add(message.request_id)
+        known.seen.add(message.request_id)
         known.inbox.append(
             Message(number, message.workflow_id, message.kind, message.request_id, message.time, message.content)
         )

@@ -24,7 +24,7 @@ SMALL = {"newest_life", "drop_old_lives", "suspects", "drop_suspects"}
 WIDTHS = {
     "insert_workflow": 16, "update_workflow": 12, "end_workflow": 12, "insert_event": 3, "insert_label": 4,
     "take_message": 2, "write_heartbeat": 4, "drop_heartbeats": 1, "insert_alert": 5, "insert_message": 5,
-    "insert_signal_request": 2, "insert_suspect": 5,
+    "insert_request": 2, "insert_suspect": 5,
 }  # fmt: skip
 
 SEEN = {

@@ -117,7 +117,7 @@ class InboxKind(enum.IntEnum):
 class Message:
     """Something for a workflow's driver. ``id`` is 0 until stored; ids rise in the order of commits.
 
-    ``content`` is opaque to the store. A SIGNAL with a ``request_id`` seen
+    ``content`` is opaque to the store. A message with a ``request_id`` seen
     before for the same workflow is `Verdict.DUPLICATE`, for as long as the
     workflow exists.
     """

@@ -26,8 +26,7 @@ func Watch(connection *Connection, workflowID string, onEvent func(*mendflow.Eve
 			onEvent(event)
 			ended = ended || isFinal(event)
 		})
-		// Killed, drained or out of reach. Everything else is a refusal, and trying again would not help.
-		if err != nil && status.Code(err) != codes.Unavailable {
+		if err != nil && !passes(err) {
 			return err
 		}
 		if !ended {
@@ -35,6 +34,13 @@ func Watch(connection *Connection, workflowID string, onEvent func(*mendflow.Eve
 		}
 	}
 	return nil
+}
+
+// passes tells whether asking again helps: the server was killed, drains or is out of reach. A cancel that is not by
+// this program is gRPC's own, from a server that stops. Everything else is a refusal.
+func passes(err error) bool {
+	code := status.Code(err)
+	return code == codes.Unavailable || code == codes.Canceled
 }
 
 // watchOnce watches until the stream ends or breaks.

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 #: How long to leave a server alone that was not there, in seconds.
 PAUSE = 0.2
 
+#: Asking again helps: the server was killed, drains or is out of reach. A cancel that is not by this program is gRPC's
+#: own, from a server that stops. Everything else is a refusal.
+PASSES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
 FINAL = ("workflow_succeeded", "workflow_failed", "workflow_cancelled", "workflow_terminated")
 
 
@@ -36,8 +40,7 @@ def watch(connection: Connection, workflow_id: str) -> Iterator[Event]:
                 # and with a filter the cursor passes the events that were left out.
                 after = frame.last_sequence
         except grpc.RpcError as error:
-            # Killed, drained or out of reach. Everything else is a refusal, and trying again would not help.
-            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            if error.code() not in PASSES:
                 raise
             time.sleep(PAUSE)
 

@@ -29,7 +29,7 @@ class Delivery:
         self._signal_limit = signal_limit
         #: Workflow id to row key, state and untaken signals.
         self._receivers: dict[str, tuple[int, int, int]] = {}
-        #: Row key and request id of the signals that were sent before.
+        #: Row key and request id of what was sent before.
         self._seen: set[tuple[int, str]] = set()
         #: Row key to the number of signals in its inbox.
         self._signals: dict[int, int] = {}
@@ -44,12 +44,12 @@ class Delivery:
             key = self._receivers.get(message.workflow_id, (0,))[0]
             if verdict is Verdict.DONE:
                 added.append((key, int(message.kind), message.request_id, message.time, message.content))
-                if message.kind is InboxKind.SIGNAL and message.request_id:
+                if message.request_id:
                     requests.append((key, message.request_id))
             result.messages.append(verdict)
             result.message_keys.append(key)
         write_rows(self._connection, "insert_message", added)
-        write_rows(self._connection, "insert_signal_request", requests)
+        write_rows(self._connection, "insert_request", requests)
         number = self._connection.execute(QUERIES["newest_message"]).fetchone()[0] - len(added) if added else 0
         for verdict in result.messages:
             done = verdict is Verdict.DONE
@@ -60,18 +60,17 @@ class Delivery:
         ids = to_json(list({message.workflow_id for message in self._messages}))
         for workflow_id, *rest in read_rows(self._connection, QUERIES["receivers"], {"workflow_ids": ids}):
             self._receivers[workflow_id] = (rest[0], rest[1], rest[2])
-        signals = [
-            (self._receivers[message.workflow_id][0], message.request_id)
-            for message in self._messages
-            if message.kind is InboxKind.SIGNAL and message.workflow_id in self._receivers
+        known = [message for message in self._messages if message.workflow_id in self._receivers]
+        requests = [
+            (self._receivers[message.workflow_id][0], message.request_id) for message in known if message.request_id
         ]
-        if not signals:
-            return
-        requests = to_json([signal for signal in signals if signal[1]])
-        for key, request_id in read_rows(self._connection, QUERIES["signals_seen"], {"requests": requests}):
-            self._seen.add((key, request_id))
-        keys = to_json(list({key for key, _ in signals}))
-        self._signals = dict(read_rows(self._connection, QUERIES["count_signals"], {"keys": keys}))
+        if requests:
+            found = read_rows(self._connection, QUERIES["requests_seen"], {"requests": to_json(requests)})
+            self._seen = {(key, request_id) for key, request_id in found}
+        signalled = {self._receivers[message.workflow_id][0] for message in known if message.kind is InboxKind.SIGNAL}
+        if signalled:
+            keys = to_json(list(signalled))
+            self._signals = dict(read_rows(self._connection, QUERIES["count_signals"], {"keys": keys}))
 
     def _judge(self, message: Message) -> Verdict:
         receiver = self._receivers.get(message.workflow_id)
@@ -79,7 +78,7 @@ class Delivery:
             return Verdict.MISSING
         key, state, untaken = receiver
         signal = message.kind is InboxKind.SIGNAL
-        if signal and (key, message.request_id) in self._seen:
+        if (key, message.request_id) in self._seen:
             return Verdict.DUPLICATE
         if state >= _FIRST_FINAL_STATE:
             return Verdict.ENDED
@@ -87,6 +86,6 @@ class Delivery:
             if untaken + self._signals[key] >= self._signal_limit:
                 return Verdict.FULL
             self._signals[key] += 1
-            if message.request_id:
-                self._seen.add((key, message.request_id))
+        if message.request_id:
+            self._seen.add((key, message.request_id))
         return Verdict.DONE

@@ -71,8 +71,8 @@ INSERT INTO alerts (time, key, name, severity, message) VALUES {values}
 SELECT json_group_array(json_array(workflow_id, key, state, untaken_signals))
 FROM workflows WHERE workflow_id IN (SELECT value FROM json_each(:workflow_ids))
 
--- name: signals_seen
--- Which of these signals were sent before (a JSON array of row key and request id).
+-- name: requests_seen
+-- Which of these requests were sent before (a JSON array of row key and request id).
 SELECT json_group_array(json_array(key, request_id)) FROM signal_requests
 WHERE (key, request_id) IN (
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:requests)
@@ -91,8 +91,8 @@ INSERT INTO inbox (key, kind, request_id, time, content) VALUES {values}
 -- The id that was given last.
 SELECT max(id) FROM inbox
 
--- name: insert_signal_request
--- The signal will be known again.
+-- name: insert_request
+-- The request, a signal's or a command's, will be known again.
 INSERT INTO signal_requests (key, request_id) VALUES {values}
 
 -- name: heads

@@ -51,6 +51,7 @@ export async function* watch(connection: Connection, workflowId: string): AsyncG
 function passes(error: ServiceError): boolean {
   return (
     error.code === status.UNAVAILABLE ||
+    error.code === status.CANCELLED || // not by this program: gRPC's own, from a server that stops
     (error.code === status.INTERNAL && error.details.startsWith("Received RST_STREAM"))
   );
 }

@@ -61,7 +61,8 @@ final class Watch {
      */
     private static boolean passes(StatusRuntimeException error) {
         return switch (error.getStatus().getCode()) {
-            case UNAVAILABLE -> true;
+            // CANCELLED is not by this program: it is gRPC's own, from a server that stops.
+            case UNAVAILABLE, CANCELLED -> true;
             case UNKNOWN, INTERNAL -> StatusProto.fromThrowable(error).getDetailsCount() == 0;
             default -> false;
         };
