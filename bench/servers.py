@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -19,10 +20,12 @@ from mendflow_server.loop import run_on_loop
 from mendflow_server.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 ROOT = Path(__file__).parent.parent
 ECHO = "/bench.Echo/Echo"
+LISTEN = "/bench.Echo/Listen"
+TELL = "/bench.Echo/Tell"
 
 
 def free_port() -> int:
@@ -83,9 +86,30 @@ async def _serve_echo(port: int) -> None:
     async def answer(request: bytes, _: object) -> bytes:
         return request
 
-    handler: Any = grpc.unary_unary_rpc_method_handler(answer)
+    listeners: set[asyncio.Queue[bytes]] = set()
+
+    async def listen(_: bytes, __: object) -> AsyncIterator[bytes]:
+        heard: asyncio.Queue[bytes] = asyncio.Queue(100)
+        listeners.add(heard)
+        try:
+            yield b""
+            while True:
+                yield await heard.get()
+        finally:
+            listeners.discard(heard)
+
+    async def tell(request: bytes, _: object) -> bytes:
+        for heard in listeners:
+            heard.put_nowait(request)
+        return b""
+
+    handlers: dict[str, Any] = {
+        "Echo": grpc.unary_unary_rpc_method_handler(answer),
+        "Tell": grpc.unary_unary_rpc_method_handler(tell),
+        "Listen": grpc.unary_stream_rpc_method_handler(listen),
+    }
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Echo": handler}),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", handlers),))
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await server.wait_for_termination()

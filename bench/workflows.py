@@ -1,8 +1,8 @@
-"""What is measured: three trivial steps."""
+"""What is measured: three trivial steps; and for watchers, a workflow that is told things."""
 
 from __future__ import annotations
 
-from mendflow import step, workflow
+from mendflow import step, wait_signal, workflow
 
 
 @step
@@ -17,3 +17,10 @@ async def three_steps(number: int) -> int:
     number = await add_one(number)
     number = await add_one(number)
     return await add_one(number)
+
+
+@workflow
+async def told(rounds: int) -> None:
+    """Take so many signals."""
+    for _ in range(rounds):
+        await wait_signal("go")
