@@ -12,7 +12,7 @@ $(shell rm -rf $(VENV))
 endif
 endif
 
-.PHONY: help demo serve test soak lint style types layers contract format protos reference promise clients bench clean
+.PHONY: help demo serve test soak lint style types layers contract format protos reference promise clients bench bench-large clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
@@ -63,6 +63,9 @@ clients: $(VENV)/dev ## the example programs in Python, Go, TypeScript and Java,
 
 bench: $(VENV)/dev ## measure it
 	@$(RUN) -m bench $(ARGS)
+
+bench-large: $(VENV)/dev ## measure it with a million workflows in the store; ARGS="--scale 0.1" for a tenth
+	@$(RUN) -m bench --large $(ARGS)
 
 clean: ## remove what these commands made
 	@rm -rf $(VENV) .clients .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

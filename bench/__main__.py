@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import servers
+from bench import large, servers
 from bench.rows import ECHO_ROW, ROWS, Bench
 
 
@@ -24,8 +24,8 @@ def measure(runs: int, scale: float, only: str) -> dict[str, list[float]]:
     for _ in range(runs):
         with tempfile.TemporaryDirectory(prefix="mendflow-bench-") as name, servers.echo() as echo:
             directory = Path(name)
-            with servers.mendflow(directory) as address:
-                bench = Bench(address, echo, directory, scale)
+            with servers.mendflow(directory) as server:
+                bench = Bench(server.address, echo, directory, scale)
                 for row in ROWS:
                     if row.name in figures:
                         figures[row.name].append(asyncio.run(row.measure(bench)))  # type: ignore[arg-type]  # a coroutine
@@ -78,14 +78,30 @@ def _mark(row: dict[str, Any], name: str) -> str:
     return "" if reached is None else f"{row[name]:,} {'yes' if reached else 'NO'}"
 
 
+def tell_large(figures: list[tuple[str, str]], file: Path | None) -> None:
+    """Print the rows of large stores, and write them if a file is named."""
+    table = Table(title="many workflows in the store")
+    table.add_column("")
+    table.add_column("figure", justify="right")
+    for name, figure in figures:
+        table.add_row(name, figure)
+    Console(width=120).print(table)
+    if file:
+        file.write_text(json.dumps(dict(figures), indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measure and tell."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="how many runs, each with a new server (3)")
     parser.add_argument("--scale", type=float, default=1.0, help="how much each row does (1.0)")
     parser.add_argument("--only", default="", help="only rows with this in their name")
+    parser.add_argument("--large", action="store_true", help="with 100,000 and 1,000,000 workflows in the store")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     given = parser.parse_args()
+    if given.large:
+        tell_large(asyncio.run(large.measure(given.scale, given.only)), given.json)
+        return
     rows = report(measure(given.runs, given.scale, given.only))
     show(rows)
     if given.json:

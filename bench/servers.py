@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 ROOT = Path(__file__).parent.parent
+FILE = "bench.db"
 ECHO = "/bench.Echo/Echo"
 LISTEN = "/bench.Echo/Listen"
 TELL = "/bench.Echo/Tell"
@@ -36,16 +38,30 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True)
+class Running:
+    """A Mendflow server."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def resident(self) -> float:
+        """Its resident memory, in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
 @contextlib.contextmanager
-def mendflow(directory: Path) -> Iterator[str]:
-    """Serve the benchmark's workflows on a new SQLite file; answer the address."""
+def mendflow(directory: Path) -> Iterator[Running]:
+    """Serve the benchmark's workflows on the SQLite file in a directory."""
     grpc_port, http_port = free_port(), free_port()
     command = [sys.executable, "-m", "mendflow.command", "serve", "bench.workflows"]
-    command += ["--store", f"sqlite:///{directory / 'bench.db'}", "--log-level", "warning"]
+    command += ["--store", f"sqlite:///{directory / FILE}", "--log-level", "warning"]
     command += ["--grpc-address", f"127.0.0.1:{grpc_port}", "--http-address", f"127.0.0.1:{http_port}"]
-    with _process(command):
+    with _process(command) as process:
         _wait_for(f"http://127.0.0.1:{http_port}/health")
-        yield f"127.0.0.1:{grpc_port}"
+        yield Running(f"127.0.0.1:{grpc_port}", process)
 
 
 @contextlib.contextmanager
@@ -57,11 +73,11 @@ def echo() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _process(command: list[str]) -> Iterator[None]:
+def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         try:

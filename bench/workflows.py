@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mendflow import step, wait_signal, workflow
+import asyncio
+
+from mendflow import attempt, sleep, step, wait_signal, workflow
 
 
 @step
@@ -24,3 +26,24 @@ async def told(rounds: int) -> None:
     """Take so many signals."""
     for _ in range(rounds):
         await wait_signal("go")
+
+
+@step
+async def pause() -> int:
+    """Take a while, the first time."""
+    if attempt().number == 1:
+        await asyncio.sleep(60)
+    return 1
+
+
+@workflow
+async def takes_long() -> int:
+    """Take a step that takes a while."""
+    return await pause()
+
+
+@workflow
+async def sleeps(seconds: float) -> int:
+    """Sleep, then add one."""
+    await sleep(seconds)
+    return await add_one(1)

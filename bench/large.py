@@ -1,0 +1,217 @@
+"""What a hundred thousand and a million workflows in the store cost: `make bench-large`.
+
+Each row has stores of its own, filled through the store's verbs, and an empty one beside them in the same run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import signal
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from bench import servers
+from bench.filling import Pattern, fill, read_pattern
+from bench.rows import OPEN, Bench, batches, waiting_calls
+from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+#: How many workflows the rows are about, at scale 1.
+ASLEEP, MANY, DUE, UNDER_WAY = 100_000, 1_000_000, 10_000, 10_000
+#: For how long after a store is filled nothing is due, in seconds, with room for a slow start.
+SOON = 15.0
+FAR = 86_400.0
+
+Figures = list[tuple[str, str]]
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """A folder for one store."""
+    with TemporaryDirectory(prefix="mendflow-large-") as name:
+        yield Path(name)
+
+
+@contextlib.asynccontextmanager
+async def connected(address: str) -> AsyncIterator[Any]:
+    """The stub of a server."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield workflow_service_pb2_grpc.WorkflowServiceStub(channel)
+
+
+async def patterns(directory: Path) -> tuple[Pattern, Pattern, Pattern]:
+    """Let a server make one that has ended, one that sleeps, and one whose first step is under way."""
+    with servers.mendflow(directory) as server:
+        async with connected(server.address) as stub:
+            start = workflow_service_pb2.StartWorkflowRequest
+            ended = start(workflow_id="ended", workflow_type="three_steps")
+            ended.input.json = "1"
+            ended.wait.seconds = 10
+            await stub.StartWorkflow(ended)
+            asleep = start(workflow_id="asleep", workflow_type="sleeps")
+            asleep.input.json = str(FAR)
+            await stub.StartWorkflow(asleep)
+            cut = start(workflow_id="cut", workflow_type="takes_long")
+            await stub.StartWorkflow(cut)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+    path = directory / servers.FILE
+    return (
+        await read_pattern(path, "ended"),
+        await read_pattern(path, "asleep"),
+        await read_pattern(path, "cut", upto=2),
+    )
+
+
+async def sleeping(pattern: Pattern, scale: float) -> Figures:
+    """Memory above an empty server's, and starting others, with so many asleep."""
+    count = round(ASLEEP * scale)
+    memory, rates = [], []
+    for number in (0, count):
+        with folder() as directory:
+            await fill(directory / servers.FILE, pattern, number, wake=time.time() + FAR)
+            with servers.mendflow(directory) as server:
+                await asyncio.sleep(5)
+                memory.append(server.resident)
+                rates.append(await rate(server.address, directory))
+    return [
+        (f"{count:,} asleep: resident memory above an empty server's", f"{memory[1] - memory[0]:.1f} MB"),
+        (f"{count:,} asleep: starting others", f"{rates[1]:,.0f} /s, {rates[1] / rates[0]:.2f} of an empty server's"),
+    ]
+
+
+async def rate(address: str, directory: Path) -> float:
+    """Answer how many waiting calls a second, the median of three."""
+    return statistics.median([await waiting_calls(64)(Bench(address, "", directory, 1.0)) for _ in range(3)])
+
+
+async def due(pattern: Pattern, scale: float) -> Figures:
+    """So many due at one instant, among many more that are not."""
+    count, many = round(DUE * scale), round(MANY * scale)
+    with folder() as directory:
+        path = directory / servers.FILE
+        await fill(path, pattern, many - count, wake=time.time() + FAR)
+        instant = time.time() + SOON
+        await fill(path, pattern, count, wake=instant)
+        with servers.mendflow(directory) as server:
+            async with connected(server.address) as stub:
+                await asyncio.sleep(max(0.0, instant - time.time()))
+                late = max(0.0, time.time() - instant)
+                await until_ended(stub, count)
+                took = time.time() - instant
+                rest = await rate(server.address, directory)
+    return [
+        (f"{many:,} asleep, {count:,} due at one instant: all have ended after", f"{took:.1f} s"),
+        ("  the filling and the start were late by", f"{late:.1f} s"),
+        ("  starting others after it", f"{rest:,.0f} /s"),
+    ]
+
+
+async def until_ended(stub: Any, count: int) -> None:
+    """Wait until so many have succeeded."""
+    request = workflow_service_pb2.ListWorkflowsRequest(page_size=1_000)
+    request.states.append(workflow_pb2.WORKFLOW_STATE_SUCCEEDED)
+    while True:
+        found, request.page_token = 0, ""
+        while True:
+            page = await stub.ListWorkflows(request)
+            found += len(page.workflows)
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                break
+        if found >= count:
+            return
+        await asyncio.sleep(0.1)
+
+
+async def finished(pattern: Pattern, scale: float) -> Figures:
+    """Throughput, lists and reads with so many that have ended, under ids in time order and random ones."""
+    count = round(MANY * scale)
+    figures: Figures = []
+    base: dict[str, float] = {}
+    chance = random.Random(1)
+    for what, number in (("an empty store", 0), ("in time order", count), ("random ids", count)):
+        with folder() as directory:
+            name = {"name": lambda: f"{chance.getrandbits(128):032x}"} if what == "random ids" else {}
+            await fill(directory / servers.FILE, pattern, number, **name)  # type: ignore[arg-type]
+            with servers.mendflow(directory) as server:
+                found = await measured(server.address, directory)
+        base = base or found
+        for row, figure in found.items():
+            unit = "ms" if "ms" in row else "/s"
+            ratio = figure / base[row]
+            figures.append((f"{number:,} finished, {what}: {row}", f"{figure:,.2f} {unit} ({ratio:.2f})"))
+    return figures
+
+
+async def measured(address: str, directory: Path) -> dict[str, float]:
+    """Answer the rates and times of one store."""
+    bench = Bench(address, "", directory, 1.0)
+    found = {
+        "waiting calls": await rate(address, directory),
+        "batches": statistics.median([await batches(bench) for _ in range(3)]),
+    }
+    async with connected(address) as stub:
+        lists = {
+            "list, ms": workflow_service_pb2.ListWorkflowsRequest(page_size=100),
+            "list by type, ms": workflow_service_pb2.ListWorkflowsRequest(page_size=100, workflow_type="three_steps"),
+            "list of the open, ms": workflow_service_pb2.ListWorkflowsRequest(page_size=100, states=OPEN),
+        }
+        for row, request in lists.items():
+            found[row] = await median_of(lambda request=request: stub.ListWorkflows(request))
+        page = await stub.ListWorkflows(lists["list, ms"])
+        get = workflow_service_pb2.GetWorkflowRequest(workflow_id=page.workflows[-1].workflow_id)
+        found["get, ms"] = await median_of(lambda: stub.GetWorkflow(get))
+    return found
+
+
+async def median_of(call: Any) -> float:
+    """Answer how long a call takes, in milliseconds."""
+    took = []
+    for _ in range(100):
+        began = time.perf_counter()
+        await call()
+        took.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(took)
+
+
+async def restart(pattern: Pattern, scale: float) -> Figures:
+    """So many cut off in the midst of a step: until the first goes on, and until all have."""
+    count = round(UNDER_WAY * scale)
+    with folder() as directory:
+        await fill(directory / servers.FILE, pattern, count)
+        copy = directory / "copy"
+        copy.mkdir()
+        shutil.copy(directory / servers.FILE, copy)
+        began = time.time()
+        with servers.mendflow(copy) as server:
+            async with connected(server.address) as stub:
+                await until_ended(stub, 1)
+                first = time.time() - began
+                await until_ended(stub, count)
+                every = time.time() - began
+    return [
+        (f"{count:,} under way: the first has ended after the start of the process", f"{first:.2f} s"),
+        (f"{count:,} under way: all have ended after", f"{every:.2f} s"),
+    ]
+
+
+async def measure(scale: float, only: str) -> Figures:
+    """Answer the rows of each sort, or of those with this in their name: sleeping, restart, due, finished."""
+    with folder() as directory:
+        ended, asleep, cut = await patterns(directory)
+    figures: Figures = []
+    for rows, pattern in ((sleeping, asleep), (restart, cut), (due, asleep), (finished, ended)):
+        if only in rows.__name__:
+            figures += await rows(pattern, scale)
+    return figures
