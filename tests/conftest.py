@@ -27,7 +27,7 @@ from mendflow_server.settings import Settings, load_settings
 from tests import workflows as test_workflows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -52,6 +52,16 @@ def settings_for(directory: Path, **overrides: Any) -> Settings:
         "drain_timeout": 2.0,
     }
     return load_settings(**(values | overrides))
+
+
+async def until(condition: Callable[[], Any], seconds: float = 5.0) -> bool:
+    """Wait until something is so."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if condition():
+            return True
+        await asyncio.sleep(0.01)
+    return False
 
 
 @dataclass

@@ -21,9 +21,10 @@ import collections
 import inspect
 import queue
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mendflow.codec import ValueType, payload_size
+from mendflow.codec import ValueType, oversize
 from mendflow.context import ATTEMPT, Attempt
 from mendflow.errors import PayloadError
 from mendflow.v1 import failure_pb2, payload_pb2
@@ -33,13 +34,14 @@ from mendflow_server.retry import cancelled_failure, classify, timeout_failure
 if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable
-    from datetime import datetime
 
     from mendflow.step import Step
     from mendflow_server.clock import Clock
     from mendflow_server.timers import Timer, Timers
 
 _JSON = ValueType[Any].of(Any)
+#: A workflow whose step has ended at once may go on with its slot; every so many times the line has it instead.
+SHARE = 8
 
 
 class Order(NamedTuple):
@@ -53,7 +55,8 @@ class Order(NamedTuple):
     input: payload_pb2.Payload
     idempotency_key: str
     timeout: float | None
-    deadline: datetime | None
+    #: In seconds since the epoch.
+    deadline: float | None
     #: Details of an earlier attempt's last heartbeat, as stored; empty: none.
     last_heartbeat: bytes
 
@@ -80,7 +83,7 @@ class _Running(Attempt):
             step_key=order.step_key,
             number=order.number,
             idempotency_key=order.idempotency_key,
-            deadline=order.deadline,
+            deadline=None if order.deadline is None else datetime.fromtimestamp(order.deadline, UTC),
             last_heartbeat=details,
         )
         self._body = body
@@ -91,8 +94,8 @@ class _Running(Attempt):
         if body.closed and not body.order.step.is_async:
             raise asyncio.CancelledError
         payload = _JSON.encode(details)
-        size = payload_size(payload)
-        if size > body.runner.payload_limit:
+        size = oversize(payload, body.runner.payload_limit)
+        if size:
             msg = f"heartbeat details of {size} bytes; the limit is {body.runner.payload_limit}"
             raise PayloadError(msg)
         body.runner.on_loop(body, lambda: body.heard(payload.SerializeToString()))
@@ -105,6 +108,20 @@ class _Running(Attempt):
 
 class Body:
     """One attempt's code, from its start until it has really ended."""
+
+    __slots__ = (
+        "_ending",
+        "_limit",
+        "at_once",
+        "closed",
+        "heartbeat",
+        "listener",
+        "order",
+        "progress",
+        "runner",
+        "running",
+        "task",
+    )
 
     def __init__(self, runner: Attempts, order: Order, listener: Listener) -> None:
         self.runner = runner
@@ -147,14 +164,12 @@ class Body:
 
     def start(self, context: contextvars.Context) -> None:
         """Begin, with these context variables. Only after the attempt's record is on disk."""
-        context.run(ATTEMPT.set, _Running(self, self.order))
         if self.order.step.is_async:
             begun = self.runner.carriers.begin(self._on_loop(), context)
             if isinstance(begun, Report):
                 self.running = False
                 self.closed = True
                 self.at_once = begun
-                self.runner.ended(self)
                 return
             self.task = begun
         else:
@@ -176,6 +191,7 @@ class Body:
 
     async def _on_loop(self) -> Report:
         try:
+            ATTEMPT.set(_Running(self, self.order))
             args, kwargs = self.order.step.arguments.decode(self.order.input)
             result = await self.order.step.function(*args, **kwargs)
             report = self._output(result)
@@ -187,6 +203,7 @@ class Body:
 
     def _on_thread(self) -> None:
         try:
+            ATTEMPT.set(_Running(self, self.order))
             args, kwargs = self.order.step.arguments.decode(self.order.input)
             result = self.order.step.function(*args, **kwargs)
             if inspect.isawaitable(result):
@@ -199,8 +216,8 @@ class Body:
 
     def _output(self, result: object) -> Report:
         payload = self.order.step.output_type.encode(result)
-        size = payload_size(payload)
-        if size > self.runner.payload_limit:
+        size = oversize(payload, self.runner.payload_limit)
+        if size:
             msg = (
                 f"the result of step {self.order.step.name} has {size} bytes; the limit is {self.runner.payload_limit}"
             )
@@ -234,6 +251,8 @@ class Body:
 class Listener:
     """Who gets a body's news, on the loop."""
 
+    __slots__ = ()
+
     def reported(self, body: Body, report: Report) -> None:
         """The attempt has come out."""
 
@@ -249,8 +268,9 @@ class Slots:
 
     def __init__(self, size: int) -> None:
         self.free = size
-        #: Each answers False when it no longer wants one.
+        #: Each is called with a slot taken for it, and answers False when it no longer wants one.
         self.waiting: collections.deque[Callable[[], bool]] = collections.deque()
+        self._kept = 0
 
     def take(self) -> bool:
         """Take a slot if one is free."""
@@ -260,14 +280,23 @@ class Slots:
         return True
 
     def give(self) -> None:
-        """Give it back, and let the next in line ask again."""
+        """Give it back: the next in line has it."""
         self.free += 1
         self.offer()
 
+    def keep(self) -> None:
+        """Give it back, for the same workflow to take it again at once; then `offer` it. The line has its share."""
+        self.free += 1
+        self._kept += 1
+        if self._kept % SHARE == 0:
+            self.offer()
+
     def offer(self) -> None:
-        """If one is free, let the next in line ask for it."""
-        while self.free > 0 and self.waiting and not self.waiting.popleft()():
-            continue
+        """Let those next in line have what is free."""
+        while self.free > 0 and self.waiting:
+            self.free -= 1
+            if not self.waiting.popleft()():
+                self.free += 1
 
 
 class Attempts:
@@ -299,10 +328,16 @@ class Attempts:
         return self.task_slots if step.is_async else self.thread_slots
 
     def launch(self, order: Order, listener: Listener, context: contextvars.Context) -> Body:
-        """Run an attempt that holds a slot already; it may have ended when this returns (`Body.at_once`)."""
+        """Run an attempt that holds a slot already.
+
+        It may have ended when this returns (`Body.at_once`); its slot is kept for its workflow then.
+        """
         body = Body(self, order, listener)
         self.bodies.add(body)
         body.start(context)
+        if body.at_once is not None:
+            self.bodies.discard(body)
+            self.slots_for(order.step).keep()
         return body
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 from typing import TYPE_CHECKING
 
 import structlog
@@ -45,6 +46,10 @@ log = structlog.get_logger("mendflow.commit")
 MOST_CHANGES = 512
 #: How long to wait before a batch that failed is sent again, in seconds.
 RETRY_PAUSE = 0.25
+#: With more changes than this on their way there is no `Committer.room`.
+CROWD = 64
+#: How long `Committer.room` is waited for at most, in seconds.
+ROOM_PATIENCE = 0.1
 
 
 class Committer:
@@ -59,6 +64,10 @@ class Committer:
         self._loop = asyncio.get_running_loop()
         #: How many decided batches have still to be told of.
         self._telling = 0
+        #: How many changes were sent that have still to be told of.
+        self._on_their_way = 0
+        #: Who waits for room.
+        self._rooms: collections.deque[asyncio.Future[None]] = collections.deque()
         #: When the oldest batch that is not on disk was taken, by the monotonic clock; None: all is on disk.
         self.oldest: float | None = None
         #: When the newest batch reached the disk, by the monotonic clock.
@@ -69,6 +78,7 @@ class Committer:
     def change(self, change: Change, done: ChangeDone) -> None:
         """Commit a change; ``done`` is called on the loop once it is decided."""
         self._changes.append((change, done))
+        self._on_their_way += 1
         self._wake.set()
 
     def message(self, message: Message, done: MessageDone) -> None:
@@ -80,6 +90,27 @@ class Committer:
     def idle(self) -> bool:
         """Whether nothing is on its way."""
         return self.oldest is None and not self._telling and not self._changes and not self._messages
+
+    async def room(self) -> None:
+        """Wait, though not for long, until few changes are on their way.
+
+        Whoever begins many things and is in no hurry asks first: a few workflows at a time are driven faster than
+        all at once, for what they have in memory stays near the processor.
+        """
+        await asyncio.sleep(0)  # What was begun before is on its way then, and counts.
+        if self._on_their_way <= CROWD:
+            return
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._rooms.append(future)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(future, ROOM_PATIENCE)
+
+    def _make_room(self) -> None:
+        while self._rooms and self._on_their_way <= CROWD:
+            future = self._rooms.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
 
     async def run(self) -> None:
         """Commit until cancelled."""
@@ -108,10 +139,19 @@ class Committer:
         self, changes: list[tuple[Change, ChangeDone]], messages: list[tuple[Message, MessageDone]], result: BatchResult
     ) -> None:
         self._telling -= 1
+        # A fault of a listener's must not stop the commits of all others.
         for (change, done), verdict in zip(changes, result.changes, strict=True):
-            _tell(done, change, verdict)
+            try:
+                done(change, verdict)
+            except Exception:
+                log.exception("commit_listener_fault")
         for index, (message, told) in enumerate(messages):
-            _tell(told, message, result.messages[index], result.message_keys[index], result.message_ids[index])
+            try:
+                told(message, result.messages[index], result.message_keys[index], result.message_ids[index])
+            except Exception:
+                log.exception("commit_listener_fault")
+        self._on_their_way -= len(changes)
+        self._make_room()
 
     async def _commit(self, batch: Batch, *, unknown: bool = False) -> BatchResult:
         """Commit it, however often it must be tried; ``unknown``: it may be on disk already."""
@@ -188,11 +228,3 @@ class Committer:
         verdicts.update(zip(again, result.changes, strict=True))
         result.changes = [verdicts[index] for index in range(len(batch.changes))]
         return result
-
-
-def _tell(listener: Callable[..., None], *what: object) -> None:
-    """Tell of a verdict. A fault of the listener's must not stop the commits of all others."""
-    try:
-        listener(*what)
-    except Exception:
-        log.exception("commit_listener_fault")

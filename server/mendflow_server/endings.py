@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mendflow.codec import payload_size
+from mendflow.codec import oversize
 from mendflow.errors import PayloadError
 from mendflow.retry import RetryPolicy
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
@@ -42,8 +42,8 @@ def of_run(journal: Journal, run: Run, now: float, payload_limit: int) -> Closed
     if error is None:
         try:
             output = run.workflow.output_type.answer(run.value, _input(journal))
-            size = payload_size(output)
-            if size > payload_limit:
+            size = oversize(output, payload_limit)
+            if size:
                 msg = f"the workflow's result has {size} bytes; the limit is {payload_limit}"
                 raise PayloadError(msg)  # noqa: TRY301 - fails like a result that cannot be encoded
         except PayloadError as refused:

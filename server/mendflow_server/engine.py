@@ -81,6 +81,10 @@ class Engine(Memory):
         self.act(execution, lambda: self._begin(execution, command))
         return future
 
+    async def room(self) -> None:
+        """Let what is under way come first, before more is begun of what is in no hurry."""
+        await self.committer.room()
+
     def _new_execution(self, command: StartCommand) -> Execution:
         row = Row(
             key=0,

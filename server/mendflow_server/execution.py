@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class Execution(Stepping):
     """An open workflow in memory."""
 
+    __slots__ = ()
+
     # Beginning.
 
     def begin(self, argument: object) -> None:
@@ -123,25 +125,27 @@ class Execution(Stepping):
         run = self.run
         if run is None:
             return
-        kernel = self.kernel
-        kernel.note.enter(self.row.key)
+        note = self.kernel.note
+        note.enter(self.row.key)
         try:
             call()
         except NonDeterminism as error:
             self._cannot_replay(str(error))
             return
         finally:
-            kernel.note.leave()
-        for key in run.unwanted:
-            self._withdraw(key)
-        run.unwanted.clear()
+            note.leave()
+        if run.unwanted:
+            for key in run.unwanted:
+                self._withdraw(key)
+            run.unwanted.clear()
         if run.done:
             self._end(run)
             return
-        asked, run.asked = run.asked, []
-        for key in asked:
-            if key in run.wanted:
-                self._want(key)
+        if run.asked:
+            asked, run.asked = run.asked, []
+            for key in asked:
+                if key in run.wanted:
+                    self._want(key)
         if run.progress is not None:
             self._report_progress()
 

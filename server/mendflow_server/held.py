@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mendflow.v1 import event_pb2
     from mendflow.workflow import Workflow
+    from mendflow_server.attempts import Slots
     from mendflow_server.kernel import Kernel
     from mendflow_server.run import Run
     from mendflow_server.timers import Timer
@@ -33,6 +34,41 @@ HISTORY_WARNING = 0.8
 
 class Held(Listener):
     """A workflow in memory: its history, its row, and what is not on disk yet."""
+
+    __slots__ = (
+        "_alerts",
+        "_busy",
+        "_effects",
+        "_heartbeats",
+        "_held",
+        "_last_heartbeats",
+        "_launches",
+        "_not_served",
+        "_report_timer",
+        "_reported",
+        "_seen",
+        "_sent",
+        "_slot_waits",
+        "_taken",
+        "_timer",
+        "_timer_at",
+        "_unreplayable",
+        "_warned",
+        "_withdrawn",
+        "bodies",
+        "gone",
+        "guard",
+        "history",
+        "in_commit",
+        "journal",
+        "kernel",
+        "queued",
+        "rested",
+        "row",
+        "run",
+        "stop_reason",
+        "workflow",
+    )
 
     def __init__(
         self,
@@ -69,7 +105,8 @@ class Held(Listener):
         self._heartbeats: dict[str, Heartbeat] = {}
         self._last_heartbeats: dict[str, bytes] = {}
         self._alerts: list[Alert] = []
-        self._slot_waits: set[str] = set()
+        #: Steps that wait for a slot, with the slots of whose one was taken for it meanwhile.
+        self._slot_waits: dict[str, Slots | None] = {}
         #: Steps whose newest attempt was withdrawn before its code ran.
         self._withdrawn: set[str] = set()
         #: How many acts on it wait for their turn.
@@ -111,7 +148,10 @@ class Held(Listener):
         self._alerts.append(Alert(round(self.journal.now * 1e6), name, severity, message))
 
     def _drop_run(self) -> None:
-        self._slot_waits.clear()
+        for slots in self._slot_waits.values():
+            if slots is not None:
+                slots.give()
+        self._slot_waits = {}
         if self.run is not None:
             self.run.close()
             self.run = None
@@ -153,16 +193,14 @@ class Held(Listener):
             self.rested = self.kernel.clock.monotonic()
             return
         self.journal.pending = []
-        row = self._next_row()
-        change = Change(
-            row=row,
-            guard=self.guard,
-            events=[(event.sequence, event.SerializeToString()) for event in pending],
-            taken=tuple(self._taken),
-            heartbeats=tuple(self._heartbeats.values()),
-            alerts=tuple(self._alerts),
-            final=self.history.final is not None,
-        )
+        events = [(event.sequence, event.SerializeToString()) for event in pending]
+        change = Change(self._next_row(), self.guard, events, final=self.history.final is not None)
+        if self._taken:
+            change.taken = tuple(self._taken)
+        if self._heartbeats:
+            change.heartbeats = tuple(self._heartbeats.values())
+        if self._alerts:
+            change.alerts = tuple(self._alerts)
         self._sent = Cause(pending, self._effects, self._launches)
         self._effects, self._launches, self._taken, self._heartbeats, self._alerts = [], [], [], {}, []
         self.in_commit = True
@@ -180,25 +218,17 @@ class Held(Listener):
         return state_of(self.history, busy=self._busy, slot_waits=len(self._slot_waits))
 
     def _next_row(self) -> Row:
-        row, state = self.row, self._state()
-        final = self.history.final
-        return Row(
-            key=row.key,
-            workflow_id=row.workflow_id,
-            uid=row.uid,
-            workflow_type=row.workflow_type,
-            state=state.state,
-            reason=state.reason,
-            explanation=state.explanation,
-            generation=row.generation,
-            replica_id=row.replica_id,
-            last_sequence=self.history.last_sequence,
-            wake_time=None if state.wake is None else round(state.wake * 1e6),
-            create_time=row.create_time,
+        state, reason, explanation, wake = self._state()
+        history = self.history
+        final = history.final
+        return self.row.moved_on(
+            state=state,
+            reason=reason,
+            explanation=explanation,
+            last_sequence=history.last_sequence,
+            wake_time=None if wake is None else round(wake * 1e6),
             end_time=None if final is None else round(seconds(final.time) * 1e6),
-            untaken_signals=self.history.untaken_signals,
-            trace_id=row.trace_id,
-            labels=row.labels,
+            untaken_signals=history.untaken_signals,
         )
 
     def _decided(self, change: Change, verdict: Verdict) -> None:

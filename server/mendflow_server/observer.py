@@ -26,15 +26,17 @@ class LogsAndSpans:
     def __init__(self, spans: SpanProjector | None) -> None:
         self._spans = spans
         self.traces = spans is not None or log.is_enabled_for(logging.DEBUG)
+        self._logs = log.is_enabled_for(logging.INFO)
 
     def workflow_started(self, row: Row) -> None:
         """A new workflow is on disk."""
-        log.info(
-            "workflow_started",
-            workflow_id=row.workflow_id,
-            workflow_type=row.workflow_type,
-            trace_id=row.trace_id,
-        )
+        if self._logs:
+            log.info(
+                "workflow_started",
+                workflow_id=row.workflow_id,
+                workflow_type=row.workflow_type,
+                trace_id=row.trace_id,
+            )
 
     def workflow_recovered(self, row: Row, event: event_pb2.Event) -> None:
         """A workflow was taken over."""
@@ -80,16 +82,16 @@ class LogsAndSpans:
 
     def workflow_ended(self, row: Row, history: History, final: event_pb2.Event) -> None:
         """A workflow has ended: tell its span."""
-        log.info(
-            "workflow_ended",
-            workflow_id=row.workflow_id,
-            workflow_type=row.workflow_type,
-            state=workflow_pb2.WorkflowState.Name(workflow_pb2.WorkflowState.ValueType(row.state)).removeprefix(
-                "WORKFLOW_STATE_"
-            ),
-            seconds=round(((row.end_time or row.create_time) - row.create_time) / 1e6, 6),
-            trace_id=row.trace_id,
-        )
+        if self._logs:
+            state = workflow_pb2.WorkflowState.Name(workflow_pb2.WorkflowState.ValueType(row.state))
+            log.info(
+                "workflow_ended",
+                workflow_id=row.workflow_id,
+                workflow_type=row.workflow_type,
+                state=state.removeprefix("WORKFLOW_STATE_"),
+                seconds=round(((row.end_time or row.create_time) - row.create_time) / 1e6, 6),
+                trace_id=row.trace_id,
+            )
         if self._spans is not None and history.started is not None:
             trace = history.started.workflow_started.trace
             self._spans.workflow_ended(trace, row.uid, row.workflow_id, row.workflow_type, history.started, final)

@@ -26,7 +26,7 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 from mendflow.awaitables import Call, Gather, SignalWait, Sleep, StepCall
-from mendflow.codec import payload_size, same_payload
+from mendflow.codec import oversize, same_payload
 from mendflow.context import RUN
 from mendflow.errors import NotDurable, PayloadError, SignalTimeout, StepFailed
 from mendflow.v1 import failure_pb2
@@ -91,6 +91,32 @@ class Group:
 
 class Run:
     """One workflow's code, in memory."""
+
+    __slots__ = (
+        "_awaiting",
+        "_broken",
+        "_context",
+        "_current",
+        "_fibers",
+        "_owed",
+        "_payload_limit",
+        "_ready",
+        "_replayed",
+        "_reports",
+        "_root",
+        "_signal_waits",
+        "asked",
+        "done",
+        "driving",
+        "error",
+        "history",
+        "journal",
+        "progress",
+        "unwanted",
+        "value",
+        "wanted",
+        "workflow",
+    )
 
     def __init__(self, workflow: Workflow[Any, Any], journal: Journal, argument: object, *, payload_limit: int) -> None:
         self.workflow = workflow
@@ -296,8 +322,8 @@ class Run:
     def _ask_step(self, fiber: Fiber, call: StepCall[Any]) -> BaseException | None:
         step = call.step
         payload = step.arguments.encode(call.args, call.kwargs)
-        size = payload_size(payload)
-        if size > self._payload_limit:
+        size = oversize(payload, self._payload_limit)
+        if size:
             msg = f"the input of step {step.name} has {size} bytes; the limit is {self._payload_limit}"
             return PayloadError(msg)
         key = fiber.key(step.key or step.name)

@@ -8,7 +8,6 @@ it is gone.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mendflow.retry import RetryPolicy
@@ -35,9 +34,10 @@ _UNLIMITED = RetryPolicy(max_attempts=None)
 class Stepping(Held):
     """The part of an execution that deals with attempts."""
 
+    __slots__ = ()
+
     def want_again(self, key: str) -> None:
         """A slot, a thread or the supervisor's turn has come for this step."""
-        self._slot_waits.discard(key)
         if self.run is not None and key in self.run.wanted:
             self._want(key)
 
@@ -70,54 +70,61 @@ class Stepping(Held):
             return
         slots = self.kernel.attempts.slots_for(call.step)
         if not slots.take():
-            self._slot_waits.add(key)
+            self._slot_waits[key] = None
             slots.waiting.append(lambda: self._slot_came(key, slots))
             return
         self._start_attempt(key, record, payload)
 
     def _slot_came(self, key: str, slots: Slots) -> bool:
-        """A slot may be free: answer whether it is still wanted."""
-        if self.gone or self.run is None or key not in self._slot_waits or key not in self.run.wanted:
-            self._slot_waits.discard(key)
+        """A slot was taken for this step: answer whether it is still wanted."""
+        if self._slot_waits.get(key, slots) is not None:
             return False
-
-        def take_it() -> None:
-            self.want_again(key)
-            slots.offer()  # If it was not taken after all, the next in line may have it.
-
-        self.kernel.act(self, take_it)
+        self._slot_waits[key] = slots
+        self.kernel.act(self, lambda: self._use_slot(key))
         return True
+
+    def _use_slot(self, key: str) -> None:
+        slots = self._slot_waits.pop(key, None)
+        if slots is not None:
+            slots.free += 1
+            self.want_again(key)
+            slots.offer()  # If it was not taken after all, the next in line has it.
 
     def _start_attempt(self, key: str, record: CallRecord | None, payload: Payload) -> None:
         if self.run is None:
             return
         step = self.run.wanted[key][0].step
+        row = self.row
         event = self.journal.new()
         detail = event.attempt_started
         detail.step_key = key
         detail.step_name = step.name
         number = detail.attempt = 1 if record is None else record.attempt + 1
-        if record is None or record.attempt == 0:
+        if number == 1:
             if payload.WhichOneof("kind"):
                 detail.input.CopyFrom(payload)
-            detail.idempotency_key = self.kernel.idempotency_key(self.row.uid, key)
+            idempotency_key = detail.idempotency_key = self.kernel.idempotency_key(row.uid, key)
+        else:
+            idempotency_key = self.history.calls[key].idempotency_key
         timeout = self.kernel.settings.attempt_timeout if isinstance(step.timeout, Default) else step.timeout
         deadline = None
         if timeout is not None:
-            set_time(detail.deadline, self.journal.now + timeout)
-            deadline = datetime.fromtimestamp(self.journal.now + timeout, UTC)
+            deadline = self.journal.now + timeout
+            set_time(detail.deadline, deadline)
         self.journal.add(event)
+        heartbeat = self._last_heartbeats.get(key, b"")
+        # By place, in the order of `Order`: by name it takes twice as long.
         order = Order(
-            step=step,
-            workflow_id=self.row.workflow_id,
-            workflow_type=self.row.workflow_type,
-            step_key=key,
-            number=number,
-            input=payload,
-            idempotency_key=self.history.calls[key].idempotency_key,
-            timeout=timeout,
-            deadline=deadline,
-            last_heartbeat=self._last_heartbeats.get(key, b""),
+            step,
+            row.workflow_id,
+            row.workflow_type,
+            key,
+            number,
+            payload,
+            idempotency_key,
+            timeout,
+            deadline,
+            heartbeat,
         )
         self._launches.append(order)
 
@@ -143,6 +150,7 @@ class Stepping(Held):
             self._withdrawn.discard(key)
         if ended:
             self.kernel.act_now(self, lambda: self._ended_at_once(ended))
+            self.kernel.attempts.task_slots.offer()
 
     def _ended_at_once(self, bodies: list[Body]) -> None:
         for body in bodies:
@@ -168,35 +176,41 @@ class Stepping(Held):
             self.want_again(key)
 
     def _attempt_reported(self, body: Body, report: Report) -> None:
-        if self._is_open(body.order):
+        if body.heartbeat is not None or body.progress is not None:
+            if self._open_record(body.order) is None:
+                return
             self._take_news(body)
-            self._came_out(body.order, report)
+        self._came_out(body.order, report)
 
-    def _is_open(self, order: Order) -> bool:
-        """Whether this attempt is still open; a terminate or the clean-up's deadline may have closed it."""
+    def _open_record(self, order: Order) -> CallRecord | None:
+        """Answer the record of this attempt while it is open; a terminate or the clean-up's deadline may close it."""
         record = self.history.open.get(order.step_key)
-        return record is not None and record.started is not None and record.attempt == order.number
+        if record is None or record.started is None or record.attempt != order.number:
+            return None
+        return record
 
     def _came_out(self, order: Order, report: Report) -> None:
         """Close an attempt, and let the code know if that decides its step."""
-        key = order.step_key
-        record = self.history.open.get(key)
-        if record is None or record.started is None or not self._is_open(order):
+        record = self._open_record(order)
+        if record is None or record.started is None:
             return
-        self._reported.pop(key, None)
+        key = order.step_key
         started = record.started
+        if self._reported:
+            self._reported.pop(key, None)
         event = self.journal.new()
         if report.failure is None:
-            event.attempt_succeeded.step_key = key
-            event.attempt_succeeded.attempt = order.number
+            detail = event.attempt_succeeded
+            detail.step_key = key
+            detail.attempt = order.number
             if report.output is not None and report.output.WhichOneof("kind"):
-                event.attempt_succeeded.output.CopyFrom(report.output)
+                detail.output.CopyFrom(report.output)
             self.journal.add(event)
         else:
             self._fail_attempt(event, record, report, order)
         self._closed(started, event)
-        if record.outcome is not None and self.run is not None:
-            run = self.run
+        run = self.run
+        if record.outcome is not None and run is not None:
             self._drive(lambda: run.outcome_recorded(key))
 
     def _fail_attempt(self, event: event_pb2.Event, record: CallRecord, report: Report, order: Order) -> None:

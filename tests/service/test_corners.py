@@ -25,9 +25,10 @@ from mendflow import (
 )
 from mendflow.v1 import failure_pb2, workflow_pb2
 from mendflow_server.app import App
+from mendflow_server.execution import Execution
 from mendflow_server.store.protocol import CommitUnknown, StoreUnavailable
 from mendflow_server.supervisor import Supervisor
-from tests.conftest import serving, settings_for
+from tests.conftest import serving, settings_for, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -280,16 +281,6 @@ MINE = {
 }  # fmt: skip
 
 
-async def until(condition: Any, seconds: float = 5.0) -> bool:
-    """Wait until something is so."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        if condition():
-            return True
-        await asyncio.sleep(0.01)
-    return False
-
-
 async def in_state(client: Any, workflow_id: str, state: int, seconds: float = 5.0) -> None:
     """Wait until a workflow is in that state."""
     limit = time.monotonic() + seconds
@@ -502,23 +493,23 @@ async def test_nothing_follows_the_final_event(tmp_path: Path) -> None:
         assert kinds[-1] == "workflow_terminated", kinds
 
 
-async def test_a_fault_of_the_engine_strands_no_workflow(tmp_path: Path) -> None:
+async def test_a_fault_of_the_engine_strands_no_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         handle = await server.client.start(waits, id="fault")
         await in_state(server.client, "fault", workflow_pb2.WORKFLOW_STATE_WAITING)
-        execution = server.app.engine._by_id["fault"]  # noqa: SLF001
-        take_in = execution.take_in
+        take_in = Execution.take_in
         failed: list[bool] = []
 
-        def fault(message: Any) -> None:
+        def fault(execution: Execution, message: Any) -> None:
             if not failed:
                 failed.append(True)
                 raise RuntimeError
-            take_in(message)
+            take_in(execution, message)
 
-        execution.take_in = fault  # type: ignore[method-assign]
+        monkeypatch.setattr(Execution, "take_in", fault)
         await handle.signal("go", "x")
         assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+        assert failed
 
 
 async def test_a_retry_that_comes_due_while_its_failure_is_on_the_way_to_the_disk_is_not_forgotten(

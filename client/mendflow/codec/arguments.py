@@ -17,7 +17,7 @@ from mendflow.errors import DefinitionError, PayloadError
 from mendflow.v1 import payload_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 _VARIABLE = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
@@ -67,15 +67,16 @@ class Arguments:
         """
         if kwargs or self._needs_keywords or not self._least <= len(args) <= len(self._positional):
             given = self._signature.bind(*args, **kwargs).arguments
-            pairs = [(*self._dumps[name], value) for name, value in given.items()]
+            values: Collection[Any] = given.values()
+            dumps = [self._dumps[name] for name in given]
         else:
-            pairs = [(*parts, value) for parts, value in zip(self._dump_list, args, strict=False)]
+            values, dumps = args, self._dump_list
         if self._message is not None:
-            return self._message.encode(pairs[0][3]) if pairs else payload_pb2.Payload()
+            return self._message.encode(next(iter(values))) if values else payload_pb2.Payload()
         if not self._dump_list:
             return payload_pb2.Payload()
         members = []
-        for name, key, dump, value in pairs:
+        for (name, key, dump), value in zip(dumps, values, strict=False):
             try:
                 members.append(key + dump(value))
             except PayloadError as error:

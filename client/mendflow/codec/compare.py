@@ -22,6 +22,13 @@ def payload_size(payload: payload_pb2.Payload | None) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
+def oversize(payload: payload_pb2.Payload, limit: int) -> int:
+    """Answer how many bytes the value has if they are more than the limit, else 0."""
+    # The message's size is cheap, and never smaller than the value's.
+    size = payload_size(payload) if payload.ByteSize() > limit else 0
+    return size if size > limit else 0
+
+
 def same_payload(a: payload_pb2.Payload | None, b: payload_pb2.Payload | None) -> bool:
     """Whether two payloads are the same value.
 

@@ -144,7 +144,9 @@ class WorkflowServiceServicer(object):
 
     def BatchStartWorkflows(self, request, context):
         """Starts up to 1,000 workflows, each with its own outcome; one refusal does
-        not touch the others.
+        not touch the others. They are begun a portion at a time: while the server
+        is busy, other calls come in between. Where the call is given up, some may
+        have been started and the others never: send it again.
         INVALID_ARGUMENT    INVALID_FIELD: none, or more than 1,000, or one of
         them sets wait
         """

@@ -65,7 +65,9 @@ class WorkflowServiceStub:
     """
     BatchStartWorkflows: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchStartWorkflowsRequest, _workflow_service_pb2.BatchStartWorkflowsResponse]
     """Starts up to 1,000 workflows, each with its own outcome; one refusal does
-    not touch the others.
+    not touch the others. They are begun a portion at a time: while the server
+    is busy, other calls come in between. Where the call is given up, some may
+    have been started and the others never: send it again.
       INVALID_ARGUMENT    INVALID_FIELD: none, or more than 1,000, or one of
                           them sets wait
     """
@@ -154,7 +156,9 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     """
     BatchStartWorkflows: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchStartWorkflowsRequest, _workflow_service_pb2.BatchStartWorkflowsResponse]  # type: ignore[assignment]
     """Starts up to 1,000 workflows, each with its own outcome; one refusal does
-    not touch the others.
+    not touch the others. They are begun a portion at a time: while the server
+    is busy, other calls come in between. Where the call is given up, some may
+    have been started and the others never: send it again.
       INVALID_ARGUMENT    INVALID_FIELD: none, or more than 1,000, or one of
                           them sets wait
     """
@@ -252,7 +256,9 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_service_pb2.BatchStartWorkflowsResponse, _abc.Awaitable[_workflow_service_pb2.BatchStartWorkflowsResponse]]:
         """Starts up to 1,000 workflows, each with its own outcome; one refusal does
-        not touch the others.
+        not touch the others. They are begun a portion at a time: while the server
+        is busy, other calls come in between. Where the call is given up, some may
+        have been started and the others never: send it again.
           INVALID_ARGUMENT    INVALID_FIELD: none, or more than 1,000, or one of
                               them sets wait
         """

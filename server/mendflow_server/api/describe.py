@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mendflow.v1.event_pb2 import Event
     from mendflow_server.store.protocol import Row
 
-__all__ = ["describe", "set_micros"]
+__all__ = ["describe", "describe_into", "set_micros"]
 
 
 def describe(row: Row, *, started: Event | None = None, final: Event | None = None) -> workflow_pb2.Workflow:
@@ -20,8 +20,18 @@ def describe(row: Row, *, started: Event | None = None, final: Event | None = No
 
     The input is there only with ``started``, output or failure only with ``final``.
     """
-    # Fields are set on a fresh message: keywords take several times as long.
     workflow = workflow_pb2.Workflow()
+    describe_into(workflow, row)
+    if started is not None and started.workflow_started.HasField("input"):
+        workflow.input.CopyFrom(started.workflow_started.input)
+    if final is not None:
+        _set_outcome(workflow, final)
+    return workflow
+
+
+def describe_into(workflow: workflow_pb2.Workflow, row: Row) -> None:
+    """Fill in an empty workflow as its row has it: without input, output and failure."""
+    # One by one: keywords take several times as long.
     workflow.workflow_id = row.workflow_id
     workflow.uid = row.uid
     workflow.workflow_type = row.workflow_type
@@ -41,11 +51,6 @@ def describe(row: Row, *, started: Event | None = None, final: Event | None = No
     workflow.trace_id = row.trace_id
     if row.labels:
         workflow.labels.update(row.labels)
-    if started is not None and started.workflow_started.HasField("input"):
-        workflow.input.CopyFrom(started.workflow_started.input)
-    if final is not None:
-        _set_outcome(workflow, final)
-    return workflow
 
 
 def _set_outcome(workflow: workflow_pb2.Workflow, final: Event) -> None:

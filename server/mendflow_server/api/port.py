@@ -39,6 +39,9 @@ class EnginePort(Protocol):
         Cancelling the future stops nothing.
         """
 
+    async def room(self) -> None:
+        """Let what is under way come first, before more is begun of what is in no hurry."""
+
     async def wait_end(self, row: Row, seconds: float, /) -> Ending:
         """Wait for the end; returns earlier on the end or a drain."""
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from mendflow.codec import payload_size
+from mendflow.codec import oversize
 from mendflow.errors import MessageNotExported, PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.errors import InputMismatch, InvalidFields, MessagesNotExported, TooLarge, UnknownWorkflowType
@@ -317,11 +317,9 @@ def _is_null(payload: Payload) -> bool:
 
 
 def _check_size(field: str, payload: Payload, limits: Limits) -> None:
-    # ByteSize is cheap and never smaller than the size that counts.
-    if payload.ByteSize() > limits.payload_limit:
-        size = payload_size(payload)
-        if size > limits.payload_limit:
-            raise TooLarge(field, size, limits.payload_limit)
+    size = oversize(payload, limits.payload_limit)
+    if size:
+        raise TooLarge(field, size, limits.payload_limit)
 
 
 def _check_workflow_id(violations: Violations, workflow_id: str, limits: Limits) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mendflow.ids import new_id
 from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
-from mendflow_server.api.describe import describe, set_micros
+from mendflow_server.api.describe import describe, describe_into, set_micros
 from mendflow_server.api.finishing import Finisher
 from mendflow_server.api.interceptor import as_refusal
 from mendflow_server.api.pages import (
@@ -56,6 +56,8 @@ FEATURES: Final = ("batch_start", "signal_dedup", "wait", "watch_kinds")
 
 # Clients take 4 MiB by default; one event or row may add about 1 MiB to these.
 _PAGE_BYTES: Final = 1 << 20
+# So many starts of a batch are begun at once.
+_PORTION: Final = 128
 # Past this the outcomes of a batch are told in short: 1,000 of them always fit.
 _BATCH_BYTES: Final = 2 << 20
 
@@ -83,7 +85,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self, request: workflow_service_pb2.StartWorkflowRequest, context: Context
     ) -> workflow_service_pb2.StartWorkflowResponse:
         """Start a workflow, and wait for its end if asked to."""
-        command = self._start_command(request, context)
+        command = self._start_command(request, self._trace(context.invocation_metadata()))
         row, started, final, waited = await self._engine.start(command)
         if final is None and (command.wait or row.state in FINAL_STATES):
             if waited:
@@ -100,16 +102,25 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> workflow_service_pb2.BatchStartWorkflowsResponse:
         """Start many workflows, each with its own outcome."""
         check_batch(request, self._limits)
-        begun: list[asyncio.Future[Begun]] = []
-        results: list[Begun | BaseException | None] = []
-        for start in request.requests:
-            try:
-                begun.append(self._engine.start(self._start_command(start, context)))
-                results.append(None)
-            except Exception as error:  # noqa: BLE001 - one refusal must not touch the others
-                results.append(error)
-        answers = iter(await asyncio.shield(asyncio.gather(*begun, return_exceptions=True)) if begun else ())
-        return _batch_response([next(answers) if result is None else result for result in results])
+        begun: list[asyncio.Future[Begun] | Exception] = []
+        metadata = context.invocation_metadata()
+        trace = self._trace(metadata)
+        try:
+            for index, start in enumerate(request.requests):
+                if index % _PORTION == 0:
+                    await self._engine.room()
+                if not trace.parent_span_id:
+                    trace = self._trace(metadata)  # No caller's trace: each has its own.
+                try:
+                    begun.append(self._engine.start(self._start_command(start, trace)))
+                except Exception as error:  # noqa: BLE001 - one refusal must not touch the others
+                    begun.append(error)
+            return await _batch_response(begun)
+        finally:
+            for future in begun:
+                # Whoever hung up is not told; what was begun goes on.
+                if isinstance(future, asyncio.Future) and not future.cancel() and not future.cancelled():
+                    future.exception()
 
     async def WatchWorkflow(
         self, request: workflow_service_pb2.WatchWorkflowRequest, context: Context
@@ -257,7 +268,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         published.labels = limits.labels_limit
         return response
 
-    def _start_command(self, request: workflow_service_pb2.StartWorkflowRequest, context: Context) -> StartCommand:
+    def _start_command(self, request: workflow_service_pb2.StartWorkflowRequest, trace: TraceContext) -> StartCommand:
         """Answer the command. Raises what is wrong with the request."""
         asked = check_start(request, self._limits)
         definition = definition_of(request.workflow_type, self._engine.definitions)
@@ -268,25 +279,27 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
             input=payload,
             argument=decode_input(definition, payload),
             labels=asked.labels,
-            trace=self._trace(context.invocation_metadata()),
+            trace=trace,
             wait=asked.wait or 0.0,
         )
 
 
-def _batch_response(
-    results: Sequence[Begun | BaseException],
+async def _batch_response(
+    begun: Sequence[asyncio.Future[Begun] | Exception],
 ) -> workflow_service_pb2.BatchStartWorkflowsResponse:
     response = workflow_service_pb2.BatchStartWorkflowsResponse()
     size = 0
-    for result in results:
+    for start in begun:
         outcome = response.outcomes.add()
+        try:
+            result = start if isinstance(start, Exception) else await start
+        except Exception as error:  # noqa: BLE001 - each start has an outcome of its own
+            result = error
         if isinstance(result, Exception):
             outcome.error.CopyFrom(to_status(as_refusal(result, "BatchStartWorkflows")))
-        elif isinstance(result, BaseException):
-            raise result
         else:
             outcome.response.started = result.started
-            outcome.response.workflow.CopyFrom(describe(result.row))
+            describe_into(outcome.response.workflow, result.row)
         size += outcome.ByteSize()
         if size > _BATCH_BYTES:
             _shorten(outcome)

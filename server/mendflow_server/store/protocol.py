@@ -57,6 +57,38 @@ class Row:
     trace_id: str
     labels: dict[str, str]
 
+    def moved_on(
+        self,
+        *,
+        state: int,
+        reason: int,
+        explanation: str,
+        last_sequence: int,
+        wake_time: int | None,
+        end_time: int | None,
+        untaken_signals: int,
+    ) -> Row:
+        """Answer the row as it is after more events."""
+        # By place: by name it takes three times as long, and each change of each workflow has one.
+        return Row(
+            self.key,
+            self.workflow_id,
+            self.uid,
+            self.workflow_type,
+            state,
+            reason,
+            explanation,
+            self.generation,
+            self.replica_id,
+            last_sequence,
+            wake_time,
+            self.create_time,
+            end_time,
+            untaken_signals,
+            self.trace_id,
+            self.labels,
+        )
+
 
 class Guard(NamedTuple):
     """What the driver read: the row is written only while it still holds this."""

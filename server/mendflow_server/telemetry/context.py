@@ -37,6 +37,10 @@ def trace_from_metadata(
     """Answer the caller's trace context, or that of a new trace that is sampled."""
     found = {name: value for name, value in metadata or () if name in ("traceparent", "tracestate", "baggage")}
     context = event_pb2.TraceContext()
+    if not found:
+        context.trace_id = random_bytes(16).hex()
+        context.trace_flags = SAMPLED
+        return context
     match = _TRACEPARENT.fullmatch(str(found.get("traceparent", "")).strip())
     if match and _is_valid(match):
         context.trace_id = match[2]

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
 
-#: How many tuples one statement has: few sizes, so that the prepared statements stay in sqlite3's cache.
-_SIZES: Final = (256, 64, 16, 4, 1)
+#: How many tuples one statement has: a batch takes few statements, and all sizes of all stay in sqlite3's cache.
+_SIZES: Final = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 
 
 def write_rows(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[object, ...]]) -> int:

@@ -70,7 +70,9 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path, mode: str, pragmas: tuple[str, ...]) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, cached_statements=256
+    )
     try:
         for pragma in pragmas:
             connection.execute(pragma).close()

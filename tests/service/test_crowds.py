@@ -1,0 +1,201 @@
+"""Many at once: a batch lets others through, a line for slots moves on, and nobody is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from mendflow import attempt, step, workflow
+from mendflow.v1 import workflow_pb2, workflow_service_pb2
+from mendflow_server.api.workflow_service import _PORTION
+from mendflow_server.commit import CROWD
+from tests.conftest import serving, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RAN: list[str] = []
+
+
+@step
+async def at_once(number: int) -> int:
+    """End without suspending."""
+    RAN.append(f"{attempt().workflow_id} {number}")
+    return number + 1
+
+
+@step
+async def suspends(number: int) -> int:
+    """Let the loop go on in between."""
+    RAN.append(f"{attempt().workflow_id} {number}")
+    await asyncio.sleep(0)
+    return number + 1
+
+
+@workflow
+async def steps_at_once(count: int) -> int:
+    """Take so many steps that end at once."""
+    number = 0
+    for _ in range(count):
+        number = await at_once(number)
+    return number
+
+
+@workflow
+async def suspending_steps(count: int) -> int:
+    """Take so many steps that suspend."""
+    number = 0
+    for _ in range(count):
+        number = await suspends(number)
+    return number
+
+
+MINE = {each.name: each for each in (steps_at_once, suspending_steps)}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> Iterator[None]:
+    RAN.clear()
+    yield
+    RAN.clear()
+
+
+def batch(prefix: str, count: int, *, steps: int = 1) -> workflow_service_pb2.BatchStartWorkflowsRequest:
+    """Answer a batch of so many starts."""
+    request = workflow_service_pb2.BatchStartWorkflowsRequest()
+    for number in range(count):
+        start = request.requests.add()
+        start.workflow_id = f"{prefix}-{number}"
+        start.workflow_type = steps_at_once.name
+        start.input.json = str(steps)
+    return request
+
+
+class Held:
+    """A store whose commits wait for a gate; it keeps how many changes each had."""
+
+    def __init__(self, app: Any) -> None:
+        self.open = asyncio.Event()
+        self.sizes: list[int] = []
+        self.wanted: list[int] = []
+        self._committer = app.committer
+        self._commit = app.store.commit
+        app.store.commit = self.commit
+
+    async def commit(self, batch: Any) -> Any:
+        """Commit once the gate is open."""
+        await self.open.wait()
+        self.sizes.append(len(batch.changes))
+        self.wanted.append(len(self._committer._changes))  # noqa: SLF001 - nothing public tells
+        return await self._commit(batch)
+
+
+async def test_a_large_batch_is_begun_a_portion_at_a_time(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        store = Held(server.app)
+        store.open.set()
+        reply = await server.stub.BatchStartWorkflows(batch("many", 1_000, steps=3))
+        assert [outcome.response.workflow.workflow_id for outcome in reply.outcomes] == [
+            f"many-{number}" for number in range(1_000)
+        ]
+        assert all(outcome.response.started for outcome in reply.outcomes)
+        assert await until(lambda: server.app.engine.open_runs == 0)
+        assert len(RAN) == 3_000
+        assert sum(store.sizes) >= 4_000
+        # Never more under way than a crowd and the portion that found room.
+        assert max(size + waiting for size, waiting in zip(store.sizes, store.wanted, strict=True)) <= CROWD + _PORTION
+
+
+async def test_a_start_passes_a_batch_that_waits(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        store = Held(server.app)
+        many = asyncio.ensure_future(server.stub.BatchStartWorkflows(batch("many", 1_000)))
+        assert await until(lambda: server.app.engine.open_runs > CROWD)
+        assert server.app.engine.open_runs <= CROWD + 2 * _PORTION
+        single = asyncio.ensure_future(server.client.start(steps_at_once, 1, id="single"))
+        assert await until(lambda: "single" in server.app.engine._by_id)  # noqa: SLF001
+        assert server.app.engine.open_runs < 1_000
+        store.open.set()
+        assert await (await single).result(timeout=5) == 1
+        assert len((await many).outcomes) == 1_000
+
+
+async def test_a_batch_does_not_wait_for_a_stalled_disk_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mendflow_server.commit.ROOM_PATIENCE", 0.0)
+    async with serving(tmp_path, definitions=MINE) as server:
+        store = Held(server.app)
+        many = asyncio.ensure_future(server.stub.BatchStartWorkflows(batch("many", 1_000)))
+        assert await until(lambda: server.app.engine.open_runs == 1_000)
+        store.open.set()
+        assert all(outcome.response.started for outcome in (await many).outcomes)
+
+
+async def test_who_hangs_up_on_a_batch_leaves_whole_workflows(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE) as server:
+        store = Held(server.app)
+        many = server.stub.BatchStartWorkflows(batch("many", 1_000))
+        assert await until(lambda: server.app.engine.open_runs > CROWD)
+        many.cancel()
+        with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
+            await many
+        begun = server.app.engine.open_runs
+        store.open.set()
+        assert await until(lambda: server.app.engine.open_runs == 0)
+        # Each that was begun has ended, and each of the others was never there; one more portion may have found room.
+        ended = len(RAN)
+        assert begun <= ended <= begun + _PORTION
+        again = await server.stub.BatchStartWorkflows(batch("many", 1_000))
+        assert sum(outcome.response.started for outcome in again.outcomes) == 1_000 - ended
+        assert await until(lambda: server.app.engine.open_runs == 0)
+        assert len(RAN) == len(set(RAN)) == 1_000
+
+
+@pytest.mark.parametrize("endless", [steps_at_once, suspending_steps])
+async def test_who_waits_for_a_slot_gets_one_though_another_never_rests(tmp_path: Path, endless: Any) -> None:
+    async with serving(tmp_path, definitions=MINE, attempt_slots=1) as server:
+        store = Held(server.app)
+        busy = await _begun(server, endless, 2_000, "busy")
+        others = [await _begun(server, steps_at_once, 2, f"other-{number}") for number in range(5)]
+        store.open.set()
+        for other in others:
+            assert await (await other).result(timeout=5) == 2
+        # They were served meanwhile, not after.
+        assert sum(line.startswith("busy") for line in RAN) < 2_000
+        await (await busy).terminate(reason="enough")
+        assert await until(lambda: server.app.engine.open_runs == 0)
+        assert server.app.engine.attempts.task_slots.free == 1
+
+
+async def _begun(server: Any, definition: Any, count: int, workflow_id: str) -> asyncio.Future[Any]:
+    """Ask for a start and go on as soon as it is in memory: its commit may be held."""
+    asked: asyncio.Future[Any] = asyncio.ensure_future(server.client.start(definition, count, id=workflow_id))
+    assert await until(lambda: workflow_id in server.app.engine._by_id)  # noqa: SLF001
+    return asked
+
+
+async def test_many_workflows_share_few_slots(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE, attempt_slots=3) as server:
+        await server.stub.BatchStartWorkflows(batch("few", 200, steps=4))
+        assert await until(lambda: server.app.engine.open_runs == 0)
+        assert len(RAN) == len(set(RAN)) == 800
+        assert server.app.engine.attempts.task_slots.free == 3
+        listed = await server.stub.ListWorkflows(workflow_service_pb2.ListWorkflowsRequest(page_size=1_000))
+        assert {each.state for each in listed.workflows} == {workflow_pb2.WORKFLOW_STATE_SUCCEEDED}
+
+
+async def test_a_slot_kept_for_a_cancelled_workflow_goes_on_in_the_line(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=MINE, attempt_slots=1) as server:
+        busy = await server.client.start(suspending_steps, 100, id="busy")
+        line = [await server.client.start(suspending_steps, 50, id=f"line-{number}") for number in range(20)]
+        for handle in line[::2]:
+            await handle.terminate(reason="no longer wanted")
+        for handle in line[1::2]:
+            assert await handle.result(timeout=10) == 50
+        assert await busy.result(timeout=5) == 100
+        assert server.app.engine.attempts.task_slots.free == 1
