@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, Any
 from mendflow.awaitables import Call, Gather, SignalWait, Sleep, StepCall
 from mendflow.codec import oversize, same_payload
 from mendflow.context import RUN
-from mendflow.errors import NotDurable, PayloadError, SignalTimeout, StepFailed
+from mendflow.errors import PayloadError, SignalTimeout, StepFailed
 from mendflow.v1 import failure_pb2
+from mendflow_server.fiber import Fiber, Group, explained, not_durable, wait_for
 from mendflow_server.history import set_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable
 
     from mendflow.v1 import payload_pb2
     from mendflow.v1.event_pb2 import Event
@@ -47,46 +48,6 @@ CANCEL = ""
 
 class NonDeterminism(BaseException):
     """The code no longer makes the calls that the history records. Not for workflow code to catch."""
-
-
-class Fiber:
-    """One strand of a run's code."""
-
-    __slots__ = ("blocked", "cancelled", "code", "counters", "done", "group", "index", "scope")
-
-    def __init__(self, code: Coroutine[Any, Any, Any] | Generator[Any, Any, Any], scope: str) -> None:
-        self.code = code
-        #: The prefix of its calls' keys.
-        self.scope = scope
-        self.counters: dict[str, int] = {}
-        #: The key of the call, or the group, that it waits for.
-        self.blocked: str | Group | None = None
-        #: What it waits for ends in CancelledError, whatever comes of it.
-        self.cancelled = False
-        self.done = False
-        #: The group that waits for it; None for the workflow function.
-        self.group: Group | None = None
-        self.index = 0
-
-    def key(self, name: str) -> str:
-        """Answer the next key of this name."""
-        count = self.counters[name] = self.counters.get(name, 0) + 1
-        return f"{self.scope}{name}" if count == 1 else f"{self.scope}{name}#{count}"
-
-
-class Group:
-    """The branches of one gather."""
-
-    __slots__ = ("cancelled", "failure", "fibers", "owner", "remaining", "results", "return_exceptions")
-
-    def __init__(self, owner: Fiber, size: int, *, return_exceptions: bool) -> None:
-        self.owner = owner
-        self.fibers: list[Fiber] = []
-        self.results: list[Any] = [None] * size
-        self.remaining = size
-        self.return_exceptions = return_exceptions
-        self.failure: BaseException | None = None
-        self.cancelled = False
 
 
 class Run:
@@ -259,7 +220,7 @@ class Run:
             except (KeyboardInterrupt, NonDeterminism):
                 raise
             except BaseException as raised:  # noqa: BLE001 - an exception that leaves a branch belongs to its gather
-                self._end(fiber, None, _explained(raised))
+                self._end(fiber, None, explained(raised))
                 return
             if self._broken is not None:
                 raise self._broken
@@ -492,40 +453,6 @@ class Run:
         event.call_cancelled.key = key
         self.journal.add(event)
         self._push(key)
-
-
-async def wait_for(branch: Any) -> Any:
-    """Await one branch of a gather that is not a coroutine of its own."""
-    return await branch
-
-
-def _explained(error: BaseException) -> BaseException:
-    """Answer asyncio's complaint about a timeout outside a task in our own words."""
-    if isinstance(error, RuntimeError) and str(error) == "Timeout should be used inside a task":
-        refused = NotDurable(
-            "asyncio.timeout() cannot be replayed. Bound a step with @step(timeout=...), and a wait with "
-            "wait_signal(timeout=...)."
-        )
-        refused.__cause__ = error
-        return refused
-    return error
-
-
-def not_durable(code: Any, asked: object) -> NotDurable:
-    """Answer the error for code that awaits what cannot be replayed, naming what it is."""
-    names = []
-    inner = code
-    while inner is not None:
-        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None)
-        if frame is not None:
-            names.append(f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_name}")
-        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None)
-    what = names[-1] if len(names) > 1 else f"a {type(asked).__module__}.{type(asked).__qualname__}"
-    msg = (
-        f"the workflow awaited {what}, which cannot be replayed. In workflow code await only steps, mendflow.sleep(), "
-        "mendflow.gather() and mendflow.wait_signal(); put anything that reaches outside into a @step."
-    )
-    return NotDurable(msg)
 
 
 def show(payload: payload_pb2.Payload | None) -> str:
