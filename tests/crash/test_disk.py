@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import resource
 import sqlite3
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -145,6 +146,52 @@ async def test_of_a_file_with_a_hole_the_rest_is_served(server_process: ServerPr
                 lost += 1
         assert await client.run("echo", "x") == "x"
     assert 0 < lost < MANY / 2
+
+
+class OnADisk(ServerProcess):
+    """A server whose store lies on a file system of its own."""
+
+    @property
+    def store(self) -> Path:
+        """The SQLite file."""
+        return self.directory / "disk" / "mendflow.db"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system in memory that can be mounted anew."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", place], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def remount(disk: Path, mode: str) -> None:
+    """Make it read-only, or not."""
+    subprocess.run(["mount", "-o", f"remount,{mode}", disk], check=True)
+
+
+async def test_a_read_only_disk_is_refused_until_it_takes_writes_again(tmp_path: Path, disk: Path) -> None:
+    server = OnADisk(tmp_path)
+    server.start()
+    async with Client(server.grpc_address) as client:
+        await client.start("wait_for", "open", id="open")
+    server.kill()
+    remount(disk, "ro")
+    server.start(wait=False)
+    assert server.wait_died() == 1
+    words = (tmp_path / "server.log").read_text("utf-8")
+    assert f"{server.store}.lock cannot be opened: Read-only file system; make it writable for this server" in words
+    remount(disk, "rw")
+    server.start()
+    async with Client(server.grpc_address) as client:
+        await client.signal("open", "go", "on")
+        assert await client.handle("open").result() == "open: on"
+    assert server.terminate() == 0
+    assert not broken(Evidence(read_store(server.store)))
 
 
 async def test_a_second_server_is_refused_and_the_first_goes_on(tmp_path: Path, server_process: ServerProcess) -> None:
