@@ -10,6 +10,7 @@ import contextlib
 import random
 import shutil
 import signal
+import sqlite3
 import statistics
 import time
 from pathlib import Path
@@ -185,6 +186,24 @@ async def median_of(call: Any) -> float:
     return statistics.median(took)
 
 
+def taken_over_at(store: Path, key: int) -> float:
+    """Wait until a new server's first event of this workflow is on disk; answer when that was."""
+    with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as reader:
+        for _ in range(6_000):
+            (generation,) = reader.execute("SELECT generation FROM workflows WHERE key = ?", (key,)).fetchone()
+            if generation > 1:
+                return time.time()
+            time.sleep(0.005)
+    raise TimeoutError(f"workflow {key} in {store} is not taken over")
+
+
+async def until_none_open(stub: Any) -> None:
+    """Wait until all have ended."""
+    request = workflow_service_pb2.ListWorkflowsRequest(page_size=1, states=OPEN)
+    while (await stub.ListWorkflows(request)).workflows:  # noqa: ASYNC110 - another process ends them
+        await asyncio.sleep(0.02)
+
+
 async def restart(pattern: Pattern, scale: float) -> Figures:
     """So many cut off in the midst of a step: until the first goes on, and until all have."""
     count = round(UNDER_WAY * scale)
@@ -193,15 +212,17 @@ async def restart(pattern: Pattern, scale: float) -> Figures:
         copy = directory / "copy"
         copy.mkdir()
         shutil.copy(directory / servers.FILE, copy)
+        with contextlib.closing(sqlite3.connect(copy / servers.FILE)) as store:
+            (oldest,) = store.execute("SELECT min(key) FROM workflows WHERE end_time IS NULL").fetchone()
         began = time.time()
+        # It goes on before anyone can ask for it.
+        first = asyncio.get_running_loop().run_in_executor(None, taken_over_at, copy / servers.FILE, oldest)
         with servers.mendflow(copy) as server:
             async with connected(server.address) as stub:
-                await until_ended(stub, 1)
-                first = time.time() - began
-                await until_ended(stub, count)
+                await until_none_open(stub)
                 every = time.time() - began
     return [
-        (f"{count:,} under way: the first has ended after the start of the process", f"{first:.2f} s"),
+        (f"{count:,} under way: the first goes on after the start of the process", f"{await first - began:.2f} s"),
         (f"{count:,} under way: all have ended after", f"{every:.2f} s"),
     ]
 

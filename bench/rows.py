@@ -133,7 +133,7 @@ async def batches(bench: Bench) -> float:
         count = 0
         last = ""
         still_open = workflow_service_pb2.ListWorkflowsRequest(page_size=1, states=OPEN)
-        for _ in range(bench.count(8)):
+        for _ in range(bench.count(20)):
             request = workflow_service_pb2.BatchStartWorkflowsRequest()
             request.requests.extend(start_request(wait=False) for _ in range(500))
             await stub.BatchStartWorkflows(request)

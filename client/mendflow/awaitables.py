@@ -43,7 +43,7 @@ class Call(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         """Hand this to the run and answer its outcome."""
-        if current_run(str(self)) is None:
+        if current_run(self) is None:
             return self.outside().__await__()
         return self._inside()
 

@@ -50,10 +50,10 @@ BY_HAND: contextvars.ContextVar[bool] = contextvars.ContextVar("mendflow_by_hand
 ATTEMPT: contextvars.ContextVar[Attempt | None] = contextvars.ContextVar("mendflow_attempt", default=None)
 
 
-def current_run(verb: str) -> RunPort | None:
+def current_run(verb: object) -> RunPort | None:
     """Answer the run that is being driven; None outside a workflow.
 
-    Raises `NotDurable` when workflow code uses ``verb`` from a task or thread of its own.
+    Raises `NotDurable` when workflow code uses ``verb`` (its ``str`` names it) from a task or thread of its own.
     """
     run = RUN.get()
     if run is not None and not run.driving:

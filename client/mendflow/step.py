@@ -83,10 +83,11 @@ class Step(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         """Inside a workflow: something to await. Elsewhere: the function's own answer."""
-        if current_run(f"step {self.name}()") is None and not BY_HAND.get():
+        call: StepCall[R] = StepCall(self, args, kwargs)
+        if current_run(call) is None and not BY_HAND.get():
             result: Awaitable[R] = self.function(*args, **kwargs)
             return result
-        return StepCall(self, args, kwargs)
+        return call
 
     @functools.cached_property
     def is_async(self) -> bool:

@@ -124,7 +124,7 @@ class Run:
         """An outcome of this call was added to the journal: deliver it."""
         if key in self._awaiting:
             self._push(key)
-            self._drive()
+            self._context.run(self._settle, None)
 
     def cancel_recorded(self) -> None:
         """The cancel request was added to the journal: deliver it."""

@@ -348,19 +348,13 @@ def read_json(validate: Any, text: str | bytes, name: str) -> Any:
     """Answer ``validate(text)``, or raise `PayloadError` for a value of type ``name``."""
     try:
         # pydantic also reads Python's names for what JSON has no number for.
-        if _has_constant(text):
+        if ("NaN" in text or "Infinity" in text) if isinstance(text, str) else (b"NaN" in text or b"Infinity" in text):
             strict_json(text)
         return validate(text)
     except ValidationError as error:
         raise payload_error(name, validation_problems(error)) from error
     except (ValueError, RecursionError) as error:
         raise payload_error(name, serialization_problems(error)) from error
-
-
-def _has_constant(text: str | bytes) -> bool:
-    if isinstance(text, str):
-        return "NaN" in text or "Infinity" in text
-    return b"NaN" in text or b"Infinity" in text
 
 
 def _of(annotation: Any) -> ValueType[Any]:
