@@ -47,7 +47,7 @@ MOST_CHANGES = 512
 #: How long to wait before a batch that failed is sent again, in seconds.
 RETRY_PAUSE = 0.25
 #: With more changes than this on their way there is no `Committer.room`.
-CROWD = 64
+CROWD = 192
 #: How long `Committer.room` is waited for at most, in seconds.
 ROOM_PATIENCE = 0.1
 
