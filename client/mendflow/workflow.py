@@ -157,6 +157,12 @@ def workflow(
         if len(parameters) > 1 or any(parameter.kind in fixed for parameter in parameters):
             msg = f"workflow {target.__name__} must take at most one parameter, its input; put several into a dataclass"
             raise DefinitionError(msg)
+        if parameters and parameters[0].default is not inspect.Parameter.empty:
+            msg = (
+                f"workflow {target.__name__}: its input {parameters[0].name} must have no default, which would never "
+                "be used: an input that is absent is null; put it into a dataclass, whose fields may have defaults"
+            )
+            raise DefinitionError(msg)
         return Workflow(target, checked_name("workflow name", name or target.__name__), signals or {})
 
     return decorate if function is None else decorate(function)

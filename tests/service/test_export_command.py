@@ -203,3 +203,16 @@ def test_an_exported_file_passes_buf(tmp_path: Path) -> None:
     (tmp_path / "protos/buf.yaml").write_text("version: v2\n")
     done = subprocess.run([str(buf), "lint", str(tmp_path / "protos")], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_two_modules_do_not_overwrite_each_others_file(folder: Path) -> None:
+    for module, name in (("orders", "first"), ("_orders", "second")):
+        text = f"from mendflow import workflow\n@workflow\nasync def {name}(a: int) -> None: ...\n"
+        (folder / f"{module}.py").write_text(text, "utf-8")
+    assert export(folder, modules=("orders",)).returncode == 0
+    written = (folder / "protos/orders/v1/orders.proto").read_text("utf-8")
+    for modules in (("_orders",), ("orders", "_orders")):
+        refused = export(folder, modules=modules)
+        assert refused.returncode == 1
+        assert "orders.proto is that of module orders" in refused.stderr
+    assert (folder / "protos/orders/v1/orders.proto").read_text("utf-8") == written

@@ -58,6 +58,14 @@ def test_a_sleep_that_nobody_means_is_refused(seconds: float) -> None:
         sleep(seconds)
 
 
+def test_an_input_has_no_default() -> None:
+    with pytest.raises(DefinitionError, match="its input number must have no default"):
+
+        @workflow
+        async def forgetful(number: int = 7) -> int:
+            return number
+
+
 def test_a_workflow_takes_one_input_at_most() -> None:
     with pytest.raises(DefinitionError, match="at most one parameter"):
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -202,3 +203,77 @@ def test_messages_are_found_through_each_other() -> None:
     message = shapes(nested(record({"a": "string"}, "Part"))).input
     assert isinstance(message, Message)
     assert [each.base for each in message.reachable()] == ["DrawInput", "Part"]
+
+
+def told(**parts: Any) -> str:
+    """Answer the text of a lock file, with these parts in place of its own."""
+    whole = {
+        "version": 1,
+        "package": "shop.v1",
+        "messages": {"A": {"source": "A", "fields": {"x": {"number": 1, "type": "S"}}}},
+        "enums": {"S": {"source": "S", "values": {"A": 1, "B": 2}}},
+    }
+    return json.dumps(whole | parts)
+
+
+def test_a_lock_told_by_hand_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "shop.protos.lock.json"
+    path.write_text(told(), "utf-8")
+    assert Lock.read(path).enums["S"].values == {"A": 1, "B": 2}
+
+
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        (told(enums={"S": {"source": "S", "values": {"A": 1, "B": 1}}}), "enums.S .*has the number 1 twice"),
+        (told(enums={"S": {"source": "S", "values": {"A": 0}}}), "enums.S.values.A"),
+        (told(enums={"S": {"source": "S", "values": {"A": 1 << 40}}}), "enums.S.values.A"),
+        (
+            told(enums={"S": {"source": "S", "values": {"A": 1}, "reserved": [{"number": 1, "name": "B"}]}}),
+            "enums.S .*has the number 1 twice",
+        ),
+        (
+            told(messages={"A": {"source": "A", "fields": {"x": {"number": 19_500, "type": "S"}}}}),
+            "messages.A .*19500, which protobuf keeps",
+        ),
+        (
+            told(
+                messages={
+                    "A": {
+                        "source": "A",
+                        "fields": {"x": {"number": 3, "type": "string"}},
+                        "reserved": [{"number": 3, "name": "y"}],
+                    }
+                }
+            ),
+            "messages.A .*has the number 3 twice",
+        ),
+        (told(package=""), "package"),
+        (told(package="shop"), "package"),
+        (told(go_prefix='x"\n'), "go_prefix"),
+        (told(version=2, new=True), "newer mendflow"),
+        ("<<<<<<< ours", "no lock file"),
+    ],
+)
+def test_a_damaged_lock_is_refused_where_it_is_damaged(tmp_path: Path, damaged: str, says: str) -> None:
+    path = tmp_path / "shop.protos.lock.json"
+    path.write_text(damaged, "utf-8")
+    with pytest.raises(DefinitionError, match=says):
+        Lock.read(path)
+
+
+def test_a_type_of_protobufs_own_is_named_from_the_root_where_a_part_of_the_package_is_google() -> None:
+    text = render(
+        Lock.model_validate_json(
+            told(
+                package="tools.google.v1",
+                messages={
+                    "A": {"source": "A", "fields": {"x": {"number": 1, "type": "repeated google.protobuf.Timestamp"}}}
+                },
+            )
+        ),
+        [],
+        "tools.google",
+        [],
+    )
+    assert "repeated .google.protobuf.Timestamp x = 1;" in text

@@ -326,6 +326,9 @@ def test_undeclared_signals_take_any_well_formed_value(payload: Payload | None) 
         Payload(json="[Infinity]"),
         Payload(json="1 2"),
         Payload(json="[" * 100_000),
+        # What Python's own parser would take, and the workflow would fail of.
+        Payload(json="[" * 300 + "]" * 300),
+        Payload(json='"\\ud800"'),
         Payload(json="9" * 10_000),
         Payload(message=AnyMessage(value=b"1")),
     ],

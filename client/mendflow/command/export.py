@@ -16,7 +16,7 @@ from mendflow.errors import DefinitionError
 from mendflow.messages.descriptors import Descriptors, file_name
 from mendflow.messages.exports import lock_path, package_of, shapes_of
 from mendflow.messages.lock import Lock, merge
-from mendflow.messages.render import render
+from mendflow.messages.render import WHOSE, render
 from mendflow.messages.shapes import Shaper
 from mendflow.workflow import Workflow, workflows_of
 
@@ -84,7 +84,14 @@ def _export(module: ModuleType, options: dict[str, Any], files: dict[Path, str],
         _fail([str(error)])
     parts = [each for shape in shapes for message in shape.messages for each in message.reachable()]
     text = render(merged.lock, parts, module.__name__, descriptors.file.dependency)
-    files[options["out"] / file_name(merged.lock)] = text
+    target = options["out"] / file_name(merged.lock)
+    # By its first line a file says whose it is: two modules may come to one package, and so to one file.
+    before = files.get(target) or _content(target)
+    if before and before.startswith(WHOSE) and before.split("\n", 1)[0] != text.split("\n", 1)[0]:
+        whose = before.removeprefix(WHOSE).split(",", 1)[0]
+        advice = "remove it if that one is no more, or give each an --out of its own"
+        _fail([f"{module.__name__}: {target} is that of module {whose}: {advice}"])
+    files[target] = text
     files[path] = merged.lock.text()
     changes += [f"{module.__name__}: {change}" for change in merged.changes]
 

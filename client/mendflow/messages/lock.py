@@ -8,10 +8,11 @@ another type is another field: that is refused, or it gets a new number.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Annotated, Final, Self
 
 import pydantic
 
@@ -64,14 +65,33 @@ class LockedMessage(_Part):
     #: The code no longer has it.
     removed: bool = False
 
+    @pydantic.model_validator(mode="after")
+    def _numbers(self) -> Self:
+        _check_numbers([*(field.number for field in self.fields.values()), *(each.number for each in self.reserved)])
+        return self
+
 
 class LockedEnum(_Part):
     """An enum; its values without the prefix that they have in the .proto."""
 
     source: str
-    values: dict[str, int] = {}
+    values: dict[str, Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]] = {}
     reserved: list[Reserved] = []
     removed: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _numbers(self) -> Self:
+        _check_numbers([*self.values.values(), *(each.number for each in self.reserved)], kept=range(0))
+        return self
+
+
+def _check_numbers(numbers: list[int], *, kept: range = _KEPT) -> None:
+    """Raise ValueError for a number that means two things, as after a merge, or that protobuf keeps for itself."""
+    for index, number in enumerate(numbers):
+        if number in numbers[:index]:
+            raise ValueError(f"has the number {number} twice")
+        if number in kept:
+            raise ValueError(f"has the number {number}, which protobuf keeps for itself")
 
 
 class WorkflowNames(_Part):
@@ -82,14 +102,20 @@ class WorkflowNames(_Part):
     signals: dict[str, str] = {}
 
 
+class _Version(pydantic.BaseModel):
+    """What every version of a lock file has."""
+
+    version: int
+
+
 class Lock(_Part):
     """The content of a lock file."""
 
     about: str = _ABOUT
     version: int = 1
-    package: str
+    package: str = pydantic.Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+$")
     #: What the Go import path begins with.
-    go_prefix: str = ""
+    go_prefix: str = pydantic.Field("", pattern=r'^[^"\\\s]*$')
     workflows: dict[str, WorkflowNames] = {}
     messages: dict[str, LockedMessage] = {}
     enums: dict[str, LockedEnum] = {}
@@ -97,17 +123,19 @@ class Lock(_Part):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a file. Raises `DefinitionError` for one that is no lock file, OSError."""
+        content = path.read_bytes()
+        with contextlib.suppress(ValueError):
+            version = _Version.model_validate_json(content).version
+            if version != 1:
+                raise DefinitionError(f"{path} was written by a newer mendflow: its version is {version}, not 1")
         try:
-            lock = cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(content)
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
             raise DefinitionError(
                 f"{path} is no lock file of `mendflow export-protos`: {place} {first['msg']}"
             ) from None
-        if lock.version != 1:
-            raise DefinitionError(f"{path} was written by a newer mendflow: its version is {lock.version}, not 1")
-        return lock
 
     def text(self) -> str:
         """Answer the file's content."""

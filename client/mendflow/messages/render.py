@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from mendflow.messages.descriptors import options_of
@@ -14,14 +15,20 @@ if TYPE_CHECKING:
 
     from mendflow.messages.lock import Lock, LockedEnum, LockedMessage, Reserved
 
-__all__ = ["render"]
+__all__ = ["WHOSE", "render"]
+
+#: How a file begins, before the name of its module.
+WHOSE = "// The workflows of the Python module "
+
+#: Where a type of protobuf's own is named.
+_GOOGLE = re.compile(r"(?<![\w.])google\.")
 
 
 def render(lock: Lock, parts: Iterable[Message | Choice], module: str, dependencies: Iterable[str]) -> str:
     """Answer the file; the comments come from ``parts``, the rest from the lock."""
     found = {part.name: part for part in parts}
     lines = [
-        f"// The workflows of the Python module {module}, for callers in other languages.",
+        f"{WHOSE}{module}, for callers in other languages.",
         "// Written by `mendflow export-protos`; do not edit it. A lock file beside the module keeps the numbers.",
         "//",
         "// Every field that stands alone has presence: one without a default in Python must be set.",
@@ -54,7 +61,9 @@ def _message(lock: Lock, name: str, locked: LockedMessage, message: Message | No
     for field_name, field in locked.fields.items():
         yield from _comment(comments.get(field_name, ""), "  ")
         scalar = field.type in ("string", "int64", "double", "bool", "bytes") or field.type in lock.enums
-        yield f"  {'optional ' if scalar else ''}{field.type} {field_name} = {field.number};"
+        # From the root, where a part of the package has the same name.
+        type_ = _GOOGLE.sub(".google.", field.type) if "google" in lock.package.split(".") else field.type
+        yield f"  {'optional ' if scalar else ''}{type_} {field_name} = {field.number};"
     yield "}"
 
 
