@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from functools import cache
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from mendflow_server.store.sqlite.queries import QUERIES
@@ -13,19 +13,22 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
 
-#: How many tuples one statement has: a batch takes few statements, and all sizes of all stay in sqlite3's cache.
-_SIZES: Final = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+#: How many tuples a statement may have. The next larger one takes what there is, and NULLs for the rest, which every
+#: statement passes over: so a batch is one statement a table, and all sizes of all stay in sqlite3's cache.
+_SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
-def write_rows(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[object, ...]]) -> int:
-    """Write the rows and answer how many changed."""
+def write_rows(connection: sqlite3.Connection, name: str, values: list[Any], width: int) -> int:
+    """Write rows of this width, whose values follow each other, and answer how many changed."""
     changed = 0
-    start = 0
-    for size in _SIZES:
-        while len(rows) - start >= size:
-            values = list(chain.from_iterable(rows[start : start + size]))
-            changed += connection.execute(_statement(name, len(rows[start]), size), values).rowcount
-            start += size
+    most = _SIZES[-1] * width
+    for start in range(0, len(values), most):
+        part = values if len(values) <= most else values[start : start + most]
+        count = len(part) // width
+        size = _SIZES[bisect_left(_SIZES, count)]
+        if size > count:
+            part = part + [None] * ((size - count) * width)
+        changed += connection.execute(_statement(name, width, size), part).rowcount
     return changed
 
 

@@ -37,20 +37,22 @@ class Delivery:
     def write(self, result: BatchResult) -> None:
         """Add those that may be added, and every verdict to the result."""
         self._read()
-        added: list[tuple[object, ...]] = []
-        requests: list[tuple[object, ...]] = []
+        added: list[object] = []
+        requests: list[object] = []
+        count = 0
         for message in self._messages:
             verdict = self._judge(message)
             key = self._receivers.get(message.workflow_id, (0,))[0]
             if verdict is Verdict.DONE:
-                added.append((key, int(message.kind), message.request_id, message.time, message.content))
+                count += 1
+                added += (key, int(message.kind), message.request_id, message.time, message.content)
                 if message.request_id:
-                    requests.append((key, message.request_id))
+                    requests += (key, message.request_id)
             result.messages.append(verdict)
             result.message_keys.append(key)
-        write_rows(self._connection, "insert_message", added)
-        write_rows(self._connection, "insert_request", requests)
-        number = self._connection.execute(QUERIES["newest_message"]).fetchone()[0] - len(added) if added else 0
+        write_rows(self._connection, "insert_message", added, 5)
+        write_rows(self._connection, "insert_request", requests, 2)
+        number = self._connection.execute(QUERIES["newest_message"]).fetchone()[0] - count if count else 0
         for verdict in result.messages:
             done = verdict is Verdict.DONE
             number += done

@@ -2,8 +2,8 @@
 --
 -- Python's sqlite3 gives up the interpreter's lock at each row that it writes or reads, and gets it back only after
 -- some milliseconds while the event loop is busy. So a statement takes or answers many rows in one step: {values} are
--- as many tuples as are to be written (batching.py), and what is read comes as one JSON array of rows. Only
--- the inbox and the heartbeats, of which there are few and large ones, are read row by row.
+-- as many tuples as are to be written, and some of NULLs, which do nothing (batching.py); and what is read
+-- comes as one JSON array of rows. Only the inbox and the heartbeats, of which there are few and large ones, are read row by row.
 
 -- name: next_key
 -- The key of the next new workflow.
@@ -14,7 +14,8 @@ SELECT coalesce(max(key), 0) + 1 FROM workflows
 INSERT INTO workflows (
     key, workflow_id, uid, workflow_type, state, reason, explanation, generation, replica_id, last_sequence,
     wake_time, create_time, end_time, untaken_signals, trace_id, labels
-) VALUES {values}
+)
+SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 ON CONFLICT (workflow_id) DO NOTHING
 
 -- name: update_workflow
@@ -40,11 +41,13 @@ SELECT 1 FROM workflows WHERE key = ? AND generation = ? AND last_sequence = ?
 
 -- name: insert_event
 -- An event at its place.
-INSERT INTO events (key, sequence, bytes) VALUES {values}
+INSERT INTO events (key, sequence, bytes)
+SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 
 -- name: insert_label
 -- A label's place in the lists.
-INSERT INTO labels (name, value, create_time, key) VALUES {values}
+INSERT INTO labels (name, value, create_time, key)
+SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 
 -- name: take_message
 -- A message that the history has taken in leaves the inbox.
@@ -55,7 +58,8 @@ DELETE FROM inbox WHERE id IN (
 
 -- name: write_heartbeat
 -- The latest details of a step's attempt.
-INSERT INTO heartbeats (key, step_key, attempt, details) VALUES {values}
+INSERT INTO heartbeats (key, step_key, attempt, details)
+SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 ON CONFLICT (key, step_key) DO UPDATE SET attempt = excluded.attempt, details = excluded.details
 
 -- name: drop_heartbeats
@@ -64,7 +68,8 @@ DELETE FROM heartbeats WHERE key IN (VALUES {values})
 
 -- name: insert_alert
 -- An alert beside its event.
-INSERT INTO alerts (time, key, name, severity, message) VALUES {values}
+INSERT INTO alerts (time, key, name, severity, message)
+SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 
 -- name: receivers
 -- The workflows that messages are for (a JSON array of workflow ids).
@@ -85,7 +90,8 @@ FROM json_each(:keys) AS wanted
 
 -- name: insert_message
 -- A message into the inbox. Ids rise by one, in the order of the tuples.
-INSERT INTO inbox (key, kind, request_id, time, content) VALUES {values}
+INSERT INTO inbox (key, kind, request_id, time, content)
+SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 
 -- name: newest_message
 -- The id that was given last.
@@ -93,7 +99,8 @@ SELECT max(id) FROM inbox
 
 -- name: insert_request
 -- The request, a signal's or a command's, will be known again.
-INSERT INTO signal_requests (key, request_id) VALUES {values}
+INSERT INTO signal_requests (key, request_id)
+SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 
 -- name: heads
 -- Generation and last sequence of the workflows of these keys (a JSON array).
@@ -257,4 +264,5 @@ DELETE FROM suspects
 
 -- name: insert_suspect
 -- One row of the ledger.
-INSERT INTO suspects (key, step_key, deaths, alone, held) VALUES {values}
+INSERT INTO suspects (key, step_key, deaths, alone, held)
+SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mendflow_server.store.protocol import Row
 
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mendflow_server.store.protocol import Guard
+
+
+#: How many values `to_insert` and `to_update` answer.
+INSERTED: Final = 16
+UPDATED: Final = 12
 
 
 def to_insert(row: Row, key: int) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from mendflow_server.store.protocol import StoreUnavailable
 from mendflow_server.store.sqlite.listing import read_page
 from mendflow_server.store.sqlite.lock import FileLock
+from mendflow_server.store.sqlite.parts import Parts
 from mendflow_server.store.sqlite.place import refuse_unfit_place
 from mendflow_server.store.sqlite.reader import Reader
 from mendflow_server.store.sqlite.threads import OwnerThreads
@@ -55,6 +56,7 @@ class SqliteStore:
         self._writer: OwnerThreads[Writer] | None = None
         self._readers: OwnerThreads[Reader] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._next_key = 0
 
     async def open(self) -> None:
         """See `Store.open`. The lock file lies beside the database."""
@@ -63,16 +65,16 @@ class SqliteStore:
             raise StoreUnavailable(message)
         self._writer = OwnerThreads("store-writer", lambda: Writer(self._path, self._signal_limit))
         try:
-            await self._writer.submit(self._take)
+            self._next_key = await self._writer.submit(self._take)
         except BaseException:
             await self.close()
             raise
         self._readers = OwnerThreads("store-reader", lambda: Reader(self._path), count=_READERS)
 
-    def _take(self, writer: Writer) -> None:
+    def _take(self, writer: Writer) -> int:
         refuse_unfit_place(self._path, self._mountinfo)
         self._lock.take()
-        writer.open()
+        return writer.open()
 
     async def close(self) -> None:
         """Finish what was handed over, and release the file."""
@@ -90,7 +92,16 @@ class SqliteStore:
 
     async def commit(self, batch: Batch) -> BatchResult:
         """See `Store.commit`."""
-        return await self._write(lambda writer: writer.commit(batch))
+        parts, keys = Parts(), []
+        for change in batch.changes:
+            key = change.row.key
+            if change.guard is None:
+                # What is not stored under its number leaves a hole, which does no harm.
+                key = self._next_key
+                self._next_key += 1
+            keys.append(key)
+            parts.add(change, key)
+        return await self._write(lambda writer: writer.commit(batch, keys, parts))
 
     async def heads(self, keys: Sequence[int]) -> Mapping[int, Guard]:
         """See `Store.heads`."""
