@@ -91,8 +91,13 @@ class Attempt:
         self.step_key = step_key
         self.number = number
         self.idempotency_key = idempotency_key or uuid.uuid4().hex
-        self.deadline = deadline
+        self._deadline = deadline
         self.last_heartbeat = last_heartbeat
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the attempt is cut off (UTC); None without a timeout."""
+        return self._deadline
 
     def heartbeat(self, details: Any = None) -> None:
         """Keep ``details`` (any JSON value) for the next attempt, should this one not end well.

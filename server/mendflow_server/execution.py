@@ -120,7 +120,7 @@ class Execution(Stepping):
 
     # Driving.
 
-    def _drive(self, call: Callable[[], None]) -> None:
+    def _drive(self, call: Callable[..., None], *arguments: object) -> None:
         """Let the code run, then act on what it asks for."""
         run = self.run
         if run is None:
@@ -128,7 +128,7 @@ class Execution(Stepping):
         note = self.kernel.note
         note.enter(self.row.key)
         try:
-            call()
+            call(*arguments)
         except NonDeterminism as error:
             self._cannot_replay(str(error))
             return
@@ -209,9 +209,8 @@ class Execution(Stepping):
             else:
                 event.signal_timed_out.key = key
             self.journal.add(event)
-            run = self.run
-            if run is not None:
-                self._drive(lambda run=run, key=key: run.outcome_recorded(key))  # type: ignore[misc]
+            if self.run is not None:
+                self._drive(self.run.outcome_recorded, key)
         if self.run is not None:
             for key in list(self.run.wanted):
                 self._want(key)
@@ -228,10 +227,8 @@ class Execution(Stepping):
             event = self.journal.new()
             event.signal_received.MergeFromString(message.content)
             self.journal.add(event)
-            name = event.signal_received.name
             if self.run is not None and not self.history.stopped:
-                run = self.run
-                self._drive(lambda: run.signal_recorded(name))
+                self._drive(self.run.signal_recorded, event.signal_received.name)
         elif message.kind is InboxKind.CANCEL:
             self._take_cancel(message)
         elif message.kind is InboxKind.RESUME:

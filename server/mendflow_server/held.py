@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from mendflow_server.timers import Timer
 
 
-#: At this part of the history limit an alert is raised.
-HISTORY_WARNING = 0.8
-
-
 class Held(Listener):
     """A workflow in memory: its history, its row, and what is not on disk yet."""
 
@@ -185,7 +181,7 @@ class Held(Listener):
         """Send what has gathered to the committer."""
         if self.in_commit or self.gone:
             return
-        if self.history.last_sequence >= HISTORY_WARNING * self.kernel.settings.history_limit:
+        if self.history.last_sequence >= self.kernel.history_warning:
             self._near_history_limit()
         pending = self.journal.pending
         if not pending and not self._heartbeats and not self._taken and not self._row_differs():
@@ -204,7 +200,7 @@ class Held(Listener):
         self._sent = Cause(pending, self._effects, self._launches)
         self._effects, self._launches, self._taken, self._heartbeats, self._alerts = [], [], [], {}, []
         self.in_commit = True
-        self.kernel.committer.change(change, self._decided)
+        self.kernel.committer.change(change, self.decided)
 
     def _row_differs(self) -> bool:
         state = self._state()
@@ -222,17 +218,23 @@ class Held(Listener):
         history = self.history
         final = history.final
         return self.row.moved_on(
-            state=state,
-            reason=reason,
-            explanation=explanation,
-            last_sequence=history.last_sequence,
-            wake_time=None if wake is None else round(wake * 1e6),
-            end_time=None if final is None else round(seconds(final.time) * 1e6),
-            untaken_signals=history.untaken_signals,
+            state,
+            reason,
+            explanation,
+            history.last_sequence,
+            None if wake is None else round(wake * 1e6),
+            None if final is None else round(seconds(final.time) * 1e6),
+            history.untaken_signals,
         )
 
-    def _decided(self, change: Change, verdict: Verdict) -> None:
-        """The committer's answer."""
+    def decided(self, change: Change, verdict: Verdict) -> None:
+        """The committer's answer. Not from within a task or a turn: what follows runs the code of steps."""
+        try:
+            self._go_on_after(change, verdict)
+        except Exception as error:  # noqa: BLE001 - a fault of our own in one workflow must not take the others with it
+            self.kernel.fault(self, error)
+
+    def _go_on_after(self, change: Change, verdict: Verdict) -> None:
         cause, self._sent = self._sent, _NOTHING
         self.in_commit = False
         if verdict is Verdict.INBOX:
@@ -256,8 +258,10 @@ class Held(Listener):
         self._launch(cause.launches)
         if change.final:
             self.kernel.finished(self, cause.events[-1])
-        else:
+        elif self.queued:
             self.kernel.touch(self)
+        else:
+            self.flush()
 
     def _resend(self, change: Change, cause: Cause, messages: list[Message]) -> None:
         """Messages arrived before the end: they come into the history before it, undelivered."""
@@ -279,7 +283,7 @@ class Held(Listener):
         change.taken = tuple(taken)
         change.row.last_sequence = final.sequence
         self._sent = cause
-        self.kernel.committer.change(change, self._decided)
+        self.kernel.committer.change(change, self.decided)
 
     def drop(self) -> None:
         """Let go of it: nothing that is not on disk may take effect any more."""

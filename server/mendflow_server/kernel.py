@@ -55,6 +55,8 @@ class Kernel(Protocol):
     """The engine, as its executions see it."""
 
     settings: Settings
+    #: A history of so many events is near its limit.
+    history_warning: float
     clock: Clock
     #: By the wall clock: durable times.
     timers: Timers
@@ -71,8 +73,8 @@ class Kernel(Protocol):
     def act(self, execution: Held, call: Callable[[], None]) -> None:
         """Let something happen to an execution in this turn, then flush it."""
 
-    def act_now(self, execution: Held, call: Callable[[], None]) -> None:
-        """Let something happen to an execution at once. Not from within a task or a turn."""
+    def fault(self, execution: Held, error: Exception) -> None:
+        """A fault of our own in one workflow: drop it, and take it up again later."""
 
     def touch(self, execution: Held) -> None:
         """Flush it in this turn."""

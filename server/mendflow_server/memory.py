@@ -48,6 +48,8 @@ log = structlog.get_logger("mendflow.engine")
 LOAD_PAGE = 250
 #: How long to wait before a read that failed is tried again, in seconds.
 READ_PAUSE = 0.25
+#: At this part of the history limit an alert is raised.
+HISTORY_WARNING = 0.8
 #: After a fault of our own a workflow is loaded again: at first after this long, at most after that, in seconds.
 FIRST_FAULT_PAUSE, LONGEST_FAULT_PAUSE = 0.1, 60.0
 
@@ -95,6 +97,8 @@ class Memory:
         self.note = note
         self.definitions = definitions
         self.replica_id = replica_id
+        #: A history of so many events is near its limit.
+        self.history_warning = HISTORY_WARNING * settings.history_limit
         self.draining = False
         self.suspects = False
         #: Set by the supervisor.
@@ -133,18 +137,10 @@ class Memory:
         self._queue.append((execution, call))
         self._schedule()
 
-    def act_now(self, execution: Held, call: Callable[[], None]) -> None:
-        """Let something happen to an execution at once; `touch` it then. Not from within a task or a turn."""
-        execution.journal.now = self.clock.time()
-        self._guarded(execution, call)
-
     def touch(self, execution: Held) -> None:
-        """Flush it: now, or in this turn if more is to happen to it there."""
-        if execution.queued:
-            self._dirty[execution] = None
-            self._schedule()
-        elif not execution.gone:
-            self._guarded(execution, execution.flush)
+        """Flush it in this turn."""
+        self._dirty[execution] = None
+        self._schedule()
 
     def _schedule(self) -> None:
         if not self._turning:
@@ -174,12 +170,16 @@ class Memory:
         """A fault of our own in one workflow must not take the others with it."""
         try:
             call()
-        except Exception:
-            log.exception("engine_fault", workflow_id=execution.row.workflow_id, error_id=execution.row.uid)
-            execution.drop()
-            self.failed(execution)
-            self._forget(execution)
-            self._load_after_fault(execution)
+        except Exception as error:  # noqa: BLE001 - told and mended there
+            self.fault(execution, error)
+
+    def fault(self, execution: Held, error: Exception) -> None:
+        """A fault of our own in one workflow: drop it, and take it up again later."""
+        log.error("engine_fault", workflow_id=execution.row.workflow_id, error_id=execution.row.uid, exc_info=error)
+        execution.drop()
+        self.failed(execution)
+        self._forget(execution)
+        self._load_after_fault(execution)
 
     def _load_after_fault(self, execution: Held) -> None:
         """Take it up again from what is on disk, later each time."""
@@ -316,7 +316,7 @@ class Memory:
 
     def idempotency_key(self, uid: str, step_key: str) -> str:
         """Answer the key under which a step makes its effect: the same for every attempt."""
-        return hashlib.sha256(f"{uid}|{step_key}".encode()).hexdigest()[:32]
+        return hashlib.blake2b(f"{uid}|{step_key}".encode(), digest_size=16).hexdigest()
 
     def attempt_context(self, execution: Held, step_key: str, number: int) -> contextvars.Context:
         """Answer the context variables that an attempt's code starts with."""

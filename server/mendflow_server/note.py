@@ -10,13 +10,13 @@ fault anyway.
 from __future__ import annotations
 
 import mmap
-import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FORMAT = struct.Struct("<q")
+#: The size of a key.
+_SIZE = 8
 
 
 class Note:
@@ -26,27 +26,31 @@ class Note:
         #: The workflow whose code had the loop when the last process ended; 0: none.
         self.left = 0
         self._map: mmap.mmap | None = None
+        #: The key in the map, as a list of one.
+        self._cell: memoryview | list[int] = [0]
         if path is None:
             return
-        if not path.exists() or path.stat().st_size != _FORMAT.size:
-            path.write_bytes(bytes(_FORMAT.size))
+        if not path.exists() or path.stat().st_size != _SIZE:
+            path.write_bytes(bytes(_SIZE))
         with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), _FORMAT.size)
-        (self.left,) = _FORMAT.unpack_from(self._map)
+            self._map = mmap.mmap(file.fileno(), _SIZE)
+        self._cell = memoryview(self._map).cast("q")
+        self.left = self._cell[0]
         self.leave()
 
     def enter(self, key: int) -> None:
         """The code of this workflow is about to have the loop."""
-        if self._map is not None:
-            _FORMAT.pack_into(self._map, 0, key)
+        self._cell[0] = key
 
     def leave(self) -> None:
         """It has given the loop back."""
-        if self._map is not None:
-            _FORMAT.pack_into(self._map, 0, 0)
+        self._cell[0] = 0
 
     def close(self) -> None:
         """Let go of the file."""
         if self._map is not None:
+            if isinstance(self._cell, memoryview):
+                self._cell.release()
+            self._cell = [0]
             self._map.close()
             self._map = None

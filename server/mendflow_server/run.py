@@ -404,9 +404,9 @@ class Run:
         return None, self._error(record, event)
 
     def _result(self, call: StepCall[Any], record: CallRecord, event: Event) -> Any:
-        output = event.attempt_succeeded.output if event.attempt_succeeded.HasField("output") else None
+        detail = event.attempt_succeeded
         try:
-            return call.step.output_type.decode(output)
+            return call.step.output_type.decode(detail.output if detail.HasField("output") else None)
         except PayloadError as error:
             msg = f"step {record.key}: the recorded result does not fit the step's type any more: {error}"
             raise NonDeterminism(msg) from error

@@ -149,13 +149,11 @@ class Stepping(Held):
                 self.kernel.act(self, lambda order=order, report=report: self._came_out(order, report))  # type: ignore[misc]
             self._withdrawn.discard(key)
         if ended:
-            self.kernel.act_now(self, lambda: self._ended_at_once(ended))
+            self.journal.now = self.kernel.clock.time()
+            for body in ended:
+                if body.at_once is not None:
+                    self._attempt_reported(body, body.at_once)
             self.kernel.attempts.task_slots.offer()
-
-    def _ended_at_once(self, bodies: list[Body]) -> None:
-        for body in bodies:
-            if body.at_once is not None:
-                self._attempt_reported(body, body.at_once)
 
     def reported(self, body: Body, report: Report) -> None:
         """An attempt came out (`Listener`)."""
@@ -211,7 +209,7 @@ class Stepping(Held):
         self._closed(started, event)
         run = self.run
         if record.outcome is not None and run is not None:
-            self._drive(lambda: run.outcome_recorded(key))
+            self._drive(run.outcome_recorded, key)
 
     def _fail_attempt(self, event: event_pb2.Event, record: CallRecord, report: Report, order: Order) -> None:
         """Close an attempt as failed, with the decision what follows."""
@@ -372,7 +370,7 @@ class Stepping(Held):
 
     # What the execution does with it.
 
-    def _drive(self, call: Callable[[], None]) -> None:
+    def _drive(self, call: Callable[..., None], *arguments: object) -> None:
         """Let the code run, then act on what it asks for."""
         raise NotImplementedError
 

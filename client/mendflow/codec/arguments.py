@@ -97,6 +97,8 @@ class Arguments:
         return self._call(read_json(self._validate, payload.json, self._name))
 
     def _call(self, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        if len(values) == len(self._dumps) == len(self._positional):
+            return list(values.values()), {}  # All of them, in the order of the signature, as the validator has them.
         args = []
         for name in self._positional:
             if name not in values:

@@ -149,7 +149,8 @@ class JsonType(ValueType[T]):
         kind = None if payload is None else payload.WhichOneof("kind")
         if payload is None or kind is None:
             return self._load("null")
-        return self._load(payload.json if kind == "json" else self._told(payload.message))
+        value: T = read_json(self._validate, payload.json if kind == "json" else self._told(payload.message), self.name)
+        return value
 
     @override
     def answer(self, value: T, asked: payload_pb2.Payload | None) -> payload_pb2.Payload:

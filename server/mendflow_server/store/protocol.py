@@ -59,7 +59,6 @@ class Row:
 
     def moved_on(
         self,
-        *,
         state: int,
         reason: int,
         explanation: str,
