@@ -1,4 +1,4 @@
-"""The server's time: never back, the wall clock's where that is ahead, and soon again the wall clock's where it is not."""
+"""The server's time: never back, and the wall clock's wherever that is not behind."""
 
 from __future__ import annotations
 
