@@ -198,7 +198,7 @@ def commit_synced_late(stack: ExitStack) -> None:
 
 def frequent_checkpoints(stack: ExitStack) -> None:
     """A disturbance: the log goes into the file, and is begun anew, every few commits."""
-    _change_pragma(stack, "wal_autocheckpoint", "4000", "40")
+    _change_pragma(stack, "wal_autocheckpoint", "4000", "16")
 
 
 def _change_pragma(stack: ExitStack, name: str, value: str, other: str) -> None:

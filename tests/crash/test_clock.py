@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import json
 import shutil
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,8 +116,8 @@ class Scene:
             self.health.append((status, body.get("status", "")))
             await asyncio.sleep(0.02)
 
-    def kill(self, offset: float) -> None:
-        """SIGKILL it, and keep what there is; its next life will begin by a clock that is ahead by so much."""
+    def kill(self) -> None:
+        """SIGKILL it, and keep what there is."""
         self.server.kill()
         copy = self.server.directory / f"at-death-{len(self.deaths)}"
         copy.mkdir()
@@ -131,7 +130,6 @@ class Scene:
                 read_effects(self.server.directory / EFFECTS),
                 list(self.told),
                 watched,
-                restarted=time.time() + offset,
             )
         )
 
@@ -216,7 +214,7 @@ async def test_a_restart_after_a_jump_holds_up_nothing(tmp_path: Path, jump: flo
             await scene.begin()
             set_clock(tmp_path, jump / 2)
             assert await client.run("three", "x", id="between") == "x-1-2-3"
-            scene.kill(max(0.0, jump))
+            scene.kill()
             set_clock(tmp_path, jump)
             server.start()
             async with scene.health_watched():
