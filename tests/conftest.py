@@ -114,6 +114,8 @@ class ServerProcess:
     directory: Path
     modules: tuple[str, ...] = ("workflows",)
     environment: dict[str, str] = field(default_factory=dict)
+    #: Disturbances and faults of `tests.faults` that each life has.
+    faults: tuple[str, ...] = ()
     grpc_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -154,7 +156,8 @@ class ServerProcess:
             "PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")]),
             **self.environment,
         }
-        command = [sys.executable, "-m", "mendflow.command", "serve", *self.modules]
+        root = ["-m", "tests.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.command"]
+        command = [sys.executable, *root, "serve", *self.modules]
         command += ["--store", f"sqlite:///{self.store}"]
         command += ["--grpc-address", self.grpc_address, "--http-address", self.http_address]
         with (self.directory / "server.log").open("ab") as log:

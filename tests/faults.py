@@ -8,17 +8,25 @@ them but hurt no promise: the real mechanism is there.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import functools
+import mmap
+import os
+import struct
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 from mendflow_server import app, memory
 from mendflow_server.attempts import Attempts, Listener
+from mendflow_server.clock import SystemClock
 from mendflow_server.commit import Committer
 from mendflow_server.engine import Engine
 from mendflow_server.held import Held
 from mendflow_server.history import History
 from mendflow_server.port import Begun
 from mendflow_server.store.protocol import CommitUnknown, StoreError, StoreUnavailable
+from mendflow_server.store.sqlite import connection
 from mendflow_server.store.sqlite.lock import FileLock
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.store import SqliteStore
@@ -178,6 +186,51 @@ def _lose_answers(stack: ExitStack, error: type[StoreError]) -> None:
     _put_in(stack, SqliteStore, "commit", losing)
 
 
+def commit_not_synced(stack: ExitStack) -> None:
+    """The disk is never asked whether it has what was committed."""
+    _change_pragma(stack, "synchronous", "FULL", "OFF")
+
+
+def commit_synced_late(stack: ExitStack) -> None:
+    """The disk is asked only when the log goes into the file."""
+    _change_pragma(stack, "synchronous", "FULL", "NORMAL")
+
+
+def frequent_checkpoints(stack: ExitStack) -> None:
+    """A disturbance: the log goes into the file, and is begun anew, every few commits."""
+    _change_pragma(stack, "wal_autocheckpoint", "4000", "16")
+
+
+def _change_pragma(stack: ExitStack, name: str, value: str, other: str) -> None:
+    pragmas = connection._WRITER  # noqa: SLF001 - the mechanism itself
+    changed = tuple(each.replace(f"{name} = {value}", f"{name} = {other}") for each in pragmas)
+    assert changed != pragmas
+    _put_in(stack, connection, "_WRITER", changed)
+
+
+#: A file in the server's own directory that holds how far its wall clock is off, in seconds: eight bytes, a float.
+CLOCK: Final = Path("clock")
+_OFF: Final = struct.Struct("d")
+
+
+def set_clock(directory: Path, off: float) -> None:
+    """Set the wall clock of a server that has a jumping one."""
+    descriptor = os.open(directory / CLOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(descriptor, _OFF.pack(off), 0)
+    finally:
+        os.close(descriptor)
+
+
+def jumping_clock(stack: ExitStack) -> None:
+    """A disturbance: a wall clock that the test sets while the server runs."""
+    with CLOCK.open("rb") as file:
+        off = stack.enter_context(mmap.mmap(file.fileno(), _OFF.size, prot=mmap.PROT_READ))
+    wall = time.time
+    jumping = functools.partial(SystemClock, wall=lambda: wall() + float(_OFF.unpack_from(off)[0]))
+    _put_in(stack, app, "SystemClock", jumping)
+
+
 FAULTS: dict[str, Callable[[ExitStack], None]] = {
     put_in.__name__: put_in
     for put_in in (
@@ -192,5 +245,9 @@ FAULTS: dict[str, Callable[[ExitStack], None]] = {
         result_run_again,
         lost_answer_taken_for_failure,
         lost_answer,
+        commit_not_synced,
+        commit_synced_late,
+        frequent_checkpoints,
+        jumping_clock,
     )
 }

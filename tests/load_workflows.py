@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mendflow import (
     SignalTimeout,
     StepFailed,
+    ThrottledError,
     TransientError,
     Workflow,
     attempt,
@@ -65,6 +66,22 @@ def flaky_on_thread(failures: int) -> int:
     return attempt().number
 
 
+@step(retry=QUICK)
+async def busy_at_first(seconds: float) -> str:
+    """Ask for so long a pause, once."""
+    if attempt().number == 1:
+        raise ThrottledError("come again", retry_after=seconds)
+    return "came again"
+
+
+@step(timeout=2.0, retry=QUICK)
+async def stuck_at_first() -> str:
+    """Take too long, once."""
+    if attempt().number == 1:
+        await asyncio.sleep(600)
+    return "got through"
+
+
 async def _branch(name: str, seconds: float) -> str:
     await sleep(seconds)
     first, second = await gather(note_down(f"{name}-1"), jot(f"{name}-2", seconds))
@@ -88,6 +105,14 @@ async def _retries(leg: Leg) -> str:
     await flaky(leg.count)
     await flaky_on_thread(leg.count)
     return "came through"
+
+
+async def _backs_off(leg: Leg) -> str:
+    return await busy_at_first(leg.seconds)
+
+
+async def _overruns(_leg: Leg) -> str:
+    return await stuck_at_first()
 
 
 async def _gathers(leg: Leg) -> str:
@@ -130,6 +155,8 @@ LEGS: dict[str, Callable[[Leg], Any]] = {
     "steps": _steps,
     "bulk": _bulk,
     "retries": _retries,
+    "back-off": _backs_off,
+    "overrun": _overruns,
     "gather": _gathers,
     "sleep": _sleeps,
     "signal": _waits,

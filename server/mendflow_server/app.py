@@ -86,6 +86,7 @@ class App:
         self.store = open_store(settings.store, signal_limit=settings.untaken_signals_limit)
         await self.store.open()
         stack.push_async_callback(self.store.close)
+        clock.go_on_from(await self.store.last_beat() / 1e6)
         note = Note(note_path(settings.store))
         stack.callback(note.close)
         spans = build_exporter()

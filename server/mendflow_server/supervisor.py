@@ -34,6 +34,8 @@ HORIZON = 2.0
 #: The most that one look for due workflows brings in.
 DUE_PAGE = 1000
 TICK = 0.5
+#: How far behind the wall clock must be to be spoken of, in seconds.
+NOTICEABLE = 1.0
 
 
 class Supervisor(CrashBudgetPort):
@@ -49,6 +51,7 @@ class Supervisor(CrashBudgetPort):
         self._quarantined: dict[Unit, int] = {}
         self._due: asyncio.Task[None] | None = None
         self._ledger: asyncio.Task[None] | None = None
+        self._clock_behind = False
         #: Whether all that was under way has been taken over.
         self.recovered = False
         #: When the last tick was, by the monotonic clock.
@@ -172,6 +175,7 @@ class Supervisor(CrashBudgetPort):
         engine.timers.run_due()
         engine.limits.run_due()
         engine.lose_patience()
+        self._look_at_clock()
         if not self.recovered or engine.draining:
             return
         engine.evict()
@@ -181,6 +185,15 @@ class Supervisor(CrashBudgetPort):
                 self._release(released)
         if self._due is None or self._due.done():
             self._due = asyncio.get_running_loop().create_task(self._load_due())
+
+    def _look_at_clock(self) -> None:
+        """Say once that the wall clock was set back."""
+        behind = self._clock.behind()
+        if behind < NOTICEABLE:
+            self._clock_behind = False
+        elif not self._clock_behind:
+            self._clock_behind = True
+            log.warning("wall_clock_behind", seconds=round(behind, 3))
 
     async def _load_due(self) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -10,7 +11,7 @@ from mendflow.v1 import event_pb2, workflow_pb2
 from tests.load_workflows import Leg
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from random import Random
 
 SUCCEEDED: Final = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
@@ -143,6 +144,16 @@ def _draw_watch(rng: Random, at: Moment) -> Watch:
     if rng.random() < 0.3:
         kinds = tuple(rng.sample([kind for kind in event_pb2.EventKind.values() if kind], rng.randint(1, 12)))
     return Watch(at, kinds, bookmark=rng.random() < 0.3, cut=rng.choice((0, 0, rng.randint(1, 6))))
+
+
+def wrong_ends(stories: Sequence[Story], results: Mapping[str, workflow_pb2.Workflow]) -> Iterator[str]:
+    """Yield the workflows that did not come to what they are meant to come to."""
+    for story in stories:
+        told = results[story.workflow_id]
+        output = json.loads(told.output.json) if told.output.json else None
+        succeeded = told.state == SUCCEEDED
+        if told.state not in story.ends or (succeeded and not story.is_right(output)):
+            yield f"{story.workflow_id}: it ended {told} for {story.input}"
 
 
 # --- the sorts ------------------------------------------------------------------------------------

@@ -1,80 +1,225 @@
-"""A wall clock that jumps by an hour either way: what is due comes, nothing comes twice, health stays."""
+"""A wall clock that is set by an hour either way under a real server: nothing is lost or late by it, health stays."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import TYPE_CHECKING
+import contextlib
+import itertools
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from mendflow import Client
-from mendflow.v1 import workflow_pb2
-from mendflow_server.app import App
-from mendflow_server.clock import SystemClock
-from tests.conftest import DEFINITIONS, settings_for
-from tests.promises import Evidence, broken, read_store
+from mendflow.v1 import event_pb2, workflow_pb2
+from tests.conftest import serving_process
+from tests.faults import set_clock
+from tests.load_workflows import EFFECTS
+from tests.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-HOUR = 3_600.0
+    from tests.conftest import ServerProcess
+    from tests.promises import Stored
+
+HOUR: Final = 3_600.0
+#: How long what waits is to wait, in seconds.
+WAIT: Final = 2.5
+#: How long it may take at most until all has ended, in seconds: less than any hour.
+LIMIT: Final = 60.0
+
+#: Each workflow's input, how it is known that it is in the midst of what the jump is to hit, and what comes of it.
+CASES: Final[dict[str, tuple[str, Any, event_pb2.EventKind.ValueType, Any]]] = {
+    "asleep": ("sleeper", WAIT, event_pb2.EVENT_KIND_TIMER_STARTED, "awake"),
+    "backs-off": (
+        "errand",
+        [{"kind": "back-off", "seconds": WAIT}],
+        event_pb2.EVENT_KIND_ATTEMPT_FAILED,
+        ["came again"],
+    ),
+    "awaits": ("signal_or_timeout", WAIT, event_pb2.EVENT_KIND_SIGNAL_AWAITED, "timed out"),
+    "is-told": ("wait_for", "told", event_pb2.EVENT_KIND_SIGNAL_AWAITED, "told: go on"),
+    "runs": ("holds", WAIT, event_pb2.EVENT_KIND_ATTEMPT_STARTED, "held"),
+    "overruns": ("errand", [{"kind": "overrun"}], event_pb2.EVENT_KIND_ATTEMPT_STARTED, ["got through"]),
+}
 
 
-class Jumping(SystemClock):
-    """The host's clocks, with a wall clock that is wrong by so many seconds."""
+class Scene:
+    """Workflows in the midst of all that a clock could upset, and everything that is seen of them."""
 
-    def __init__(self) -> None:
-        self.wrong = 0.0
+    def __init__(self, server: ServerProcess, client: Client) -> None:
+        self.server = server
+        self.client = client
+        self.told: list[Told] = []
+        self.watched: list[Watched] = []
+        self.deaths: list[Death] = []
+        self.health: list[tuple[int, str]] = []
+        self._watches: list[asyncio.Task[None]] = []
 
-    def time(self) -> float:
-        return time.time() + self.wrong
+    async def begin(self) -> None:
+        """Start them all, and wait until each is where the jump is to find it."""
+        for workflow_id, (workflow_type, value, _, _) in CASES.items():
+            await self.start(workflow_type, value, workflow_id)
+        for watched in self.watched:
+            sought = CASES[watched.workflow_id][2]
+            while sought not in {event_kind(event) for event in watched.events}:
+                await asyncio.sleep(0.005)
+
+    async def start(self, workflow_type: str, value: Any, workflow_id: str) -> None:
+        """Start one, and watch it."""
+        handle = await self.client.start(workflow_type, value, id=workflow_id)
+        self.told.append(Told("started", workflow_id, (await handle.get()).uid))
+        watched = Watched(workflow_id)
+        self.watched.append(watched)
+        self._watches.append(asyncio.create_task(self._watch(watched)))
+
+    async def _watch(self, watched: Watched) -> None:
+        async for event in self.client.handle(watched.workflow_id).watch():
+            watched.events.append(event)
+        watched.ended = True
+
+    async def ends(self) -> dict[str, Any]:
+        """Send the signal, and answer what comes of them all, within far less than the hour."""
+        await self.client.signal("is-told", "go", "go on", request_id="go")
+        self.told.append(Told("signalled", "is-told", "go"))
+        ids = [watched.workflow_id for watched in self.watched]
+        finals = await asyncio.gather(*map(self._end, ids))
+        await asyncio.gather(*self._watches)
+        return {final.workflow_id: json.loads(final.output.json) for final in finals}
+
+    async def _end(self, workflow_id: str) -> workflow_pb2.Workflow:
+        final = workflow_pb2.Workflow()
+        while not final.HasField("end_time"):
+            final = await self.client.get(workflow_id, wait=30.0)
+        self.told.append(Told("result", workflow_id, final))
+        return final
+
+    @contextlib.asynccontextmanager
+    async def health_watched(self) -> AsyncIterator[None]:
+        """Ask for the health all the time."""
+        asking = asyncio.create_task(self._ask())
+        try:
+            yield
+        finally:
+            asking.cancel()
+            await asyncio.wait([asking])
+        assert len(self.health) > 20
+        assert set(self.health) == {(200, "SERVING")}
+
+    async def _ask(self) -> None:
+        while True:
+            status, body = await asyncio.to_thread(self.server.health)
+            self.health.append((status, body.get("status", "")))
+            await asyncio.sleep(0.02)
+
+    def kill(self) -> None:
+        """SIGKILL it, and keep what there is."""
+        self.server.kill()
+        copy = self.server.directory / f"at-death-{len(self.deaths)}"
+        copy.mkdir()
+        for path in self.server.directory.glob("mendflow.db*"):
+            shutil.copy(path, copy)
+        watched = [replace(each, events=list(each.events)) for each in self.watched]
+        self.deaths.append(
+            Death(
+                read_store(copy / self.server.store.name),
+                read_effects(self.server.directory / EFFECTS),
+                list(self.told),
+                watched,
+            )
+        )
+
+    def evidence(self) -> Evidence:
+        """All of it, for the checker, once the server is dead."""
+        effects = read_effects(self.server.directory / EFFECTS)
+        return Evidence(read_store(self.server.store), effects, self.told, self.watched, self.deaths)
 
 
-async def asleep(client: Client, workflow_id: str) -> None:
-    """Wait until it sleeps."""
-    while (await client.get(workflow_id)).state != workflow_pb2.WORKFLOW_STATE_WAITING:
-        await asyncio.sleep(0.005)
+def event_kind(event: event_pb2.Event) -> int:
+    return event_pb2.EventKind.Value(f"EVENT_KIND_{str(event.WhichOneof('detail')).upper()}")
 
 
-@pytest.mark.parametrize("jump", [HOUR, -HOUR])
-async def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, jump: float) -> None:
-    clock = Jumping()
-    async with App(settings_for(tmp_path, evict_after=0.5), DEFINITIONS, clock=clock) as app:
-        async with Client(f"127.0.0.1:{app.grpc_port}") as client:
-            due = await client.start("sleeper", 0.5 * HOUR, id="due")
-            held = await client.start("holds", 1.0, id="held")
-            retried = await client.start("retried", 2, id="retried")
-            await asleep(client, "due")
-            clock.wrong = jump
-            # By the monotonic clock: an attempt's code and its timeout do not see the jump.
-            assert await held.result() == "held"
-            assert isinstance(await client.run("three", "x"), str)
-            if jump < 0:
-                # What was due at a time that is now further off waits for it; an operator's clock comes back.
-                clock.wrong = HOUR
-            assert await due.result() == "awake"
-            assert await retried.result() == 3
-            assert not app.committer.failing
+@contextlib.contextmanager
+def serving_by_a_jumping_clock(directory: Path) -> Iterator[ServerProcess]:
+    """A server of its own that drops soon what rests, and shows often that it lives."""
+    set_clock(directory, 0.0)
+    with serving_process(
+        directory,
+        modules=("tests.load_workflows",),
+        environment={"MENDFLOW_EVICT_AFTER": "0.3", "MENDFLOW_PROBE_INTERVAL": "0.2"},
+        faults=("jumping_clock",),
+    ) as server:
+        yield server
+
+
+def times_back(stored: Stored) -> list[str]:
+    """Answer where an event's time is before that of the event before it."""
+    return [
+        f"{workflow_id}: {event.sequence}"
+        for workflow_id, history in stored.histories.items()
+        for before, event in itertools.pairwise(history)
+        if event.time.ToNanoseconds() < before.time.ToNanoseconds()
+    ]
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=["forward", "back"])
+async def test_a_clock_that_jumps_holds_up_nothing(tmp_path: Path, jump: float) -> None:
+    with serving_by_a_jumping_clock(tmp_path) as server:
+        async with asyncio.timeout(LIMIT), Client(server.grpc_address) as client:
+            scene = Scene(server, client)
+            async with scene.health_watched():
+                await scene.begin()
+                await scene.start("sleeper", HOUR / 2, "sleeps-for-half-an-hour")
+                set_clock(tmp_path, jump)
+                if jump > 0:
+                    outputs = await scene.ends()
+                else:
+                    # As long as all else takes, the one that has half an hour to sleep sleeps.
+                    for workflow_id, (_, _, _, output) in CASES.items():
+                        if workflow_id != "is-told":
+                            assert await client.handle(workflow_id).result() == output
+                    asleep = await client.get("sleeps-for-half-an-hour")
+                    assert asleep.state == workflow_pb2.WORKFLOW_STATE_WAITING
+                    assert await client.run("three", "x", id="after-the-jump") == "x-1-2-3"
+                    set_clock(tmp_path, HOUR)
+                    outputs = await scene.ends()
             listed = [workflow.workflow_id async for workflow in client.list()]
-            assert len(listed) == len(set(listed)) == 4
-        await app.drain()
-    assert not broken(Evidence(read_store(tmp_path / "mendflow.db")))
+        server.kill()
+        evidence = scene.evidence()
+    expected = {workflow_id: output for workflow_id, (_, _, _, output) in CASES.items()}
+    assert outputs == {**expected, "sleeps-for-half-an-hour": "awake"}
+    assert sorted(listed) == sorted(evidence.stored.rows)
+    assert not broken(evidence)
+    assert not times_back(evidence.stored)
+    failures = [
+        event.attempt_failed.failure.kind
+        for event in evidence.stored.histories["runs"]
+        if event.HasField("attempt_failed")
+    ]
+    assert not failures, "the jump is no part of how long an attempt ran"
+    warned = [line for line in server.log if line["event"] == "wall_clock_behind"]
+    assert len(warned) == (jump < 0)
 
 
-@pytest.mark.parametrize("jump", [HOUR, -HOUR])
-async def test_a_restart_under_another_clock_goes_on(tmp_path: Path, jump: float) -> None:
-    clock = Jumping()
-    async with (
-        App(settings_for(tmp_path), DEFINITIONS, clock=clock) as app,
-        Client(f"127.0.0.1:{app.grpc_port}") as client,
-    ):
-        await client.start("wait_for", "x", id="waits")
-        await asleep(client, "waits")
-    clock.wrong = jump
-    async with App(settings_for(tmp_path), DEFINITIONS, clock=clock) as app:
-        async with Client(f"127.0.0.1:{app.grpc_port}") as client:
-            await client.signal("waits", "go", "on")
-            assert await client.handle("waits").result() == "x: on"
-        await app.drain()
-    assert not broken(Evidence(read_store(tmp_path / "mendflow.db")))
+@pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=["forward", "back"])
+async def test_a_restart_after_a_jump_holds_up_nothing(tmp_path: Path, jump: float) -> None:
+    """Half of the jump while the server runs, half of it while it is dead."""
+    with serving_by_a_jumping_clock(tmp_path) as server:
+        async with asyncio.timeout(LIMIT), Client(server.grpc_address) as client:
+            scene = Scene(server, client)
+            await scene.begin()
+            set_clock(tmp_path, jump / 2)
+            assert await client.run("three", "x", id="between") == "x-1-2-3"
+            scene.kill()
+            set_clock(tmp_path, jump)
+            server.start()
+            async with scene.health_watched():
+                outputs = await scene.ends()
+        server.kill()
+        evidence = scene.evidence()
+    assert outputs == {workflow_id: output for workflow_id, (_, _, _, output) in CASES.items()}
+    assert not broken(evidence)

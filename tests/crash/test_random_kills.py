@@ -7,26 +7,22 @@ alike but never the same.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow.v1 import failure_pb2, workflow_pb2
+from mendflow.v1 import failure_pb2
 from tests.conftest import serving_process
 from tests.crash.load import Load
-from tests.crash.stories import draw_stories
+from tests.crash.stories import draw_stories, wrong_ends
 from tests.load_workflows import EFFECTS
 from tests.promises import Evidence, broken, read_effects, read_store
 from tests.scale import scaled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-    from tests.crash.stories import Story
 
 COUNT = scaled(300, 3_000)
 KILLS = scaled(10, 50)
@@ -69,13 +65,3 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     )
     assert lost > KILLS
     assert sum(death.open_stories for death in load.kills) > 2 * COUNT
-
-
-def wrong_ends(stories: list[Story], results: dict[str, workflow_pb2.Workflow]) -> Iterator[str]:
-    """Yield the workflows that did not come to what they are meant to come to."""
-    for story in stories:
-        told = results[story.workflow_id]
-        output = json.loads(told.output.json) if told.output.json else None
-        succeeded = told.state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
-        if told.state not in story.ends or (succeeded and not story.is_right(output)):
-            yield f"{story.workflow_id}: it ended {told} for {story.input}"

@@ -20,12 +20,16 @@ def life(replica_id: str, time: int) -> Life:
 
 
 async def test_each_life_answers_the_one_before_it(store: Store) -> None:
+    assert await store.last_beat() == 0
     assert await store.begin_life(life("a", 500)) is None
+    assert await store.last_beat() == 500
     await store.beat("a", 600)
+    assert await store.last_beat() == 600
     # A clock that was set back changes nothing: the newest is the one that began last.
     assert await store.begin_life(life("b", 100)) == Life("a", 500, 600, drained=False)
     await store.beat("b", 150, drained=True)
     await store.beat("b", 160)
+    assert await store.last_beat() == 160
     assert await store.begin_life(life("c", 200)) == Life("b", 100, 160, drained=True)
 
 

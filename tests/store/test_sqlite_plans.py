@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: A handful of rows each, whatever happened: lives and suspects.
-SMALL = {"newest_life", "drop_old_lives", "suspects", "drop_suspects"}
+SMALL = {"newest_life", "last_beat", "drop_old_lives", "suspects", "drop_suspects"}
 
 #: How many values a row has.
 WIDTHS = {

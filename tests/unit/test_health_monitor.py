@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mendflow_server.clock import SystemClock
 from mendflow_server.health import LIVENESS, HealthMonitor, Signals
 from mendflow_server.settings import load_settings
 
@@ -30,17 +31,12 @@ GOOD = Signals(
 STORE_AWAY = dataclasses.replace(GOOD, oldest_uncommitted_age=6.0, store_failure="the disk is full")
 
 
-class MovedClock:
+class MovedClock(SystemClock):
     """A clock that stands until it is moved."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
+        super().__init__(wall=lambda: self.now, monotonic=lambda: self.now)
 
 
 class Server:

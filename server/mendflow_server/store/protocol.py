@@ -315,6 +315,9 @@ class Store(Protocol):
     async def stopped_for(self, reason: int, *, after_key: int, limit: int) -> list[int]:
         """Answer the keys above ``after_key``, in their order, of open workflows whose row has this reason."""
 
+    async def last_beat(self) -> int:
+        """Answer when the server process that began last was last alive, in microseconds; 0 if there was none."""
+
     async def begin_life(self, life: Life) -> Life | None:
         """Record this process and answer the life before it; None on a new store."""
 

@@ -240,6 +240,10 @@ SELECT create_time, key FROM ({seen} ORDER BY create_time DESC, key DESC LIMIT :
 -- The server process that began last.
 SELECT replica_id, start_time, beat_time, drained FROM replicas ORDER BY id DESC LIMIT 1
 
+-- name: last_beat
+-- When the server process that began last was last alive.
+SELECT json_group_array(beat_time) FROM (SELECT beat_time FROM replicas ORDER BY id DESC LIMIT 1)
+
 -- name: insert_life
 -- A server process begins.
 INSERT INTO replicas (replica_id, start_time, beat_time, drained) VALUES (?, ?, ?, ?)

@@ -113,6 +113,10 @@ class Reader:
         """Answer keys of open workflows with this reason."""
         return self._all("stopped_for", reason=reason, after_key=after_key, limit=limit)
 
+    def last_beat(self) -> int:
+        """Answer when the newest life last beat, 0 if there is none."""
+        return max(self._all("last_beat"), default=0)
+
     def suspects(self) -> list[Suspect]:
         """Answer the ledger."""
         return [

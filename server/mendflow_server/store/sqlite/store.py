@@ -137,6 +137,10 @@ class SqliteStore:
         """See `Store.stopped_for`."""
         return await self._read(lambda reader: reader.stopped_for(reason, after_key, limit))
 
+    async def last_beat(self) -> int:
+        """See `Store.last_beat`."""
+        return await self._read(lambda reader: reader.last_beat())
+
     async def begin_life(self, life: Life) -> Life | None:
         """See `Store.begin_life`. The last ten lives are kept."""
         return await self._write(lambda writer: writer.begin_life(life))
