@@ -138,7 +138,9 @@ def _inner(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 programs = st.recursive(_leaves, _inner, max_leaves=14)
 #: In these a death finds something to cut off.
-slow_programs = st.recursive(st.one_of(_leaves, st.just(["nap"])), _inner, max_leaves=10)
+slow_programs = st.lists(
+    st.recursive(st.one_of(_leaves, st.just(["nap"])), _inner, max_leaves=6), min_size=2, max_size=5
+).map(lambda parts: ["sequence", *parts])
 
 
 async def interpret(program: Any, log: list[str]) -> Any:
