@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Server
 
-SEED = int(os.environ.get("MENDFLOW_SEED", "1"))
+SEED = int(os.environ.get("MENDFLOW_SEED") or "1")
 KINDS = [kind for kind in event_pb2.EventKind.values() if kind]
 ROUND = [
     Leg("steps", 3),
