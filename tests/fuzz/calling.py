@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
+import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
 
-from mendflow.v1 import workflow_pb2
+from mendflow.v1 import workflow_pb2, workflow_service_pb2_grpc
 from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.payload_pb2 import Payload
 from tests.conftest import serving
 from tests.fuzz.contract import BY_NAME, Answer, Method, answer_of
+from tests.fuzz.ledger import Ledger
 from tests.fuzz.messages import PAYLOAD_LIMIT, REQUEST_LIMIT
 from tests.fuzz.served import SERVED
 from tests.fuzz.world import SIGNAL_LIMIT, seed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from tests.conftest import Server
@@ -30,21 +34,74 @@ PATIENCE = 20.0
 #: A stream is read until it has been silent for so long, or has sent so many frames.
 SILENCE = 0.1
 FRAMES = 3
+#: The workflow ``forbidden`` leaves a task behind, and nobody takes the exception by which it learns that it may not.
+THEIR_OWN_TASK = "coro=<_in_a_task()"
+
+
+class Complaints(logging.Handler):
+    """What anyone says that is wrong: the server's own errors, and all that a library warns of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._heard: list[Any] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A library's: asyncio's, of a task whose exception nobody took; gRPC's, of a callback that failed."""
+        if THEIR_OWN_TASK in record.getMessage():
+            return
+        error = record.exc_info[1] if record.exc_info else None
+        self._heard.append({"event": record.name, "message": record.getMessage(), "error": repr(error)})
+
+    def listen(self, _: Any, method: str, event: Any) -> Any:
+        """Hear the server's own, as a processor of structlog."""
+        if method in ("error", "critical", "exception"):
+            self._heard.append(dict(event))
+        raise structlog.DropEvent
+
+    def taken(self) -> list[Any]:
+        """Answer what there was since this was last asked."""
+        heard, self._heard = self._heard, []
+        return heard
+
+
+@dataclass(frozen=True)
+class Fuzzed:
+    """A server that is fuzzed, what was complained of, and what its callers were told."""
+
+    server: Server
+    complaints: Complaints
+    ledger: Ledger
+    _canaries: Any = field(default_factory=itertools.count)
+
+    async def call(self, method: Method, request: Any, data: bytes, **options: Any) -> Answer:
+        """Call with these bytes, and enter what was told; ``request`` None: they are no message."""
+        answer = await call(self.server.channel, method, [data], **options)
+        self.ledger.note(method, request, answer)
+        return answer
+
+    async def is_sound(self, may: Callable[[Any], bool] = lambda _: False) -> None:
+        """Workflows run as ever, the server is ready, holds what was told, and complained of what it ``may`` alone."""
+        # A connection of its own: hand-made HTTP/2 may have ended the others.
+        async with grpc.aio.insecure_channel(self.server.address) as channel:
+            await canary(workflow_service_pb2_grpc.WorkflowServiceStub(channel), f"canary-{next(self._canaries)}")
+            await is_ready(channel)
+        wrong = self.ledger.look()
+        assert not wrong, "\n".join(wrong)
+        unexpected = [each for each in self.complaints.taken() if not may(each)]
+        assert not unexpected, "\n".join(map(str, unexpected))
 
 
 @contextlib.asynccontextmanager
-async def fuzzed(directory: Path, *, seeded: int) -> AsyncIterator[tuple[Server, list[Any]]]:
-    """Serve with small limits, and tell what is logged as an error."""
-    await seed(f"sqlite:///{directory / 'mendflow.db'}", seeded)
-    complaints: list[Any] = []
-
-    def listen(_: Any, method: str, event: Any) -> Any:
-        if method in ("error", "critical", "exception"):
-            complaints.append(dict(event))
-        raise structlog.DropEvent
-
+async def fuzzed(directory: Path, *, seeded: int) -> AsyncIterator[Fuzzed]:
+    """Serve with small limits; at the end the store must hold what was told, and nothing have been complained of."""
+    path = directory / "mendflow.db"
+    await seed(f"sqlite:///{path}", seeded)
+    complaints, ledger = Complaints(), Ledger(path)
     before = structlog.get_config()
-    structlog.configure(processors=[structlog.processors.format_exc_info, listen], cache_logger_on_first_use=False)
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, complaints.listen], cache_logger_on_first_use=False
+    )
+    logging.getLogger().addHandler(complaints)
     try:
         async with serving(
             directory,
@@ -57,8 +114,16 @@ async def fuzzed(directory: Path, *, seeded: int) -> AsyncIterator[tuple[Server,
             watch_heartbeat=SILENCE / 2,
             history_limit=200,
         ) as server:
-            yield server, complaints
+            yield Fuzzed(server, complaints, ledger)
+            await server.app.drain()
+        # A task whose exception nobody took says so when it is collected.
+        gc.collect()
+        wrong = ledger.look_at_all()
+        assert not wrong, "\n".join(wrong)
+        left = complaints.taken()
+        assert not left, "\n".join(map(str, left))
     finally:
+        logging.getLogger().removeHandler(complaints)
         structlog.configure(**before)
 
 
@@ -107,30 +172,24 @@ async def _read(stream: Any, method: Method, responses: list[Any]) -> Answer:
     return Answer("OK", "", None, tuple(responses))
 
 
-async def canary(server: Server, name: str) -> None:
+async def canary(stub: Any, name: str) -> None:
     """Run a workflow from start to end, as anyone else would meanwhile."""
     async with asyncio.timeout(PATIENCE):
         start = ws.StartWorkflowRequest(workflow_id=name, workflow_type="three", input=Payload(json='"canary"'))
-        await server.stub.StartWorkflow(start)
+        await stub.StartWorkflow(start)
         while True:
-            found = (await server.stub.GetWorkflow(ws.GetWorkflowRequest(workflow_id=name))).workflow
+            found = (await stub.GetWorkflow(ws.GetWorkflowRequest(workflow_id=name))).workflow
             if found.state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
                 assert found.output.json == '"canary-1-2-3"'
                 return
             await asyncio.sleep(0.002)
 
 
-_looks = itertools.count()
-
-
-async def is_alive(server: Server) -> None:
-    """It is ready, or soon is where the machine was too busy; and every tenth time, a workflow runs as ever."""
-    number = next(_looks)
-    if number % 10 == 0:
-        await canary(server, f"canary-{number}")
+async def is_ready(channel: grpc.aio.Channel) -> None:
+    """It is ready, or soon is where the machine was too busy."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            answer = await call(server.channel, BY_NAME["Check"], [b""])
+            answer = await call(channel, BY_NAME["Check"], [b""])
             assert answer.code == "OK"
             if answer.responses[0].status == answer.responses[0].SERVING:
                 return

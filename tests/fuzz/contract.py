@@ -147,7 +147,7 @@ def answer_of(error: grpc.RpcError, responses: tuple[Any, ...] = ()) -> Answer:
 def faults(method: Method, request: Message | None, answer: Answer) -> list[str]:
     """Answer what is wrong with how a call ended; ``request`` None: its bytes were no message."""
     if answer.code == "OK":
-        return [] if request is not None or method.server_streaming else ["no message, and yet OK"]
+        return [] if request is not None else ["no message, and yet OK"]
     if answer.code in ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"):
         return [f"{answer.code}: {answer.message}"]
     if not method.ours and request is not None:

@@ -52,6 +52,11 @@ def grpc_headers(path: bytes, **changed: bytes) -> list[tuple[bytes, bytes]]:
     return list(pairs.items())
 
 
+def paths(said: bytes) -> list[bytes]:
+    """Answer the paths in what was said, as far as `headers` spelled them out; a long one is cut."""
+    return [rest[1 : 1 + rest[0]] for rest in said.split(b"\0\x05:path")[1:] if rest]
+
+
 def message(data: bytes, *, compressed: int = 0, length: int | None = None) -> bytes:
     """Answer a gRPC message, with a length that may lie."""
     return bytes([compressed & 0xFF]) + ((len(data) if length is None else length) % 2**32).to_bytes(4, "big") + data

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from mendflow.v1.event_pb2 import EventKind
 from mendflow.v1.payload_pb2 import Payload
 from mendflow.v1.workflow_pb2 import WorkflowState
-from mendflow.v1.workflow_service_pb2 import StartWorkflowRequest
+from mendflow.v1.workflow_service_pb2 import SignalWorkflowRequest, StartWorkflowRequest
 from mendflow_server.api.pages import types_token
 from tests.fuzz.contract import SERVICES
 from tests.fuzz.served import LEFT_OUT, SERVED
-from tests.fuzz.world import FRESH, KINDS
+from tests.fuzz.world import FRESH, KINDS, SIGNALLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -307,22 +307,36 @@ def put(message: Message, field: FieldDescriptor, value: Any) -> None:
         setattr(message, field.name, value)
 
 
-#: What a good start brings already.
-_STARTED_WITH = ("workflow_id", "workflow_type", "input")
+@st.composite
+def _good_signals(draw: Any) -> SignalWorkflowRequest:
+    """A signal that is taken in, if nothing else is wrong with it and there is room for it."""
+    return SignalWorkflowRequest(
+        workflow_id=draw(st.sampled_from([f"@{kind}" for kind in SIGNALLED])),
+        name=draw(st.sampled_from(["go", "any", "other"])),
+        data=draw(st.sampled_from([Payload(json='"on"'), Payload(json='""')])),
+        request_id=draw(_small_ids),
+    )
+
+
+#: What is good from the beginning, by the message's name; these fields are left so unless they are to be wild.
+_BEGUN: dict[str, tuple[SearchStrategy[Any], tuple[str, ...]]] = {
+    StartWorkflowRequest.DESCRIPTOR.full_name: (_good_starts(), ("workflow_id", "workflow_type", "input")),
+    SignalWorkflowRequest.DESCRIPTOR.full_name: (_good_signals(), ("workflow_id", "name", "data", "request_id")),
+}
 
 
 @st.composite
 def messages(draw: Callable[[SearchStrategy[Any]], Any], descriptor: Any, depth: int = 4) -> Message:
     """Messages of this type: all right, with one or two fields wild, or wild throughout."""
     fields = list(descriptor.fields)
-    is_start = descriptor.full_name == StartWorkflowRequest.DESCRIPTOR.full_name
-    message: Message = draw(_good_starts()) if is_start else message_factory.GetMessageClass(descriptor)()
+    begun, good = _BEGUN.get(descriptor.full_name, (None, ()))
+    message: Message = message_factory.GetMessageClass(descriptor)() if begun is None else draw(begun)
     wild = draw(st.sampled_from([0, 0, 0, 1, 1, 2, len(fields)])) if fields else 0
     chosen = draw(st.lists(st.sampled_from(fields), max_size=wild, unique_by=lambda each: each.name)) if wild else []
     for field in fields if depth else []:
         if field in chosen:
             value = draw(_wild(field, depth))
-        elif (is_start and field.name in _STARTED_WITH) or draw(st.integers(0, 7)) < (1 if field.name in _VALID else 5):
+        elif field.name in good or draw(st.integers(0, 7)) < (1 if field.name in _VALID else 5):
             continue
         else:
             value = draw(_valid(field, depth))

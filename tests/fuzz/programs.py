@@ -8,6 +8,8 @@ it once did calls its steps with other inputs.
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from typing import Any
 
 from hypothesis import strategies as st
@@ -58,12 +60,57 @@ async def refuse(seen: str) -> str:
     raise PermanentError(seen)
 
 
+@step(timeout=0.02, retry=QUICK)
+async def late(seen: str) -> str:
+    """Outlive the timeout of the first attempt."""
+    if attempt().number == 1:
+        await asyncio.sleep(60)
+    return f"in time after {seen[-20:]}"
+
+
+@step(retry=QUICK)
+def think(seen: str, times: int = 0) -> str:
+    """Take some time on a thread, and fail there so many times before it works."""
+    time.sleep(SOON)
+    if attempt().number <= times:
+        raise TransientError(seen)
+    return f"thought after {seen[-20:]}"
+
+
+@step(retry=RetryPolicy(max_attempts=1, on_exhaustion="pause"))
+async def help_wanted(seen: str) -> str:
+    """Pause the workflow until somebody resumes it."""
+    if attempt().number == 1:
+        raise TransientError(seen)
+    return "helped"
+
+
+@step
+async def nap(seen: str) -> str:
+    """Take long enough to be cut off by a death; the next attempt is done at once."""
+    if attempt().number == 1:
+        await asyncio.sleep(0.2)
+    return f"rested after {seen[-20:]}"
+
+
+@step
+async def kill(seen: str) -> str:
+    """Take the process down, the first time."""
+    if attempt().number == 1:
+        os._exit(9)
+    return f"survived after {seen[-20:]}"
+
+
 _leaves = st.sampled_from(
     [
         ["work"],
         ["slow"],
         ["flaky"],
         ["refuse"],
+        ["late"],
+        ["think"],
+        ["think again"],
+        ["help"],
         ["sleep"],
         ["signal", "go"],
         ["signal", "stop"],
@@ -90,6 +137,10 @@ def _inner(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 programs = st.recursive(_leaves, _inner, max_leaves=14)
+#: In these a death finds something to cut off.
+slow_programs = st.lists(
+    st.recursive(st.one_of(_leaves, st.just(["nap"])), _inner, max_leaves=6), min_size=2, max_size=5
+).map(lambda parts: ["sequence", *parts])
 
 
 async def interpret(program: Any, log: list[str]) -> Any:
@@ -155,6 +206,12 @@ _CALLS: dict[str, Any] = {
     "slow": lambda seen: work(f"slow {seen}"),
     "flaky": lambda seen: other(seen, times=1),
     "refuse": refuse,
+    "late": late,
+    "think": think,
+    "think again": lambda seen: think(seen, times=1),
+    "help": help_wanted,
+    "nap": nap,
+    "kill": kill,
     # Of a value that must be the same one in every replay.
     "told": lambda seen: work(f"{random()} {seen}"),
 }

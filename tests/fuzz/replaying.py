@@ -1,16 +1,22 @@
-"""Whether what the code decides in a replay of a part of a history is what the rest of the history says."""
+"""Whether what the code decides in a replay of a part of a history is what the rest of the history says.
+
+A prefix is replayed as the engine would, whatever it ends with; but the engine never saw one that ends in the midst of
+what it writes in one go without asking the code: several attempts that died with one process, and the close of what is
+open when a workflow is ended from outside. While a workflow is stopped its code does not run, and decides nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from mendflow_server.history import FINAL_DETAILS, History
+from mendflow.v1 import event_pb2, failure_pb2
+from mendflow_server.history import FINAL_DETAILS, History, seconds
 from mendflow_server.journal import Journal
 from mendflow_server.run import NonDeterminism, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from mendflow import Workflow
     from mendflow.v1.event_pb2 import Event
@@ -20,16 +26,38 @@ LIMIT = 1 << 20
 _DECIDED = {"timer_started", "signal_awaited", "signal_taken", "value_recorded", "call_cancelled"}
 #: What decides nothing, and is nobody's decision.
 _SAID = {"progress_reported", "alert_raised", "workflow_recovered"}
+#: What lets a workflow's code run again, or never more.
+_GOES_ON = {"workflow_resumed", "cancel_requested", *FINAL_DETAILS}
 
-Decision = tuple[str, ...]
+Decision = tuple[str | bytes, ...]
 
 
-def replayed(workflow: Workflow[Any, Any], argument: object, events: Sequence[Event]) -> Run:
-    """Answer a new run that has replayed these events and gone on until it waits."""
-    history = History()
-    for event in events:
-        history.apply(event)
-    journal = Journal(history)
+class Retelling(Journal):
+    """A journal in which a value that the code asks for anew is the one that was recorded when it did so first.
+
+    So whatever it makes of it must be as it was, too.
+    """
+
+    __slots__ = ("_later",)
+
+    def __init__(self, history: History, later: Iterable[Event]) -> None:
+        super().__init__(history)
+        recorded = (event.value_recorded for event in later if event.HasField("value_recorded"))
+        self._later = {each.key: each.value for each in recorded}
+
+    def add(self, event: Event) -> None:
+        """Take the event in."""
+        value = self._later.get(event.value_recorded.key) if event.HasField("value_recorded") else None
+        if value is not None:
+            event.value_recorded.value.CopyFrom(value)
+        super().add(event)
+
+
+def replayed(
+    workflow: Workflow[Any, Any], argument: object, events: Sequence[Event], later: Iterable[Event] = ()
+) -> Run:
+    """Answer a new run that has replayed these events and gone on until it waits; ``later`` has values for it."""
+    journal = Retelling(folded(events), later)
     journal.now = 1_000_000.0
     run = Run(workflow, journal, argument, payload_limit=LIMIT)
     try:
@@ -40,25 +68,89 @@ def replayed(workflow: Workflow[Any, Any], argument: object, events: Sequence[Ev
     return run
 
 
+def folded(events: Iterable[Event]) -> History:
+    """Answer the fold of these events."""
+    history = History()
+    for event in events:
+        history.apply(event)
+    return history
+
+
+def argument_of(workflow: Workflow[Any, Any], events: Sequence[Event]) -> object:
+    """Answer what a recorded workflow was started with."""
+    started = events[0].workflow_started
+    if workflow.input_type is None:
+        return None
+    return workflow.input_type.decode(started.input if started.HasField("input") else None)
+
+
+def faults_of_prefixes(workflow: Workflow[Any, Any], argument: object, events: Sequence[Event]) -> list[str]:
+    """Replay every prefix; answer where the code goes on in another way than the history does."""
+    return [fault for length in range(1, len(events)) for fault in faults_of_prefix(workflow, argument, events, length)]
+
+
 def faults_of_prefix(workflow: Workflow[Any, Any], argument: object, events: Sequence[Event], length: int) -> list[str]:
     """Replay the first ``length`` events; answer where the code goes on in another way than the history does."""
+    rest = events[length:]
+    if folded(events[:length]).stopped:
+        return [f"after {length} events: decided while stopped: {each}" for each in _decided_while_stopped(rest)]
+    if _is_inside_one_act(events[length - 1], rest):
+        return []
     try:
-        run = replayed(workflow, argument, events[:length])
+        run = replayed(workflow, argument, events[:length], rest)
     except NonDeterminism as error:
         return [f"after {length} events: {error}"]
-    expected, next_event = _recorded(events[length:], ended=run.done)
+    expected, next_event = _recorded(rest, ended=run.done)
     decided = _decided(run)
-    if any(kind == "value_recorded" for kind, *_ in decided):
-        # The values are new ones, and so may be the inputs made of them.
-        expected, decided = [each[:2] for each in expected], [each[:2] for each in decided]
     wrong = [] if decided == expected else [f"after {length} events decided {decided}, recorded is {expected}"]
-    detail = None if next_event is None else next_event.WhichOneof("detail")
-    if run.done != (detail in FINAL_DETAILS):
-        wrong.append(f"after {length} events {'done' if run.done else 'not done'}, recorded is {detail}")
+    by_code = next_event is not None and _is_end_by_code(next_event)
+    if run.done != by_code:
+        wrong.append(f"after {length} events {'done' if run.done else 'not done'}, recorded is {next_event}")
     elif run.done and next_event is not None and not wrong:
         wrong += _faults_of_end(run, next_event)
     run.close()
     return wrong
+
+
+def _decided_while_stopped(rest: Sequence[Event]) -> list[Decision]:
+    decided = []
+    for event in rest:
+        if event.WhichOneof("detail") in _GOES_ON:
+            break
+        decision = _decision(event)
+        if decision is not None:
+            decided.append(decision)
+    return decided
+
+
+def _is_inside_one_act(last: Event, rest: Sequence[Event]) -> bool:
+    """Whether the engine wrote this event and the next ones in one go, and never asked the code in between."""
+    if is_lost(last) and (is_lost(rest[0]) or rest[0].HasField("workflow_quarantined")):
+        return True
+    if _closes(last):
+        return True
+    # A cancel that came while it was being terminated is kept, and that is all.
+    late = all(event.signal_received.undelivered for event in rest[:-1])
+    return last.HasField("cancel_requested") and late and rest[-1].HasField("workflow_terminated")
+
+
+def is_lost(event: Event) -> bool:
+    """Whether an attempt died with its process."""
+    return event.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST
+
+
+def _closes(event: Event) -> bool:
+    """Whether it closes an attempt because the workflow ends."""
+    return event.attempt_failed.decision.reason == failure_pb2.RETRY_REASON_WORKFLOW_ENDED
+
+
+def _is_end_by_code(event: Event) -> bool:
+    """Whether it ends the workflow as its code ended, and not from outside."""
+    detail = event.WhichOneof("detail")
+    if detail not in FINAL_DETAILS or detail == "workflow_terminated":
+        return False
+    cut = event.workflow_cancelled.cut_keys or event.workflow_cancelled.reason
+    return not (cut or event.workflow_failed.reason == event_pb2.STATE_REASON_HISTORY_LIMIT)
 
 
 def _recorded(rest: Sequence[Event], *, ended: bool) -> tuple[list[Decision], Event | None]:
@@ -68,9 +160,13 @@ def _recorded(rest: Sequence[Event], *, ended: bool) -> tuple[list[Decision], Ev
         decision = _decision(event)
         if decision is not None:
             decisions.append(decision)
-        elif event.WhichOneof("detail") not in _SAID and not (ended and _came_too_late(event)):
+        elif not (_is_nothing_to_the_code(event) or (ended and _came_too_late(event))):
             return decisions, event
     return decisions, None
+
+
+def _is_nothing_to_the_code(event: Event) -> bool:
+    return event.WhichOneof("detail") in _SAID or event.attempt_started.attempt > 1 or _closes(event)
 
 
 def _came_too_late(event: Event) -> bool:
@@ -84,20 +180,36 @@ def _decided(run: Run) -> list[Decision]:
     for key in run.asked:
         if key in run.wanted and key not in run.history.calls:
             call, payload = run.wanted[key]
-            decisions.append(("attempt_started", key, call.step.name, payload.json))
+            decisions.append(("attempt_started", key, call.step.name, payload.SerializeToString(deterministic=True)))
     return decisions
 
 
 def _decision(event: Event) -> Decision | None:
-    """Answer what workflow code decided with this event; None: nothing."""
+    """Answer what workflow code decided with this event, and with what; None: nothing."""
     kind = event.WhichOneof("detail") or ""
     detail: Any = getattr(event, kind)
     if kind == "attempt_started" and detail.attempt == 1:
-        return (kind, detail.step_key, detail.step_name, detail.input.json)
+        return (kind, detail.step_key, detail.step_name, detail.input.SerializeToString(deterministic=True))
     if kind not in _DECIDED:
         return None
-    more = str(getattr(detail, "signal_sequence", "")) or getattr(detail, "name", "")
-    return (kind, detail.key, more)
+    return (kind, detail.key, *_particulars(event))
+
+
+def _particulars(event: Event) -> Decision:
+    """Answer what belongs to a decision besides its key. Times count from the event's own."""
+    match event.WhichOneof("detail"):
+        case "timer_started":
+            return (f"{seconds(event.timer_started.fire_time) - seconds(event.time):.4f}",)
+        case "signal_awaited":
+            awaited = event.signal_awaited
+            within = f"{seconds(awaited.deadline) - seconds(event.time):.4f}" if awaited.HasField("deadline") else ""
+            return (awaited.name, within)
+        case "signal_taken":
+            return (str(event.signal_taken.signal_sequence),)
+        case "value_recorded":
+            return (event.value_recorded.value.json,)
+        case _:
+            return ()
 
 
 def _faults_of_end(run: Run, final: Event) -> list[str]:

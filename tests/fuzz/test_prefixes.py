@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -11,31 +10,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendflow import MendflowError
 from mendflow.v1 import event_pb2, failure_pb2
-from mendflow.v1 import workflow_service_pb2 as ws
+from mendflow_server import endings
 from mendflow_server.history import History
 from mendflow_server.journal import Journal
 from mendflow_server.run import Run
 from tests.conftest import serving
+from tests.fuzz.acting import ACTS, act, let_end
 from tests.fuzz.forms import fuzz
 from tests.fuzz.programs import SIGNALS, programs, run_program
-from tests.fuzz.replaying import LIMIT, faults_of_prefix, replayed
+from tests.fuzz.replaying import LIMIT, faults_of_prefixes, replayed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from mendflow_server.history import CallRecord
     from tests.conftest import Server
 
-#: What happens next: an open call is settled (which one, and how), or a signal comes, or a cancel.
+#: What happens next: an open call is settled (which one, and how), a signal comes, or an act of somebody's, or a death.
 happenings = st.lists(
     st.tuples(
-        st.sampled_from(["well", "well", "well", "well", "badly", "retried", "signal", "signal", "cancel"]),
+        st.sampled_from(
+            [
+                *["well"] * 6,
+                *["badly", "retried", "retried", "paused"],
+                *["signal", "signal", "cancel", "resume", "resume"],
+                *["death", "death", "quarantine"],
+            ]
+        ),
         st.integers(0, 20),
     ),
     max_size=40,
 )
+#: And what ends it from outside.
+ends = st.sampled_from(["", "", "", "terminate"])
 
 
 class World:
@@ -47,34 +56,50 @@ class World:
         event = self.journal.new()
         event.workflow_started.workflow_type = run_program.name
         self.journal.add(event)
-        self.run = Run(run_program, self.journal, program, payload_limit=LIMIT)
+        self._program = program
+        #: None: it is stopped.
+        self.run: Run | None = None
         #: At rest: how many events there were, what was awaited, what was being cancelled.
         self.rests: list[tuple[int, set[str], set[str]]] = []
         self._withdrawn: set[str] = set()
-        self._drove(self.run.begin)
+        self._go_on()
 
     @property
     def events(self) -> list[event_pb2.Event]:
         return self.journal.pending
 
-    def _drove(self, drive: Any, *what: Any) -> None:
-        run, history = self.run, self.journal.history
+    @property
+    def done(self) -> bool:
+        """Whether the code has ended, or the workflow."""
+        return self.journal.history.final is not None or (self.run is not None and self.run.done)
+
+    def _go_on(self) -> None:
+        """Replay what there is, and go on."""
+        self.run = Run(run_program, self.journal, self._program, payload_limit=LIMIT)
+        self._drove(self.run, self.run.begin)
+
+    def _drove(self, run: Run, drive: Any, *what: Any) -> None:
+        history = self.journal.history
         drive(*what)
         self._withdrawn |= set(run.unwanted)
         run.unwanted.clear()
         asked, run.asked = run.asked, []
         for key in asked:
-            if key in run.wanted and key not in history.calls:
-                self._start(key, 1)
+            if key in run.wanted:
+                self._want(run, key)
         self._withdrawn &= set(history.open)
         self.rests.append((len(self.events), set(run.wanted), set(self._withdrawn)))
 
-    def _start(self, key: str, number: int) -> None:
+    def _want(self, run: Run, key: str) -> None:
+        """Start a step's next attempt, if none is open and nothing is in its way."""
+        record = self.journal.history.open.get(key)
+        if record is not None and (record.started is not None or record.paused):
+            return
         event = self.journal.new()
         event.attempt_started.step_key = key
-        event.attempt_started.attempt = number
-        if number == 1:
-            call, payload = self.run.wanted[key]
+        event.attempt_started.attempt = 1 if record is None else record.attempt + 1
+        if record is None:
+            call, payload = run.wanted[key]
             event.attempt_started.step_name = call.step.name
             event.attempt_started.input.CopyFrom(payload)
         self.journal.add(event)
@@ -84,71 +109,141 @@ class World:
         self.journal.now += 1
         history = self.journal.history
         if how == "cancel":
-            if not history.cancel:
-                event = self.journal.new()
-                event.cancel_requested.actor = "test"
-                self.journal.add(event)
-                self._drove(self.run.cancel_recorded)
+            self._cancel()
         elif how == "signal":
             event = self.journal.new()
             event.signal_received.name = SIGNALS[which % len(SIGNALS)]
             event.signal_received.data.json = json.dumps(f"signal {event.sequence}")
             self.journal.add(event)
-            self._drove(self.run.signal_recorded, event.signal_received.name)
+            if self.run is not None:
+                self._drove(self.run, self.run.signal_recorded, event.signal_received.name)
+        elif how == "resume":
+            if history.stopped:
+                self._add(lambda event: event.workflow_resumed.SetInParent())
+                self._go_on()
+        elif how in ("death", "quarantine"):
+            self._die(which if how == "quarantine" else None)
+        elif how == "terminate":
+            self._stop()
+            endings.terminated(self.journal, event_pb2.WorkflowTerminated(actor="test"))
         elif history.open:
             keys = sorted(history.open)
             self._settle(keys[which % len(keys)], how)
+
+    def _add(self, fill: Callable[[event_pb2.Event], None]) -> None:
+        event = self.journal.new()
+        fill(event)
+        self.journal.add(event)
+
+    def _stop(self) -> None:
+        if self.run is not None:
+            self.run.close()
+            self.run = None
+
+    def _cancel(self) -> None:
+        history = self.journal.history
+        if history.cancel:
+            return
+        self._add(lambda event: event.cancel_requested.SetInParent())
+        if history.stopped:
+            # Quarantined: its code must not run, so there is no clean-up.
+            endings.cancelled(self.journal, cut=list(history.open), deadline=False)
+        elif self.run is not None:
+            self._drove(self.run, self.run.cancel_recorded)
+        else:
+            self._go_on()
+
+    def _die(self, guilty: int | None) -> None:
+        """The process dies and another takes over, which may find an attempt ``guilty`` and keep it from running."""
+        history = self.journal.history
+        cut_off = history.open_attempts()
+        if history.stopped and not cut_off:
+            return
+        self._stop()
+        self._withdrawn.clear()
+        self._add(lambda event: event.workflow_recovered.SetInParent())
+        for record in cut_off:
+            quarantined = guilty is not None and not history.stopped and record is cut_off[guilty % len(cut_off)]
+            event = self.journal.new()
+            detail = event.attempt_failed
+            detail.step_key, detail.attempt = record.key, record.attempt
+            detail.failure.kind = failure_pb2.FAILURE_KIND_LOST
+            detail.decision.action = (
+                failure_pb2.RETRY_ACTION_QUARANTINE_WORKFLOW if quarantined else failure_pb2.RETRY_ACTION_RETRY
+            )
+            self.journal.add(event)
+            if quarantined:
+                self._add(lambda event: event.workflow_quarantined.SetInParent())
+        if not history.stopped:
+            self._go_on()
 
     def _settle(self, key: str, how: str) -> None:
         """Give an open call an outcome, or a step another attempt."""
         record = self.journal.history.open[key]
         event = self.journal.new()
-        if record.kind == "timer":
-            event.timer_fired.key = key
-        elif record.kind == "signal":
-            if record.wake_time is None:
-                return
-            event.signal_timed_out.key = key
+        if record.kind != "step":
+            if self.run is None or (record.kind == "signal" and record.wake_time is None):
+                return  # Time stands still for what is stopped.
+            if record.kind == "timer":
+                event.timer_fired.key = key
+            else:
+                event.signal_timed_out.key = key
+        elif record.started is None:
+            return
         elif how == "well":
             event.attempt_succeeded.step_key = key
-            name = record.name
-            event.attempt_succeeded.output.json = str(event.sequence) if name == "other" else f'"{event.sequence}"'
+            event.attempt_succeeded.output.json = (
+                str(event.sequence) if record.name == "other" else f'"{event.sequence}"'
+            )
         else:
-            self._fail(event, key, how)
-            if event.attempt_failed.decision.action == failure_pb2.RETRY_ACTION_RETRY:
-                self.journal.add(event)
-                self._start(key, record.attempt + 1)
-                self.rests.append((len(self.events), set(self.run.wanted), set(self._withdrawn)))
-                return
+            self._fail(event, record, how)
+            return
         self.journal.add(event)
-        self._drove(self.run.outcome_recorded, key)
+        if self.run is not None:
+            self._drove(self.run, self.run.outcome_recorded, key)
 
-    def _fail(self, event: event_pb2.Event, key: str, how: str) -> None:
+    def _fail(self, event: event_pb2.Event, record: CallRecord, how: str) -> None:
         detail = event.attempt_failed
-        detail.step_key = key
+        detail.step_key, detail.attempt = record.key, record.attempt
         detail.failure.message = f"failure {event.sequence}"
-        if key in self._withdrawn:
+        if record.key in self._withdrawn:
             detail.decision.action = failure_pb2.RETRY_ACTION_CANCEL_STEP
-        elif how == "retried":
-            detail.decision.action = failure_pb2.RETRY_ACTION_RETRY
         else:
-            detail.decision.action = failure_pb2.RETRY_ACTION_FAIL_STEP
+            detail.decision.action = _ACTIONS[how]
+        self.journal.add(event)
+        run = self.run
+        if run is not None and record.outcome is not None:
+            self._drove(run, run.outcome_recorded, record.key)
+        elif record.paused and not self.journal.history.stopped:
+            self._add(lambda event: event.workflow_paused.SetInParent())
+            self._stop()
+        elif run is not None and not record.paused:
+            self._want(run, record.key)
+            self.rests.append((len(self.events), set(run.wanted), set(self._withdrawn)))
 
 
-@fuzz(250, 20_000)
-@given(program=programs, happened=happenings)
+_ACTIONS = {
+    "badly": failure_pb2.RETRY_ACTION_FAIL_STEP,
+    "retried": failure_pb2.RETRY_ACTION_RETRY,
+    "paused": failure_pb2.RETRY_ACTION_PAUSE_WORKFLOW,
+}
+
+
+@fuzz(350, 20_000)
+@given(program=programs, happened=happenings, end=ends)
 def test_every_prefix_of_a_simulated_history_replays_to_the_same_decisions(
-    program: Any, happened: list[tuple[str, int]]
+    program: Any, happened: list[tuple[str, int]], end: str
 ) -> None:
     world = World(program)
-    for how, which in happened:
-        if world.run.done:
+    for how, which in (*happened, (end, 0)):
+        if world.done or not how:
             break
         world.happen(how, which)
     events = world.events
     _end(world)
-    # Or the collector would, in the midst of another run.
-    world.run.close()
+    if world.run is not None:
+        # Or the collector would, in the midst of another run.
+        world.run.close()
     _check_prefixes(program, events)
     for length, wanted, withdrawn in world.rests:
         again = replayed(run_program, program, events[:length])
@@ -158,9 +253,7 @@ def test_every_prefix_of_a_simulated_history_replays_to_the_same_decisions(
 
 
 def _check_prefixes(program: Any, events: list[event_pb2.Event]) -> None:
-    wrong = []
-    for length in range(1, len(events)):
-        wrong += faults_of_prefix(run_program, program, events, length)
+    wrong = faults_of_prefixes(run_program, program, events)
     assert not wrong, "\n".join([_told(program, events), *wrong])
 
 
@@ -171,7 +264,7 @@ def _told(program: Any, events: list[event_pb2.Event]) -> str:
 def _end(world: World) -> None:
     """Write the final event, if the code has ended."""
     run = world.run
-    if not run.done:
+    if run is None or not run.done:
         return
     event = world.journal.new()
     if run.error is None:
@@ -191,45 +284,13 @@ async def forgetful(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 @fuzz(90, 3_000)
-@given(program=programs, sent=st.lists(st.sampled_from([*SIGNALS, "pause", "pause", "cancel"]), max_size=8))
+@given(program=programs, sent=st.lists(st.sampled_from([*SIGNALS, *ACTS]), max_size=8))
 async def test_every_prefix_of_a_real_history_replays_to_the_same_decisions(
     program: Any, sent: list[str], forgetful: Server
 ) -> None:
     handle = await forgetful.client.start(run_program, program)
-    for what in sent:
-        with contextlib.suppress(MendflowError):
-            if what == "pause":
-                await asyncio.sleep(0.004)  # Another interleaving, not a wait for anything.
-            elif what == "cancel":
-                await handle.cancel()
-            else:
-                await handle.signal(what, what)
-    ended = await _let_end(handle)
-    events: list[event_pb2.Event] = []
-    token = ""
-    while True:
-        page = await forgetful.stub.ListEvents(
-            ws.ListEventsRequest(workflow_id=handle.id, page_size=1000, page_token=token)
-        )
-        events += page.events
-        token = page.next_page_token
-        if not token:
-            break
+    await act(handle, sent)
+    ended = await let_end(handle)
+    events = [event async for event in handle.events()]
     assert ended, _told(program, events)
     _check_prefixes(program, events)
-
-
-async def _let_end(handle: Any) -> bool:
-    """Send what it may still wait for, whenever it has come to rest, until it has ended; False: it does not."""
-    seen = 0
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(20):
-            while not (found := await handle.get()).HasField("end_time"):
-                if found.last_sequence == seen:
-                    for name in SIGNALS:
-                        with contextlib.suppress(MendflowError):
-                            await handle.signal(name, name)
-                seen = found.last_sequence
-                await asyncio.sleep(0.005)
-            return True
-    return False

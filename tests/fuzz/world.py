@@ -48,6 +48,8 @@ _SEEDED = {
     "not_served": ("chatty", workflow_pb2.WORKFLOW_STATE_WAITING, event_pb2.STATE_REASON_NOT_SERVED),
 }
 KINDS = (*_STARTS, *_SEEDED, "missing")
+#: Those that have not ended, and one that has no room for more.
+SIGNALLED = ("waiting", "declared", "full", "sleeping", "backoff", "paused", "running", "cancelling", *_SEEDED)
 FRESH = ("@fresh-1", "@fresh-2", "")
 #: A workflow of each kind is as its name says once it is in this state, or for this reason.
 _READY = {

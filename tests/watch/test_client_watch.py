@@ -13,6 +13,7 @@ from mendflow import Client, workflow
 from mendflow.errors import ServerUnavailable, WorkflowNotFound
 from mendflow.v1 import event_pb2
 from tests.conftest import Server, ServerProcess, free_port, serving
+from tests.promises import Evidence, Watched, broken, read_store
 from tests.watch.proxy import Proxy
 from tests.workflows import note_down
 
@@ -30,44 +31,49 @@ async def proxy(server: Server) -> AsyncIterator[Proxy]:
         yield between
 
 
+def assert_faithful(directory: Path, watched: Watched, seed: str = "") -> None:
+    """The workflow has ended, and what was watched is what is on disk."""
+    wrong = broken(Evidence(read_store(directory / "mendflow.db"), watched=[watched]))
+    assert not wrong, "\n".join([seed, *map(str, wrong)])
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_cut_at_random_the_watch_is_dense_and_complete(server: Server, proxy: Proxy, seed: int) -> None:
+async def test_cut_at_random_the_watch_is_dense_and_complete(
+    server: Server, proxy: Proxy, tmp_path: Path, seed: int
+) -> None:
     dice = random.Random(seed)
     told: list[bool] = []
     async with Client(f"127.0.0.1:{proxy.port}") as client:
         handle = await client.start("chatty", STEPS, id="subject")
-        seen: list[int] = []
+        whole = Watched("subject")
         cuts = 0
         async for event in handle.watch(on_connection=lambda connected, _: told.append(connected)):
-            seen.append(event.sequence)
+            whole.events.append(event)
             if event.HasField("signal_awaited"):
                 await server.client.signal("subject", "go")
             if cuts < 8 and dice.random() < 0.1:
                 cuts += 1
                 proxy.cut()
-    assert seen == list(range(1, EVENTS + 1))
+        whole.ended = True
+    assert whole.events[-1].sequence == EVENTS
+    assert_faithful(tmp_path, whole, f"seed {seed}")
     assert cuts == 8
     assert proxy.connections > 1
     assert told[::2] == [False] * len(told[::2]), "gone, back, gone, back"
 
 
-async def test_with_a_filter_no_event_is_lost_or_repeated_either(server: Server, proxy: Proxy) -> None:
+async def test_with_a_filter_no_event_is_lost_or_repeated_either(server: Server, proxy: Proxy, tmp_path: Path) -> None:
     async with Client(f"127.0.0.1:{proxy.port}") as client:
         handle = await client.start("chatty", STEPS, id="subject")
         await server.client.signal("subject", "go")
-        kinds = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED,)
-        seen: list[int] = []
-        async for event in handle.watch(kinds=kinds):
-            seen.append(event.sequence)
-            if len(seen) % 40 == 0:
+        part = Watched("subject", (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED,))
+        async for event in handle.watch(kinds=part.kinds):
+            part.events.append(event)
+            if len(part.events) % 40 == 0:
                 proxy.cut()
-        whole = [
-            event.sequence
-            async for event in server.client.handle("subject").events()
-            if event.HasField("attempt_succeeded")
-        ]
-    assert seen == whole
-    assert len(seen) == STEPS
+        part.ended = True
+    assert len(part.events) == STEPS
+    assert_faithful(tmp_path, part)
 
 
 async def test_silence_is_noticed_and_the_stream_is_opened_anew(server: Server, proxy: Proxy) -> None:
@@ -203,19 +209,20 @@ async def test_across_restarts_on_the_same_port_it_is_dense_and_complete(server_
     told: list[bool] = []
     async with Client(server_process.grpc_address) as client:
         handle = await client.start("chatty", STEPS, id="subject")
-        seen: list[int] = []
+        whole = Watched("subject")
         kills = 0
         async for event in handle.watch(on_connection=lambda connected, _: told.append(connected)):
-            seen.append(event.sequence)
+            whole.events.append(event)
             if event.HasField("signal_awaited"):
                 await client.signal("subject", "go")
             if event.sequence in (30, 120):
                 kills += 1
                 server_process.kill()
                 await asyncio.to_thread(server_process.start)
-        whole = [each.sequence async for each in handle.events()]
+        whole.ended = True
         assert await handle.result() == STEPS * 1_020
+    server_process.kill()
     assert kills == 2
-    assert seen == whole == list(range(1, len(whole) + 1))
+    assert_faithful(server_process.directory, whole)
     # It may have had the rest already when the server died.
     assert told == [False, True] * (len(told) // 2)

@@ -10,6 +10,7 @@ import grpc
 
 from mendflow.v1 import workflow_service_pb2
 from mendflow_server.watch import kind_of
+from tests.promises import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -96,6 +97,11 @@ class RawWatch:
             await asyncio.sleep(PAUSE)
         finally:
             call.cancel()
+
+
+def as_watched(watch: RawWatch) -> Watched:
+    """Answer what it has seen so far, for the checker."""
+    return Watched(watch.workflow_id, watch.kinds, watch.after_sequence, watch.events, watch.ended)
 
 
 def of_kinds(history: Sequence[event_pb2.Event], kinds: Sequence[int]) -> list[event_pb2.Event]:
