@@ -25,7 +25,7 @@ def measure(runs: int, scale: float, only: str) -> dict[str, list[float]]:
         with tempfile.TemporaryDirectory(prefix="mendflow-bench-") as name, servers.echo() as echo:
             directory = Path(name)
             with servers.mendflow(directory) as server:
-                bench = Bench(server.address, echo, directory, scale)
+                bench = Bench(server, echo, directory, scale)
                 for row in ROWS:
                     if row.name in figures:
                         figures[row.name].append(asyncio.run(row.measure(bench)))  # type: ignore[arg-type]  # a coroutine
@@ -49,8 +49,8 @@ def report(figures: dict[str, list[float]]) -> list[dict[str, Any]]:
                 "min": min(found),
                 "max": max(found),
                 "of_echo": median / echo if row.unit == "/s" else None,
-                "reaches_least": row.reaches(median, row.least),
-                "reaches_goal": row.reaches(median, row.goal),
+                "reaches_least": row.reaches(median, echo, goal=False),
+                "reaches_goal": row.reaches(median, echo, goal=True),
                 "least": row.least,
                 "goal": row.goal,
             }

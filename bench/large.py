@@ -22,6 +22,7 @@ import grpc
 from bench import servers
 from bench.filling import Pattern, fill, read_pattern
 from bench.rows import OPEN, Bench, batches, waiting_calls
+from mendflow.ids import new_id
 from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
 
 if TYPE_CHECKING:
@@ -84,16 +85,16 @@ async def sleeping(pattern: Pattern, scale: float) -> Figures:
             with servers.mendflow(directory) as server:
                 await asyncio.sleep(5)
                 memory.append(server.resident)
-                rates.append(await rate(server.address, directory))
+                rates.append(await rate(Bench(server, "", directory)))
     return [
         (f"{count:,} asleep: resident memory above an empty server's", f"{memory[1] - memory[0]:.1f} MB"),
         (f"{count:,} asleep: starting others", f"{rates[1]:,.0f} /s, {rates[1] / rates[0]:.2f} of an empty server's"),
     ]
 
 
-async def rate(address: str, directory: Path) -> float:
+async def rate(bench: Bench) -> float:
     """Answer how many waiting calls a second, the median of three."""
-    return statistics.median([await waiting_calls(64)(Bench(address, "", directory, 1.0)) for _ in range(3)])
+    return statistics.median([await waiting_calls(64)(bench) for _ in range(3)])
 
 
 async def due(pattern: Pattern, scale: float) -> Figures:
@@ -110,7 +111,7 @@ async def due(pattern: Pattern, scale: float) -> Figures:
                 late = max(0.0, time.time() - instant)
                 await until_ended(stub, count)
                 took = time.time() - instant
-                rest = await rate(server.address, directory)
+                rest = await rate(Bench(server, "", directory))
     return [
         (f"{many:,} asleep, {count:,} due at one instant: all have ended after", f"{took:.1f} s"),
         ("  the filling and the start were late by", f"{late:.1f} s"),
@@ -143,10 +144,11 @@ async def finished(pattern: Pattern, scale: float) -> Figures:
     chance = random.Random(1)
     for what, number in (("an empty store", 0), ("in time order", count), ("random ids", count)):
         with folder() as directory:
-            name = {"name": lambda: f"{chance.getrandbits(128):032x}"} if what == "random ids" else {}
-            await fill(directory / servers.FILE, pattern, number, **name)  # type: ignore[arg-type]
+            # What is there, and what is started then, have ids of the same kind.
+            name = (lambda: f"{chance.getrandbits(128):032x}") if what == "random ids" else new_id
+            await fill(directory / servers.FILE, pattern, number, name=name)
             with servers.mendflow(directory) as server:
-                found = await measured(server.address, directory)
+                found = await measured(Bench(server, "", directory, new_id=name))
         base = base or found
         for row, figure in found.items():
             unit = "ms" if "ms" in row else "/s"
@@ -155,14 +157,13 @@ async def finished(pattern: Pattern, scale: float) -> Figures:
     return figures
 
 
-async def measured(address: str, directory: Path) -> dict[str, float]:
+async def measured(bench: Bench) -> dict[str, float]:
     """Answer the rates and times of one store."""
-    bench = Bench(address, "", directory, 1.0)
     found = {
-        "waiting calls": await rate(address, directory),
+        "waiting calls": await rate(bench),
         "batches": statistics.median([await batches(bench) for _ in range(3)]),
     }
-    async with connected(address) as stub:
+    async with connected(bench.address) as stub:
         lists = {
             "list, ms": workflow_service_pb2.ListWorkflowsRequest(page_size=100),
             "list by type, ms": workflow_service_pb2.ListWorkflowsRequest(page_size=100, workflow_type="three_steps"),

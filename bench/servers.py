@@ -46,6 +46,12 @@ class Running:
     process: subprocess.Popen[bytes]
 
     @property
+    def processor(self) -> float:
+        """The processor time it has taken, in seconds."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def resident(self) -> float:
         """Its resident memory, in MB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
