@@ -9,9 +9,12 @@ fault anyway.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import struct
 from typing import TYPE_CHECKING
+
+from mendflow_server.store.protocol import StoreUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +23,7 @@ _FORMAT = struct.Struct("<q")
 
 
 class Note:
-    """Without a path it keeps nothing."""
+    """Without a path it keeps nothing. Raises `StoreUnavailable` where the file cannot be written."""
 
     def __init__(self, path: Path | None) -> None:
         #: The workflow whose code had the loop when the last process ended; 0: none.
@@ -28,10 +31,16 @@ class Note:
         self._map: mmap.mmap | None = None
         if path is None:
             return
-        if not path.exists() or path.stat().st_size != _FORMAT.size:
-            path.write_bytes(bytes(_FORMAT.size))
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), _FORMAT.size)
+        try:
+            if not path.exists() or path.stat().st_size != _FORMAT.size:
+                path.write_bytes(bytes(_FORMAT.size))
+            with path.open("r+b") as file:
+                self._map = mmap.mmap(file.fileno(), _FORMAT.size)
+        except OSError as error:
+            full = error.errno == errno.ENOSPC
+            advice = "free some space on the disk" if full else "make it writable for this server"
+            message = f"{path} cannot be written: {error.strerror}; {advice}"
+            raise StoreUnavailable(message) from error
         (self.left,) = _FORMAT.unpack_from(self._map)
         self.leave()
 
