@@ -54,6 +54,17 @@ def settings_for(directory: Path, **overrides: Any) -> Settings:
     return load_settings(**(values | overrides))
 
 
+def http_health(address: str, path: str = "/health") -> tuple[int, dict[str, Any]]:
+    """Answer an HTTP health's status and body; 0 when it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=2) as reply:
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+    except OSError:
+        return 0, {}
+
+
 async def until(condition: Callable[[], Any], seconds: float = 5.0) -> bool:
     """Wait until something is so."""
     limit = time.monotonic() + seconds
@@ -179,13 +190,7 @@ class ServerProcess:
 
     def health(self, path: str = "/health") -> tuple[int, dict[str, Any]]:
         """Answer the HTTP health's status and body; 0 when it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://{self.http_address}{path}", timeout=2) as reply:
-                return reply.status, json.loads(reply.read())
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
-        except OSError:
-            return 0, {}
+        return http_health(self.http_address, path)
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -172,7 +172,8 @@ class App:
             last_tick_age=now - self.supervisor.last_tick,
             recovered=self.supervisor.recovered,
             draining=self.engine.draining,
-            store_failure=self.committer.failing,
+            store_failure=self.committer.failing or self.engine.trying.failing,
+            store_damage=self.store.damage,
         )
 
     async def failure(self) -> None:
@@ -192,7 +193,7 @@ class App:
         engine.cut_attempts()
         await self._until(lambda: engine.settled, began + settings.drain_timeout - reserve / 2)
         await self.grpc.stop(0.5)
-        await self.supervisor.record_drain()
+        await self.supervisor.record_drain(reserve / 2)
         log.info("drained", attempts_left=engine.running, seconds=round(self.clock.monotonic() - began, 3))
 
     async def _until(self, done: Any, limit: float) -> None:

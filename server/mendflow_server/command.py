@@ -17,7 +17,7 @@ from mendflow_server.http import CannotListenHttp
 from mendflow_server.logs import configure_logs
 from mendflow_server.loop import LoopNotInstalled, run_on_loop
 from mendflow_server.settings import SettingsError, load_settings
-from mendflow_server.store.protocol import StoreRefused
+from mendflow_server.store.protocol import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,7 +60,7 @@ def run(settings: Settings, definitions: dict[str, Workflow[Any, Any]]) -> int:
     """Serve; answer the exit code. What keeps the server from starting is told in one line."""
     try:
         return run_on_loop(app.serve(settings, definitions), settings)
-    except (LoopNotInstalled, StoreRefused, CannotListen, CannotListenHttp, DefinitionError) as error:
+    except (LoopNotInstalled, StoreError, CannotListen, CannotListenHttp, DefinitionError) as error:
         click.echo(f"error: {error}", err=True)
         return 1
 

@@ -26,6 +26,7 @@ from mendflow_server.store.protocol import (
     BatchResult,
     CommitUnknown,
     Guard,
+    StoreDamaged,
     StoreError,
     StoreUnavailable,
     Verdict,
@@ -74,6 +75,8 @@ class Committer:
         self.last_commit = clock.monotonic()
         #: Why the last try failed; empty while commits work.
         self.failing = ""
+        #: What has been logged of it since.
+        self._said: set[str] = set()
 
     def change(self, change: Change, done: ChangeDone) -> None:
         """Commit a change; ``done`` is called on the loop once it is decided."""
@@ -158,6 +161,8 @@ class Committer:
         while True:
             try:
                 result = await (self._settle(batch) if unknown else self._store.commit(batch))
+            except StoreDamaged as error:
+                return await self._one_by_one(batch, error, unknown=unknown)
             except StoreUnavailable as error:
                 self._failed(error)
             except CommitUnknown as error:
@@ -168,12 +173,15 @@ class Committer:
             else:
                 if self.failing:
                     self.failing = ""
+                    self._said.clear()
                     log.info("store_commits_again")
                 return result
             await asyncio.sleep(RETRY_PAUSE)
 
     async def _one_by_one(self, batch: Batch, error: StoreError, *, unknown: bool) -> BatchResult:
-        """One of them breaks a rule of the store, by a fault of ours: the others must not pay for it."""
+        """The others must not pay for one that breaks a rule of the store, by a fault of ours, or that lies where the
+        file is damaged.
+        """
         if len(batch.changes) + len(batch.messages) == 1:
             log.critical("change_refused_by_store", error=str(error))
             lost = [Verdict.LOST]
@@ -194,9 +202,11 @@ class Committer:
         return result
 
     def _failed(self, error: StoreError) -> None:
-        if not self.failing:
-            log.error("store_does_not_commit", error=str(error))
         self.failing = str(error) or type(error).__name__
+        if self.failing not in self._said:
+            # Each cause once, for the second may say more: what began as an error of the disk is read-only now.
+            self._said.add(self.failing)
+            log.error("store_does_not_commit", error=self.failing)
 
     async def _settle(self, batch: Batch) -> BatchResult:
         """Find out what became of a batch of unknown outcome, and send again what was not done."""

@@ -298,6 +298,8 @@ class Engine(Memory):
         if verdict is Verdict.MISSING:
             raise errors.WorkflowNotFound(workflow_id)
         if verdict is Verdict.LOST:
+            if self.store.damage:
+                raise errors.StoreNotCommitting(self.store.damage)
             raise errors.InternalFault(message.request_id)
         return verdict, message_id
 
@@ -428,13 +430,25 @@ class Engine(Memory):
         row = execution.row
         log.warning("workflow_lost", workflow_id=row.workflow_id, generation=row.generation)
         self._forget(execution)
+        if self.store.damage:
+            self._leave_alone(execution)
+            return
         task = self._loop.create_task(self._take_up_again(row.workflow_id))
         self._loads.add(task)
         task.add_done_callback(self._loads.discard)
 
+    def _leave_alone(self, execution: Held) -> None:
+        """No other driver has it: the file is damaged where it lies. On disk it stays as it is."""
+        if execution.row.key:
+            self.trying.left_alone.add(execution.row.key)
+        for future, _ in self._starts.pop(execution, []):
+            if not future.done():
+                future.set_exception(errors.StoreNotCommitting(self.store.damage))
+                future.exception()  # Whoever asked may be gone.
+
     async def _take_up_again(self, workflow_id: str) -> None:
         """If the other driver was this process after all, go on from what is on disk."""
-        row = (await self.store.find([workflow_id])).get(workflow_id)
+        row = (await self.trying.until_done(lambda: self.store.find([workflow_id]))).get(workflow_id)
         if row is not None and row.replica_id == self.replica_id:
             self.load([row.key])
 

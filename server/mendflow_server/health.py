@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from mendflow_server.settings import Settings
 
 __all__ = ["LIVENESS", "HealthMonitor", "HealthServicer", "Signals", "Verdict", "judge"]
+
+log = structlog.get_logger("mendflow.health")
 
 #: The name under which grpc.health.v1 answers whether the process is alive.
 LIVENESS: Final = "liveness"
@@ -52,6 +55,8 @@ class Signals:
     draining: bool
     #: Why the store does not commit; empty: it does.
     store_failure: str
+    #: What of the store is damaged, and what to do; empty: nothing that is known.
+    store_damage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,15 @@ def judge(signals: Signals, loop_lag: float, settings: Settings) -> tuple[Verdic
         reasons.append(
             f"a batch has waited {signals.oldest_uncommitted_age:.1f} s for its commit "
             f"(limit {settings.commit_age_limit:g} s)"
+            f"{'' if signals.store_failure else '; look for what keeps the disk busy'}"
         )
     elif signals.last_commit_age > settings.commit_age_limit + settings.probe_interval:
         reasons.append(f"the store has not committed for {signals.last_commit_age:.1f} s")
     if reasons and signals.store_failure:
         reasons.append(signals.store_failure)
+    if signals.store_damage and signals.store_damage not in reasons:
+        # What can be read is still served, but no work should be sent to a file that must be replaced.
+        reasons.append(signals.store_damage)
     if loop_lag > settings.loop_lag_limit:
         reasons.append(f"the event loop was {loop_lag:.1f} s late (limit {settings.loop_lag_limit:g} s)")
     return Verdict(not reasons, tuple(reasons)), Verdict(not stuck, tuple(stuck))
@@ -149,11 +158,16 @@ class HealthMonitor:
 
     def probe(self, loop_lag: float = 0.0) -> None:
         """Look once."""
-        ready, self.alive = judge(self._signals(), loop_lag, self._settings)
+        signals = self._signals()
+        ready, self.alive = judge(signals, loop_lag, self._settings)
         self._good = self._good + 1 if ready.ok else 0
         if not ready.ok:
+            if self.ready.ok and not signals.draining:
+                log.warning("not_ready", reasons=ready.reasons)
             self.ready = ready
         elif self._good >= self._settings.good_probes or self._never_ready:
+            if not self.ready.ok and not self._never_ready:
+                log.info("ready_again")
             self.ready = ready
             self._never_ready = False
         self.servicer.set(LIVENESS, SERVING if self.alive.ok else NOT_SERVING)

@@ -25,8 +25,9 @@ from mendflow_server.attempts import Attempts
 from mendflow_server.entropy import Entropy
 from mendflow_server.execution import Execution
 from mendflow_server.history import FINAL_STATES, History, UnknownEvent
-from mendflow_server.store.protocol import Guard, Message, Row, StoreUnavailable
+from mendflow_server.store.protocol import Guard, Message, Row
 from mendflow_server.timers import Timers
+from mendflow_server.trying import Trying
 
 if TYPE_CHECKING:
     import contextvars
@@ -46,8 +47,6 @@ log = structlog.get_logger("mendflow.engine")
 
 #: How many workflows one `load` of the store brings in.
 LOAD_PAGE = 250
-#: How long to wait before a read that failed is tried again, in seconds.
-READ_PAUSE = 0.25
 #: At this part of the history limit an alert is raised.
 HISTORY_WARNING = 0.8
 #: After a fault of our own a workflow is loaded again: at first after this long, at most after that, in seconds.
@@ -92,6 +91,7 @@ class Memory:
         self.settings = settings
         self.clock = clock
         self.store = store
+        self.trying = Trying(store)
         self.committer = committer
         self.observer = observer
         self.note = note
@@ -219,7 +219,7 @@ class Memory:
         return len(self._loading) + len(self._to_load)
 
     async def _load(self, wanted: dict[int, tuple[str, bool]]) -> None:
-        found = await self._read(list(wanted))
+        found = await self.trying.load(list(wanted))
         missed = [(key, message) for key in wanted for message in self._loading.pop(key, [])]
         for loaded in found:
             stop, retry = wanted[loaded.row.key]
@@ -227,15 +227,6 @@ class Memory:
         for key, message in missed:
             self.deliver(key, message)
         self.load([])
-
-    async def _read(self, keys: list[int]) -> list[Loaded]:
-        """Read workflows, however often it must be tried: what waits for them must not be forgotten."""
-        while True:
-            try:
-                return await self.store.load(keys)
-            except StoreUnavailable as error:
-                log.warning("workflows_not_read", count=len(keys), error=str(error))
-                await asyncio.sleep(READ_PAUSE)
 
     def bring_in(self, loaded: Loaded, *, stop: str = "", retry: bool = False) -> None:
         """Take a loaded workflow over and let it go on."""
@@ -300,7 +291,7 @@ class Memory:
         """Read the workflow's inbox, then call back."""
 
         async def read() -> None:
-            loaded = await self._read([execution.row.key])
+            loaded = await self.trying.until_done(lambda: self.store.load([execution.row.key]))
             then(loaded[0].inbox if loaded else [])
 
         task = self._loop.create_task(read())

@@ -9,8 +9,11 @@ fault anyway.
 
 from __future__ import annotations
 
+import errno
 import mmap
 from typing import TYPE_CHECKING
+
+from mendflow_server.store.protocol import StoreUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +23,7 @@ _SIZE = 8
 
 
 class Note:
-    """Without a path it keeps nothing."""
+    """Without a path it keeps nothing. Raises `StoreUnavailable` where the file cannot be written."""
 
     def __init__(self, path: Path | None) -> None:
         #: The workflow whose code had the loop when the last process ended; 0: none.
@@ -30,10 +33,16 @@ class Note:
         self._cell: memoryview | list[int] = [0]
         if path is None:
             return
-        if not path.exists() or path.stat().st_size != _SIZE:
-            path.write_bytes(bytes(_SIZE))
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), _SIZE)
+        try:
+            if not path.exists() or path.stat().st_size != _SIZE:
+                path.write_bytes(bytes(_SIZE))
+            with path.open("r+b") as file:
+                self._map = mmap.mmap(file.fileno(), _SIZE)
+        except OSError as error:
+            full = error.errno == errno.ENOSPC
+            advice = "free some space on the disk" if full else "make it writable for this server"
+            message = f"{path} cannot be written: {error.strerror}; {advice}"
+            raise StoreUnavailable(message) from error
         self._cell = memoryview(self._map).cast("q")
         self.left = self._cell[0]
         self.leave()

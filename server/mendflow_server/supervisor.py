@@ -8,6 +8,7 @@ it finds due is loaded by a task of its own, one at a time.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -44,6 +45,7 @@ class Supervisor(CrashBudgetPort):
     def __init__(self, *, engine: Engine, store: Store, clock: Clock, settings: Settings) -> None:
         self._engine = engine
         self._store = store
+        self._trying = engine.trying
         self._clock = clock
         self._settings = settings
         self._schedule: Schedule | None = None
@@ -52,6 +54,7 @@ class Supervisor(CrashBudgetPort):
         self._due: asyncio.Task[None] | None = None
         self._ledger: asyncio.Task[None] | None = None
         self._clock_behind = False
+        self._begun = False
         #: Whether all that was under way has been taken over.
         self.recovered = False
         #: When the last tick was, by the monotonic clock.
@@ -61,14 +64,13 @@ class Supervisor(CrashBudgetPort):
     # At the start.
 
     async def recover(self) -> None:
-        """Take over everything that was under way when the last process ended."""
+        """Take over everything that was under way when the last process ended, however often it must be tried."""
         began = self._clock.monotonic()
-        previous = await self._store.begin_life(
-            Life(
-                self._engine.replica_id, round(self._clock.time() * 1e6), round(self._clock.time() * 1e6), drained=False
-            )
-        )
-        ledger = await self._store.suspects()
+        now = round(self._clock.time() * 1e6)
+        life = Life(self._engine.replica_id, now, now, drained=False)
+        previous = await self._trying.until_done(lambda: self._store.begin_life(life))
+        self._begun = True
+        ledger = await self._trying.until_done(self._store.suspects)
         loaded = await self._under_way([suspect.key for suspect in ledger])
         await self._judge(previous, ledger, loaded)
         self._engine.loads_open = True
@@ -101,20 +103,21 @@ class Supervisor(CrashBudgetPort):
         ordered = sorted(keys)
         loaded: list[Loaded] = []
         for start in range(0, len(ordered), LOAD_PAGE):
-            loaded += await self._store.load(ordered[start : start + LOAD_PAGE])
+            loaded += await self._trying.load(ordered[start : start + LOAD_PAGE])
         return loaded
 
     async def _all_keys(self, reason: int | None) -> list[int]:
         keys: list[int] = []
         while True:
-            after = keys[-1] if keys else 0
-            if reason is None:
-                page = await self._store.under_way(after_key=after, limit=DUE_PAGE)
-            else:
-                page = await self._store.stopped_for(reason, after_key=after, limit=DUE_PAGE)
+            page = await self._trying.until_done(partial(self._page, reason, keys[-1] if keys else 0))
             keys += page
             if len(page) < DUE_PAGE:
                 return keys
+
+    async def _page(self, reason: int | None, after: int) -> list[int]:
+        if reason is None:
+            return await self._store.under_way(after_key=after, limit=DUE_PAGE)
+        return await self._store.stopped_for(reason, after_key=after, limit=DUE_PAGE)
 
     async def _judge(self, previous: Life | None, ledger: list[Suspect], loaded: list[Loaded]) -> None:
         """Ask the crash budget who goes on at once, who waits for a turn, and who is kept from running."""
@@ -131,12 +134,13 @@ class Supervisor(CrashBudgetPort):
         self._schedule = plan.schedule
         self._schedule.start(self._clock.monotonic())
         # On disk before any of them runs again: the next death may come at once.
-        await self._store.write_suspects(self._schedule.ledger())
+        suspects = self._schedule.ledger()
+        await self._trying.until_done(lambda: self._store.write_suspects(suspects))
         self._quarantined = dict(plan.quarantined)
         self._engine.suspects = bool(plan.ledger)
-        suspects = sum(suspect.held for suspect in plan.ledger)
-        if suspects:
-            log.warning("suspects", count=suspects, previous_lived=lived)
+        held = sum(suspect.held for suspect in plan.ledger)
+        if held:
+            log.warning("suspects", count=held, previous_lived=lived)
 
     # The crash budget, as the engine asks it.
 
@@ -200,8 +204,9 @@ class Supervisor(CrashBudgetPort):
             room = max(0, self._settings.open_runs_limit - self._engine.open_runs - self._engine.loading)
             until = round((self._clock.time() + HORIZON) * 1e6)
             if room:
-                due = await self._store.due(until, limit=DUE_PAGE + self._engine.open_runs)
-                self._engine.load([key for _, key in due][:room])
+                left_alone = self._trying.left_alone
+                due = await self._store.due(until, limit=DUE_PAGE + self._engine.open_runs + len(left_alone))
+                self._engine.load([key for _, key in due if key not in left_alone][:room])
         except StoreError as error:
             log.warning("due_not_read", error=str(error))
 
@@ -227,7 +232,9 @@ class Supervisor(CrashBudgetPort):
             await asyncio.sleep(TICK)
 
     async def beat(self) -> bool:
-        """Renew this process's life; answer whether the store took it."""
+        """Renew this process's life, once it has begun; answer whether the store took it."""
+        if not self._begun:
+            return False
         try:
             await self._store.beat(self._engine.replica_id, round(self._clock.time() * 1e6))
         except StoreError as error:
@@ -235,9 +242,19 @@ class Supervisor(CrashBudgetPort):
             return False
         return True
 
-    async def record_drain(self) -> None:
-        """Record that this process ends of its own will, and dies of nobody."""
-        await self._store.beat(self._engine.replica_id, round(self._clock.time() * 1e6), drained=True)
+    async def record_drain(self, patience: float) -> None:
+        """Record that this process ends of its own will, and dies of nobody.
+
+        A store that does not take it, or not within ``patience`` seconds, must not keep the process from its end: the
+        log is told instead.
+        """
+        if not self._begun:
+            return  # There is no life to record it in, and nothing was driven.
+        beat = self._store.beat(self._engine.replica_id, round(self._clock.time() * 1e6), drained=True)
+        try:
+            await asyncio.wait_for(beat, patience)
+        except (StoreError, TimeoutError) as error:
+            log.warning("drain_not_recorded", error=str(error) or f"the store took more than {patience:g} s")
 
     def close(self) -> None:
         """Stop what runs beside the ticks."""

@@ -1,206 +1,234 @@
-"""A disk that is full, slow, damaged or somebody else's: nothing acknowledged is lost; the message says what to do."""
+"""A disk that is full, refuses, is read-only or somebody else's: nothing acknowledged is lost; all says what to do."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import resource
-import sqlite3
+import os
+import signal
 import subprocess
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from mendflow import Client
-from mendflow.errors import ServerUnavailable
-from tests.conftest import ServerProcess, serving_process
-from tests.promises import Evidence, Told, broken, read_store
+from mendflow.v1 import workflow_pb2
+from mendflow_server.note import Note
+from mendflow_server.store.protocol import StoreUnavailable
+from tests.conftest import ROOT
+from tests.crash.volumes import (
+    OnAVolume,
+    breaches,
+    calling,
+    full,
+    locked,
+    read_only,
+    refuses_to_grow,
+)
+from tests.mounting import fill, mount, small_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-#: So that the health tells, and a caller is told, in less than a second.
-SOON = {
-    "MENDFLOW_COMMIT_AGE_LIMIT": "0.5",
-    "MENDFLOW_PROBE_INTERVAL": "0.2",
-    "MENDFLOW_COMMIT_PATIENCE": "0.5",
-}
-#: A file that the tests damage: so many workflows of so many bytes each.
-MANY, LONG = 40, 5_000
+SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+
+
+class Trouble(NamedTuple):
+    """What the disk does, and what must be said of it."""
+
+    comes: Callable[[OnAVolume], AbstractContextManager[None]]
+    advice: str
+    #: On a file system of its own.
+    mounted: bool = False
+
+
+TROUBLES = [
+    Trouble(full, "the disk is full; free some space on it", mounted=True),
+    Trouble(refuses_to_grow, "the disk reports an error; look into the system's log"),
+    Trouble(read_only, "it cannot be written; make the file and its directory writable for this server"),
+    Trouble(locked, "another program holds it locked; end that program"),
+]
 
 
 @pytest.fixture
-def impatient(tmp_path: Path) -> Iterator[ServerProcess]:
-    with serving_process(tmp_path, environment=SOON) as server:
-        yield server
+def server(request: pytest.FixtureRequest, trouble: Trouble) -> OnAVolume:
+    """A server whose disk can have this trouble."""
+    server: OnAVolume = request.getfixturevalue("on_a_disk" if trouble.mounted else "on_a_directory")
+    return server
 
 
-@contextlib.contextmanager
-def full(server: ServerProcess) -> Iterator[None]:
-    """The kernel refuses whatever would make a file longer than the store's log is now."""
-    assert server.process is not None
-    unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
-    size = server.store.with_name(f"{server.store.name}-wal").stat().st_size
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
-
-
-@contextlib.contextmanager
-def held(server: ServerProcess) -> Iterator[None]:
-    """Another program holds the write lock: to the server a disk that takes for ever."""
-    with contextlib.closing(sqlite3.connect(server.store, isolation_level=None)) as other:
-        other.execute("begin immediate")
-        yield
-        other.execute("rollback")
-
-
-async def health_is(server: ServerProcess, status: int) -> str:
-    """Wait until the health has this status; answer what it says."""
-    for _ in range(500):
-        code, body = await asyncio.to_thread(server.health)
-        if code == status:
-            return str(body)
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"/health does not get {status}: {server.health()}")
-
-
-@pytest.mark.parametrize(("trouble", "says"), [(full, "disk"), (held, "lock")])
-async def test_a_disk_that_does_not_take_more_for_a_while(impatient: ServerProcess, trouble: object, says: str) -> None:
-    server = impatient
-    told = []
-    assert callable(trouble)
-    async with Client(server.grpc_address, timeout=8.0, retry_for=0.0) as client:
-        waiting = await client.start("wait_for", "before", id="before")
-        told.append(Told("started", "before", (await waiting.get()).uid))
-        with trouble(server):
-            refused = 0
-            for number in range(20):
-                try:
-                    started = await client.start("three", "x", id=f"during-{number}")
-                    told.append(Told("started", started.id, (await started.get()).uid))
-                except ServerUnavailable:
-                    refused += 1
-                if refused > 2:
-                    break
-            assert refused > 2, "the disk took everything"
-            reasons = await health_is(server, 503)
-            assert (await asyncio.to_thread(server.health, "/health/live"))[0] == 200
-            assert (await waiting.get()).workflow_id == "before", "reading goes on"
-        await health_is(server, 200)
-        await client.signal("before", "go", "on", request_id="go")
-        told.append(Told("signalled", "before", "go"))
-        assert await waiting.result() == "before: on"
-        await client.start("three", "x", id="after")
-        # What was not acknowledged may be there all the same; then it comes to its end like any other.
-        for workflow in [each async for each in client.list()]:
-            await client.handle(workflow.workflow_id).result()
+@pytest.mark.parametrize("trouble", TROUBLES, ids=[trouble.comes.__name__ for trouble in TROUBLES])
+async def test_what_the_disk_refuses_is_told_and_goes_on_without_a_restart(server: OnAVolume, trouble: Trouble) -> None:
+    server.start()
+    async with calling(server) as caller:
+        await caller.start("wait_for", "before", "before")
+        await caller.start("holds", 0.3, "held")
+        with trouble.comes(server):
+            await caller.start_until_refused("x")
+            reasons = await server.says(503, trouble.advice)
+            assert str(server.store) in "\n".join(reasons)
+            await server.says(200, path="/health/live")
+            assert (await caller.client.get("before")).workflow_id == "before", "reading goes on"
+        await server.says(200)
+        await caller.signal("before")
+        await caller.start("three", "x", "after")
+        there = await caller.all_end()
+        assert {"before", "held", "after"} <= set(there)
+        assert {told.detail.state for told in caller.told if told.kind == "result"} == {SUCCEEDED}
     assert server.terminate() == 0
-    assert not broken(Evidence(read_store(server.store), told=told))
-    messages = [line for line in server.log if line["event"] == "store_does_not_commit"]
-    assert says in reasons + str(messages), (reasons, messages)
+    assert not breaches(server, caller.told)
+    assert any(trouble.advice in error for error in server.errors("store_does_not_commit")), server.words
     assert any(line["event"] == "store_commits_again" for line in server.log)
+    assert "Traceback" not in server.words
 
 
-async def fill(server: ServerProcess) -> None:
-    """Let workflows end, and the server after them."""
-    async with Client(server.grpc_address) as client:
-        for number in range(MANY):
-            await client.run("echo", f"{number}" * LONG, id=f"w-{number}")
-    assert server.terminate() == 0
-
-
-@pytest.mark.parametrize("damage", ["overwritten", "truncated"])
-async def test_a_file_that_is_no_store_any_more_is_refused(server_process: ServerProcess, damage: str) -> None:
-    server = server_process
-    await fill(server)
-    content = server.store.read_bytes()
-    left = b"\x55" * 100 + content[100:] if damage == "overwritten" else content[: len(content) // 2 // 4096 * 4096]
-    server.store.write_bytes(left)
-    before = (server.directory / "server.log").stat().st_size
-    server.start(wait=False)
-    assert server.wait_died() == 1
-    words = (server.directory / "server.log").read_text("utf-8")[before:]
+@pytest.mark.parametrize("before", ["a new store", "a killed server's"])
+async def test_a_full_disk_ends_the_start_with_advice_and_loses_nothing(on_a_disk: OnAVolume, before: str) -> None:
+    server = on_a_disk
+    told = []
+    if before != "a new store":
+        server.start()
+        async with calling(server) as caller:
+            await caller.start("wait_for", "before", "before")
+            told += caller.told
+        server.kill()
+        # What else is there must be written anew as well.
+        for name in (".note", ".lock", "-shm"):
+            server.store.with_name(server.store.name + name).unlink()
+    ballast = fill(server.volume)
+    words = server.refused()
     assert str(server.store) in words
-    assert "damaged" in words or "not a" in words, words
-    assert server.store.read_bytes() == left, "it is left as it is"
-
-
-async def test_of_a_file_with_a_hole_the_rest_is_served(server_process: ServerProcess) -> None:
-    server = server_process
-    await fill(server)
-    content = bytearray(server.store.read_bytes())
-    middle = len(content) // 2 // 4096 * 4096
-    content[middle : middle + 8192] = b"\x55" * 8192
-    server.store.write_bytes(content)
+    assert "free some space on" in words
+    ballast.unlink()
     server.start()
-    lost = 0
-    async with Client(server.grpc_address, timeout=5.0, retry_for=0.0) as client:
-        for number in range(MANY):
-            try:
-                assert await client.handle(f"w-{number}").result() == f"{number}" * LONG
-            except ServerUnavailable:
-                lost += 1
-        assert await client.run("echo", "x") == "x"
-    assert 0 < lost < MANY / 2
-
-
-class OnADisk(ServerProcess):
-    """A server whose store lies on a file system of its own."""
-
-    @property
-    def store(self) -> Path:
-        """The SQLite file."""
-        return self.directory / "disk" / "mendflow.db"
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system in memory that can be mounted anew."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", place], capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
-
-
-def remount(disk: Path, mode: str) -> None:
-    """Make it read-only, or not."""
-    subprocess.run(["mount", "-o", f"remount,{mode}", disk], check=True)
-
-
-async def test_a_read_only_disk_is_refused_until_it_takes_writes_again(tmp_path: Path, disk: Path) -> None:
-    server = OnADisk(tmp_path)
-    server.start()
-    async with Client(server.grpc_address) as client:
-        await client.start("wait_for", "open", id="open")
-    server.kill()
-    remount(disk, "ro")
-    server.start(wait=False)
-    assert server.wait_died() == 1
-    words = (tmp_path / "server.log").read_text("utf-8")
-    assert f"{server.store}.lock cannot be opened: Read-only file system; make it writable for this server" in words
-    remount(disk, "rw")
-    server.start()
-    async with Client(server.grpc_address) as client:
-        await client.signal("open", "go", "on")
-        assert await client.handle("open").result() == "open: on"
+    async with calling(server) as caller:
+        await caller.start("three", "x", "after")
+        if told:
+            await caller.signal("before")
+        assert len(await caller.all_end()) == 1 + len(told)
+        told += caller.told
     assert server.terminate() == 0
-    assert not broken(Evidence(read_store(server.store)))
+    assert not breaches(server, told)
 
 
-async def test_a_second_server_is_refused_and_the_first_goes_on(tmp_path: Path, server_process: ServerProcess) -> None:
-    async with Client(server_process.grpc_address) as client:
-        handle = await client.start("holds", 0.5)
-        second = ServerProcess(tmp_path)
+def test_a_note_that_finds_no_room_says_so(tmp_path: Path) -> None:
+    with small_disk(tmp_path):
+        ballast = fill(tmp_path)
+        path = tmp_path / "mendflow.db.note"
+        with pytest.raises(StoreUnavailable) as refusal:
+            Note(path)
+        assert str(refusal.value) == (f"{path} cannot be written: No space left on device; free some space on the disk")
+        ballast.unlink()
+        Note(path).close()
+
+
+async def test_a_start_waits_for_a_lock_that_another_program_holds(on_a_directory: OnAVolume) -> None:
+    server = on_a_directory
+    server.start()
+    async with calling(server) as caller:
+        await caller.start("holds", 0.5, "cut-off")
+        await caller.start("wait_for", "waits", "waits")
+        server.kill()
+        with locked(server):
+            server.start(wait=False)
+            await server.says(503, "another program holds it locked; end that program")
+            await server.says(200, path="/health/live")
+        await server.says(200)
+        await caller.signal("waits")
+        assert sorted(await caller.all_end()) == ["cut-off", "waits"]
+    assert server.terminate() == 0
+    assert not breaches(server, caller.told)
+    (error,) = server.errors("store_does_not_answer")
+    assert "another program holds it locked; end that program" in error
+    assert "Traceback" not in server.words
+
+
+@pytest.mark.parametrize("moment", ["serving", "still at its start"])
+async def test_a_drain_ends_in_order_though_the_store_takes_nothing(on_a_directory: OnAVolume, moment: str) -> None:
+    server = on_a_directory
+    server.environment["MENDFLOW_DRAIN_TIMEOUT"] = "1"
+    server.start()
+    async with calling(server) as caller:
+        await caller.start("holds", 0.1, "held")
+        await caller.start("wait_for", "waits", "waits")
+        if moment != "serving":
+            server.kill()
+        with locked(server):
+            if moment != "serving":
+                server.start(wait=False)
+                await server.says(503, "another program holds it locked")
+            assert server.process is not None
+            server.process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(server.wait_died) == 0
+        assert "Traceback" not in server.words
+        assert server.log[-1]["event"] == "drained"
+        assert len(server.errors("drain_not_recorded")) == (moment == "serving")
+        server.start()
+        await caller.signal("waits")
+        assert sorted(await caller.all_end()) == ["held", "waits"]
+    assert server.terminate() == 0
+    assert not breaches(server, caller.told)
+
+
+async def test_a_read_only_disk_is_refused_until_it_takes_writes_again(on_a_disk: OnAVolume) -> None:
+    server = on_a_disk
+    server.start()
+    async with calling(server) as caller:
+        await caller.start("wait_for", "open", "open")
+        server.kill()
+        mount(server.volume, "-o", "remount,ro")
+        words = server.refused()
+        assert f"{server.store}.lock cannot be opened: Read-only file system; make it writable for this server" in words
+        mount(server.volume, "-o", "remount,rw")
+        server.start()
+        await caller.signal("open")
+        assert await caller.end("open") == SUCCEEDED
+    assert server.terminate() == 0
+    assert not breaches(server, caller.told)
+
+
+#: A composition root: by its table of mounts the store lies on a network file system. A real one cannot be had here.
+ON_A_NETWORK = """
+import functools, sys
+from pathlib import Path
+from unittest import mock
+from mendflow.command import main
+from mendflow_server.store import opening
+table = Path(sys.argv.pop(1))
+with mock.patch.object(opening, "SqliteStore", functools.partial(opening.SqliteStore, mountinfo=table)):
+    main()
+"""
+
+
+def test_a_network_file_system_ends_the_start_with_advice(on_a_directory: OnAVolume) -> None:
+    server = on_a_directory
+    table = server.directory / "mountinfo"
+    table.write_text(f"36 25 0:32 / {server.volume.resolve()} rw shared:1 - nfs4 host:/export rw\n", "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_NETWORK, table, "serve", "tests.load_workflows", "--store", f"sqlite:///{server.store}"],
+        capture_output=True, text=True, check=False, timeout=30, cwd=server.directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MENDFLOW_TEST_JOURNAL": str(server.effects)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    what = f"{server.store} lies on a network file system (nfs4), where SQLite loses data"
+    assert done.stderr.splitlines() == [f"error: {what}; give a file on a local disk"]
+    assert not any(server.volume.iterdir())
+
+
+async def test_a_second_server_is_refused_and_the_first_goes_on(on_a_directory: OnAVolume) -> None:
+    server = on_a_directory
+    server.start()
+    assert server.process is not None
+    async with calling(server) as caller:
+        await caller.start("holds", 0.5, "held")
+        second = OnAVolume(server.directory, grpc_port=0, http_port=0)
         second.start(wait=False)
         assert second.wait_died() == 1
-        assert await handle.result() == "held"
-    said = (tmp_path / "server.log").read_text("utf-8")
-    assert "in use by another server" in said
-    assert "give this one another file" in said
+        assert (
+            f"error: {server.store} is in use by another server (process {server.process.pid}); "
+            "stop that one, or give this one another file"
+        ) in server.words.splitlines()
+        assert await caller.end("held") == SUCCEEDED
+    assert server.terminate() == 0
+    assert not breaches(server, caller.told)

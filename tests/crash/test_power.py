@@ -248,7 +248,7 @@ def test_the_writers_connection_syncs_each_commit(
 
     monkeypatch.setattr(writer, "connect_writer", connect_and_keep)
     for _ in range(1 if create else 2):
-        opened = writer.Writer(tmp_path / "mendflow.db", 1_000)
+        opened = writer.Writer(tmp_path / "mendflow.db", 1_000, connection.Damage())
         opened.open()
         assert made[-1].execute("pragma synchronous").fetchone() == (2,)
         assert made[-1].execute("pragma journal_mode").fetchone() == ("wal",)

@@ -33,6 +33,14 @@ async def test_each_life_answers_the_one_before_it(store: Store) -> None:
     assert await store.begin_life(life("c", 200)) == Life("b", 100, 160, drained=True)
 
 
+async def test_a_life_may_begin_twice_when_nobody_was_told_of_the_first_time(store: Store) -> None:
+    await store.begin_life(life("a", 500))
+    for _ in range(2):
+        assert await store.begin_life(life("b", 600)) == life("a", 500)
+    await store.beat("b", 700)
+    assert await store.begin_life(life("c", 800)) == Life("b", 600, 700, drained=False)
+
+
 async def test_old_lives_make_room(store: Store) -> None:
     for number in range(30):
         previous = await store.begin_life(life(f"replica-{number}", number))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import resource
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
 from mendflow_server.store.protocol import CommitUnknown, Guard, Life, StoreUnavailable, Verdict
-from mendflow_server.store.sqlite import SqliteStore
+from mendflow_server.store.sqlite import SqliteStore, writer
+from tests.mounting import fill, small_disk
 from tests.store.builders import commit, follow, make_row, new, start
 
 if TYPE_CHECKING:
@@ -73,6 +75,29 @@ async def test_a_disk_that_fails_in_the_commit_leaves_the_outcome_to_be_settled(
             assert fresh.key == 0
     assert (await commit(store, follow(row, b"three"), new(fresh, b"one"))).changes == [Verdict.DONE] * 2
     assert (await store.load([row.key, fresh.key]))[0].events == [b"one", b"two", b"three"]
+
+
+@pytest.mark.parametrize("event", [b"three", LARGE], ids=["in the commit", "before the commit"])
+async def test_a_disk_that_is_full_says_so_and_costs_no_connection(tmp_path: Path, event: bytes) -> None:
+    with small_disk(tmp_path):
+        store = SqliteStore(tmp_path / "mendflow.db")
+        await store.open()
+        row = await start(store)
+        ballast = fill(tmp_path)
+        with mock.patch.object(writer, "connect_writer") as connecting:
+            for _ in range(3):
+                advice = "the disk is full; free some space on it"
+                with pytest.raises(StoreUnavailable if event == LARGE else CommitUnknown, match=advice):
+                    await commit(store, follow(make_row(key=row.key, last_sequence=2), event))
+                assert await store.heads([row.key]) == {row.key: Guard(1, 2)}
+            ballast.unlink()
+            assert (await commit(store, follow(row, b"three"), new(make_row("order-2"), b"one"))).changes == [
+                Verdict.DONE,
+                Verdict.DONE,
+            ]
+        connecting.assert_not_called()
+        assert (await store.load([row.key]))[0].events == [b"one", b"two", b"three"]
+        await store.close()
 
 
 async def test_a_beat_proves_the_disk(store: SqliteStore, path: Path) -> None:

@@ -32,6 +32,8 @@ def test_all_well() -> None:
         ({"oldest_uncommitted_age": 5.1}, 0.0, "waited 5.1 s", True),
         ({"last_commit_age": 8.1}, 0.0, "not committed for 8.1 s", True),
         ({"draining": True}, 0.0, "drains", True),
+        ({"store_damage": "it is damaged; restore a copy"}, 0.0, "restore a copy", True),
+        ({"oldest_uncommitted_age": 5.1}, 0.0, "look for what keeps the disk busy", True),
         ({"recovered": False}, 0.0, "takes over", True),
         ({}, 2.1, "2.1 s late", True),
         ({}, 31.0, "stood still", False),

@@ -28,6 +28,10 @@ class StoreUnavailable(StoreError):
     """The store could not do it; nothing was changed. It may work again later."""
 
 
+class StoreDamaged(StoreUnavailable):
+    """What was asked for lies where the store is damaged: trying again does not help. The rest may be whole."""
+
+
 class CommitUnknown(StoreError):
     """The store cannot tell whether the batch was committed."""
 
@@ -272,6 +276,10 @@ class Suspect:
 
 class Store(Protocol):
     """The verbs. All but `open` and `close` may be called from many tasks at once."""
+
+    @property
+    def damage(self) -> str:
+        """Answer what was found damaged since it was opened, and what to do; empty: nothing was."""
 
     async def open(self) -> None:
         """Take the store for this process alone, and bring its schema up to date.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
-from mendflow_server.store.protocol import StoreError, StoreRefused, StoreUnavailable
+import structlog
+
+from mendflow_server.store.protocol import StoreDamaged, StoreError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+log = structlog.get_logger("mendflow.store")
 
 _WRITER: Final = (
     # The WAL is synced at each commit: what was acknowledged survives the loss of power.
@@ -17,7 +22,8 @@ _WRITER: Final = (
     # Fewer and longer checkpoints than the default of 1,000 pages: a smoother p99.
     "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA journal_size_limit = 67108864",
-    "PRAGMA busy_timeout = 5000",
+    # Not longer: whoever writes tries again, and a drain has to wait for what was begun.
+    "PRAGMA busy_timeout = 1000",
     "PRAGMA temp_store = MEMORY",
     "PRAGMA mmap_size = 0",
 )
@@ -43,6 +49,12 @@ _ADVICE: Final = {
 
 #: Errors after which the connection itself is as good as before.
 _HARMLESS: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+#: Bytes that SQLite needs at once: its shared memory grows by this much.
+_ROOM: Final = 32_768
+
+#: Errors that say that the file is not what was written.
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 #: Errors that may pass by themselves.
 _PASSING: Final = frozenset(
@@ -90,8 +102,33 @@ def code_of(error: sqlite3.Error) -> int:
 
 def explain(error: sqlite3.Error, path: Path) -> str:
     """Say what happened to the file and what to do."""
-    advice = _ADVICE.get(code_of(error))
+    code = code_of(error)
+    if code == sqlite3.SQLITE_IOERR and _has_no_room(path):
+        code = sqlite3.SQLITE_FULL
+    advice = _ADVICE.get(code)
     return f"the store {path}: {advice} ({error})" if advice else f"the store {path}: {error}"
+
+
+def _has_no_room(path: Path) -> bool:
+    """Tell whether the disk is full: not all that SQLite finds no room for is told as that."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _ROOM
+
+
+class Damage:
+    """What the threads of one store found damaged. It is logged once, and remembered: it does not mend itself."""
+
+    def __init__(self) -> None:
+        self.found = ""
+
+    def look_at(self, error: sqlite3.Error, path: Path) -> None:
+        """Remember the error if it tells of damage."""
+        if not self.found and code_of(error) in _DAMAGED:
+            self.found = explain(error, path)
+            log.critical("store_damaged", error=self.found)
 
 
 def is_harmless(error: BaseException) -> bool:
@@ -103,7 +140,13 @@ def translate(error: sqlite3.Error, path: Path) -> StoreError:
     """Make the store's error out of one that came before anything was committed."""
     if isinstance(error, _OURS):
         return StoreError(f"the store {path} refuses a malformed value: {error}")
-    return StoreUnavailable(explain(error, path))
+    return unavailable(error, path)
+
+
+def unavailable(error: sqlite3.Error, path: Path) -> StoreUnavailable:
+    """Make the store's error out of one that came while it was read."""
+    message = explain(error, path)
+    return StoreDamaged(message) if code_of(error) in _DAMAGED else StoreUnavailable(message)
 
 
 def translate_at_open(error: sqlite3.Error, path: Path) -> StoreError:

@@ -237,16 +237,16 @@ SELECT json_group_array(json_array(
 SELECT create_time, key FROM ({seen} ORDER BY create_time DESC, key DESC LIMIT :looks) LIMIT 1 OFFSET :looks - 1
 
 -- name: newest_life
--- The server process that began last.
-SELECT replica_id, start_time, beat_time, drained FROM replicas ORDER BY id DESC LIMIT 1
+-- The server process that began last before this one.
+SELECT replica_id, start_time, beat_time, drained FROM replicas WHERE replica_id <> ? ORDER BY id DESC LIMIT 1
 
 -- name: last_beat
 -- When the server process that began last was last alive.
 SELECT json_group_array(beat_time) FROM (SELECT beat_time FROM replicas ORDER BY id DESC LIMIT 1)
 
 -- name: insert_life
--- A server process begins.
-INSERT INTO replicas (replica_id, start_time, beat_time, drained) VALUES (?, ?, ?, ?)
+-- A server process begins. It may ask again, when it was not told that it has begun.
+INSERT INTO replicas (replica_id, start_time, beat_time, drained) VALUES (?, ?, ?, ?) ON CONFLICT (replica_id) DO NOTHING
 
 -- name: drop_old_lives
 -- The last ten lives are kept.

@@ -21,7 +21,7 @@ from mendflow_server.store.protocol import (
     Suspect,
 )
 from mendflow_server.store.sqlite.batching import read_rows, to_json
-from mendflow_server.store.sqlite.connection import connect_reader, explain, is_harmless
+from mendflow_server.store.sqlite.connection import connect_reader, is_harmless, unavailable
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.rows import from_columns
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mendflow_server.store.protocol import Row
+    from mendflow_server.store.sqlite.connection import Damage
 
 _T = TypeVar("_T")
 
@@ -44,8 +45,9 @@ _BYTES_AT_ONCE: Final = 4_000_000
 class Reader:
     """A connection that reads. Used on its thread alone."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, damage: Damage) -> None:
         self._path = path
+        self._damage = damage
         self._connection: sqlite3.Connection | None = None
         # Connecting takes many small steps: better now than under load. If it fails, the first read tells.
         with contextlib.suppress(StoreUnavailable):
@@ -73,7 +75,8 @@ class Reader:
                 with contextlib.suppress(sqlite3.Error):
                     self.close()
                 self._connection = None
-            raise StoreUnavailable(explain(error, self._path)) from error
+            self._damage.look_at(error, self._path)
+            raise unavailable(error, self._path) from error
         except (UnicodeError, OverflowError) as error:
             message = f"the store {self._path} refuses a malformed value: {error}"
             raise StoreError(message) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from mendflow_server.store.protocol import StoreUnavailable
+from mendflow_server.store.sqlite.connection import Damage
 from mendflow_server.store.sqlite.listing import read_page
 from mendflow_server.store.sqlite.lock import FileLock
 from mendflow_server.store.sqlite.parts import Parts
@@ -53,23 +54,29 @@ class SqliteStore:
         self._signal_limit = signal_limit
         self._mountinfo = mountinfo
         self._lock = FileLock(self._path)
+        self._damage = Damage()
         self._writer: OwnerThreads[Writer] | None = None
         self._readers: OwnerThreads[Reader] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._next_key = 0
+
+    @property
+    def damage(self) -> str:
+        """See `Store.damage`."""
+        return self._damage.found
 
     async def open(self) -> None:
         """See `Store.open`. The lock file lies beside the database."""
         if self._writer is not None or self._closing is not None:
             message = f"the store {self._path} was opened before"
             raise StoreUnavailable(message)
-        self._writer = OwnerThreads("store-writer", lambda: Writer(self._path, self._signal_limit))
+        self._writer = OwnerThreads("store-writer", lambda: Writer(self._path, self._signal_limit, self._damage))
         try:
             self._next_key = await self._writer.submit(self._take)
         except BaseException:
             await self.close()
             raise
-        self._readers = OwnerThreads("store-reader", lambda: Reader(self._path), count=_READERS)
+        self._readers = OwnerThreads("store-reader", lambda: Reader(self._path, self._damage), count=_READERS)
 
     def _take(self, writer: Writer) -> int:
         refuse_unfit_place(self._path, self._mountinfo)

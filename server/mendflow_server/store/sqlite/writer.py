@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mendflow_server.store.protocol import Batch, Change, Suspect
+    from mendflow_server.store.sqlite.connection import Damage
 
 _T = TypeVar("_T")
 
@@ -44,9 +45,10 @@ _T = TypeVar("_T")
 class Writer:
     """The connection that writes. Used on its thread alone."""
 
-    def __init__(self, path: Path, signal_limit: int) -> None:
+    def __init__(self, path: Path, signal_limit: int, damage: Damage) -> None:
         self._path = path
         self._signal_limit = signal_limit
+        self._damage = damage
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> int:
@@ -64,6 +66,7 @@ class Writer:
         if self._connection is not None:
             # The log is as good a place for what it holds: the next open reads it there.
             with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA busy_timeout = 0").close()
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
             self._connection.close()
             self._connection = None
@@ -93,7 +96,7 @@ class Writer:
         """Record a server process and answer the one before it."""
 
         def work(connection: sqlite3.Connection) -> Life | None:
-            found = connection.execute(QUERIES["newest_life"]).fetchone()
+            found = connection.execute(QUERIES["newest_life"], (life.replica_id,)).fetchone()
             values = (life.replica_id, life.start_time, life.beat_time, int(life.drained))
             connection.execute(QUERIES["insert_life"], values)
             connection.execute(QUERIES["drop_old_lives"])
@@ -130,6 +133,7 @@ class Writer:
             result = work(connection)
         except sqlite3.Error as error:
             self._undo(error)
+            self._damage.look_at(error, self._path)
             raise translate(error, self._path) from error
         except BaseException as error:
             self._undo(error)
@@ -141,6 +145,7 @@ class Writer:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo(error)
+            self._damage.look_at(error, self._path)
             message = f"the commit's outcome is unknown; {explain(error, self._path)}"
             raise CommitUnknown(message) from error
         return result

@@ -1,0 +1,189 @@
+"""A server whose store lies on a disk that a test makes fail, and callers that keep what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import sqlite3
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mendflow import Client
+from mendflow.errors import ServerUnavailable
+from mendflow_server.history import FINAL_STATES
+from tests.conftest import ServerProcess
+from tests.load_workflows import EFFECTS
+from tests.mounting import fill, mount, unmount
+from tests.promises import Broken, Evidence, Told, broken, read_effects, read_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+#: So that the health tells, and a caller is told, in less than a second.
+SOON = {
+    "MENDFLOW_COMMIT_AGE_LIMIT": "0.5",
+    "MENDFLOW_PROBE_INTERVAL": "0.2",
+    "MENDFLOW_COMMIT_PATIENCE": "0.5",
+    "MENDFLOW_GOOD_PROBES": "1",
+}
+
+
+@dataclass
+class OnAVolume(ServerProcess):
+    """A server whose store lies in a directory of its own. Its log and the steps' effects lie beside that."""
+
+    modules: tuple[str, ...] = ("tests.load_workflows",)
+    environment: dict[str, str] = field(default_factory=lambda: dict(SOON))
+
+    @property
+    def volume(self) -> Path:
+        """Where the store lies. No advice has such a word in it."""
+        return self.directory / "volume"
+
+    @property
+    def store(self) -> Path:
+        """The SQLite file."""
+        return self.volume / "mendflow.db"
+
+    @property
+    def effects(self) -> Path:
+        """Where the steps' real executions are: one line for each."""
+        return self.directory / EFFECTS
+
+    @property
+    def words(self) -> str:
+        """All that it has said."""
+        return (self.directory / "server.log").read_text("utf-8")
+
+    def errors(self, event: str) -> list[str]:
+        """Answer what the log lines of one kind say."""
+        return [line["error"] for line in self.log if line["event"] == event]
+
+    async def says(self, status: int, *texts: str, path: str = "/health", reasons: int | None = None) -> list[str]:
+        """Wait until the health has this status, and these texts in its reasons, of which there are so many."""
+        for _ in range(1_000):
+            code, body = await asyncio.to_thread(self.health, path)
+            found: list[str] = body.get("reasons", [])
+            enough = reasons is None or len(found) == reasons
+            if code == status and enough and all(any(text in reason for reason in found) for text in texts):
+                return found
+            assert self.process is None or self.process.poll() is None, self.words[-4_000:]
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"{path} does not get {status} {texts}: {self.health(path)}")
+
+    def refused(self) -> str:
+        """Start it; it must end by itself, with the exit code of a refusal. Answer its last words: one line."""
+        before = len(self.words) if self.process else 0
+        self.start(wait=False)
+        assert self.wait_died() == 1
+        words = self.words[before:].strip()
+        assert words.startswith("error: "), words
+        assert "\n" not in words, words
+        return words
+
+
+@dataclass
+class Caller:
+    """A client that does not try again by itself, and what it was told."""
+
+    client: Client
+    told: list[Told] = field(default_factory=list)
+
+    async def start(self, workflow_type: str, value: Any, workflow_id: str) -> None:
+        """Start a workflow."""
+        handle = await self.client.start(workflow_type, value, id=workflow_id)
+        self.told.append(Told("started", workflow_id, (await handle.get()).uid))
+
+    async def signal(self, workflow_id: str) -> None:
+        """Send the signal go."""
+        await self.client.signal(workflow_id, "go", "on", request_id=f"go-{workflow_id}")
+        self.told.append(Told("signalled", workflow_id, f"go-{workflow_id}"))
+
+    async def end(self, workflow_id: str) -> int:
+        """Wait for a workflow's end; answer its state."""
+        while (workflow := await self.client.get(workflow_id, wait=5.0)).state not in FINAL_STATES:
+            pass
+        self.told.append(Told("result", workflow_id, workflow))
+        return workflow.state
+
+    async def all_end(self) -> list[str]:
+        """Wait for the end of all that there is: also what nobody was told of may be there. Answer their ids."""
+        there = [workflow.workflow_id async for workflow in self.client.list()]
+        for workflow_id in there:
+            await self.end(workflow_id)
+        return there
+
+    async def start_until_refused(self, value: Any, times: int = 2) -> None:
+        """Start workflows until so many were refused."""
+        refused = 0
+        for number in range(200):
+            try:
+                await self.start("three", value, f"during-{number}")
+            except ServerUnavailable:
+                refused += 1
+            if refused == times:
+                return
+        raise AssertionError("the disk took everything")
+
+
+@contextlib.asynccontextmanager
+async def calling(server: ServerProcess) -> AsyncIterator[Caller]:
+    """Call a server."""
+    async with Client(server.grpc_address, timeout=8.0, retry_for=0.0) as client:
+        yield Caller(client)
+
+
+def breaches(server: OnAVolume, told: list[Told], *, over: bool = True) -> list[Broken]:
+    """Answer what the checker finds in all that a server has left."""
+    return broken(Evidence(read_store(server.store), read_effects(server.effects), told, over=over))
+
+
+# --- troubles -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def full(server: OnAVolume) -> Iterator[None]:
+    """There is no room on the disk."""
+    ballast = fill(server.volume)
+    yield
+    ballast.unlink()
+
+
+@contextlib.contextmanager
+def refuses_to_grow(server: OnAVolume) -> Iterator[None]:
+    """The kernel refuses whatever would make a file longer than the store's log is now: an error, no full disk."""
+    assert server.process is not None
+    unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    size = server.store.with_name(f"{server.store.name}-wal").stat().st_size
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
+
+
+@contextlib.contextmanager
+def locked(server: OnAVolume) -> Iterator[None]:
+    """Another program holds the write lock: to the server a disk that takes for ever."""
+    with contextlib.closing(sqlite3.connect(server.store, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        yield
+        other.execute("rollback")
+
+
+@contextlib.contextmanager
+def read_only(server: OnAVolume) -> Iterator[None]:
+    """The directory is mounted anew, read-only.
+
+    The kernel does not let a file system turn read-only under files that are open for writing, short of an error of
+    the disk. So the server meets an error first, on what it has open, and read-only files when it opens them anew.
+    """
+    with refuses_to_grow(server):
+        mount(server.volume, "--bind", str(server.volume))
+        try:
+            mount(server.volume, "-o", "remount,bind,ro")
+            yield
+        finally:
+            unmount(server.volume)
