@@ -22,6 +22,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,11 @@ class Post:
     def log(self) -> Path:
         """What the server says, over all lives."""
         return self.directory / "server.log"
+
+    def up(self, life: int) -> float | None:
+        """Answer when a life's process was up, by the wall clock in seconds; None: it never was."""
+        path = self.directory / f"up-{life}"
+        return float(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
@@ -213,6 +219,7 @@ def serve(post: Post, fatal: Point | None, fault: str = "") -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.chdir(post.directory)
+    (post.directory / f"up-{post.life}").write_text(str(time.time()), encoding="utf-8")
     settings = load_settings(
         store=f"sqlite:///{post.store}",
         grpc_address=f"127.0.0.1:{post.grpc_port}",

@@ -13,12 +13,10 @@ import itertools
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -29,15 +27,16 @@ from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_p
 from mendflow_server.history import FINAL_STATES
 from tests import killing
 from tests.killing import Point, Post
-from tests.promises import Death, Evidence, Told, Watched, broken, pauses, read_effects, read_store
+from tests.promises import Death, Evidence, Told, Watched, broken, copy_store, delays, read_effects, read_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from tests.promises import Effect
 
-#: The one workflow of a trial.
+#: The workflow of a trial.
 SUBJECT = "subject"
 #: How long a trial may take, in seconds.
 LIMIT = 30.0
@@ -78,6 +77,10 @@ class Case:
     check: Callable[[Trial], list[str]]
     signals: tuple[tuple[str, Any], ...] = ()
     cancel: bool = False
+    #: Workflows of the same type and input that are started with it by one call.
+    beside: tuple[str, ...] = ()
+    #: What an operator does once it has been started.
+    operate: Callable[[Trial, Client], Awaitable[None]] | None = None
     around: Callable[[Path], AbstractAsyncContextManager[int]] = nothing_around
 
 
@@ -115,7 +118,8 @@ class Trial:
     @property
     def evidence(self) -> Evidence:
         """All of it, for the checker."""
-        return Evidence(read_store(self.store), self.effects, self.told, self.watched, self.deaths)
+        deaths = [replace(death, up=self.post().up(life)) for life, death in enumerate(self.deaths, start=2)]
+        return Evidence(read_store(self.store), self.effects, self.told, self.watched, deaths)
 
     @property
     def faults(self) -> list[str]:
@@ -126,9 +130,8 @@ class Trial:
 
     @property
     def pauses(self) -> list[float]:
-        """How long after each restart what had been cut off went on, in seconds."""
-        history = read_store(self.store).histories.get(SUBJECT, [])
-        return pauses(SUBJECT, history, self.deaths)
+        """How late after each restart each thing that was due went on, in seconds."""
+        return delays(self.evidence)
 
     def post(self, port: int = 0) -> Post:
         """Answer where the latest life works."""
@@ -147,22 +150,18 @@ class Trial:
         life = self.lives
         if self.reached(life)[-1] != point:
             raise Wrong(f"it was to die {point} and died {self.reached(life)[-1]}")
-        copy = self.directory / f"at-death-{life}"
-        copy.mkdir()
-        for suffix in ("", "-wal"):
-            path = Path(f"{self.store}{suffix}")
-            if path.exists():
-                shutil.copy(path, copy)
+        copy = copy_store(self.store, self.directory / f"at-death-{life}")
         what = self._record(life)[-1]["what"]
         at_commit = point.kind == "commit" and isinstance(what, dict)
         self.deaths.append(
             Death(
-                stored=read_store(copy / self.store.name),
+                stored=read_store(copy),
                 effects=self.effects,
                 told=list(self.told),
                 watched=[replace(watched, events=list(watched.events)) for watched in self.watched],
                 heads=what["heads"] if at_commit else {},
                 committed=point.moment == "after",
+                time=time.time(),
             )
         )
 
@@ -199,8 +198,6 @@ async def run_trial(
 async def _live(trial: Trial, port: int, point: Point | None, clients: asyncio.Task[None]) -> None:
     """One life of the server: to the point where it dies, or until the clients have seen the end."""
     trial.lives += 1
-    if trial.deaths:
-        trial.deaths[-1] = replace(trial.deaths[-1], restarted=time.time())
     server = _PROCESSES.Process(target=killing.serve, args=(trial.post(port), point, trial.fault), daemon=True)
     server.start()
     death = asyncio.create_task(_dead(server.sentinel))
@@ -237,7 +234,8 @@ async def _follow(trial: Trial, port: int, value: Any) -> None:
     try:
         async with Client(address) as caller, Client(address) as watcher, asyncio.TaskGroup() as group:
             group.create_task(_call(trial, caller, value))
-            group.create_task(_watch_raw(trial, watcher))
+            for workflow_id in (SUBJECT, *trial.case.beside):
+                group.create_task(_watch_raw(trial, watcher, workflow_id))
             group.create_task(_watch(trial, watcher, FILTER))
     except ExceptionGroup as group:
         raise Wrong(f"a client got {group.exceptions}") from group
@@ -246,36 +244,62 @@ async def _follow(trial: Trial, port: int, value: Any) -> None:
 async def _call(trial: Trial, client: Client, value: Any) -> None:
     """Start it, tell it what it waits for, wait for its end, and start it once more."""
     case, told = trial.case, trial.told
-    request = workflow_service_pb2.StartWorkflowRequest(
-        workflow_id=SUBJECT, workflow_type=case.workflow_type, input=payload_pb2.Payload(json=json.dumps(value))
-    )
-    reply = await client.caller.insist(client.stub.StartWorkflow, request)
-    told.append(Told("started", SUBJECT, reply.workflow.uid))
+    await _start(trial, client, value)
     for name, data in case.signals:
         await client.signal(SUBJECT, name, data, request_id=f"{name}-1")
         told.append(Told("signalled", SUBJECT, f"{name}-1"))
     if case.cancel:
         await client.cancel(SUBJECT, "enough")
         told.append(Told("cancelled", SUBJECT, None))
-    while trial.final.state not in FINAL_STATES:
+    if case.operate is not None:
+        await case.operate(trial, client)
+    trial.final = await _end(trial, client, SUBJECT)
+    for workflow_id in case.beside:
+        await _end(trial, client, workflow_id)
+    await _start(trial, client, value)
+
+
+async def _start(trial: Trial, client: Client, value: Any) -> None:
+    requests = [
+        workflow_service_pb2.StartWorkflowRequest(
+            workflow_id=workflow_id,
+            workflow_type=trial.case.workflow_type,
+            input=payload_pb2.Payload(json=json.dumps(value)),
+        )
+        for workflow_id in (SUBJECT, *trial.case.beside)
+    ]
+    if len(requests) == 1:
+        replies = [await client.caller.insist(client.stub.StartWorkflow, requests[0])]
+    else:
+        batch = workflow_service_pb2.BatchStartWorkflowsRequest(requests=requests)
+        outcomes = (await client.caller.insist(client.stub.BatchStartWorkflows, batch)).outcomes
+        replies = [outcome.response for outcome in outcomes]
+    for request, reply in zip(requests, replies, strict=True):
+        trial.told.append(Told("started", request.workflow_id, reply.workflow.uid))
+
+
+async def _end(trial: Trial, client: Client, workflow_id: str) -> workflow_pb2.Workflow:
+    """Wait for a workflow's end."""
+    while True:
         try:
-            trial.final = await client.get(SUBJECT, wait=LIMIT)
+            workflow = await client.get(workflow_id, wait=LIMIT)
         except WorkflowNotFound:
             if trial.deaths:
                 raise
             await asyncio.sleep(0.02)  # It was promised. The next death shows what that was worth.
-    told.append(Told("result", SUBJECT, trial.final))
-    reply = await client.caller.insist(client.stub.StartWorkflow, request)
-    told.append(Told("started", SUBJECT, reply.workflow.uid))
+            continue
+        if workflow.state in FINAL_STATES:
+            trial.told.append(Told("result", workflow_id, workflow))
+            return workflow
 
 
-async def _watch_raw(trial: Trial, client: Client) -> None:
+async def _watch_raw(trial: Trial, client: Client, workflow_id: str) -> None:
     """Watch all of it by the contract alone: nothing here mends or hides what the server sends."""
-    watched = Watched(SUBJECT)
+    watched = Watched(workflow_id)
     trial.watched.append(watched)
     cursor = 0
     while not watched.ended:
-        request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=SUBJECT, after_sequence=cursor)
+        request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=workflow_id, after_sequence=cursor)
         try:
             async for frame in client.stub.WatchWorkflow(request):
                 watched.events += frame.events
