@@ -6,11 +6,13 @@ answers are evidence like any other.
 
 from __future__ import annotations
 
+import bisect
 import collections
 import contextlib
 import json
 import shutil
 import sqlite3
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mendflow.v1 import event_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 History = list[event_pb2.Event]
 
@@ -159,15 +161,17 @@ class Evidence:
     health: list[Health] = field(default_factory=list)
     #: Every workflow has had the time to end.
     over: bool = True
-    #: What the machine, which has other things to do, may add to each limit of time, in seconds.
-    allowance: float = 1.0
+    #: What is added to each limit of time, in seconds.
+    allowance: float = 0.5
+    #: For how many seconds between two moments something on the machine waited for a processor or the disk.
+    stalled: Callable[[float, float], float] = lambda _begin, _end: 0.0
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
 def read_store(path: Path, known: dict[bytes, event_pb2.Event] | None = None) -> Stored:
-    """Answer what is in a SQLite file that no server has open; nothing, if none has begun in it.
+    """Answer what is in a SQLite file at one moment; nothing, if no server has begun in it.
 
     ``known`` keeps the events of many readings of one store, so that each is there once.
     """
@@ -177,6 +181,7 @@ def read_store(path: Path, known: dict[bytes, event_pb2.Event] | None = None) ->
     with contextlib.closing(sqlite3.connect(path)) as database:
         if not database.execute("select 1 from sqlite_master where name = 'events'").fetchone():
             return Stored()
+        database.execute("begin")  # One moment for all that is read.
         damage = [text for (text,) in database.execute("pragma integrity_check") if text != "ok"]
         query = "select workflow_id, sequence, bytes from workflows join events using (key) order by key, sequence"
         for workflow_id, sequence, content in database.execute(query):
@@ -211,6 +216,37 @@ def copy_store(store: Path, to: Path) -> Path:
 def read_effects(path: Path) -> list[Effect]:
     """Answer what the steps put down; nothing, if none has run."""
     return [Effect(**json.loads(line)) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+class Pressure:
+    """How much the machine makes whoever runs on it wait, as its kernel counts it; nothing, where it does not."""
+
+    def __init__(self) -> None:
+        self._seen = [(time.time(), _stalled())]
+
+    def look(self) -> None:
+        """Take the count; what lies between two looks is spread evenly."""
+        self._seen.append((time.time(), _stalled()))
+
+    def between(self, begin: float, end: float) -> float:
+        """Answer for how many seconds something waited between two moments by the wall clock."""
+        return min(max(0.0, self._until(end) - self._until(begin)), max(0.0, end - begin))
+
+    def _until(self, moment: float) -> float:
+        index = bisect.bisect(self._seen, (moment, 0.0))
+        if index in {0, len(self._seen)}:
+            return self._seen[min(index, len(self._seen) - 1)][1]
+        (before, least), (after, most) = self._seen[index - 1], self._seen[index]
+        return least + (most - least) * (moment - before) / (after - before)
+
+
+def _stalled() -> float:
+    """Answer the seconds since the machine's start in which something waited for a processor, or for the disk."""
+    total = 0.0
+    for path in (Path("/proc/pressure/cpu"), Path("/proc/pressure/io")):
+        with contextlib.suppress(OSError):
+            total += int(path.read_text("ascii").splitlines()[0].rpartition("total=")[2]) / 1e6
+    return total
 
 
 def seconds_of(event: event_pb2.Event) -> float:

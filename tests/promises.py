@@ -7,7 +7,8 @@ killed, looks at a server in which workflows wait, and what it said of its healt
 
 How soon "within a second of the restart" is: from when the next life's process is up (it has been made and has imported
 what it serves; nothing of the server has run yet) to the event with which each thing that was due goes on, by the
-event's own time. What falls due later is judged from then. A loaded machine may add `Evidence.allowance`.
+event's own time. What falls due later is judged from then. `Evidence.allowance` is added, and for as long as something
+on the machine waited for a processor or the disk, by the kernel's count, the server is not blamed (`Evidence.stalled`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import collections
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.history import FINAL_DETAILS, FINAL_STATES
@@ -60,6 +61,7 @@ __all__ = [
     "Told",
     "Trouble",
     "Watched",
+    "asked_for",
     "attempts",
     "broken",
     "copy_store",
@@ -319,25 +321,35 @@ def _settles(event: event_pb2.Event, debt: Debt) -> bool:
     return stops or (debt.key != "" and event.call_cancelled.key == debt.key) or debt.done(event)
 
 
-def _late(workflow_id: str, history: History, evidence: Evidence) -> Iterator[tuple[Debt, float | None]]:
-    """Yield what each life owed the workflow, with how late it was done; None: not at all."""
-    limit = SOON + evidence.allowance
+class Lateness(NamedTuple):
+    """How late what was due was done, and how late it may be; None: it was not done."""
+
+    debt: Debt
+    late: float | None
+    limit: float
+
+
+def _late(workflow_id: str, history: History, evidence: Evidence) -> Iterator[Lateness]:
+    """Yield how each life paid what it owed the workflow."""
     for index, death in enumerate(evidence.deaths):
         following = evidence.deaths[index + 1] if index + 1 < len(evidence.deaths) else None
         if death.up is None or (following is not None and following.time is None):
             continue
-        until = following.time if following is not None else None
         if following is not None and _is_suspect(following.stored.rows.get(workflow_id)):
             continue
         after = history[len(death.stored.histories.get(workflow_id, [])) :]
         for debt in owed(death.stored, workflow_id, death.up):
-            done = next((event for event in after if _settles(event, debt)), None)
-            if until is not None and debt.due + limit >= until:
+            done = next((seconds_of(event) for event in after if _settles(event, debt)), None)
+            until = following.time if following is not None else done
+            limit = SOON + evidence.allowance
+            if until is not None:
+                limit += evidence.stalled(debt.due, until)
+            if following is not None and following.time is not None and debt.due + limit >= following.time:
                 continue  # The next life owes it.
             if done is not None:
-                yield debt, seconds_of(done) - debt.due
+                yield Lateness(debt, done - debt.due, limit)
             elif evidence.over:
-                yield debt, None
+                yield Lateness(debt, None, limit)
 
 
 def _is_suspect(row: Row | None) -> bool:
@@ -348,20 +360,20 @@ def _is_suspect(row: Row | None) -> bool:
 def delays(evidence: Evidence) -> list[float]:
     """Answer how long after each restart, or after it was due, each thing that was owed then was done, in seconds."""
     return [
-        late
+        each.late
         for workflow_id, history in evidence.stored.histories.items()
-        for _, late in _late(workflow_id, history, evidence)
-        if late is not None
+        for each in _late(workflow_id, history, evidence)
+        if each.late is not None
     ]
 
 
 def _recovery_by_default(workflow_id: str, history: History, evidence: Evidence) -> Iterator[Breach]:
     """What a death cut off or left waiting goes on by itself, and soon."""
-    for debt, late in _late(workflow_id, history, evidence):
+    for debt, late, limit in _late(workflow_id, history, evidence):
         if late is None:
             yield Promise.RECOVERY_BY_DEFAULT, f"{debt}: it has not gone on since the restart"
-        elif late > SOON + evidence.allowance:
-            yield Promise.RECOVERY_BY_DEFAULT, f"{debt}: it went on {late:.2f} s after it was due"
+        elif late > limit:
+            yield Promise.RECOVERY_BY_DEFAULT, f"{debt}: it went on {late:.2f} s after it was due (limit {limit:.2f} s)"
 
 
 def _went_on(workflow_id: str, history: History, death: Death) -> Iterator[Breach]:

@@ -26,6 +26,7 @@ from mendflow.errors import WorkflowNotFound
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_pb2
 from mendflow_server.history import FINAL_STATES
 from tests import killing
+from tests.evidence import Pressure
 from tests.killing import Point, Post
 from tests.promises import Death, Evidence, Told, Watched, broken, copy_store, delays, read_effects, read_store
 
@@ -104,6 +105,7 @@ class Trial:
     watched: list[Watched] = field(default_factory=list)
     final: workflow_pb2.Workflow = field(default_factory=workflow_pb2.Workflow)
     failure: str = ""
+    pressure: Pressure = field(default_factory=Pressure)
 
     @property
     def store(self) -> Path:
@@ -119,7 +121,14 @@ class Trial:
     def evidence(self) -> Evidence:
         """All of it, for the checker."""
         deaths = [replace(death, up=self.post().up(life)) for life, death in enumerate(self.deaths, start=2)]
-        return Evidence(read_store(self.store), self.effects, self.told, self.watched, deaths)
+        return Evidence(
+            read_store(self.store),
+            self.effects,
+            self.told,
+            self.watched,
+            deaths,
+            stalled=self.pressure.between,
+        )
 
     @property
     def faults(self) -> list[str]:
@@ -177,6 +186,7 @@ async def run_trial(
     trial = Trial(case, directory, tuple(fatal), fault)
     port = _port()
     async with case.around(directory) as around:
+        looking = asyncio.create_task(_look(trial.pressure))
         clients = asyncio.create_task(_follow(trial, port, case.input(directory, around)))
         try:
             async with asyncio.timeout(limit):
@@ -191,14 +201,23 @@ async def run_trial(
             trial.failure = str(wrong)
         finally:
             clients.cancel()
-            await asyncio.wait([clients])
+            looking.cancel()
+            await asyncio.wait([clients, looking])
     return trial
+
+
+async def _look(pressure: Pressure) -> None:
+    while True:
+        pressure.look()
+        await asyncio.sleep(0.05)
 
 
 async def _live(trial: Trial, port: int, point: Point | None, clients: asyncio.Task[None]) -> None:
     """One life of the server: to the point where it dies, or until the clients have seen the end."""
     trial.lives += 1
-    server = _PROCESSES.Process(target=killing.serve, args=(trial.post(port), point, trial.fault), daemon=True)
+    server = _PROCESSES.Process(
+        target=killing.serve, args=(trial.post(port), point, [trial.fault] * bool(trial.fault)), daemon=True
+    )
     server.start()
     death = asyncio.create_task(_dead(server.sentinel))
     try:
