@@ -68,13 +68,15 @@ SCENES = [
         case("three", "w"),
         # Another event came to be where the one was that had been shown.
         frozenset({Promise.OUTPUT_COMMIT, Promise.ONE_DRIVER, Promise.FAITHFUL_WATCH}),
-        fatal=(Point("commit", START + 1, "before"),),
+        fatal=(Point("commit", START + 2, "before"),),
         harmless="slow_commits",
     ),
     Scene(
         "no_generation_check",
         case("holds", 0.6),
-        frozenset({Promise.ONE_DRIVER}),
+        # The end of the one is written over and written after by the other: two ends, a result and attempts after it,
+        # and watchers who were shown what is no more.
+        frozenset({Promise.ONE_DRIVER, Promise.DURABLE_START, Promise.RECORDED_ONCE, Promise.FAITHFUL_WATCH}),
         harmless="two_engines",
     ),
     Scene("attempt_without_record", case("three", "w"), frozenset({Promise.EVERY_ATTEMPT_ON_RECORD})),
@@ -91,13 +93,15 @@ SCENES = [
     Scene(
         "result_run_again",
         case("three", "w"),
-        frozenset({Promise.RECORDED_ONCE}),
+        # It is the first attempt once more.
+        frozenset({Promise.RECORDED_ONCE, Promise.EVERY_ATTEMPT_ON_RECORD}),
         fatal=(Point("effect", 2, "after"),),
     ),
     Scene(
         "lost_answer_taken_for_failure",
         case("three", "w"),
-        frozenset({Promise.DURABLE_START}),
+        # Nobody drives it: it has no end, nor has its first attempt.
+        frozenset({Promise.DURABLE_START, Promise.EVERY_ATTEMPT_ON_RECORD}),
         harmless="lost_answer",
     ),
 ]

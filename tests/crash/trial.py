@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mendflow import Client
-from mendflow.errors import WorkflowNotFound
+from mendflow.errors import SequenceOutOfRange, WorkflowNotFound
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_pb2
 from mendflow_server.history import FINAL_STATES
 from tests import killing
@@ -43,6 +43,8 @@ SUBJECT = "subject"
 LIMIT = 30.0
 #: What the second watcher asks for.
 FILTER = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED, event_pb2.EVENT_KIND_TIMER_FIRED)
+#: What a watcher is told before the workflow is there, while no server is, and after it was shown what is not so.
+AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE})
 # A process that has imported everything, has one thread and has made no gRPC object; servers are its forks.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["__main__", killing.__name__])
@@ -105,6 +107,8 @@ class Trial:
     watched: list[Watched] = field(default_factory=list)
     final: workflow_pb2.Workflow = field(default_factory=workflow_pb2.Workflow)
     failure: str = ""
+    #: Everyone has had the time to come to an end.
+    over: bool = True
     pressure: Pressure = field(default_factory=Pressure)
 
     @property
@@ -127,6 +131,7 @@ class Trial:
             self.told,
             self.watched,
             deaths,
+            over=self.over,
             stalled=self.pressure.between,
         )
 
@@ -198,7 +203,7 @@ async def run_trial(
         except TimeoutError:
             trial.failure = f"not at its end after {limit:g} s"
         except Wrong as wrong:
-            trial.failure = str(wrong)
+            trial.failure, trial.over = str(wrong), False
         finally:
             clients.cancel()
             looking.cancel()
@@ -325,7 +330,7 @@ async def _watch_raw(trial: Trial, client: Client, workflow_id: str) -> None:
                 cursor = frame.last_sequence
             watched.ended = True
         except grpc.aio.AioRpcError as error:
-            if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}:
+            if error.code() not in AGAIN:
                 raise
             await asyncio.sleep(0.02)
 
@@ -339,5 +344,5 @@ async def _watch(trial: Trial, client: Client, kinds: Sequence[int]) -> None:
             async for event in client.handle(SUBJECT).watch(kinds=kinds):
                 watched.events.append(event)
             watched.ended = True
-        except WorkflowNotFound:
+        except (WorkflowNotFound, SequenceOutOfRange):
             await asyncio.sleep(0.02)
