@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mendflow.v1 import failure_pb2
 from mendflow_server.history import FINAL_DETAILS
 from mendflow_server.store.protocol import InboxKind
 from tests.evidence import open_attempts
@@ -46,7 +47,7 @@ def owed(stored: Stored, workflow_id: str, up: float) -> Iterator[Debt]:
             debts.append(Debt(f"signal {request_id}", "", up, _has_received(request_id)))
         elif kind == InboxKind.CANCEL and not any(event.HasField("cancel_requested") for event in history):
             debts.append(Debt("the cancel", "", up, lambda event: event.HasField("cancel_requested")))
-    if not debts and not waits:
+    if not debts and not waits and not _suspected(history):
         debts.append(Debt("its code", "", up, lambda _: True))
     yield from debts
 
@@ -55,6 +56,16 @@ def _stands(history: History) -> bool:
     """Tell whether it is paused or quarantined."""
     stops = [name for event in history if (name := event.WhichOneof("detail") or "") in STOPS or name == GOES_ON]
     return bool(stops) and stops[-1] in STOPS
+
+
+def _suspected(history: History) -> bool:
+    """Tell whether a step waits for its turn, since it may be what kills the server."""
+    suspected: set[str] = set()
+    for event in history:
+        suspected.discard(event.attempt_started.step_key)
+        if event.attempt_failed.decision.reason == failure_pb2.RETRY_REASON_SUSPECTED:
+            suspected.add(event.attempt_failed.step_key)
+    return bool(suspected)
 
 
 def _owed_attempts(history: History, up: float) -> Iterator[Debt]:

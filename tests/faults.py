@@ -234,11 +234,17 @@ def lost_answer(stack: ExitStack) -> None:
 
 
 def _lose_answers(stack: ExitStack, error: type[StoreError]) -> None:
-    commit = SqliteStore.commit
+    commit, recover = SqliteStore.commit, Supervisor.recover
+    recovered = asyncio.Event()
     lost = False
+
+    async def recovering(self: Supervisor) -> None:
+        await recover(self)
+        recovered.set()
 
     async def losing(self: SqliteStore, batch: Batch) -> BatchResult:
         nonlocal lost
+        await recovered.wait()  # It would take over what has just been started.
         result = await commit(self, batch)
         if not lost and any(change.guard is None for change in batch.changes):
             lost = True
@@ -246,6 +252,7 @@ def _lose_answers(stack: ExitStack, error: type[StoreError]) -> None:
         return result
 
     _put_in(stack, SqliteStore, "commit", losing)
+    _put_in(stack, Supervisor, "recover", recovering)
 
 
 def slot_kept_in_backoff(stack: ExitStack) -> None:
