@@ -134,6 +134,15 @@ async def too_slow() -> None:
     await asyncio.sleep(60)
 
 
+@step
+async def block(seconds: float) -> list[float]:
+    """Let nothing else have the loop for so long; answer from when to when."""
+    begin = time.time()
+    while time.time() < begin + seconds:
+        time.sleep(0.01)  # noqa: ASYNC251 - what must not be done
+    return [begin, time.time()]
+
+
 @step(timeout=0.05, retry=RetryPolicy(max_attempts=2, initial_interval=0.01))
 async def cut_short() -> None:
     """Never end in time, and soon be cut off."""
@@ -348,6 +357,12 @@ async def everything(name: str) -> list[str]:
     seen.append(str(await resumable(4)))
     progress(4, 4, "done")
     return seen
+
+
+@workflow
+async def blocks(seconds: float) -> list[float]:
+    """A step that does what none may."""
+    return await block(seconds)
 
 
 @workflow

@@ -46,8 +46,8 @@ FILTER = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED, event_pb2.EVENT_KIND_TIMER_FIR
 #: What a watcher is told before the workflow is there, while no server is, and after it was shown what is not so.
 AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE})
 # A process that has imported everything, has one thread and has made no gRPC object; servers are its forks.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["__main__", killing.__name__])
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["__main__", killing.__name__])
 
 #: Below the ports that the system gives away: while a server is dead nobody else may get its port.
 _PORTS = itertools.cycle(range(15_000 + os.getpid() % 1_000 * 12, 32_000))
@@ -220,7 +220,7 @@ async def _look(pressure: Pressure) -> None:
 async def _live(trial: Trial, port: int, point: Point | None, clients: asyncio.Task[None]) -> None:
     """One life of the server: to the point where it dies, or until the clients have seen the end."""
     trial.lives += 1
-    server = _PROCESSES.Process(
+    server = PROCESSES.Process(
         target=killing.serve, args=(trial.post(port), point, [trial.fault] * bool(trial.fault)), daemon=True
     )
     server.start()
