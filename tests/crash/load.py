@@ -2,7 +2,7 @@
 
 The server is killed at moments of progress, not of time. Progress in a life is what is seen to come out of it: a step's
 execution, a reply, a watched event; where all stand still, a long look counts too, so that nothing waits for ever. A
-half of the kills come in the midst of a recovery: after so many writes to the store's log. None comes before the
+third of the kills come in the midst of a recovery: after the first writes to the store's log. None comes before the
 process is up, and at each all that had left the process is kept, to be held against what was on disk.
 """
 
@@ -111,13 +111,13 @@ class Load:
 
     async def _kill(self, rng: Random, kills: int) -> None:
         share = len(self._stories) // (kills + 1)
-        midst = [True] * (kills // 2) + [False] * (kills - 1 - kills // 2)
+        midst = [True] * (kills // 3) + [False] * (kills - 1 - kills // 3)
         rng.shuffle(midst)
         for life, recovering in enumerate([False, *midst]):
             while len(self.lives) <= life:
                 await asyncio.sleep(LOOK)
             if recovering:
-                await self._reach_write(rng.randint(1, 4), Moment(life, share))
+                await self._reach_write(rng.randint(1, 2), Moment(life, share))
             else:
                 await self._reach(Moment(life, rng.randint(1, share * 12)))
             await self._die()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 COUNT = scaled(300, 3_000)
 KILLS = scaled(10, 50)
 #: How long one run may take, in seconds.
-LIMIT = scaled(90, 900)
+LIMIT = scaled(180, 900)
 #: What so many workflows at once may add to each limit of time, in seconds: they wait for threads, and for each other.
 CROWD = 1.0
 SEEDS = [int(os.environ["MENDFLOW_SEED"])] if os.environ.get("MENDFLOW_SEED") else list(range(1, scaled(1, 4) + 1))
@@ -80,6 +80,7 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     assert len(load.kills) == KILLS
     lost = sum(event.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST for event in events)
     late = delays(evidence)
+    assert late, "some life had time enough to be judged by"
     recovering = sum(kill.recovering for kill in load.kills)
     print(  # noqa: T201 - the proof's figures
         f"\nseed {seed}: {len(stored.rows)} workflows, {len(events)} events, {len(effects)} executions, "
@@ -93,7 +94,7 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     assert sum(kill.open_stories for kill in load.kills) > 2 * COUNT
     assert sum(kill.calls for kill in load.kills) > COUNT
     assert sum(kill.calls > 0 for kill in load.kills) >= KILLS // 2
-    assert sum(not watch.ended for death in deaths for watch in death.watched) > COUNT
+    assert sum(not watch.ended for death in deaths for watch in death.watched) > COUNT // 2
     assert 2 * len(load.raw) > len(load.watched) // 2
     assert recovering >= max(1, KILLS // 10)
     # Each life had begun before its death: none was killed while it imported.

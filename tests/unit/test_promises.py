@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from mendflow.v1 import event_pb2, failure_pb2, payload_pb2, workflow_pb2
 from mendflow_server.store.protocol import InboxKind
+from tests.evidence import Pressure
 from tests.promises import (
     Answer,
     Death,
@@ -369,3 +371,13 @@ def test_how_late_what_was_due_went_on_is_told() -> None:
 def test_each_promise_has_a_fault_that_is_its_own() -> None:
     alone = {next(iter(promises)) for _, promises, _ in FAULTS if len(promises) == 1}
     assert alone == {promise.value for promise in Promise}
+
+
+def test_the_machine_is_blamed_for_no_more_than_the_time_there_was() -> None:
+    pressure = Pressure()
+    began = time.time()
+    while time.time() < began + 0.02:
+        pressure.look()
+    ended = time.time()
+    assert 0.0 <= pressure.between(began, ended) <= ended - began
+    assert pressure.between(began, began) == pressure.between(ended + 1, ended + 2) == 0.0
