@@ -14,35 +14,44 @@ import os
 import struct
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from unittest import mock
 
-from mendflow_server import app, memory
+from mendflow.v1 import failure_pb2
+from mendflow_server import app, health, memory, stepping
 from mendflow_server.attempts import Attempts, Listener
 from mendflow_server.clock import SystemClock
 from mendflow_server.commit import Committer
 from mendflow_server.engine import Engine
+from mendflow_server.health import HealthMonitor
 from mendflow_server.held import Held
-from mendflow_server.history import History
-from mendflow_server.port import Begun
+from mendflow_server.history import CallRecord, History
+from mendflow_server.port import Begun, Ending
+from mendflow_server.retry import decide
+from mendflow_server.stepping import Stepping
 from mendflow_server.store.protocol import CommitUnknown, StoreError, StoreUnavailable
 from mendflow_server.store.sqlite import connection
 from mendflow_server.store.sqlite.lock import FileLock
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.store import SqliteStore
+from mendflow_server.supervisor import Supervisor
 from mendflow_server.watch import WatchHub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import ExitStack
 
+    from mendflow.v1 import event_pb2
     from mendflow.v1.workflow_service_pb2 import WatchWorkflowResponse
     from mendflow.workflow import Workflow
+    from mendflow_server.attempts import Order
     from mendflow_server.settings import Settings
     from mendflow_server.store.protocol import Batch, BatchResult
 
 #: How long a commit takes that is slow, in seconds: long enough for a reply to get out before it.
 SLOW = 0.3
+#: While these are in the server's directory, `troubled` makes trouble.
+NO_TICK, NO_COMMIT = Path("no-tick"), Path("no-commit")
 
 
 def _put_in(stack: ExitStack, owner: Any, name: str, other: Any) -> None:
@@ -72,6 +81,66 @@ def slow_commits(stack: ExitStack) -> None:
         return await commit(self, batch)
 
     _put_in(stack, Committer, "_commit", slow)
+
+
+def signal_before_commit(stack: ExitStack) -> None:
+    """A signal is acknowledged while its commit is on its way."""
+    signal = Engine.signal
+    sending: set[asyncio.Task[bool]] = set()
+
+    async def hasty(self: Engine, workflow_id: str, **options: Any) -> bool:
+        task = asyncio.get_running_loop().create_task(signal(self, workflow_id, **options))
+        sending.add(task)
+        task.add_done_callback(sending.discard)
+        return False
+
+    _put_in(stack, Engine, "signal", hasty)
+    slow_commits(stack)
+
+
+def result_before_commit(stack: ExitStack) -> None:
+    """Whoever waits for a workflow's end is told of it while its commit is on its way."""
+
+    def tell(held: Held, kernel: Engine) -> None:
+        final = held.history.final
+        if final is not None:
+            for future in kernel._end_waits.pop(held.row.key, ()):  # noqa: SLF001 - the mechanism itself
+                future.set_result(Ending(held._next_row(), None, final))  # noqa: SLF001 - the mechanism itself
+
+    _as_it_is_sent(stack, tell)
+
+
+def frame_before_commit(stack: ExitStack) -> None:
+    """Watchers are sent what is on its way to the disk."""
+    publish = WatchHub.publish
+    published: dict[int, int] = {}
+
+    def once(self: WatchHub, key: int, events: list[event_pb2.Event], *, ended: bool) -> None:
+        new = [event for event in events if event.sequence > published.get(key, 0)]
+        if new:
+            published[key] = new[-1].sequence
+        publish(self, key, new, ended=ended)
+
+    def tell(held: Held, kernel: Engine) -> None:
+        if held.row.key:
+            kernel.watchers.publish(held.row.key, held._sent.events, ended=False)  # noqa: SLF001 - the mechanism itself
+
+    _put_in(stack, WatchHub, "publish", once)
+    _as_it_is_sent(stack, tell)
+
+
+def _as_it_is_sent(stack: ExitStack, tell: Callable[[Held, Engine], None]) -> None:
+    """Do this whenever a workflow's change is on its way to the disk, which takes its time."""
+    flush = Held.flush
+
+    def hasty(self: Held) -> None:
+        before = self.in_commit
+        flush(self)
+        if self.in_commit and not before:
+            tell(self, cast("Engine", self.kernel))
+
+    _put_in(stack, Held, "flush", hasty)
+    slow_commits(stack)
 
 
 def no_generation_check(stack: ExitStack) -> None:
@@ -172,11 +241,17 @@ def lost_answer(stack: ExitStack) -> None:
 
 
 def _lose_answers(stack: ExitStack, error: type[StoreError]) -> None:
-    commit = SqliteStore.commit
+    commit, recover = SqliteStore.commit, Supervisor.recover
+    recovered = asyncio.Event()
     lost = False
+
+    async def recovering(self: Supervisor) -> None:
+        await recover(self)
+        recovered.set()
 
     async def losing(self: SqliteStore, batch: Batch) -> BatchResult:
         nonlocal lost
+        await recovered.wait()  # It would take over what has just been started.
         result = await commit(self, batch)
         if not lost and any(change.guard is None for change in batch.changes):
             lost = True
@@ -184,6 +259,84 @@ def _lose_answers(stack: ExitStack, error: type[StoreError]) -> None:
         return result
 
     _put_in(stack, SqliteStore, "commit", losing)
+    _put_in(stack, Supervisor, "recover", recovering)
+
+
+def slot_kept_in_backoff(stack: ExitStack) -> None:
+    """A step that backs off keeps the slot that its attempt had."""
+    fail = Stepping._fail_attempt  # noqa: SLF001 - the mechanism itself
+
+    def keeping(self: Stepping, event: event_pb2.Event, record: Any, report: Any, order: Order) -> None:
+        fail(self, event, record, report, order)
+        if event.attempt_failed.decision.action == failure_pb2.RETRY_ACTION_RETRY:
+            self.kernel.attempts.slots_for(order.step).free -= 1
+
+    _put_in(stack, Stepping, "_fail_attempt", keeping)
+
+
+def nothing_leaves_memory(stack: ExitStack) -> None:
+    """What waits stays in memory for ever."""
+    _put_in(stack, memory.Memory, "evict", lambda _self: 0)
+
+
+def attempt_before_its_time(stack: ExitStack) -> None:
+    """A retry does not wait for the time that its decision names."""
+    _put_in(stack, CallRecord, "next_attempt_time", property(lambda _self: None, lambda _self, _time: None))
+
+
+def no_reason_for_retry(stack: ExitStack) -> None:
+    """A failed attempt does not say why the next one comes."""
+
+    def silent(*args: Any, **options: Any) -> failure_pb2.RetryDecision:
+        decision = decide(*args, **options)
+        decision.ClearField("reason")
+        return decision
+
+    _put_in(stack, stepping, "decide", silent)
+
+
+def always_serving(stack: ExitStack) -> None:
+    """Health says SERVING, whatever is the matter."""
+    _put_in(stack, health, "judge", lambda *_: (health.Verdict(ok=True), health.Verdict(ok=True)))
+
+
+def never_serving_again(stack: ExitStack) -> None:
+    """Health that has once said NOT_SERVING says it for ever."""
+    probe = HealthMonitor.probe
+
+    def sulking(self: HealthMonitor, loop_lag: float = 0.0) -> None:
+        serving = self.ready.ok
+        probe(self, loop_lag)
+        if serving and not self.ready.ok:
+            self._good = -1_000_000
+
+    _put_in(stack, HealthMonitor, "probe", sulking)
+
+
+def troubled(stack: ExitStack) -> None:
+    """A disturbance: no tick of the supervisor, and no commit, while a file of that name is in the directory."""
+    tick, commit, beat = Supervisor.tick, SqliteStore.commit, SqliteStore.beat
+
+    def ticking(self: Supervisor) -> None:
+        if not NO_TICK.exists():
+            tick(self)
+
+    async def committing(self: SqliteStore, batch: Batch) -> BatchResult:
+        _fail_if_told()
+        return await commit(self, batch)
+
+    async def beating(self: SqliteStore, *args: Any, **options: Any) -> None:
+        _fail_if_told()
+        await beat(self, *args, **options)
+
+    _put_in(stack, Supervisor, "tick", ticking)
+    _put_in(stack, SqliteStore, "commit", committing)
+    _put_in(stack, SqliteStore, "beat", beating)
+
+
+def _fail_if_told() -> None:
+    if NO_COMMIT.exists():
+        raise StoreUnavailable("the disk is away")
 
 
 def commit_not_synced(stack: ExitStack) -> None:
@@ -249,5 +402,15 @@ FAULTS: dict[str, Callable[[ExitStack], None]] = {
         commit_synced_late,
         frequent_checkpoints,
         jumping_clock,
+        signal_before_commit,
+        result_before_commit,
+        frame_before_commit,
+        slot_kept_in_backoff,
+        nothing_leaves_memory,
+        attempt_before_its_time,
+        no_reason_for_retry,
+        always_serving,
+        never_serving_again,
+        troubled,
     )
 }

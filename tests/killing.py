@@ -22,6 +22,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,11 @@ class Post:
     def log(self) -> Path:
         """What the server says, over all lives."""
         return self.directory / "server.log"
+
+    def up(self, life: int) -> float | None:
+        """Answer when a life's process was up, by the wall clock in seconds; None: it never was."""
+        path = self.directory / f"up-{life}"
+        return float(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
@@ -204,8 +210,8 @@ def watched_step(function: Callable[..., Any], post: Post, boundaries: Boundarie
     return on_loop if asyncio.iscoroutinefunction(function) else on_thread
 
 
-def serve(post: Post, fatal: Point | None, fault: str = "") -> None:
-    """Serve, with a fault if it is named, until told to stop or until the boundary is reached.
+def serve(post: Post, fatal: Point | None, faults: Sequence[str] = (), **overrides: Any) -> None:
+    """Serve, with the faults that are named, until told to stop or until the boundary is reached.
 
     The target of a process of its own.
     """
@@ -213,13 +219,15 @@ def serve(post: Post, fatal: Point | None, fault: str = "") -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.chdir(post.directory)
-    settings = load_settings(
-        store=f"sqlite:///{post.store}",
-        grpc_address=f"127.0.0.1:{post.grpc_port}",
-        http_address="127.0.0.1:0",
-        log_format="json",
-        drain_timeout=2.0,
-    )
+    (post.directory / f"up-{post.life}").write_text(str(time.time()), encoding="utf-8")
+    values: dict[str, Any] = {
+        "store": f"sqlite:///{post.store}",
+        "grpc_address": f"127.0.0.1:{post.grpc_port}",
+        "http_address": "127.0.0.1:0",
+        "log_format": "json",
+        "drain_timeout": 2.0,
+    }
+    settings = load_settings(**(values | overrides))
     configure_logs(settings)
     boundaries = Boundaries(post, fatal)
 
@@ -228,7 +236,7 @@ def serve(post: Post, fatal: Point | None, fault: str = "") -> None:
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(app, "open_store", open_killing_store))
-        if fault:
+        for fault in faults:
             FAULTS[fault](stack)
         for step in steps():
             # Past the frozen attributes. What is learned from the function's signature was learned before.

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 #: Where the lines go: into the server's own directory.
 EFFECTS = "effects.jsonl"
+#: Where each life puts down when its process was up: a line of seconds by the wall clock. This module is the last that
+#: a server imports.
+LIVES = "lives.txt"
 
 
 @dataclass
@@ -188,9 +191,13 @@ def _put_down() -> None:
         "attempt": this.number,
         "idempotency_key": this.idempotency_key,
     }
-    descriptor = os.open(EFFECTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    _append(EFFECTS, json.dumps(line))
+
+
+def _append(path: str, line: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, json.dumps(line).encode() + b"\n")
+        os.write(descriptor, line.encode() + b"\n")
     finally:
         os.close(descriptor)
 
@@ -221,3 +228,4 @@ def served() -> dict[str, Workflow[Any, Any]]:
 # The server finds workflows among a module's names. Only there: a test that imports this module serves nothing.
 if "MENDFLOW_TEST_JOURNAL" in os.environ:
     globals().update(served())
+    _append(LIVES, repr(time.time()))

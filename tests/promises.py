@@ -1,35 +1,90 @@
 """The checker: whether a server kept its promises, judged from outside by their names in the README.
 
 It takes what is left when all is over (the store's histories and rows, the journal in which each real execution of a
-step is a line, what clients were told, what watchers saw) and, where a server was killed, what of these there was at
-each death. It never asks the server.
+step is a line, what clients were told, what watchers saw), what of these there was at each death where a server was
+killed, looks at a server in which workflows wait, and what it said of its health beside what was the matter with it:
+`tests.evidence` has the words. It never takes the server's word for anything.
+
+How soon "within a second of the restart" is: from when the next life's process is up (it has been made and has imported
+what it serves; nothing of the server has run yet) to the event with which each thing that was due goes on, by the
+event's own time. What falls due later is judged from then. `Evidence.allowance` is added, and for as long as something
+on the machine waited for a processor or the disk, by the kernel's count, the server is not blamed (`Evidence.stalled`).
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import enum
-import json
-import sqlite3
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mendflow.v1 import event_pb2, workflow_pb2
+from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.history import FINAL_DETAILS, FINAL_STATES
+from mendflow_server.store.protocol import InboxKind
 from mendflow_server.watch import kind_of
+from tests.debts import STOPS, Debt, owed
+from tests.evidence import (
+    Answer,
+    Death,
+    Effect,
+    Evidence,
+    Health,
+    History,
+    Look,
+    Row,
+    Stored,
+    Told,
+    Trouble,
+    Watched,
+    attempts,
+    copy_store,
+    open_attempts,
+    read_effects,
+    read_store,
+    seconds_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
-#: How soon after a restart was asked for a server must go on with what was cut off, in seconds: the promise says one,
-#: and the machine is busy.
-SOON = 3.0
+__all__ = [
+    "Answer",
+    "Broken",
+    "Death",
+    "Effect",
+    "Evidence",
+    "Health",
+    "Look",
+    "Promise",
+    "Row",
+    "Stored",
+    "Told",
+    "Trouble",
+    "Watched",
+    "asked_for",
+    "attempts",
+    "broken",
+    "copy_store",
+    "delays",
+    "open_attempts",
+    "read_effects",
+    "read_store",
+]
+
+#: How soon after a restart a server goes on with what is due, in seconds.
+SOON: Final = 1.0
+#: How exactly times are recorded, in seconds.
+EXACT: Final = 0.001
+#: What comes of what a client was told was taken, and what it is on its way there.
+COMMANDS: Final = {
+    "cancelled": ("cancel_requested", InboxKind.CANCEL),
+    "resumed": ("workflow_resumed", InboxKind.RESUME),
+    "terminated": ("workflow_terminated", InboxKind.TERMINATE),
+}
 
 
 class Promise(enum.StrEnum):
-    """The promises that can be judged by what a server leaves behind."""
+    """The promises of the README."""
 
     DURABLE_START = "durable start"
     RECORDED_ONCE = "recorded once"
@@ -38,6 +93,8 @@ class Promise(enum.StrEnum):
     FAITHFUL_WATCH = "faithful watch"
     EVERY_ATTEMPT_ON_RECORD = "every attempt on record"
     RECOVERY_BY_DEFAULT = "recovery by default"
+    WAITING_IS_FREE = "waiting is free"
+    HONEST_HEALTH = "honest health"
     CLEAR_REFUSAL = "clear refusal"
 
 
@@ -53,147 +110,8 @@ class Broken:
         return f"{self.workflow_id}: {self.promise}: {self.how}"
 
 
-History = list[event_pb2.Event]
 #: A breach of the workflow that is being judged.
 Breach = tuple[Promise, str]
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A real execution of a step: a line of the journal."""
-
-    workflow_id: str
-    step_key: str
-    attempt: int
-    idempotency_key: str
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a client was told: started (the uid), signalled, cancelled or refused (the request id), result (the end)."""
-
-    kind: str
-    workflow_id: str
-    detail: Any
-
-
-@dataclass
-class Watched:
-    """What one watcher saw, over all its connections. ``ended``: it was told that there is no more."""
-
-    workflow_id: str
-    kinds: tuple[int, ...] = ()
-    after_sequence: int = 0
-    events: list[event_pb2.Event] = field(default_factory=list)
-    ended: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """A workflow's row in the store."""
-
-    uid: str
-    state: int
-    generation: int
-    last_sequence: int
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What a store holds, and what is wrong with the file itself."""
-
-    histories: dict[str, History] = field(default_factory=dict)
-    rows: dict[str, Row] = field(default_factory=dict)
-    damage: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Death:
-    """A SIGKILL: what was on disk then, and what had left the process."""
-
-    stored: Stored
-    effects: list[Effect] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
-    watched: list[Watched] = field(default_factory=list)
-    #: If it died at the edge of a commit: each workflow's last sequence by it, and whether it had returned.
-    heads: Mapping[str, int] = field(default_factory=dict)
-    committed: bool = False
-    #: When the next life was asked for, by the wall clock in seconds; None: there was none.
-    restarted: float | None = None
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is left when all is over."""
-
-    stored: Stored
-    effects: list[Effect] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
-    watched: list[Watched] = field(default_factory=list)
-    deaths: list[Death] = field(default_factory=list)
-    #: Every workflow has had the time to end.
-    over: bool = True
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def read_store(path: Path) -> Stored:
-    """Answer what is in a SQLite file that no server has open; nothing, if none has begun in it."""
-    histories: dict[str, History] = collections.defaultdict(list)
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        if not database.execute("select 1 from sqlite_master where name = 'events'").fetchone():
-            return Stored()
-        damage = [text for (text,) in database.execute("pragma integrity_check") if text != "ok"]
-        query = "select workflow_id, sequence, bytes from workflows join events using (key) order by key, sequence"
-        for workflow_id, sequence, content in database.execute(query):
-            event = event_pb2.Event.FromString(content)
-            histories[workflow_id].append(event)
-            if event.sequence != sequence:
-                damage.append(f"{workflow_id}: event {event.sequence} is stored as {sequence}")
-        (orphans,) = database.execute("select count(*) from events where key not in (select key from workflows)")
-        if orphans[0]:
-            damage.append(f"{orphans[0]} events of no workflow")
-        query = "select workflow_id, uid, state, generation, last_sequence from workflows"
-        rows = {workflow_id: Row(*rest) for workflow_id, *rest in database.execute(query)}
-    return Stored(histories, rows, tuple(damage))
-
-
-def read_effects(path: Path) -> list[Effect]:
-    """Answer what the steps put down; nothing, if none has run."""
-    return [Effect(**json.loads(line)) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-
-
-def attempts(history: Iterable[event_pb2.Event]) -> dict[tuple[str, int], event_pb2.AttemptStarted]:
-    """Answer every attempt of a history by step key and number."""
-    begun = [event.attempt_started for event in history if event.HasField("attempt_started")]
-    return {(started.step_key, started.attempt): started for started in begun}
-
-
-def open_attempts(history: Iterable[event_pb2.Event]) -> list[event_pb2.AttemptStarted]:
-    """Answer the attempts that a history leaves without an end."""
-    history = list(history)
-    begun = attempts(history)
-    for event in history:
-        for ended in (event.attempt_succeeded, event.attempt_failed):
-            begun.pop((ended.step_key, ended.attempt), None)
-    return list(begun.values())
-
-
-def pauses(workflow_id: str, history: History, deaths: Iterable[Death]) -> list[float]:
-    """Answer how long after each restart the first attempt began, in seconds, where one had been cut off."""
-    found = []
-    for death in deaths:
-        before = death.stored.histories.get(workflow_id, [])
-        begun = [
-            event.time.ToMicroseconds() / 1e6 for event in history[len(before) :] if event.HasField("attempt_started")
-        ]
-        if death.restarted is not None and open_attempts(before) and begun:
-            found.append(begun[0] - death.restarted)
-    return found
-
-
-# --- judging --------------------------------------------------------------------------------------
 
 
 def broken(evidence: Evidence) -> list[Broken]:
@@ -217,6 +135,7 @@ def broken(evidence: Evidence) -> list[Broken]:
             *_told_what_is_so(history, told[workflow_id]),
             *_recorded_once(history),
             *_on_record(history, effects[workflow_id], over=evidence.over),
+            *_says_why(history),
             *_one_driver(row, history, watched[workflow_id]),
             *_faithful_watch(history, watched[workflow_id]),
             *_recovery_by_default(workflow_id, history, evidence),
@@ -226,6 +145,10 @@ def broken(evidence: Evidence) -> list[Broken]:
         found += [Broken(promise, workflow_id, how) for promise, how in breaches]
     for death in evidence.deaths:
         found += _output_commit(death)
+    for look in evidence.looks:
+        found += _waiting_is_free(look)
+    for health in evidence.health:
+        found += _honest_health(health)
     return found
 
 
@@ -277,6 +200,10 @@ def _told_what_is_so(history: History, told: Iterable[Told]) -> Iterator[Breach]
             yield Promise.CLEAR_REFUSAL, f"signal {each.detail} was refused, and is in the history"
         elif each.kind == "cancelled" and cancels != 1:
             yield Promise.DURABLE_START, f"a cancel was acknowledged, the history has {cancels}"
+        elif each.kind == "resumed" and not any(event.HasField("workflow_resumed") for event in history):
+            yield Promise.DURABLE_START, "a resume was acknowledged, the history has none"
+        elif each.kind == "terminated" and not history[-1].HasField("workflow_terminated"):
+            yield Promise.DURABLE_START, f"its termination was acknowledged, the history ends with {history[-1]}"
         elif each.kind == "result" and not _is_end(each.detail, history[-1]):
             yield Promise.OUTPUT_COMMIT, f"told {each.detail}, recorded {history[-1]}"
 
@@ -324,6 +251,28 @@ def _on_record(history: History, effects: Iterable[Effect], *, over: bool) -> It
             yield Promise.EVERY_ATTEMPT_ON_RECORD, f"{step_key} has the attempts {numbers}"
 
 
+def _says_why(history: History) -> Iterator[Breach]:
+    """Each failed attempt says what follows and why; what followed is that, when it was to follow."""
+    resumed = [event.sequence for event in history if event.HasField("workflow_resumed")]
+    failed: dict[str, event_pb2.Event] = {}
+    for event in history:
+        if event.HasField("attempt_failed"):
+            failed[event.attempt_failed.step_key] = event
+            decision = event.attempt_failed.decision
+            if not (decision.action and decision.reason and decision.explanation):
+                yield Promise.EVERY_ATTEMPT_ON_RECORD, f"event {event.sequence} does not say what follows, and why"
+        elif event.HasField("attempt_started") and event.attempt_started.step_key in failed:
+            last = failed[event.attempt_started.step_key]
+            decision = last.attempt_failed.decision
+            by_hand = any(last.sequence < sequence < event.sequence for sequence in resumed)
+            if decision.action != failure_pb2.RETRY_ACTION_RETRY and not by_hand:
+                yield Promise.EVERY_ATTEMPT_ON_RECORD, f"event {event.sequence} does not follow from {decision}"
+            due = decision.next_attempt_time.ToMicroseconds() / 1e6
+            if decision.HasField("next_attempt_time") and seconds_of(event) < due - EXACT:
+                how = f"event {event.sequence} came {due - seconds_of(event):.3f} s before its time"
+                yield Promise.EVERY_ATTEMPT_ON_RECORD, how
+
+
 def _one_driver(row: Row, history: History, watched: Iterable[Watched]) -> Iterator[Breach]:
     """Drivers follow one another, nobody writes after the end, and nobody writes over what another has written."""
     generations = [event.workflow_recovered.generation for event in history if event.HasField("workflow_recovered")]
@@ -342,15 +291,16 @@ def _faithful_watch(history: History, watched: Iterable[Watched]) -> Iterator[Br
     """Each watcher saw what it asked for, each event once, in order, to the end."""
     if [event.sequence for event in history] != list(range(1, len(history) + 1)):
         yield Promise.FAITHFUL_WATCH, f"the history's sequences are {[event.sequence for event in history]}"
+    final = bool(history) and history[-1].WhichOneof("detail") in FINAL_DETAILS
     for each in watched:
         wanted = asked_for(each, history)
-        if each.events != wanted or not each.ended:
+        if each.ended != final or each.events != (wanted if final else wanted[: len(each.events)]):
             seen = [event.sequence for event in each.events]
             yield (
                 Promise.FAITHFUL_WATCH,
                 (
                     f"the watch of {each.kinds or 'all'} after {each.after_sequence} saw {seen}, "
-                    f"not {[event.sequence for event in wanted]}{'' if each.ended else ', and no end'}"
+                    f"not {[event.sequence for event in wanted]}{', and an end' if each.ended else ', and no end'}"
                 ),
             )
 
@@ -364,18 +314,66 @@ def asked_for(watch: Watched, history: Iterable[event_pb2.Event]) -> list[event_
     ]
 
 
+def _settles(event: event_pb2.Event, debt: Debt) -> bool:
+    """Tell whether an event says that it was done, or is not owed any more."""
+    name = event.WhichOneof("detail") or ""
+    stops = name in STOPS or name in FINAL_DETAILS or name == "cancel_requested"
+    return stops or (debt.key != "" and event.call_cancelled.key == debt.key) or debt.done(event)
+
+
+class Lateness(NamedTuple):
+    """How late what was due was done, and how late it may be; None: it was not done."""
+
+    debt: Debt
+    late: float | None
+    limit: float
+
+
+def _late(workflow_id: str, history: History, evidence: Evidence) -> Iterator[Lateness]:
+    """Yield how each life paid what it owed the workflow."""
+    for index, death in enumerate(evidence.deaths):
+        following = evidence.deaths[index + 1] if index + 1 < len(evidence.deaths) else None
+        if death.up is None or (following is not None and following.time is None):
+            continue
+        if following is not None and _is_suspect(following.stored.rows.get(workflow_id)):
+            continue
+        after = history[len(death.stored.histories.get(workflow_id, [])) :]
+        for debt in owed(death.stored, workflow_id, death.up):
+            done = next((seconds_of(event) for event in after if _settles(event, debt)), None)
+            until = following.time if following is not None else done
+            limit = SOON + evidence.allowance
+            if until is not None:
+                limit += evidence.stalled(debt.due, until)
+            if following is not None and following.time is not None and debt.due + limit >= following.time:
+                continue  # The next life owes it.
+            if done is not None:
+                yield Lateness(debt, done - debt.due, limit)
+            elif evidence.over:
+                yield Lateness(debt, None, limit)
+
+
+def _is_suspect(row: Row | None) -> bool:
+    """Tell whether it is made to wait since it may be what kills the server."""
+    return row is not None and row.reason == event_pb2.STATE_REASON_SUSPECTED
+
+
+def delays(evidence: Evidence) -> list[float]:
+    """Answer how long after each restart, or after it was due, each thing that was owed then was done, in seconds."""
+    return [
+        each.late
+        for workflow_id, history in evidence.stored.histories.items()
+        for each in _late(workflow_id, history, evidence)
+        if each.late is not None
+    ]
+
+
 def _recovery_by_default(workflow_id: str, history: History, evidence: Evidence) -> Iterator[Breach]:
     """What a death cut off or left waiting goes on by itself, and soon."""
-    for pause in pauses(workflow_id, history, evidence.deaths):
-        if pause > SOON:
-            yield Promise.RECOVERY_BY_DEFAULT, f"it went on {pause:.2f} s after the restart"
-    last = evidence.deaths[-1] if evidence.deaths else None
-    if last is None or last.restarted is None or not evidence.over:
-        return
-    before = last.stored.histories.get(workflow_id, [])
-    unmoved = before and len(history) == len(before) and before[-1].WhichOneof("detail") not in FINAL_DETAILS
-    if unmoved:
-        yield Promise.RECOVERY_BY_DEFAULT, f"since the last death nothing has come after {before[-1]}"
+    for debt, late, limit in _late(workflow_id, history, evidence):
+        if late is None:
+            yield Promise.RECOVERY_BY_DEFAULT, f"{debt}: it has not gone on since the restart"
+        elif late > limit:
+            yield Promise.RECOVERY_BY_DEFAULT, f"{debt}: it went on {late:.2f} s after it was due (limit {limit:.2f} s)"
 
 
 def _went_on(workflow_id: str, history: History, death: Death) -> Iterator[Breach]:
@@ -391,13 +389,79 @@ def _went_on(workflow_id: str, history: History, death: Death) -> Iterator[Breac
 def _output_commit(death: Death) -> Iterator[Broken]:
     """What had left the process was on disk."""
     histories = death.stored.histories
+    begun = {workflow_id: attempts(history) for workflow_id, history in histories.items()}
     for effect in death.effects:
-        if (effect.step_key, effect.attempt) not in attempts(histories.get(effect.workflow_id, [])):
+        if (effect.step_key, effect.attempt) not in begun.get(effect.workflow_id, {}):
             yield Broken(Promise.OUTPUT_COMMIT, effect.workflow_id, f"{effect} had run, and no attempt was on disk")
-    for workflow_id in {told.workflow_id for told in death.told if told.kind == "started"} - histories.keys():
-        yield Broken(Promise.OUTPUT_COMMIT, workflow_id, "its start had been acknowledged, and nothing was on disk")
+    for told in death.told:
+        if not _is_on_disk(told, death.stored):
+            how = f"{told.kind} {told.detail} had been told, and was not on disk"
+            yield Broken(Promise.OUTPUT_COMMIT, told.workflow_id, how)
     for watch in death.watched:
-        before = histories.get(watch.workflow_id, [])
-        if watch.events != asked_for(watch, before)[: len(watch.events)]:
-            how = f"{len(watch.events)} events had been seen, {len(before)} were on disk"
+        before = {event.sequence: event for event in histories.get(watch.workflow_id, [])}
+        ahead = [event.sequence for event in watch.events if before.get(event.sequence) != event]
+        if ahead:
+            how = f"events {ahead} had been seen, {len(before)} were on disk"
             yield Broken(Promise.OUTPUT_COMMIT, watch.workflow_id, how)
+
+
+def _is_on_disk(told: Told, stored: Stored) -> bool:
+    """Tell whether what a client was told is on disk, in the history or on its way there."""
+    history = stored.histories.get(told.workflow_id, [])
+    inbox = stored.inbox.get(told.workflow_id, [])
+    if told.kind == "started":
+        return bool(history) and history[0].workflow_started.uid == told.detail
+    if told.kind == "signalled":
+        received = any(event.signal_received.request_id == told.detail for event in history)
+        return received or (InboxKind.SIGNAL, told.detail) in inbox
+    if told.kind == "result":
+        return bool(history) and _is_end(told.detail, history[-1])
+    if told.kind in COMMANDS:
+        detail, command = COMMANDS[told.kind]
+        done = any(event.WhichOneof("detail") == detail for event in history)
+        return done or any(kind == command for kind, _ in inbox)
+    return True
+
+
+def _waiting_is_free(look: Look) -> Iterator[Broken]:
+    """Nobody waits for a slot that only waiting holds; and what waits for long is in the store alone."""
+    rows = look.stored.rows
+    running = sum(len(open_attempts(look.stored.histories.get(workflow_id, []))) for workflow_id in rows)
+    queued = [name for name, row in rows.items() if row.reason == event_pb2.STATE_REASON_SLOT]
+    if queued and running < look.slots:
+        how = f"{len(queued)} wait for a slot, and of {look.slots} only {running} have an attempt in them"
+        yield Broken(Promise.WAITING_IS_FREE, queued[0], how)
+    waiting = [
+        name
+        for name, row in rows.items()
+        if row.state == workflow_pb2.WORKFLOW_STATE_WAITING
+        and row.reason != event_pb2.STATE_REASON_SLOT
+        and (row.wake is None or row.wake > look.time + look.soon)
+    ]
+    awake = sum(row.state not in FINAL_STATES for row in rows.values()) - len(waiting)
+    if look.open_runs is not None and look.open_runs > awake:
+        how = f"{look.open_runs} workflows are in memory; {len(waiting)} wait for long, {awake} have something to do"
+        yield Broken(Promise.WAITING_IS_FREE, "", how)
+
+
+def _honest_health(health: Health) -> Iterator[Broken]:
+    """It says SERVING when work moves and not when it does not, and then why."""
+    for trouble in health.troubles:
+        noticed = trouble.begin + trouble.limit + health.notices
+        for answer in health.answers:
+            if answer.serving and answer.asked >= noticed and answer.told <= trouble.end:
+                how = f"it said SERVING {answer.told - trouble.begin:.2f} s after the begin of: {trouble.what}"
+                yield Broken(Promise.HONEST_HEALTH, "", how)
+                break
+        heard = [each for each in health.answers if trouble.begin <= each.told <= trouble.end + health.notices]
+        if trouble.end > noticed and all(answer.serving for answer in heard):
+            yield Broken(Promise.HONEST_HEALTH, "", f"nobody was told of: {trouble.what}")
+    for answer in health.answers:
+        if not answer.serving and not any(
+            trouble.begin <= answer.told and answer.asked <= trouble.end + health.recovers
+            for trouble in health.troubles
+        ):
+            yield Broken(Promise.HONEST_HEALTH, "", f"all was well, and it said NOT_SERVING for {answer.reasons}")
+            break
+    if any(not answer.serving and answer.reasons == () for answer in health.answers):
+        yield Broken(Promise.HONEST_HEALTH, "", "it said NOT_SERVING and not why")

@@ -134,6 +134,21 @@ async def too_slow() -> None:
     await asyncio.sleep(60)
 
 
+@step
+async def block(seconds: float) -> list[float]:
+    """Let nothing else have the loop for so long; answer from when to when."""
+    begin = time.time()
+    while time.time() < begin + seconds:
+        time.sleep(0.01)  # noqa: ASYNC251 - what must not be done
+    return [begin, time.time()]
+
+
+@step(timeout=0.05, retry=RetryPolicy(max_attempts=2, initial_interval=0.01))
+async def cut_short() -> None:
+    """Never end in time, and soon be cut off."""
+    await asyncio.sleep(60)
+
+
 @step(retry=RetryPolicy(max_attempts=3, initial_interval=0.01))
 async def resumable(upto: int) -> list[int]:
     """Go on from where the last attempt's heartbeat left."""
@@ -341,6 +356,26 @@ async def everything(name: str) -> list[str]:
     seen.append(str(await hold_thread(0.01, name)).partition(" ")[0])
     seen.append(str(await resumable(4)))
     progress(4, 4, "done")
+    return seen
+
+
+@workflow
+async def blocks(seconds: float) -> list[float]:
+    """A step that does what none may."""
+    return await block(seconds)
+
+
+@workflow
+async def everything_else(flag: str) -> list[str]:
+    """The primitives that `everything` has not; it needs an operator."""
+    seen = [await note_down.with_options(key="named")("a")]
+    kept: tuple[object, ...] = await gather(note_down("b"), refuse("on purpose"), sleep(0.02), return_exceptions=True)
+    seen += [each if isinstance(each, str) else type(each).__name__ for each in kept]
+    try:
+        await cut_short()
+    except StepFailed as error:
+        seen.append(f"kind {error.failure.kind}")
+    seen.append(await needs_help(flag))
     return seen
 
 

@@ -80,6 +80,7 @@ class Supervisor(CrashBudgetPort):
                 await asyncio.sleep(0)  # Let the first ones go on while the rest is taken over.
         self._engine.load([])
         self.recovered = True
+        self.tick()  # What fell due while no server was there goes on now, and not half a second later.
         if previous is not None:
             log.info(
                 "recovered",

@@ -1,7 +1,9 @@
 """Clients that live through a server's deaths: they tell their stories, and keep all that they were told and saw.
 
 The server is killed at moments of progress, not of time. Progress in a life is what is seen to come out of it: a step's
-execution, a reply, a watched event; where all stand still, a long look counts too, so that nothing waits for ever.
+execution, a reply, a watched event; where all stand still, a long look counts too, so that nothing waits for ever. A
+third of the kills come in the midst of a recovery: after the first writes to the store's log. None comes before the
+process is up, and at each all that had left the process is kept, to be held against what was on disk.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from dataclasses import dataclass
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mendflow import Client
@@ -17,15 +22,19 @@ from mendflow.errors import WrongState
 from mendflow.v1 import payload_pb2, workflow_pb2, workflow_service_pb2
 from mendflow_server.history import FINAL_STATES
 from tests.crash.stories import Moment
-from tests.load_workflows import EFFECTS
-from tests.promises import Told, Watched
+from tests.evidence import Pressure
+from tests.load_workflows import EFFECTS, LIVES
+from tests.promises import Death, Told, Watched, copy_store, open_attempts, read_effects, read_store
+from tests.watch.watchers import RawWatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
+    from mendflow.v1 import event_pb2
     from tests.conftest import ServerProcess
     from tests.crash.stories import Act, Story, Watch
+    from tests.promises import Stored
 
 CLIENTS: Final = 4
 #: How often progress is looked at, in seconds, and how many looks without any count as some.
@@ -40,6 +49,8 @@ class Kill:
     moment: Moment
     open_stories: int
     calls: int
+    #: The life had taken over some of what the one before it had cut off, and not all.
+    recovering: bool
 
 
 class Load:
@@ -48,7 +59,11 @@ class Load:
     def __init__(self, server: ServerProcess, stories: Sequence[Story]) -> None:
         self.told: list[Told] = []
         self.watched: list[Watched] = []
+        self.raw: list[RawWatch] = []
         self.kills: list[Kill] = []
+        self.deaths: list[Death] = []
+        self.pressure = Pressure()
+        self._known: dict[bytes, event_pb2.Event] = {}
         self._server = server
         self._stories = stories
         self._clients: list[Client] = []
@@ -96,14 +111,51 @@ class Load:
 
     async def _kill(self, rng: Random, kills: int) -> None:
         share = len(self._stories) // (kills + 1)
-        for life in range(kills):
-            # At times with the first signs of life, in the midst of recovery.
-            await self._reach(Moment(life, rng.randint(1, 3) if rng.random() < 0.3 else rng.randint(1, share * 12)))
-            self._server.kill()
-            self.kills.append(Kill(self._now, len(self._open), self._calls))
-            self._before = self._progress()
-            self._now = Moment(life + 1, 0)
-            self._server.start(wait=False)
+        midst = [True] * (kills // 3) + [False] * (kills - 1 - kills // 3)
+        rng.shuffle(midst)
+        for life, recovering in enumerate([False, *midst]):
+            while len(self.lives) <= life:
+                await asyncio.sleep(LOOK)
+            if recovering:
+                await self._reach_write(rng.randint(1, 2), Moment(life, share))
+            else:
+                await self._reach(Moment(life, rng.randint(1, share * 12)))
+            await self._die()
+
+    async def _die(self) -> None:
+        """Kill the server, keep what it left, and start it again."""
+        number = len(self.deaths) + 1
+        self._server.kill()
+        when = time.time()
+        calls, open_stories, moment = self._calls, len(self._open), self._now
+        told = list(self.told)
+        watched = [replace(each, events=list(each.events)) for each in self.watched]
+        effects = read_effects(self._server.directory / EFFECTS)
+        copy = copy_store(self._server.store, self._server.directory / f"at-death-{number}")
+        self._before = self._progress()
+        self._now = Moment(number, 0)
+        self._server.start(wait=False)
+        stored = await asyncio.to_thread(read_store, copy, self._known)
+        shutil.rmtree(copy.parent)
+        recovering = is_in_midst(self.deaths[-1].stored, stored) if self.deaths else False
+        self.deaths.append(Death(stored, effects, told, watched, time=when))
+        self.kills.append(Kill(moment, open_stories, calls, recovering))
+
+    @property
+    def lives(self) -> list[float]:
+        """When each life's process was up, by the wall clock in seconds."""
+        path = self._server.directory / LIVES
+        return [float(line) for line in path.read_text("ascii").splitlines()] if path.exists() else []
+
+    async def _reach_write(self, writes: int, latest: Moment) -> None:
+        """Wait until this life has written so often to the store's log; at the latest until a moment of progress."""
+        log = Path(f"{self._server.store}-wal")
+        before = _stamp(log)
+        while writes and self._now < latest:
+            await asyncio.sleep(LOOK / 2)
+            now = _stamp(log)
+            writes -= now != before
+            before = now
 
     async def _reach(self, moment: Moment) -> None:
         async with self._moved:
@@ -117,6 +169,7 @@ class Load:
             if process is not None and process.poll() is not None:
                 raise AssertionError(f"the server ended by itself with {process.returncode}")
             self._read_effects()
+            self.pressure.look()
             now = self._progress()
             self._idle = 0 if now != before else self._idle + 1
             if self._idle >= LONG_LOOK:
@@ -197,18 +250,40 @@ class Load:
         bookmark = (await self._client(number).get(story.workflow_id)).last_sequence if watch.bookmark else 0
         watched = Watched(story.workflow_id, watch.kinds, bookmark)
         self.watched.append(watched)
-        cursor = bookmark
+        if watch.bare:
+            await self._watch_bare(watched, watch.cut, number)
+        else:
+            await self._watch_by_client(watched, watch.cut, number)
+
+    async def _watch_bare(self, watched: Watched, cut: int, number: int) -> None:
+        raw = RawWatch(watched.workflow_id, watched.kinds, watched.after_sequence)
+        self.raw.append(raw)
+
+        def leave(_: RawWatch) -> bool:
+            new = raw.streams[-1].frames[-1].events
+            before = len(watched.events)
+            watched.events += new
+            self._seen += len(new)
+            return before < cut <= len(watched.events)
+
+        while not raw.ended:
+            number += 1
+            await raw.open_once(self._client(number).stub, leave)
+        watched.ended = True
+
+    async def _watch_by_client(self, watched: Watched, cut: int, number: int) -> None:
+        cursor = watched.after_sequence
         while not watched.ended:
             # Each time from where it broke off, by another client.
             number += 1
-            cut = watch.cut if not watched.events else 0
-            events = self._client(number).handle(story.workflow_id).watch(cursor, kinds=watch.kinds)
+            limit = cut if not watched.events else 0
+            events = self._client(number).handle(watched.workflow_id).watch(cursor, kinds=watched.kinds)
             async with contextlib.aclosing(events):
                 async for event in events:
                     watched.events.append(event)
                     self._seen += 1
                     cursor = event.sequence
-                    if cut and len(watched.events) >= cut:
+                    if limit and len(watched.events) >= limit:
                         break
                 else:
                     watched.ended = True
@@ -220,3 +295,18 @@ class Load:
             yield
         finally:
             self._calls -= 1
+
+
+def is_in_midst(before: Stored, now: Stored) -> bool:
+    """Tell whether a life had begun to recover and had not taken over all that was cut off by the death before."""
+    cut = [name for name, history in before.histories.items() if open_attempts(history)]
+    left = [name for name in cut if now.rows[name].generation == before.rows[name].generation]
+    return len(now.lives) > len(before.lives) and bool(left)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Answer what changes with each write to a file."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.stat()
+        return status.st_mtime_ns, status.st_size
+    return 0, 0

@@ -42,12 +42,16 @@ class Act:
 
 @dataclass(frozen=True)
 class Watch:
-    """A watcher: of these kinds (all), from a bookmark or from the first event; broken off by itself after ``cut``."""
+    """A watcher: of these kinds (all), from a bookmark or from the first event; broken off by itself after ``cut``.
+
+    ``bare``: by the contract alone, so that nothing mends or hides what the server sends.
+    """
 
     at: Moment
     kinds: tuple[int, ...] = ()
     bookmark: bool = False
     cut: int = 0
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,9 @@ def _draw_watch(rng: Random, at: Moment) -> Watch:
     kinds: tuple[int, ...] = ()
     if rng.random() < 0.3:
         kinds = tuple(rng.sample([kind for kind in event_pb2.EventKind.values() if kind], rng.randint(1, 12)))
-    return Watch(at, kinds, bookmark=rng.random() < 0.3, cut=rng.choice((0, 0, rng.randint(1, 6))))
+    return Watch(
+        at, kinds, bookmark=rng.random() < 0.3, cut=rng.choice((0, 0, rng.randint(1, 6))), bare=rng.random() < 0.5
+    )
 
 
 def wrong_ends(stories: Sequence[Story], results: Mapping[str, workflow_pb2.Workflow]) -> Iterator[str]:

@@ -14,9 +14,10 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from tests.conftest import ServerProcess, serving_process
+from tests.promises import Death, Evidence, Told, Watched, broken, copy_store, read_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
@@ -30,19 +31,19 @@ def kinds(events: list[event_pb2.Event]) -> list[str]:
     return [event.WhichOneof("detail") or "" for event in events]
 
 
-def assert_dense(events: list[event_pb2.Event]) -> None:
-    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+def die(server: ServerProcess, deaths: list[Death]) -> None:
+    """Kill the server, and keep what it left."""
+    server.kill()
+    copy = copy_store(server.store, server.directory / f"at-death-{len(deaths) + 1}")
+    deaths.append(Death(read_store(copy), time=time.time()))
 
 
-def assert_recorded_once(events: list[event_pb2.Event]) -> None:
-    """A step whose result was recorded never starts again."""
-    done: set[str] = set()
-    for event in events:
-        if event.HasField("attempt_started"):
-            assert event.attempt_started.step_key not in done
-        if event.HasField("attempt_succeeded"):
-            assert event.attempt_succeeded.step_key not in done
-            done.add(event.attempt_succeeded.step_key)
+def assert_promises_kept(
+    server: ServerProcess, deaths: list[Death], told: Sequence[Told] = (), watched: Sequence[Watched] = ()
+) -> None:
+    """Kill it for good, and judge what is left."""
+    server.kill()
+    assert not broken(Evidence(read_store(server.store), told=list(told), watched=list(watched), deaths=deaths))
 
 
 async def until(events_of: Callable[[], Any], kind: str, client: Client, workflow_id: str) -> None:
@@ -74,7 +75,8 @@ async def test_a_kill_in_this_wait_loses_nothing(
         async with Client(server.grpc_address) as client:
             handle = await client.start(name, argument, id="subject")
             await until(lambda: None, kill_after, client, "subject")
-            server.kill()
+            deaths: list[Death] = []
+            die(server, deaths)
             before = len(server.journal)
             server.start()
             if then == "signal":
@@ -83,8 +85,7 @@ async def test_a_kill_in_this_wait_loses_nothing(
                 await handle.cancel("enough")
             ended = await handle.get(wait=20)
             events = await history(client, "subject")
-    assert_dense(events)
-    assert_recorded_once(events)
+        assert_promises_kept(server, deaths, [Told("result", "subject", ended)])
     assert set(expected) <= set(kinds(events))
     final = workflow_pb2.WORKFLOW_STATE_CANCELLED if then == "cancel" else SUCCEEDED
     assert ended.state == final
@@ -100,10 +101,12 @@ async def test_a_cut_off_attempt_runs_again_under_the_same_idempotency_key(tmp_p
             await until(lambda: None, "attempt_started", client, "subject")
             while not server.journal:
                 await asyncio.sleep(0.01)
-            server.kill()
+            deaths: list[Death] = []
+            die(server, deaths)
             server.start()
             assert await client.handle("subject").result() == "held"
             events = await history(client, "subject")
+        assert_promises_kept(server, deaths)
     lines = [line.split() for line in server.journal]
     assert [line[2] for line in lines] == ["1", "2"], "executed twice, as attempts 1 and 2"
     assert len({line[3] for line in lines}) == 1, "under one idempotency key"
@@ -138,35 +141,37 @@ async def test_a_watch_across_the_restart_is_dense_and_complete(tmp_path: Path) 
     with serving_process(tmp_path) as server:
         async with Client(server.grpc_address) as client:
             handle = await client.start("everything", "w", id="subject")
-            seen: list[event_pb2.Event] = []
+            watched = Watched("subject")
+            seen = watched.events
+            deaths: list[Death] = []
 
             async def watch() -> None:
                 async for event in handle.watch():
-                    seen.append(event)  # noqa: PERF401 - it is looked at while it grows
+                    seen.append(event)
+                watched.ended = True
 
             watching = asyncio.create_task(watch())
             for kind in ("attempt_started", "timer_started", "signal_awaited"):
                 while kind not in kinds(seen):
                     await asyncio.sleep(0.005)
-                server.kill()
+                die(server, deaths)
                 server.start()
-            await handle.signal("go", "on")
+            await handle.signal("go", "on", request_id="go-1")
             await asyncio.wait_for(watching, 20)
-            events = await history(client, "subject")
-    assert_dense(seen)
-    assert seen == events
+        assert_promises_kept(server, deaths, [Told("signalled", "subject", "go-1")], [watched])
     assert seen[-1].HasField("workflow_succeeded")
-    assert_recorded_once(events)
 
 
 async def test_many_workflows_under_way_survive(tmp_path: Path) -> None:
     with serving_process(tmp_path) as server:
         async with Client(server.grpc_address) as client:
             handles: list[Any] = await client.start_many("branches", [[0.2, 0.4]] * 100)
-            server.kill()
+            deaths: list[Death] = []
+            die(server, deaths)
             server.start()
             for handle in handles:
                 assert await handle.result() == ["branch-0", "branch-1"]
+        assert_promises_kept(server, deaths)
 
 
 async def test_a_poison_workflow_is_quarantined_and_the_rest_lives_on(tmp_path: Path) -> None:

@@ -13,39 +13,41 @@ import itertools
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from mendflow import Client
-from mendflow.errors import WorkflowNotFound
+from mendflow.errors import SequenceOutOfRange, WorkflowNotFound
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_pb2
 from mendflow_server.history import FINAL_STATES
 from tests import killing
+from tests.evidence import Pressure
 from tests.killing import Point, Post
-from tests.promises import Death, Evidence, Told, Watched, broken, pauses, read_effects, read_store
+from tests.promises import Death, Evidence, Told, Watched, broken, copy_store, delays, read_effects, read_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from tests.promises import Effect
 
-#: The one workflow of a trial.
+#: The workflow of a trial.
 SUBJECT = "subject"
 #: How long a trial may take, in seconds.
 LIMIT = 30.0
 #: What the second watcher asks for.
 FILTER = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED, event_pb2.EVENT_KIND_TIMER_FIRED)
+#: What a watcher is told before the workflow is there, while no server is, and after it was shown what is not so.
+AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE})
 # A process that has imported everything, has one thread and has made no gRPC object; servers are its forks.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["__main__", killing.__name__])
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["__main__", killing.__name__])
 
 #: Below the ports that the system gives away: while a server is dead nobody else may get its port.
 _PORTS = itertools.cycle(range(15_000 + os.getpid() % 1_000 * 12, 32_000))
@@ -78,6 +80,10 @@ class Case:
     check: Callable[[Trial], list[str]]
     signals: tuple[tuple[str, Any], ...] = ()
     cancel: bool = False
+    #: Workflows of the same type and input that are started with it by one call.
+    beside: tuple[str, ...] = ()
+    #: What an operator does once it has been started.
+    operate: Callable[[Trial, Client], Awaitable[None]] | None = None
     around: Callable[[Path], AbstractAsyncContextManager[int]] = nothing_around
 
 
@@ -101,6 +107,9 @@ class Trial:
     watched: list[Watched] = field(default_factory=list)
     final: workflow_pb2.Workflow = field(default_factory=workflow_pb2.Workflow)
     failure: str = ""
+    #: Everyone has had the time to come to an end.
+    over: bool = True
+    pressure: Pressure = field(default_factory=Pressure)
 
     @property
     def store(self) -> Path:
@@ -115,7 +124,16 @@ class Trial:
     @property
     def evidence(self) -> Evidence:
         """All of it, for the checker."""
-        return Evidence(read_store(self.store), self.effects, self.told, self.watched, self.deaths)
+        deaths = [replace(death, up=self.post().up(life)) for life, death in enumerate(self.deaths, start=2)]
+        return Evidence(
+            read_store(self.store),
+            self.effects,
+            self.told,
+            self.watched,
+            deaths,
+            over=self.over,
+            stalled=self.pressure.between,
+        )
 
     @property
     def faults(self) -> list[str]:
@@ -126,9 +144,8 @@ class Trial:
 
     @property
     def pauses(self) -> list[float]:
-        """How long after each restart what had been cut off went on, in seconds."""
-        history = read_store(self.store).histories.get(SUBJECT, [])
-        return pauses(SUBJECT, history, self.deaths)
+        """How late after each restart each thing that was due went on, in seconds."""
+        return delays(self.evidence)
 
     def post(self, port: int = 0) -> Post:
         """Answer where the latest life works."""
@@ -147,22 +164,18 @@ class Trial:
         life = self.lives
         if self.reached(life)[-1] != point:
             raise Wrong(f"it was to die {point} and died {self.reached(life)[-1]}")
-        copy = self.directory / f"at-death-{life}"
-        copy.mkdir()
-        for suffix in ("", "-wal"):
-            path = Path(f"{self.store}{suffix}")
-            if path.exists():
-                shutil.copy(path, copy)
+        copy = copy_store(self.store, self.directory / f"at-death-{life}")
         what = self._record(life)[-1]["what"]
         at_commit = point.kind == "commit" and isinstance(what, dict)
         self.deaths.append(
             Death(
-                stored=read_store(copy / self.store.name),
+                stored=read_store(copy),
                 effects=self.effects,
                 told=list(self.told),
                 watched=[replace(watched, events=list(watched.events)) for watched in self.watched],
                 heads=what["heads"] if at_commit else {},
                 committed=point.moment == "after",
+                time=time.time(),
             )
         )
 
@@ -178,6 +191,7 @@ async def run_trial(
     trial = Trial(case, directory, tuple(fatal), fault)
     port = _port()
     async with case.around(directory) as around:
+        looking = asyncio.create_task(_look(trial.pressure))
         clients = asyncio.create_task(_follow(trial, port, case.input(directory, around)))
         try:
             async with asyncio.timeout(limit):
@@ -189,19 +203,26 @@ async def run_trial(
         except TimeoutError:
             trial.failure = f"not at its end after {limit:g} s"
         except Wrong as wrong:
-            trial.failure = str(wrong)
+            trial.failure, trial.over = str(wrong), False
         finally:
             clients.cancel()
-            await asyncio.wait([clients])
+            looking.cancel()
+            await asyncio.wait([clients, looking])
     return trial
+
+
+async def _look(pressure: Pressure) -> None:
+    while True:
+        pressure.look()
+        await asyncio.sleep(0.05)
 
 
 async def _live(trial: Trial, port: int, point: Point | None, clients: asyncio.Task[None]) -> None:
     """One life of the server: to the point where it dies, or until the clients have seen the end."""
     trial.lives += 1
-    if trial.deaths:
-        trial.deaths[-1] = replace(trial.deaths[-1], restarted=time.time())
-    server = _PROCESSES.Process(target=killing.serve, args=(trial.post(port), point, trial.fault), daemon=True)
+    server = PROCESSES.Process(
+        target=killing.serve, args=(trial.post(port), point, [trial.fault] * bool(trial.fault)), daemon=True
+    )
     server.start()
     death = asyncio.create_task(_dead(server.sentinel))
     try:
@@ -237,7 +258,8 @@ async def _follow(trial: Trial, port: int, value: Any) -> None:
     try:
         async with Client(address) as caller, Client(address) as watcher, asyncio.TaskGroup() as group:
             group.create_task(_call(trial, caller, value))
-            group.create_task(_watch_raw(trial, watcher))
+            for workflow_id in (SUBJECT, *trial.case.beside):
+                group.create_task(_watch_raw(trial, watcher, workflow_id))
             group.create_task(_watch(trial, watcher, FILTER))
     except ExceptionGroup as group:
         raise Wrong(f"a client got {group.exceptions}") from group
@@ -246,43 +268,69 @@ async def _follow(trial: Trial, port: int, value: Any) -> None:
 async def _call(trial: Trial, client: Client, value: Any) -> None:
     """Start it, tell it what it waits for, wait for its end, and start it once more."""
     case, told = trial.case, trial.told
-    request = workflow_service_pb2.StartWorkflowRequest(
-        workflow_id=SUBJECT, workflow_type=case.workflow_type, input=payload_pb2.Payload(json=json.dumps(value))
-    )
-    reply = await client.caller.insist(client.stub.StartWorkflow, request)
-    told.append(Told("started", SUBJECT, reply.workflow.uid))
+    await _start(trial, client, value)
     for name, data in case.signals:
         await client.signal(SUBJECT, name, data, request_id=f"{name}-1")
         told.append(Told("signalled", SUBJECT, f"{name}-1"))
     if case.cancel:
         await client.cancel(SUBJECT, "enough")
         told.append(Told("cancelled", SUBJECT, None))
-    while trial.final.state not in FINAL_STATES:
+    if case.operate is not None:
+        await case.operate(trial, client)
+    trial.final = await _end(trial, client, SUBJECT)
+    for workflow_id in case.beside:
+        await _end(trial, client, workflow_id)
+    await _start(trial, client, value)
+
+
+async def _start(trial: Trial, client: Client, value: Any) -> None:
+    requests = [
+        workflow_service_pb2.StartWorkflowRequest(
+            workflow_id=workflow_id,
+            workflow_type=trial.case.workflow_type,
+            input=payload_pb2.Payload(json=json.dumps(value)),
+        )
+        for workflow_id in (SUBJECT, *trial.case.beside)
+    ]
+    if len(requests) == 1:
+        replies = [await client.caller.insist(client.stub.StartWorkflow, requests[0])]
+    else:
+        batch = workflow_service_pb2.BatchStartWorkflowsRequest(requests=requests)
+        outcomes = (await client.caller.insist(client.stub.BatchStartWorkflows, batch)).outcomes
+        replies = [outcome.response for outcome in outcomes]
+    for request, reply in zip(requests, replies, strict=True):
+        trial.told.append(Told("started", request.workflow_id, reply.workflow.uid))
+
+
+async def _end(trial: Trial, client: Client, workflow_id: str) -> workflow_pb2.Workflow:
+    """Wait for a workflow's end."""
+    while True:
         try:
-            trial.final = await client.get(SUBJECT, wait=LIMIT)
+            workflow = await client.get(workflow_id, wait=LIMIT)
         except WorkflowNotFound:
             if trial.deaths:
                 raise
             await asyncio.sleep(0.02)  # It was promised. The next death shows what that was worth.
-    told.append(Told("result", SUBJECT, trial.final))
-    reply = await client.caller.insist(client.stub.StartWorkflow, request)
-    told.append(Told("started", SUBJECT, reply.workflow.uid))
+            continue
+        if workflow.state in FINAL_STATES:
+            trial.told.append(Told("result", workflow_id, workflow))
+            return workflow
 
 
-async def _watch_raw(trial: Trial, client: Client) -> None:
+async def _watch_raw(trial: Trial, client: Client, workflow_id: str) -> None:
     """Watch all of it by the contract alone: nothing here mends or hides what the server sends."""
-    watched = Watched(SUBJECT)
+    watched = Watched(workflow_id)
     trial.watched.append(watched)
     cursor = 0
     while not watched.ended:
-        request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=SUBJECT, after_sequence=cursor)
+        request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=workflow_id, after_sequence=cursor)
         try:
             async for frame in client.stub.WatchWorkflow(request):
                 watched.events += frame.events
                 cursor = frame.last_sequence
             watched.ended = True
         except grpc.aio.AioRpcError as error:
-            if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}:
+            if error.code() not in AGAIN:
                 raise
             await asyncio.sleep(0.02)
 
@@ -296,5 +344,5 @@ async def _watch(trial: Trial, client: Client, kinds: Sequence[int]) -> None:
             async for event in client.handle(SUBJECT).watch(kinds=kinds):
                 watched.events.append(event)
             watched.ended = True
-        except WorkflowNotFound:
+        except (WorkflowNotFound, SequenceOutOfRange):
             await asyncio.sleep(0.02)

@@ -12,6 +12,7 @@ from mendflow.v1 import operator_service_pb2, workflow_pb2
 from mendflow_server.commit import Committer
 from mendflow_server.store.protocol import Batch, BatchResult, CommitUnknown, InboxKind, Message, StoreError, Verdict
 from tests.conftest import serving
+from tests.promises import Evidence, Told, broken, read_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,9 @@ async def test_a_terminate_that_loses_against_the_end_is_refused(tmp_path: Path)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await server.operator.TerminateWorkflow(request)
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+        ended = await handle.get(wait=3)
+        assert ended.state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), told=[Told("result", "late", ended)]))
 
 
 class OneIsBroken:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2
-from tests.promises import Death, Effect, Evidence, Promise, Row, Stored, Told, Watched, broken
+from mendflow.v1 import event_pb2, failure_pb2, payload_pb2, workflow_pb2
+from mendflow_server.store.protocol import InboxKind
+from tests.evidence import Pressure
+from tests.promises import (
+    Answer,
+    Death,
+    Effect,
+    Evidence,
+    Health,
+    Look,
+    Promise,
+    Row,
+    Stored,
+    Told,
+    Trouble,
+    Watched,
+    asked_for,
+    broken,
+    delays,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,11 +40,15 @@ RESTARTED = 1_800_000_000
 def well() -> Evidence:
     """A workflow with a step that was cut off once, a signal and a recovery; all as it should be."""
     output = payload_pb2.Payload(json="1")
+    decision = failure_pb2.RetryDecision(
+        action=failure_pb2.RETRY_ACTION_RETRY, reason=failure_pb2.RETRY_REASON_LOST, explanation="It was cut off."
+    )
+    decision.next_attempt_time.FromSeconds(RESTARTED)
     history = [
         event_pb2.Event(workflow_started=event_pb2.WorkflowStarted(uid="u", workflow_id="w")),
         event_pb2.Event(attempt_started=event_pb2.AttemptStarted(step_key="s", attempt=1, idempotency_key="k")),
         event_pb2.Event(workflow_recovered=event_pb2.WorkflowRecovered(generation=2)),
-        event_pb2.Event(attempt_failed=event_pb2.AttemptFailed(step_key="s", attempt=1)),
+        event_pb2.Event(attempt_failed=event_pb2.AttemptFailed(step_key="s", attempt=1, decision=decision)),
         event_pb2.Event(attempt_started=event_pb2.AttemptStarted(step_key="s", attempt=2)),
         event_pb2.Event(signal_received=event_pb2.SignalReceived(name="go", request_id="r")),
         event_pb2.Event(attempt_succeeded=event_pb2.AttemptSucceeded(step_key="s", attempt=2)),
@@ -64,14 +87,11 @@ def well() -> Evidence:
                 watched=[Watched("w", (), 0, history[:1])],
                 heads={"w": 2},
                 committed=True,
-                restarted=RESTARTED,
+                time=RESTARTED - 1,
+                up=RESTARTED,
             )
         ],
     )
-
-
-def test_what_is_well_is_not_reported() -> None:
-    assert broken(well()) == []
 
 
 def history(evidence: Evidence) -> list[event_pb2.Event]:
@@ -83,62 +103,281 @@ def at_death(evidence: Evidence, **other: Any) -> None:
     evidence.deaths[0] = replace(evidence.deaths[0], **other)
 
 
-def stop_there(evidence: Evidence) -> None:
-    """Let nothing come after the death."""
-    del history(evidence)[2:]
+def rewrite(evidence: Evidence, *events: event_pb2.Event) -> None:
+    """Let this have been the history from the first, for whoever watched it as well."""
+    mine = history(evidence)
+    received = 0
+    mine[:] = [copied(event) for event in events]
+    for sequence, event in enumerate(mine, start=1):
+        event.sequence = sequence
+        received = sequence if event.HasField("signal_received") and not received else received
+        if event.HasField("signal_taken"):
+            event.signal_taken.signal_sequence = received
+    row = evidence.stored.rows["w"]
+    evidence.stored.rows["w"] = replace(row, last_sequence=len(mine))
+    for told in evidence.told:
+        if told.kind == "result":
+            told.detail.last_sequence = len(mine)
+    for watched in evidence.watched:
+        watched.events[:] = asked_for(watched, mine)
+    at_death(evidence, stored=Stored({"w": mine[:2]}, {"w": row}), watched=[Watched("w", (), 0, mine[:1])])
 
 
-def again(evidence: Evidence, index: int) -> None:
-    """Record an event a second time, before the end."""
-    history(evidence).insert(-1, history(evidence)[index])
+def copied(event: event_pb2.Event) -> event_pb2.Event:
+    other = event_pb2.Event()
+    other.CopyFrom(event)
+    return other
 
 
-FAULTS: list[tuple[str, str, Callable[[Evidence], object]]] = [
-    ("lost", "durable start", lambda each: each.stored.rows.clear()),
-    ("another one", "durable start", lambda each: each.told.append(Told("started", "w", "other"))),
-    ("no end", "durable start", lambda each: history(each).pop()),
-    ("two ends", "durable start", lambda each: again(each, -1)),
-    ("lost signal", "durable start", lambda each: each.told.append(Told("signalled", "w", "r2"))),
-    ("signal twice", "durable start", lambda each: again(each, 5)),
-    ("taken twice", "durable start", lambda each: again(each, 7)),
-    ("cancel twice", "durable start", lambda each: again(each, 8)),
-    ("refused and done", "clear refusal", lambda each: each.told.append(Told("refused", "w", "r"))),
-    ("other result", "output commit", lambda each: each.told[4].detail.output.Clear()),
-    ("other end", "output commit", lambda each: each.told.append(Told("result", "w", workflow_pb2.Workflow()))),
-    ("ran and is nowhere", "output commit", lambda each: each.effects.append(Effect("x", "s", 1, "k"))),
-    ("result twice", "recorded once", lambda each: again(each, 6)),
-    ("begun after its result", "recorded once", lambda each: again(each, 4)),
-    ("other key", "recorded once", lambda each: each.effects.__setitem__(1, Effect("w", "s", 2, "other"))),
-    ("not on record", "every attempt on record", lambda each: each.effects.append(Effect("w", "s", 3, "k"))),
-    ("ran twice", "every attempt on record", lambda each: each.effects.append(each.effects[0])),
-    ("never closed", "every attempt on record", lambda each: history(each).pop(6)),
-    ("attempt missing", "every attempt on record", lambda each: history(each).pop(4)),
-    ("same driver again", "one driver", lambda each: again(each, 2)),
-    ("driven after its end", "one driver", lambda each: history(each).insert(3, history(each)[-1])),
-    ("written over", "one driver", lambda each: history(each).__setitem__(4, event_pb2.Event(sequence=5))),
-    ("hole in the history", "faithful watch", lambda each: history(each).pop(8)),
-    ("dropped", "faithful watch", lambda each: each.watched[0].events.pop(3)),
-    ("repeated", "faithful watch", lambda each: each.watched[1].events.insert(0, each.watched[1].events[0])),
-    ("not asked for", "faithful watch", lambda each: each.watched[2].events.append(history(each)[9])),
-    ("damaged", "durable start", lambda each: vars(each).update(stored=replace(each.stored, damage=("page 3",)))),
-    ("told before it was on disk", "output commit", lambda each: at_death(each, stored=Stored())),
-    ("ran before it was on disk", "output commit", lambda each: at_death(each, effects=[Effect("w", "s", 2, "k")])),
+def again(evidence: Evidence, index: int, before: int = -1) -> None:
+    """Let an event be there a second time, before the end or elsewhere."""
+    events = list(history(evidence))
+    events.insert(before, events[index])
+    rewrite(evidence, *events)
+
+
+def without(evidence: Evidence, index: int) -> None:
+    """Let an event be left out."""
+    events = list(history(evidence))
+    del events[index]
+    rewrite(evidence, *events)
+
+
+def late(evidence: Evidence, stalled: float) -> None:
+    """Let it go on three seconds late, of which the machine is to blame for some."""
+    at_death(evidence, up=RESTARTED - 3)
+    vars(evidence).update(stalled=lambda *_: stalled)
+
+
+def stop_at(evidence: Evidence, count: int, *, over: bool = True) -> None:
+    """Let nothing have come after the first events."""
+    vars(evidence).update(over=over)
+    rewrite(evidence, *history(evidence)[:count])
+    evidence.told[:] = evidence.told[:1]
+    ran = {(event.attempt_started.step_key, event.attempt_started.attempt) for event in history(evidence)}
+    evidence.effects[:] = [effect for effect in evidence.effects if (effect.step_key, effect.attempt) in ran]
+    evidence.stored.rows["w"] = replace(evidence.stored.rows["w"], state=workflow_pb2.WORKFLOW_STATE_RUNNING)
+    for watched in evidence.watched:
+        watched.ended = False
+
+
+def other_time(evidence: Evidence, index: int, seconds: float) -> event_pb2.Event:
+    """Answer an event as it is at another time."""
+    event = copied(history(evidence)[index])
+    event.time.FromMicroseconds(round((RESTARTED + seconds) * 1e6))
+    return event
+
+
+def decide(evidence: Evidence, **values: Any) -> None:
+    """Let another decision have been taken on the failed attempt."""
+    decision = history(evidence)[3].attempt_failed.decision
+    for name, value in values.items():
+        setattr(decision, name, value)
+
+
+def due_before(evidence: Evidence, seconds: float) -> None:
+    """Let the second attempt begin so long before it was due."""
+    history(evidence)[3].attempt_failed.decision.next_attempt_time.FromMicroseconds(round((RESTARTED + seconds) * 1e6))
+
+
+def waits(evidence: Evidence, begun: event_pb2.Event, over: event_pb2.Event, seconds: float) -> None:
+    """Let there have been a wait at the death; it was over so long after the restart."""
+    over.time.FromMicroseconds(round((RESTARTED + seconds) * 1e6))
+    events = [event for event in history(evidence) if not event.HasField("cancel_requested")]
+    evidence.told[:] = [told for told in evidence.told if told.kind != "cancelled"]
+    rewrite(evidence, events[0], begun, *events[1:-1], over, events[-1])
+    mine = history(evidence)
+    at_death(evidence, stored=Stored({"w": mine[:2]}, {}), effects=[], heads={})
+
+
+def asleep(evidence: Evidence, *, due: float, woken: float) -> None:
+    """Let it sleep at the death."""
+    timer = event_pb2.TimerStarted(key="sleep")
+    timer.fire_time.FromMicroseconds(round((RESTARTED + due) * 1e6))
+    fired = event_pb2.Event(timer_fired=event_pb2.TimerFired(key="sleep"))
+    waits(evidence, event_pb2.Event(timer_started=timer), fired, woken)
+
+
+def told_by_then(evidence: Evidence, *told: Told) -> None:
+    at_death(evidence, told=list(told))
+
+
+def look(evidence: Evidence, **other: Any) -> None:
+    """Let someone look while `w` waits for a slot, and `s` for a signal."""
+    waiting = workflow_pb2.WORKFLOW_STATE_WAITING
+    rows = {
+        "w": Row("u", waiting, 1, 1, event_pb2.STATE_REASON_SLOT),
+        "s": Row("v", waiting, 1, 1, event_pb2.STATE_REASON_SIGNAL),
+    }
+    running = {"r": history(evidence)[:2]}
+    rows["r"] = Row("x", workflow_pb2.WORKFLOW_STATE_RUNNING, 1, 2)
+    values: dict[str, Any] = {"time": RESTARTED, "stored": Stored(running, rows), "slots": 1, "open_runs": 2}
+    evidence.looks.append(Look(**(values | other)))
+
+
+def say(evidence: Evidence, *answers: Answer, end: float = 10.0) -> None:
+    """Let health say this; from second 5 on no commit succeeds."""
+    trouble = Trouble("no commit succeeds", 5.0, end, 1.0)
+    evidence.health.append(Health(list(answers), [trouble], notices=0.5, recovers=1.0))
+
+
+def said(at: float, *reasons: str) -> Answer:
+    return Answer(at, at + 0.1, not reasons, reasons)
+
+
+FAULTS: list[tuple[str, set[str], Callable[[Evidence], object]]] = [
+    # What is lost had run as well.
+    ("lost", {"durable start", "output commit"}, lambda each: each.stored.rows.clear()),
+    ("another one", {"durable start"}, lambda each: each.told.append(Told("started", "w", "other"))),
+    ("no end", {"durable start"}, lambda each: stop_at(each, 9)),
+    # Somebody has written after the first end.
+    ("two ends", {"durable start", "one driver"}, lambda each: again(each, -1)),
+    ("driven after its end", {"durable start", "one driver"}, lambda each: again(each, -1, 3)),
+    ("lost signal", {"durable start"}, lambda each: each.told.append(Told("signalled", "w", "r2"))),
+    ("signal twice", {"durable start"}, lambda each: again(each, 5)),
+    ("taken twice", {"durable start"}, lambda each: again(each, 7)),
+    ("cancel twice", {"durable start"}, lambda each: again(each, 8)),
+    ("lost resume", {"durable start"}, lambda each: each.told.append(Told("resumed", "w", None))),
+    ("lost termination", {"durable start"}, lambda each: each.told.append(Told("terminated", "w", None))),
+    ("damaged", {"durable start"}, lambda each: vars(each).update(stored=replace(each.stored, damage=("page 3",)))),
+    ("refused and done", {"clear refusal"}, lambda each: each.told.append(Told("refused", "w", "r"))),
+    ("other result", {"output commit"}, lambda each: each.told[4].detail.output.Clear()),
+    ("other end", {"output commit"}, lambda each: each.told.append(Told("result", "w", workflow_pb2.Workflow()))),
+    ("ran and is nowhere", {"output commit"}, lambda each: each.effects.append(Effect("x", "s", 1, "k"))),
+    ("result twice", {"recorded once"}, lambda each: again(each, 6)),
+    ("begun after its result", {"recorded once"}, lambda each: again(each, 4)),
+    ("other key", {"recorded once"}, lambda each: each.effects.__setitem__(1, Effect("w", "s", 2, "other"))),
     (
-        "seen before it was on disk",
-        "output commit",
+        "written anew",
+        {"recorded once"},
+        lambda each: at_death(each, stored=Stored({"w": [history(each)[0], other_time(each, 1, -5)]})),
+    ),
+    ("not on record", {"every attempt on record"}, lambda each: each.effects.append(Effect("w", "s", 3, "k"))),
+    ("ran twice", {"every attempt on record"}, lambda each: each.effects.append(each.effects[0])),
+    ("never closed", {"every attempt on record"}, lambda each: without(each, 6)),
+    ("attempt missing", {"every attempt on record"}, lambda each: without(each, 4)),
+    ("no decision", {"every attempt on record"}, lambda each: decide(each, action=0)),
+    ("no reason", {"every attempt on record"}, lambda each: decide(each, reason=0)),
+    ("not in words", {"every attempt on record"}, lambda each: decide(each, explanation="")),
+    (
+        "decided otherwise",
+        {"every attempt on record"},
+        lambda each: decide(
+            each, action=failure_pb2.RETRY_ACTION_FAIL_STEP, reason=failure_pb2.RETRY_REASON_NOT_RETRYABLE
+        ),
+    ),
+    (
+        "nobody resumed it",
+        {"every attempt on record"},
+        lambda each: decide(
+            each, action=failure_pb2.RETRY_ACTION_PAUSE_WORKFLOW, reason=failure_pb2.RETRY_REASON_MAX_ATTEMPTS
+        ),
+    ),
+    ("before its time", {"every attempt on record"}, lambda each: due_before(each, 0.5)),
+    ("same driver again", {"one driver"}, lambda each: again(each, 2)),
+    # Whoever saw the first of the two was shown what is not so.
+    (
+        "written over",
+        {"one driver", "faithful watch"},
+        lambda each: history(each).__setitem__(4, other_time(each, 4, 0.1)),
+    ),
+    ("hole in the history", {"faithful watch"}, lambda each: history(each).pop(2)),
+    ("dropped", {"faithful watch"}, lambda each: each.watched[0].events.pop(3)),
+    ("repeated", {"faithful watch"}, lambda each: each.watched[1].events.insert(0, each.watched[1].events[0])),
+    ("not asked for", {"faithful watch"}, lambda each: each.watched[2].events.append(history(each)[9])),
+    ("no end of the watch", {"faithful watch"}, lambda each: setattr(each.watched[0], "ended", False)),
+    (
+        "started, not on disk",
+        {"output commit"},
+        lambda each: at_death(each, stored=Stored(), effects=[], watched=[], heads={}),
+    ),
+    ("started another, not on disk", {"output commit"}, lambda each: told_by_then(each, Told("started", "w", "v"))),
+    ("signalled, not on disk", {"output commit"}, lambda each: told_by_then(each, Told("signalled", "w", "r"))),
+    ("cancelled, not on disk", {"output commit"}, lambda each: told_by_then(each, Told("cancelled", "w", "c"))),
+    ("ended, not on disk", {"output commit"}, lambda each: told_by_then(each, each.told[4])),
+    ("ran, not on disk", {"output commit"}, lambda each: at_death(each, effects=[Effect("w", "s", 2, "k")])),
+    (
+        "seen, not on disk",
+        {"output commit"},
         lambda each: at_death(each, watched=[Watched("w", (), 5, history(each)[5:6])]),
     ),
-    ("gone before the commit", "output commit", lambda each: at_death(each, committed=False)),
-    ("gone after the commit", "output commit", lambda each: at_death(each, heads={"w": 3})),
-    ("written anew", "recorded once", lambda each: at_death(each, stored=Stored({"w": history(each)[1:3]}))),
-    ("slow to recover", "recovery by default", lambda each: at_death(each, restarted=RESTARTED - 10)),
-    ("never recovered", "recovery by default", stop_there),
-    ("no end of the watch", "faithful watch", lambda each: setattr(each.watched[0], "ended", False)),
+    ("gone before the commit", {"output commit"}, lambda each: at_death(each, committed=False)),
+    ("gone after the commit", {"output commit"}, lambda each: at_death(each, heads={"w": 3})),
+    ("slow to recover", {"recovery by default"}, lambda each: at_death(each, up=RESTARTED - 10)),
+    # It has no end, nor has its attempt.
+    (
+        "never recovered",
+        {"recovery by default", "durable start", "every attempt on record"},
+        lambda each: stop_at(each, 2),
+    ),
+    ("slept too long", {"recovery by default"}, lambda each: asleep(each, due=-5.0, woken=2.5)),
+    ("slept on", {"recovery by default"}, lambda each: asleep(each, due=3.0, woken=5.5)),
+    ("slot kept", {"waiting is free"}, lambda each: look(each, slots=2)),
+    ("memory kept", {"waiting is free"}, lambda each: look(each, open_runs=3)),
+    ("serving in trouble", {"honest health"}, lambda each: say(each, said(7.0), said(8.0, "no disk"))),
+    ("nobody was told", {"honest health"}, lambda each: say(each, said(4.0), said(12.0))),
+    ("not serving, all is well", {"honest health"}, lambda each: say(each, said(2.0, "a mood"), said(8.0, "no disk"))),
+    ("not serving for ever", {"honest health"}, lambda each: say(each, said(8.0, "no disk"), said(12.0, "no disk"))),
+    (
+        "not serving, and no reason",
+        {"honest health"},
+        lambda each: say(each, Answer(8.0, 8.1, serving=False, reasons=())),
+    ),
+]
+
+#: What comes close to a fault, and is none.
+HARMLESS: list[tuple[str, Callable[[Evidence], object]]] = [
+    ("nothing", lambda _: None),
+    (
+        "signal on its way",
+        lambda each: at_death(
+            each,
+            stored=replace(each.deaths[0].stored, inbox={"w": [(InboxKind.SIGNAL, "r")]}),
+            told=[Told("signalled", "w", "r")],
+        ),
+    ),
+    ("dropped frame at the death", lambda each: at_death(each, watched=[Watched("w", (), 0, history(each)[1:2])])),
+    ("woken in time", lambda each: asleep(each, due=-5.0, woken=1.5)),
+    ("not due for long", lambda each: asleep(each, due=60.0, woken=60.5)),
+    ("late by the machine", lambda each: late(each, 2.5)),
+    ("after its time", lambda each: due_before(each, -0.5)),
+    ("not over", lambda each: stop_at(each, 2, over=False)),
+    ("slot taken", look),
+    ("just begun", lambda each: say(each, said(5.5), said(6.0), said(8.0, "no disk"), said(10.8, "no disk"))),
+    ("soon over", lambda each: say(each, said(5.5), said(6.5), end=6.3)),
 ]
 
 
-@pytest.mark.parametrize(("promise", "put_in"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS])
-def test_each_fault_is_reported_by_its_promise(promise: str, put_in: Callable[[Evidence], object]) -> None:
+@pytest.mark.parametrize(("promises", "put_in"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS])
+def test_each_fault_is_reported_by_its_promise(promises: set[str], put_in: Callable[[Evidence], object]) -> None:
     evidence = well()
     put_in(evidence)
-    assert Promise(promise) in {breach.promise for breach in broken(evidence)}
+    assert {breach.promise.value for breach in broken(evidence)} == promises
+
+
+@pytest.mark.parametrize("change", [each[1] for each in HARMLESS], ids=[each[0] for each in HARMLESS])
+def test_what_is_no_fault_is_not_reported(change: Callable[[Evidence], object]) -> None:
+    evidence = well()
+    change(evidence)
+    assert broken(evidence) == []
+
+
+def test_how_late_what_was_due_went_on_is_told() -> None:
+    evidence = well()
+    asleep(evidence, due=-5.0, woken=0.25)
+    assert delays(evidence) == [0.25]
+
+
+def test_each_promise_has_a_fault_that_is_its_own() -> None:
+    alone = {next(iter(promises)) for _, promises, _ in FAULTS if len(promises) == 1}
+    assert alone == {promise.value for promise in Promise}
+
+
+def test_the_machine_is_blamed_for_no_more_than_the_time_there_was() -> None:
+    pressure = Pressure()
+    began = time.time()
+    while time.time() < began + 0.02:
+        pressure.look()
+    ended = time.time()
+    assert 0.0 <= pressure.between(began, ended) <= ended - began
+    assert pressure.between(began, began) == pressure.between(ended + 1, ended + 2) == 0.0

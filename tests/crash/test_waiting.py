@@ -1,0 +1,87 @@
+"""Waiting is free: what sleeps, waits for a signal or backs off holds no slot and, after a moment, no memory."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mendflow.v1 import event_pb2
+from mendflow_server.history import FINAL_STATES
+from tests.conftest import serving, until
+from tests.faults import FAULTS
+from tests.promises import Evidence, Look, Promise, broken, read_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Server
+    from tests.promises import Stored
+
+#: How many workflows of each sort wait.
+COUNT = 80
+#: What has rested so long leaves the memory, in seconds.
+REST = 0.2
+#: What wakes so soon is in memory, in seconds: the supervisor looks two ahead, and ticks twice in one.
+AHEAD = 3.0
+#: How long the others are given to end, in seconds: they take a fraction of it, and with a fault they may never.
+PATIENCE, LITTLE_PATIENCE = 10.0, 1.0
+
+
+def others_are_over(stored: Stored) -> bool:
+    """Tell whether all that does not wait has ended."""
+    return all(row.state in FINAL_STATES for name, row in stored.rows.items() if name.startswith("other-"))
+
+
+def is_queued(stored: Stored) -> bool:
+    """Tell whether someone waits for a slot."""
+    return any(row.reason == event_pb2.STATE_REASON_SLOT for row in stored.rows.values())
+
+
+async def look_at(server: Server, store: Path, patience: float) -> list[Look]:
+    """Look once when the others are over, and once when what waits has had its time to leave the memory."""
+    engine = server.app.engine
+    await until(lambda: not is_queued(read_store(store)) and others_are_over(read_store(store)), patience)
+    looks = [Look(time.time(), read_store(store), slots=1)]
+    await until(lambda: engine.open_runs <= COUNT // 2, patience)
+    looks.append(Look(time.time(), read_store(store), slots=1, open_runs=engine.open_runs, soon=AHEAD))
+    return looks
+
+
+@pytest.mark.parametrize("fault", ["", "slot_kept_in_backoff", "nothing_leaves_memory"])
+async def test_what_waits_holds_no_slot_and_no_memory(tmp_path: Path, fault: str) -> None:
+    """One slot, and hundreds wait: the others go on, and the memory is empty but for what wakes soon."""
+    with ExitStack() as stack:
+        if fault:
+            FAULTS[fault](stack)
+        async with serving(tmp_path, attempt_slots=1, evict_after=REST) as server:
+            client = server.client
+            for workflow_type, value in (("sleeper", 3_600.0), ("wait_for", "w"), ("retried_late", "w")):
+                names = [f"{workflow_type}-{number}" for number in range(COUNT)]
+                await client.start_many(workflow_type, [value] * COUNT, ids=names)
+            await client.start_many("three", ["w"] * 20, ids=[f"other-{number}" for number in range(20)])
+            looks = await look_at(server, tmp_path / "mendflow.db", LITTLE_PATIENCE if fault else PATIENCE)
+            for number in range(COUNT if not fault else 0):
+                await client.signal(f"wait_for-{number}", "go", "on", request_id=f"go-{number}")
+            if not fault:
+                assert await client.handle("wait_for-0").result() == "w: on"
+    found = broken(Evidence(read_store(tmp_path / "mendflow.db"), looks=looks, over=False))
+    assert {breach.promise for breach in found} == ({Promise.WAITING_IS_FREE} if fault else set()), found
+    waiting = [row for row in looks[-1].stored.rows.values() if row.state not in FINAL_STATES]
+    assert len(waiting) > 2 * COUNT
+
+
+async def test_what_fell_due_while_no_server_was_there_goes_on_with_the_recovery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not with the first tick after it: here there is none."""
+    async with serving(tmp_path, evict_after=REST) as server:
+        await server.client.start("sleeper", 0.3, id="asleep")
+        assert await until(lambda: read_store(tmp_path / "mendflow.db").rows)
+    while time.time() < (read_store(tmp_path / "mendflow.db").rows["asleep"].wake or 0.0):
+        time.sleep(0.01)  # noqa: ASYNC251 - nothing else is there that could go on
+    monkeypatch.setattr("mendflow_server.supervisor.TICK", 3_600.0)
+    async with serving(tmp_path) as server:
+        assert await server.client.handle("asleep").result(timeout=10) == "awake"

@@ -1,0 +1,115 @@
+"""What a server owes a workflow by what is on disk, and since when: the checker of the promises asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mendflow.v1 import failure_pb2
+from mendflow_server.history import FINAL_DETAILS
+from mendflow_server.store.protocol import InboxKind
+from tests.evidence import open_attempts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mendflow.v1 import event_pb2
+    from tests.evidence import History, Stored
+
+#: The events after which a workflow stands still, and the one after which it goes on.
+STOPS: Final = frozenset({"workflow_paused", "workflow_quarantined"})
+GOES_ON: Final = "workflow_resumed"
+
+
+@dataclass(frozen=True)
+class Debt:
+    """Something that is due; ``key``: of the call that waits for it, empty: of none."""
+
+    what: str
+    key: str
+    due: float
+    #: Whether an event says that it was done.
+    done: Callable[[event_pb2.Event], bool]
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.key}".rstrip()
+
+
+def owed(stored: Stored, workflow_id: str, up: float) -> Iterator[Debt]:
+    """Yield what a server that is up from then on owes a workflow."""
+    history = stored.histories.get(workflow_id, [])
+    if not history or history[-1].WhichOneof("detail") in FINAL_DETAILS or _stands(history):
+        return
+    waits = _waits(history, up)
+    debts = [*_owed_attempts(history, up), *(debt for debt in waits.values() if debt is not None)]
+    for kind, request_id in stored.inbox.get(workflow_id, ()):
+        if kind == InboxKind.SIGNAL:
+            debts.append(Debt(f"signal {request_id}", "", up, _has_received(request_id)))
+        elif kind == InboxKind.CANCEL and not any(event.HasField("cancel_requested") for event in history):
+            debts.append(Debt("the cancel", "", up, lambda event: event.HasField("cancel_requested")))
+    if not debts and not waits and not _suspected(history):
+        debts.append(Debt("its code", "", up, lambda _: True))
+    yield from debts
+
+
+def _stands(history: History) -> bool:
+    """Tell whether it is paused or quarantined."""
+    stops = [name for event in history if (name := event.WhichOneof("detail") or "") in STOPS or name == GOES_ON]
+    return bool(stops) and stops[-1] in STOPS
+
+
+def _suspected(history: History) -> bool:
+    """Tell whether a step waits for its turn, since it may be what kills the server."""
+    suspected: set[str] = set()
+    for event in history:
+        suspected.discard(event.attempt_started.step_key)
+        if event.attempt_failed.decision.reason == failure_pb2.RETRY_REASON_SUSPECTED:
+            suspected.add(event.attempt_failed.step_key)
+    return bool(suspected)
+
+
+def _owed_attempts(history: History, up: float) -> Iterator[Debt]:
+    """What was cut off is closed; what backed off is tried again when it is due."""
+    for started in open_attempts(history):
+        yield Debt("cut off:", started.step_key, up, _has_failed(started.step_key))
+    backing_off: dict[str, float] = {}
+    for event in history:
+        decision = event.attempt_failed.decision
+        if decision.HasField("next_attempt_time"):
+            backing_off[event.attempt_failed.step_key] = decision.next_attempt_time.ToMicroseconds() / 1e6
+        for key in (event.attempt_started.step_key, event.call_cancelled.key):
+            backing_off.pop(key, None)
+    for key, due in backing_off.items():
+        yield Debt("backing off:", key, max(due, up), _has_started(key))
+
+
+def _waits(history: History, up: float) -> dict[str, Debt | None]:
+    """Answer by key what sleeps and what waits for a signal; None is owed to a wait without a deadline."""
+    waits: dict[str, Debt | None] = {}
+    for event in history:
+        if event.HasField("timer_started"):
+            key, due = event.timer_started.key, event.timer_started.fire_time.ToMicroseconds() / 1e6
+            waits[key] = Debt("asleep:", key, max(due, up), _has_woken(key))
+        elif event.HasField("signal_awaited"):
+            key, due = event.signal_awaited.key, event.signal_awaited.deadline.ToMicroseconds() / 1e6
+            limited = event.signal_awaited.HasField("deadline")
+            waits[key] = Debt("waiting:", key, max(due, up), _has_woken(key)) if limited else None
+        for detail in (event.timer_fired, event.signal_taken, event.signal_timed_out, event.call_cancelled):
+            waits.pop(detail.key, None)
+    return waits
+
+
+def _has_received(request_id: str) -> Callable[[event_pb2.Event], bool]:
+    return lambda event: event.signal_received.request_id == request_id
+
+
+def _has_failed(step_key: str) -> Callable[[event_pb2.Event], bool]:
+    return lambda event: event.attempt_failed.step_key == step_key
+
+
+def _has_started(step_key: str) -> Callable[[event_pb2.Event], bool]:
+    return lambda event: event.attempt_started.step_key == step_key
+
+
+def _has_woken(key: str) -> Callable[[event_pb2.Event], bool]:
+    return lambda event: key in {event.timer_fired.key, event.signal_taken.key, event.signal_timed_out.key}

@@ -1,0 +1,270 @@
+"""What can be seen of a server from outside: its store's file, the steps' own journal, what clients were told and saw.
+
+`tests.promises` judges by this alone. Nothing here asks the server what it thinks of itself, but for its health, whose
+answers are evidence like any other.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import contextlib
+import json
+import shutil
+import sqlite3
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mendflow.v1 import event_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+History = list[event_pb2.Event]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A real execution of a step: a line of the journal."""
+
+    workflow_id: str
+    step_key: str
+    attempt: int
+    idempotency_key: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a client was told: started (the uid), signalled, cancelled or refused (the request id), result (the end).
+
+    And an operator: resumed, terminated.
+    """
+
+    kind: str
+    workflow_id: str
+    detail: Any
+
+
+@dataclass
+class Watched:
+    """What one watcher saw, over all its connections. ``ended``: it was told that there is no more."""
+
+    workflow_id: str
+    kinds: tuple[int, ...] = ()
+    after_sequence: int = 0
+    events: list[event_pb2.Event] = field(default_factory=list)
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A workflow's row in the store."""
+
+    uid: str
+    state: int
+    generation: int
+    last_sequence: int
+    reason: int = 0
+    #: When it wakes, in seconds; None: not by the clock.
+    wake: float | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a store holds, and what is wrong with the file itself."""
+
+    histories: dict[str, History] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    damage: tuple[str, ...] = ()
+    #: What is on its way to each workflow's driver: the kind, and the request's id.
+    inbox: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    #: The replica ids of the lives that have begun, in their order.
+    lives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Death:
+    """A SIGKILL: what was on disk then, and what had left the process."""
+
+    stored: Stored
+    effects: list[Effect] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    watched: list[Watched] = field(default_factory=list)
+    #: If it died at the edge of a commit: each workflow's last sequence by it, and whether it had returned.
+    heads: Mapping[str, int] = field(default_factory=dict)
+    committed: bool = False
+    #: When it was, by the wall clock in seconds; None: nobody looked.
+    time: float | None = None
+    #: When the next life's process was up, by the wall clock in seconds: it had been made and had imported what it
+    #: serves, and nothing of the server had run yet. None: there was none.
+    up: float | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at a server in which workflows wait, and at its store."""
+
+    time: float
+    stored: Stored
+    #: How many attempts may run at once.
+    slots: int
+    #: How many workflows are in memory; None: they have not had the time to leave it.
+    open_runs: int | None = None
+    #: What wakes so soon, in seconds, may be in memory.
+    soon: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said of its health, to a question that was asked then and answered then."""
+
+    asked: float
+    told: float
+    serving: bool
+    #: None: this way of asking gives none.
+    reasons: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A time in which work did not move; after so many seconds of it (``limit``) a server must not say SERVING."""
+
+    what: str
+    begin: float
+    end: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a server said of its health from when it was first ready, and what was the matter with it."""
+
+    answers: list[Answer]
+    troubles: list[Trouble]
+    #: How long it may take to notice that something is wrong, and that all is well again, in seconds.
+    notices: float
+    recovers: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is left when all is over."""
+
+    stored: Stored
+    effects: list[Effect] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    watched: list[Watched] = field(default_factory=list)
+    deaths: list[Death] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    health: list[Health] = field(default_factory=list)
+    #: Every workflow has had the time to end.
+    over: bool = True
+    #: What is added to each limit of time, in seconds.
+    allowance: float = 0.5
+    #: For how many seconds between two moments something on the machine waited for a processor or the disk.
+    stalled: Callable[[float, float], float] = lambda _begin, _end: 0.0
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_store(path: Path, known: dict[bytes, event_pb2.Event] | None = None) -> Stored:
+    """Answer what is in a SQLite file at one moment; nothing, if no server has begun in it.
+
+    ``known`` keeps the events of many readings of one store, so that each is there once.
+    """
+    known = {} if known is None else known
+    histories: dict[str, History] = collections.defaultdict(list)
+    inbox: dict[str, list[tuple[int, str]]] = collections.defaultdict(list)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        if not database.execute("select 1 from sqlite_master where name = 'events'").fetchone():
+            return Stored()
+        database.execute("begin")  # One moment for all that is read.
+        damage = [text for (text,) in database.execute("pragma integrity_check") if text != "ok"]
+        query = "select workflow_id, sequence, bytes from workflows join events using (key) order by key, sequence"
+        for workflow_id, sequence, content in database.execute(query):
+            event = known.get(content)
+            if event is None:
+                event = known[content] = event_pb2.Event.FromString(content)
+            histories[workflow_id].append(event)
+            if event.sequence != sequence:
+                damage.append(f"{workflow_id}: event {event.sequence} is stored as {sequence}")
+        (orphans,) = database.execute("select count(*) from events where key not in (select key from workflows)")
+        if orphans[0]:
+            damage.append(f"{orphans[0]} events of no workflow")
+        query = "select workflow_id, kind, request_id from workflows join inbox using (key) order by id"
+        for workflow_id, kind, request_id in database.execute(query):
+            inbox[workflow_id].append((kind, request_id))
+        query = "select workflow_id, uid, state, generation, last_sequence, reason, wake_time / 1e6 from workflows"
+        rows = {workflow_id: Row(*rest) for workflow_id, *rest in database.execute(query)}
+        lives = tuple(name for (name,) in database.execute("select replica_id from replicas order by id"))
+    return Stored(dict(histories), rows, tuple(damage), dict(inbox), lives)
+
+
+def copy_store(store: Path, to: Path) -> Path:
+    """Copy the file of a server that has been killed, before the next one changes it; answer where it is."""
+    to.mkdir()
+    for suffix in ("", "-wal"):
+        path = Path(f"{store}{suffix}")
+        if path.exists():
+            shutil.copy(path, to)
+    return to / store.name
+
+
+def read_effects(path: Path) -> list[Effect]:
+    """Answer what the steps put down; nothing, if none has run."""
+    return [Effect(**json.loads(line)) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+class Pressure:
+    """How much the machine makes whoever runs on it wait, as its kernel counts it; nothing, where it does not."""
+
+    def __init__(self) -> None:
+        self._seen = [(time.time(), _stalled())]
+
+    def look(self) -> None:
+        """Take the count; what lies between two looks is spread evenly."""
+        self._seen.append((time.time(), _stalled()))
+
+    def between(self, begin: float, end: float) -> float:
+        """Answer for how many seconds something waited between two moments by the wall clock."""
+        return min(max(0.0, self._until(end) - self._until(begin)), max(0.0, end - begin))
+
+    def _until(self, moment: float) -> float:
+        index = bisect.bisect(self._seen, (moment, 0.0))
+        if index in {0, len(self._seen)}:
+            return self._seen[min(index, len(self._seen) - 1)][1]
+        (before, least), (after, most) = self._seen[index - 1], self._seen[index]
+        return least + (most - least) * (moment - before) / (after - before)
+
+
+def _stalled() -> float:
+    """Answer the seconds since the machine's start in which something waited for a processor, or for the disk."""
+    total = 0.0
+    for path in (Path("/proc/pressure/cpu"), Path("/proc/pressure/io")):
+        with contextlib.suppress(OSError):
+            total += int(path.read_text("ascii").splitlines()[0].rpartition("total=")[2]) / 1e6
+    return total
+
+
+def seconds_of(event: event_pb2.Event) -> float:
+    """Answer when an event was, in seconds."""
+    return event.time.ToMicroseconds() / 1e6
+
+
+def attempts(history: Iterable[event_pb2.Event]) -> dict[tuple[str, int], event_pb2.AttemptStarted]:
+    """Answer every attempt of a history by step key and number."""
+    begun = [event.attempt_started for event in history if event.HasField("attempt_started")]
+    return {(started.step_key, started.attempt): started for started in begun}
+
+
+def open_attempts(history: Iterable[event_pb2.Event]) -> list[event_pb2.AttemptStarted]:
+    """Answer the attempts that a history leaves without an end."""
+    history = list(history)
+    begun = attempts(history)
+    for event in history:
+        for ended in (event.attempt_succeeded, event.attempt_failed):
+            begun.pop((ended.step_key, ended.attempt), None)
+    return list(begun.values())
