@@ -146,8 +146,9 @@ def _as_it_is_sent(stack: ExitStack, tell: Callable[[Held, Engine], None]) -> No
 def no_generation_check(stack: ExitStack) -> None:
     """Two engines on one store, and a row is written whoever drives it."""
     guard = "key = column10 AND generation = column11 AND last_sequence = column12"
-    blind = {name: QUERIES[name].replace(guard, "key = column10") for name in ("update_workflow", "end_workflow")} | {
-        "insert_event": QUERIES["insert_event"].replace("INSERT INTO", "INSERT OR REPLACE INTO")
+    blind = {
+        "update_workflow": QUERIES["update_workflow"].replace(guard, "key = column10"),
+        "insert_event": QUERIES["insert_event"].replace("INSERT INTO", "INSERT OR REPLACE INTO"),
     }
     assert all(QUERIES[name] != query for name, query in blind.items())
     stack.enter_context(mock.patch.dict(QUERIES, blind))

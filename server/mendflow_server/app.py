@@ -44,7 +44,7 @@ log = structlog.get_logger("mendflow.app")
 #: The garbage collector's thresholds: allocations, and collections of the two younger generations.
 COLLECT_AFTER = (30_000, 20, 20)
 #: For how long a thread may keep the interpreter's lock that another one asks for, in seconds.
-SWITCH_INTERVAL = 0.0003
+SWITCH_INTERVAL = 0.001
 
 #: What is left of the drain's time for closing what was cut off, in seconds.
 DRAIN_RESERVE = 3.0

@@ -118,6 +118,7 @@ class Body:
         "_limit",
         "at_once",
         "closed",
+        "end_time",
         "heartbeat",
         "listener",
         "order",
@@ -136,6 +137,8 @@ class Body:
         self.closed = False
         #: What came of it, if it ended before `launch` answered: the listener is not told then.
         self.at_once: Report | None = None
+        #: When that was, in seconds since the epoch.
+        self.end_time = 0.0
         #: Kept since the last time they were taken.
         self.heartbeat: bytes | None = None
         self.progress: tuple[int, int, str] | None = None
@@ -174,6 +177,7 @@ class Body:
                 self.running = False
                 self.closed = True
                 self.at_once = begun
+                self.end_time = self.runner.clock.time()
                 return
             self.task = begun
         else:

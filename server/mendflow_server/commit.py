@@ -73,6 +73,8 @@ class Committer:
         self.oldest: float | None = None
         #: When the newest batch reached the disk, by the monotonic clock.
         self.last_commit = clock.monotonic()
+        #: Called when all of a decided batch have been told of.
+        self.all_told: Callable[[], None] = _nothing
         #: Why the last try failed; empty while commits work.
         self.failing = ""
         #: What has been logged of it since.
@@ -153,6 +155,7 @@ class Committer:
                 told(message, result.messages[index], result.message_keys[index], result.message_ids[index])
             except Exception:
                 log.exception("commit_listener_fault")
+        self.all_told()
         self._on_their_way -= len(changes)
         self._make_room()
 
@@ -238,3 +241,7 @@ class Committer:
         verdicts.update(zip(again, result.changes, strict=True))
         result.changes = [verdicts[index] for index in range(len(batch.changes))]
         return result
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -228,7 +228,7 @@ class Held(Listener):
         )
 
     def decided(self, change: Change, verdict: Verdict) -> None:
-        """The committer's answer. Not from within a task or a turn: what follows runs the code of steps."""
+        """The committer's answer."""
         try:
             self._go_on_after(change, verdict)
         except Exception as error:  # noqa: BLE001 - a fault of our own in one workflow must not take the others with it
@@ -243,7 +243,7 @@ class Held(Listener):
             return
         if verdict is not Verdict.DONE:
             self.drop()
-            self._launch(cause.launches)
+            self.launch(cause.launches, [])
             if verdict is Verdict.TAKEN:
                 self.kernel.taken(self)
             else:
@@ -255,13 +255,11 @@ class Held(Listener):
         self.kernel.committed(self, change, cause.events, fresh=fresh)
         for effect in cause.effects:
             effect()
-        self._launch(cause.launches)
         if change.final:
+            self.launch(cause.launches, [])
             self.kernel.finished(self, cause.events[-1])
-        elif self.queued:
-            self.kernel.touch(self)
         else:
-            self.flush()
+            self.kernel.go_on(self, cause.launches)
 
     def _resend(self, change: Change, cause: Cause, messages: list[Message]) -> None:
         """Messages arrived before the end: they come into the history before it, undelivered."""
@@ -295,10 +293,14 @@ class Held(Listener):
         for body in list(self.bodies.values()):
             body.abandon()
         launches, self._launches = self._launches, []
-        self._launch(launches)
+        self.launch(launches, [])
 
-    def _launch(self, orders: list[Order]) -> None:
-        """Run attempts whose records are on disk."""
+    def launch(self, orders: list[Order], ended: list[tuple[Held, Body]]) -> None:
+        """Run attempts whose records are on disk; those that end at once are added to ``ended``."""
+        raise NotImplementedError
+
+    def ended_at_once(self, body: Body) -> None:
+        """Take in what came of an attempt that ended at once."""
         raise NotImplementedError
 
     def woken(self) -> None:

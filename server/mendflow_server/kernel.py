@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mendflow.v1 import event_pb2
-    from mendflow_server.attempts import Attempts
+    from mendflow_server.attempts import Attempts, Order
     from mendflow_server.clock import Clock
     from mendflow_server.commit import Committer
     from mendflow_server.held import Held
@@ -76,8 +76,8 @@ class Kernel(Protocol):
     def fault(self, execution: Held, error: Exception) -> None:
         """A fault of our own in one workflow: drop it, and take it up again later."""
 
-    def touch(self, execution: Held) -> None:
-        """Flush it in this turn."""
+    def go_on(self, execution: Held, orders: list[Order]) -> None:
+        """A change is on disk: let what waited for it begin, once all of its batch have been told."""
 
     def idempotency_key(self, uid: str, step_key: str) -> str:
         """Answer the key under which a step makes its effect."""

@@ -128,9 +128,8 @@ class Stepping(Held):
         )
         self._launches.append(order)
 
-    def _launch(self, orders: list[Order]) -> None:
+    def launch(self, orders: list[Order], ended: list[tuple[Held, Body]]) -> None:
         """Run attempts whose records are on disk; what was closed or withdrawn meanwhile gives its slot back."""
-        ended: list[Body] = []
         for order in orders:
             key = order.step_key
             record = self.history.open.get(key)
@@ -141,19 +140,19 @@ class Stepping(Held):
                 if body.at_once is None:
                     self.bodies[key] = body
                 else:
-                    ended.append(body)
+                    ended.append((self, body))
                 continue
             self.kernel.attempts.slots_for(order.step).give()
             if not self.gone and not closed:
                 report = Report(None, cancelled_failure("the attempt was cancelled before its code ran"))
                 self.kernel.act(self, lambda order=order, report=report: self._came_out(order, report))  # type: ignore[misc]
             self._withdrawn.discard(key)
-        if ended:
-            self.journal.now = self.kernel.clock.time()
-            for body in ended:
-                if body.at_once is not None:
-                    self._attempt_reported(body, body.at_once)
-            self.kernel.attempts.task_slots.offer()
+
+    def ended_at_once(self, body: Body) -> None:
+        """Take in what came of an attempt that ended at once."""
+        if body.at_once is not None:
+            self.journal.now = body.end_time
+            self._attempt_reported(body, body.at_once)
 
     def reported(self, body: Body, report: Report) -> None:
         """An attempt came out (`Listener`)."""

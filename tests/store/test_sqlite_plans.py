@@ -22,7 +22,7 @@ SMALL = {"newest_life", "last_beat", "drop_old_lives", "suspects", "drop_suspect
 
 #: How many values a row has.
 WIDTHS = {
-    "insert_workflow": 16, "update_workflow": 12, "end_workflow": 12, "insert_event": 3, "insert_label": 4,
+    "insert_workflow": 16, "update_workflow": 12, "insert_event": 3, "insert_label": 4,
     "take_message": 2, "write_heartbeat": 4, "drop_heartbeats": 1, "insert_alert": 5, "insert_message": 5,
     "insert_request": 2, "insert_suspect": 5,
 }  # fmt: skip
@@ -94,7 +94,7 @@ def test_lists_walk_an_index_and_never_sort(connection: sqlite3.Connection, name
         ("heads", "workflows USING INTEGER PRIMARY KEY (rowid=?)"),
         ("find", "(workflow_id=?)"),
         ("update_workflow", "workflows USING INTEGER PRIMARY KEY (rowid=?)"),
-        ("end_workflow", "inbox USING COVERING INDEX inbox_by_workflow (key=?)"),
+        ("update_workflow", "inbox USING COVERING INDEX inbox_by_workflow (key=?)"),
         ("take_message", "held USING INTEGER PRIMARY KEY (rowid=?)"),
         ("count_signals", "inbox USING COVERING INDEX inbox_by_workflow (key=? AND kind=?)"),
     ],

@@ -24,7 +24,6 @@ class Parts:
     __slots__ = (
         "_alerts",
         "_ended",
-        "_ends",
         "_events",
         "_heartbeats",
         "_labels",
@@ -37,7 +36,6 @@ class Parts:
         self._taken: list[Any] = []
         self._new: list[Any] = []
         self._updates: list[Any] = []
-        self._ends: list[Any] = []
         self._events: list[Any] = []
         self._labels: list[Any] = []
         self._heartbeats: list[Any] = []
@@ -59,11 +57,10 @@ class Parts:
             self._new += rows.to_insert(row, key)
             for name, value in row.labels.items():
                 self._labels += (name, value, row.create_time, key)
-        elif change.final:
-            self._ends += rows.to_update(row, guard)
-            self._ended.append(key)
         else:
             self._updates += rows.to_update(row, guard)
+            if change.final:
+                self._ended.append(key)
         if change.taken or change.alerts or change.heartbeats:
             self._add_beside(change, key)
 
@@ -85,9 +82,7 @@ class Parts:
         # What is taken goes first: an end looks whether anything is left in the inbox.
         write_rows(connection, "take_message", self._taken, 2)
         if not (
-            write("insert_workflow", self._new, rows.INSERTED)
-            and write("update_workflow", self._updates, rows.UPDATED)
-            and write("end_workflow", self._ends, rows.UPDATED)
+            write("insert_workflow", self._new, rows.INSERTED) and write("update_workflow", self._updates, rows.UPDATED)
         ):
             return False
         write_rows(connection, "insert_event", self._events, 3)

@@ -19,21 +19,14 @@ SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 ON CONFLICT (workflow_id) DO NOTHING
 
 -- name: update_workflow
--- What a driver changes, while the row still holds its guard.
+-- What a driver changes, while the row still holds its guard; and the end (a final state), only when nothing is left in
+-- the inbox.
 UPDATE workflows SET
     state = column1, reason = column2, explanation = column3, generation = column4, replica_id = column5,
     last_sequence = column6, wake_time = column7, end_time = column8, untaken_signals = column9
 FROM (VALUES {values})
 WHERE key = column10 AND generation = column11 AND last_sequence = column12
-
--- name: end_workflow
--- The same for a workflow that ends: only when nothing is left in its inbox.
-UPDATE workflows SET
-    state = column1, reason = column2, explanation = column3, generation = column4, replica_id = column5,
-    last_sequence = column6, wake_time = column7, end_time = column8, untaken_signals = column9
-FROM (VALUES {values})
-WHERE key = column10 AND generation = column11 AND last_sequence = column12
-    AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.key = workflows.key)
+    AND (column1 < 7 OR NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.key = workflows.key))
 
 -- name: guard_holds
 -- One row while a workflow still holds the guard.

@@ -41,7 +41,7 @@ def to_insert(row: Row, key: int) -> tuple[object, ...]:
 
 
 def to_update(row: Row, guard: Guard) -> tuple[object, ...]:
-    """Answer the values of ``update_workflow`` and ``end_workflow``."""
+    """Answer the values of ``update_workflow``."""
     return (
         row.state,
         row.reason,
