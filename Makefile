@@ -27,7 +27,7 @@ test: $(VENV)/dev ## the whole test suite; ARGS="-k watch" for a part of it
 	@$(RUN) -m pytest $(ARGS)
 
 soak: $(VENV)/dev ## the proofs of the promises in their long form, for an hour or so
-	@MENDFLOW_SOAK=1 $(RUN) -m pytest tests/crash tests/watch tests/fuzz $(ARGS)
+	@MENDFLOW_SOAK=1 $(RUN) -m pytest tests/crash tests/watch tests/fuzz tests/unit/test_crash_budget.py $(ARGS)
 
 lint: style types layers contract ## every check that runs nothing
 
