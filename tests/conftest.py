@@ -103,7 +103,8 @@ class Server:
 async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Server]:
     """Serve the test workflows in this process."""
     definitions = overrides.pop("definitions", DEFINITIONS)
-    async with App(settings_for(directory, **overrides), definitions) as app:
+    clock = overrides.pop("clock", None)
+    async with App(settings_for(directory, **overrides), definitions, clock=clock) as app:
         while not app.supervisor.recovered:
             await asyncio.sleep(0.005)
         address = f"127.0.0.1:{app.grpc_port}"

@@ -130,13 +130,19 @@ class Stepping(Held):
 
     def launch(self, orders: list[Order], ended: list[tuple[Held, Body]]) -> None:
         """Run attempts whose records are on disk; what was closed or withdrawn meanwhile gives its slot back."""
-        for order in orders:
+        for index, order in enumerate(orders):
             key = order.step_key
             record = self.history.open.get(key)
             closed = record is None or record.started is None or record.attempt != order.number
             if not (self.gone or closed or key in self._withdrawn):
-                context = self.kernel.attempt_context(self, key, order.number)
-                body = self.kernel.attempts.launch(order, self, context)
+                try:
+                    context = self.kernel.attempt_context(self, key, order.number)
+                    body = self.kernel.attempts.launch(order, self, context)
+                except Exception:
+                    # A fault of our own ends this execution, and nobody else would give these back.
+                    for left in orders[index:]:
+                        self.kernel.attempts.slots_for(left.step).give()
+                    raise
                 if body.at_once is None:
                     self.bodies[key] = body
                 else:
