@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 ASLEEP, MANY, DUE, UNDER_WAY = 100_000, 1_000_000, 10_000, 10_000
 #: For how long after a store is filled nothing is due, in seconds, with room for a slow start.
 SOON = 15.0
+#: How often each of several servers is measured, in turn.
+TURNS = 7
 FAR = 86_400.0
 
 Figures = list[tuple[str, str]]
@@ -137,32 +139,42 @@ async def until_ended(stub: Any, count: int) -> None:
 
 
 async def finished(pattern: Pattern, scale: float) -> Figures:
-    """Throughput, lists and reads with so many that have ended, under ids in time order and random ones."""
+    """Throughput, lists and reads with so many that have ended, under ids in time order and random ones.
+
+    The servers are asked in turn, for a minute later the machine may be another one.
+    """
     count = round(MANY * scale)
-    figures: Figures = []
-    base: dict[str, float] = {}
     chance = random.Random(1)
-    for what, number in (("an empty store", 0), ("in time order", count), ("random ids", count)):
-        with folder() as directory:
-            # What is there, and what is started then, have ids of the same kind.
-            name = (lambda: f"{chance.getrandbits(128):032x}") if what == "random ids" else new_id
+    stores = {
+        "an empty store": (0, new_id),
+        f"{count:,} finished, in time order": (count, new_id),
+        # What is there, and what is started then.
+        f"{count:,} finished, random ids": (count, lambda: f"{chance.getrandbits(128):032x}"),
+    }
+    found: dict[str, list[dict[str, float]]] = {what: [] for what in stores}
+    with contextlib.ExitStack() as stack:
+        benches = {}
+        for what, (number, name) in stores.items():
+            directory = stack.enter_context(folder())
             await fill(directory / servers.FILE, pattern, number, name=name)
-            with servers.mendflow(directory) as server:
-                found = await measured(Bench(server, "", directory, new_id=name))
-        base = base or found
-        for row, figure in found.items():
+            benches[what] = Bench(stack.enter_context(servers.mendflow(directory)), "", directory, new_id=name)
+        for _ in range(TURNS):
+            for what, bench in benches.items():
+                found[what].append(await measured(bench))
+    empty = found["an empty store"]
+    figures: Figures = []
+    for what, turns in found.items():
+        for row in turns[0]:
+            figure = statistics.median(turn[row] for turn in turns)
+            ratio = statistics.median(turn[row] / beside[row] for turn, beside in zip(turns, empty, strict=True))
             unit = "ms" if "ms" in row else "/s"
-            ratio = figure / base[row]
-            figures.append((f"{number:,} finished, {what}: {row}", f"{figure:,.2f} {unit} ({ratio:.2f})"))
+            figures.append((f"{what}: {row}", f"{figure:,.2f} {unit} ({ratio:.2f})"))
     return figures
 
 
 async def measured(bench: Bench) -> dict[str, float]:
     """Answer the rates and times of one store."""
-    found = {
-        "waiting calls": await rate(bench),
-        "batches": statistics.median([await batches(bench) for _ in range(3)]),
-    }
+    found = {"waiting calls": await waiting_calls(64)(bench), "batches": await batches(bench)}
     async with connected(bench.address) as stub:
         lists = {
             "list, ms": workflow_service_pb2.ListWorkflowsRequest(page_size=100),
