@@ -297,14 +297,16 @@ class Slots:
         self.free += 1
         self._kept += 1
         if self._kept % SHARE == 0:
-            self.offer()
+            self.offer(most=1)
 
-    def offer(self) -> None:
-        """Let those next in line have what is free."""
-        while self.free > 0 and self.waiting:
+    def offer(self, most: int | None = None) -> None:
+        """Let those next in line have what is free, or only so many of them."""
+        while self.free > 0 and self.waiting and most != 0:
             self.free -= 1
             if not self.waiting.popleft()():
                 self.free += 1
+            elif most is not None:
+                most -= 1
 
 
 class Attempts:

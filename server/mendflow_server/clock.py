@@ -38,7 +38,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The host's clocks, made steady. Used on one thread."""
+    """The host's clocks, made steady. Steps' threads may read it beside the loop: no more than a moment is lost."""
 
     def __init__(
         self, *, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic

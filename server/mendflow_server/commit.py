@@ -155,17 +155,23 @@ class Committer:
                 told(message, result.messages[index], result.message_keys[index], result.message_ids[index])
             except Exception:
                 log.exception("commit_listener_fault")
-        self.all_told()
+        try:
+            self.all_told()
+        except Exception:
+            log.exception("commit_listener_fault")
         self._on_their_way -= len(changes)
         self._make_room()
 
     async def _commit(self, batch: Batch, *, unknown: bool = False) -> BatchResult:
         """Commit it, however often it must be tried; ``unknown``: it may be on disk already."""
+        damaged = False
         while True:
             try:
                 result = await (self._settle(batch) if unknown else self._store.commit(batch))
             except StoreDamaged as error:
-                return await self._one_by_one(batch, error, unknown=unknown)
+                if damaged or len(batch.changes) + len(batch.messages) > 1:
+                    return await self._one_by_one(batch, error, unknown=unknown)
+                damaged = True  # Once more, on a new connection: it may have been the old one's memory.
             except StoreUnavailable as error:
                 self._failed(error)
             except CommitUnknown as error:
@@ -174,10 +180,7 @@ class Committer:
             except StoreError as error:
                 return await self._one_by_one(batch, error, unknown=unknown)
             else:
-                if self.failing:
-                    self.failing = ""
-                    self._said.clear()
-                    log.info("store_commits_again")
+                self._answered()
                 return result
             await asyncio.sleep(RETRY_PAUSE)
 
@@ -187,10 +190,11 @@ class Committer:
         """
         if len(batch.changes) + len(batch.messages) == 1:
             log.critical("change_refused_by_store", error=str(error))
-            lost = [Verdict.LOST]
+            self._answered()
+            refused = [Verdict.DAMAGED if isinstance(error, StoreDamaged) else Verdict.LOST]
             return BatchResult(
-                lost[: len(batch.changes)],
-                lost[: len(batch.messages)],
+                refused[: len(batch.changes)],
+                refused[: len(batch.messages)],
                 [0] * len(batch.messages),
                 [0] * len(batch.messages),
             )
@@ -203,6 +207,13 @@ class Committer:
             result.message_keys += each.message_keys
             result.message_ids += each.message_ids
         return result
+
+    def _answered(self) -> None:
+        """The store does what it is asked, or says why it never will."""
+        if self.failing:
+            self.failing = ""
+            self._said.clear()
+            log.info("store_commits_again")
 
     def _failed(self, error: StoreError) -> None:
         self.failing = str(error) or type(error).__name__

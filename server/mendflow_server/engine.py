@@ -297,9 +297,9 @@ class Engine(Memory):
         verdict, message_id = await asyncio.shield(future)
         if verdict is Verdict.MISSING:
             raise errors.WorkflowNotFound(workflow_id)
+        if verdict is Verdict.DAMAGED:
+            raise errors.StoreNotCommitting(self.store.damage)
         if verdict is Verdict.LOST:
-            if self.store.damage:
-                raise errors.StoreNotCommitting(self.store.damage)
             raise errors.InternalFault(message.request_id)
         return verdict, message_id
 
@@ -425,12 +425,12 @@ class Engine(Memory):
         for future, command in waiting:
             self._answer(future, command, row, started)
 
-    def lost(self, execution: Held) -> None:
-        """Another driver has the workflow."""
+    def lost(self, execution: Held, *, damaged: bool) -> None:
+        """Another driver has the workflow; or the file is ``damaged`` where it lies."""
         row = execution.row
         log.warning("workflow_lost", workflow_id=row.workflow_id, generation=row.generation)
         self._forget(execution)
-        if self.store.damage:
+        if damaged:
             self._leave_alone(execution)
             return
         task = self._loop.create_task(self._take_up_again(row.workflow_id))

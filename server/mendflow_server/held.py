@@ -229,14 +229,15 @@ class Held(Listener):
 
     def decided(self, change: Change, verdict: Verdict) -> None:
         """The committer's answer."""
-        try:
-            self._go_on_after(change, verdict)
-        except Exception as error:  # noqa: BLE001 - a fault of our own in one workflow must not take the others with it
-            self.kernel.fault(self, error)
-
-    def _go_on_after(self, change: Change, verdict: Verdict) -> None:
         cause, self._sent = self._sent, _NOTHING
         self.in_commit = False
+        try:
+            self._go_on_after(change, verdict, cause)
+        except Exception as error:  # noqa: BLE001 - a fault of our own in one workflow must not take the others with it
+            self.kernel.fault(self, error)
+            self.launch(cause.launches, [])  # It is gone: only their slots are given back.
+
+    def _go_on_after(self, change: Change, verdict: Verdict, cause: Cause) -> None:
         if verdict is Verdict.INBOX:
             self.in_commit = True
             self.kernel.read_inbox(self, lambda messages: self._resend(change, cause, messages))
@@ -247,7 +248,7 @@ class Held(Listener):
             if verdict is Verdict.TAKEN:
                 self.kernel.taken(self)
             else:
-                self.kernel.lost(self)
+                self.kernel.lost(self, damaged=verdict is Verdict.DAMAGED)
             return
         fresh = self.guard is None
         self.row = change.row
@@ -296,7 +297,7 @@ class Held(Listener):
         self.launch(launches, [])
 
     def launch(self, orders: list[Order], ended: list[tuple[Held, Body]]) -> None:
-        """Run attempts whose records are on disk; those that end at once are added to ``ended``."""
+        """Run attempts whose records are on disk, and empty the list; those that end at once are added to ``ended``."""
         raise NotImplementedError
 
     def ended_at_once(self, body: Body) -> None:

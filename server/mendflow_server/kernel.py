@@ -109,8 +109,8 @@ class Kernel(Protocol):
     def taken(self, execution: Held) -> None:
         """A new workflow's id proved taken."""
 
-    def lost(self, execution: Held) -> None:
-        """Another driver has the workflow."""
+    def lost(self, execution: Held, *, damaged: bool) -> None:
+        """Another driver has the workflow; or the file is ``damaged`` where it lies."""
 
     def reload(self, execution: Held, stop: str) -> None:
         """Drop it and load it again, to be stopped for this reason."""

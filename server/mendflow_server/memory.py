@@ -243,8 +243,11 @@ class Memory:
         return len(self._loading) + len(self._to_load)
 
     async def _load(self, wanted: dict[int, tuple[str, bool]]) -> None:
-        found = await self.trying.load(list(wanted))
-        missed = [(key, message) for key in wanted for message in self._loading.pop(key, [])]
+        missed: list[tuple[int, Message]] = []
+        try:
+            found = await self.trying.load(list(wanted))
+        finally:
+            missed += [(key, message) for key in wanted for message in self._loading.pop(key, [])]
         for loaded in found:
             stop, retry = wanted[loaded.row.key]
             self.bring_in(loaded, stop=stop, retry=retry)
@@ -417,8 +420,8 @@ class Memory:
         """A new workflow's id proved taken."""
         raise NotImplementedError
 
-    def lost(self, execution: Held) -> None:
-        """Another driver has the workflow."""
+    def lost(self, execution: Held, *, damaged: bool) -> None:
+        """Another driver has the workflow; or the file is ``damaged`` where it lies."""
         raise NotImplementedError
 
     def failed(self, execution: Held) -> None:

@@ -129,7 +129,9 @@ class Stepping(Held):
         self._launches.append(order)
 
     def launch(self, orders: list[Order], ended: list[tuple[Held, Body]]) -> None:
-        """Run attempts whose records are on disk; what was closed or withdrawn meanwhile gives its slot back."""
+        """Run attempts whose records are on disk, and empty the list; what was closed or withdrawn meanwhile gives its
+        slot back.
+        """
         for index, order in enumerate(orders):
             key = order.step_key
             record = self.history.open.get(key)
@@ -142,6 +144,7 @@ class Stepping(Held):
                     # A fault of our own ends this execution, and nobody else would give these back.
                     for left in orders[index:]:
                         self.kernel.attempts.slots_for(left.step).give()
+                    orders.clear()
                     raise
                 if body.at_once is None:
                     self.bodies[key] = body
@@ -153,6 +156,7 @@ class Stepping(Held):
                 report = Report(None, cancelled_failure("the attempt was cancelled before its code ran"))
                 self.kernel.act(self, lambda order=order, report=report: self._came_out(order, report))  # type: ignore[misc]
             self._withdrawn.discard(key)
+        orders.clear()
 
     def ended_at_once(self, body: Body) -> None:
         """Take in what came of an attempt that ended at once."""

@@ -44,6 +44,8 @@ class Trying:
                 result = await call()
             except (StoreUnavailable, CommitUnknown) as error:
                 if isinstance(error, StoreDamaged) and not also_damaged:
+                    if failed:
+                        self.failing = ""
                     raise
                 if failed != str(error):
                     log.warning("store_does_not_answer", error=str(error))

@@ -181,6 +181,8 @@ class Verdict(enum.Enum):
     MISSING = "missing"
     #: A message: the workflow is in a final state.
     ENDED = "ended"
+    #: A change or a message: it cannot be written where the file is damaged. The committer's, never a store's.
+    DAMAGED = "damaged"
     #: A signal: ``untaken_signals`` plus the signals in the inbox are at the limit.
     FULL = "full"
 

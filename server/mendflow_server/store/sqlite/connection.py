@@ -97,6 +97,8 @@ def _connect(path: Path, mode: str, pragmas: tuple[str, ...]) -> sqlite3.Connect
 def code_of(error: sqlite3.Error) -> int:
     """Answer the primary result code, 0 when there is none."""
     code: int = getattr(error, "sqlite_errorcode", 0)
+    if not code and "Could not decode to UTF-8" in str(error):
+        return sqlite3.SQLITE_CORRUPT  # Python's own finding, of text that nobody can have written.
     return code & 0xFF
 
 

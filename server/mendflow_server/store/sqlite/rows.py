@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from mendflow_server.store.protocol import Row
+from mendflow_server.store.protocol import Row, StoreDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,5 +61,9 @@ def to_update(row: Row, guard: Guard) -> tuple[object, ...]:
 def from_columns(columns: Sequence[Any]) -> Row:
     """Make a row of the columns in the order of the schema."""
     row = Row(*columns)
-    row.labels = {} if columns[-1] == "{}" else json.loads(columns[-1])
+    try:
+        row.labels = {} if columns[-1] == "{}" else json.loads(columns[-1])
+    except ValueError as error:
+        message = f"the labels of workflow {row.workflow_id!r} are damaged; stop the server and restore a copy"
+        raise StoreDamaged(message) from error
     return row

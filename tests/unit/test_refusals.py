@@ -1,0 +1,69 @@
+"""What the committer makes of a store's refusals. The store is scripted: no disk says these things when asked to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mendflow_server.clock import SystemClock
+from mendflow_server.commit import Committer
+from mendflow_server.store.protocol import BatchResult, StoreDamaged, StoreError, StoreUnavailable, Verdict
+from tests.store.builders import make_row, new
+
+if TYPE_CHECKING:
+    from mendflow_server.store.protocol import Batch
+
+
+class Scripted:
+    """A store that answers each batch of so many changes with the next of its errors, or does it."""
+
+    def __init__(self, *script: tuple[int, StoreError]) -> None:
+        self._script = list(script)
+        self.sizes: list[int] = []
+
+    async def commit(self, batch: Batch) -> BatchResult:
+        """Do it, or raise what comes next for a batch of this size."""
+        self.sizes.append(len(batch.changes))
+        for index, (size, error) in enumerate(self._script):
+            if size == len(batch.changes):
+                del self._script[index]
+                raise error
+        return BatchResult([Verdict.DONE] * len(batch.changes), [], [], [])
+
+
+async def verdicts_of(store: Any, count: int) -> tuple[list[Verdict], Committer]:
+    """Commit so many new workflows in one batch; answer what became of each."""
+    committer = Committer(store, SystemClock())
+    told: list[Verdict] = []
+    for number in range(count):
+        committer.change(new(make_row(f"order-{number}"), b"one"), lambda _change, verdict: told.append(verdict))
+    await committer.run_once()
+    await committer.room()  # A turn of the loop, in which they are told.
+    return told, committer
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mendflow_server.commit.RETRY_PAUSE", 0.0)
+
+
+@pytest.mark.parametrize("refusal", [StoreError("malformed"), StoreDamaged("damaged")])
+async def test_a_refusal_ends_what_failed_before_it(refusal: StoreError) -> None:
+    store = Scripted((1, StoreUnavailable("the disk is full")), (1, refusal), (1, refusal))
+    (verdict,), committer = await verdicts_of(store, 1)
+    assert verdict is (Verdict.DAMAGED if isinstance(refusal, StoreDamaged) else Verdict.LOST)
+    assert not committer.failing, "the store answers: nobody else is to be refused for it"
+
+
+async def test_damage_that_passes_costs_nothing() -> None:
+    store = Scripted((1, StoreDamaged("damaged")))
+    assert (await verdicts_of(store, 1))[0] == [Verdict.DONE]
+    assert store.sizes == [1, 1]
+
+
+async def test_only_what_lies_in_the_damage_is_given_up() -> None:
+    damaged = StoreDamaged("damaged")
+    store = Scripted((3, damaged), (1, damaged), (1, damaged))
+    verdicts, _ = await verdicts_of(store, 3)
+    assert verdicts == [Verdict.DAMAGED, Verdict.DONE, Verdict.DONE]

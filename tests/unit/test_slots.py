@@ -1,0 +1,45 @@
+"""Slots: who may run, and who waits in line."""
+
+from __future__ import annotations
+
+import functools
+
+from mendflow_server.attempts import SHARE, Slots
+
+
+def in_line(slots: Slots, count: int) -> list[int]:
+    """Let so many wait; answer the list of those who get a slot."""
+    served: list[int] = []
+
+    def wanted(number: int) -> bool:
+        served.append(number)
+        return True
+
+    slots.waiting.extend(functools.partial(wanted, number) for number in range(count))
+    return served
+
+
+def test_of_many_kept_at_once_the_line_has_its_share_and_no_more() -> None:
+    slots = Slots(8 * SHARE)
+    while slots.take():
+        pass
+    served = in_line(slots, 8 * SHARE)
+    for _ in range(8 * SHARE):
+        slots.keep()
+    assert served == list(range(8))
+    assert slots.free == 8 * SHARE - 8
+    slots.offer()
+    assert len(served) == 8 * SHARE
+    assert slots.free == 0
+
+
+def test_who_no_longer_wants_one_does_not_use_up_the_lines_share() -> None:
+    slots = Slots(SHARE)
+    while slots.take():
+        pass
+    slots.waiting.extend([lambda: False, lambda: False])
+    served = in_line(slots, 2)
+    for _ in range(SHARE):
+        slots.keep()
+    assert served == [0]
+    assert slots.free == SHARE - 1
