@@ -243,11 +243,10 @@ class Memory:
         return len(self._loading) + len(self._to_load)
 
     async def _load(self, wanted: dict[int, tuple[str, bool]]) -> None:
-        missed: list[tuple[int, Message]] = []
         try:
             found = await self.trying.load(list(wanted))
         finally:
-            missed += [(key, message) for key in wanted for message in self._loading.pop(key, [])]
+            missed = [(key, message) for key in wanted for message in self._loading.pop(key, [])]
         for loaded in found:
             stop, retry = wanted[loaded.row.key]
             self.bring_in(loaded, stop=stop, retry=retry)

@@ -2,8 +2,8 @@
 --
 -- Python's sqlite3 gives up the interpreter's lock at each row that it writes or reads, and gets it back only after
 -- some milliseconds while the event loop is busy. So a statement takes or answers many rows in one step: {values} are
--- as many tuples as are to be written, and some of NULLs, which do nothing (batching.py); and what is read
--- comes as one JSON array of rows. Only the inbox and the heartbeats, of which there are few and large ones, are read row by row.
+-- as many tuples as are to be written, and some of NULLs, which do nothing (batching.py); and what is read comes as one
+-- JSON array of rows. Only the inbox and the heartbeats, of which there are few and large ones, are read row by row.
 
 -- name: next_key
 -- The key of the next new workflow.

@@ -1,0 +1,38 @@
+"""Damage that SQLite does not see, but whoever reads it does: it is told as damage, and costs no other workflow."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mendflow_server.store.protocol import StoreDamaged
+from mendflow_server.store.sqlite import SqliteStore
+from mendflow_server.trying import Trying
+from tests.store.builders import commit, make_row, new
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("column", ["explanation = cast(x'ff' as text)", "labels = '{\"shop\": '"])
+async def test_text_that_nobody_wrote_is_damage(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "mendflow.db"
+    store = SqliteStore(path)
+    await store.open()
+    try:
+        damaged, whole = make_row("order-1"), make_row("order-2")
+        await commit(store, new(damaged, b"one"), new(whole, b"one"))
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute(f"update workflows set {column} where workflow_id = 'order-1'")
+            other.commit()
+        with pytest.raises(StoreDamaged, match="restore a copy"):
+            await store.find(["order-1"])
+        trying = Trying(store)
+        assert [loaded.row.workflow_id for loaded in await trying.load([damaged.key, whole.key])] == ["order-2"]
+        assert trying.left_alone == {damaged.key}
+        assert not trying.failing
+    finally:
+        await store.close()
