@@ -1,11 +1,11 @@
 """Durable, self-healing workflows in plain async Python.
 
 Authoring: `workflow`, `step`, `RetryPolicy`, `sleep`, `gather`, `wait_signal`,
-`progress`, `now`, `uuid4`, `random`, `attempt`. Calling: `Client`, `SyncClient`.
+`progress`, `now`, `uuid4`, `random`, `version`, `attempt`. Calling: `Client`, `SyncClient`.
 Errors are in `mendflow.errors`.
 """
 
-from mendflow.awaitables import gather, now, random, sleep, uuid4, wait_signal
+from mendflow.awaitables import gather, now, random, sleep, uuid4, version, wait_signal
 from mendflow.connection import Client, SyncClient, WorkflowHandle
 from mendflow.context import Attempt, attempt, progress
 from mendflow.errors import (
@@ -48,6 +48,7 @@ __all__ = [
     "sleep",
     "step",
     "uuid4",
+    "version",
     "wait_signal",
     "workflow",
 ]

@@ -1,8 +1,9 @@
 """What workflow code may await.
 
 Each is a value that says what is wanted; awaiting it hands it to the run,
-which answers with the recorded outcome or makes it happen. Outside a workflow
-`sleep` and `gather` are those of asyncio.
+which answers with the recorded outcome or makes it happen. A run notes each
+call that its code makes, so that a forgotten ``await`` does not stay silent.
+Outside a workflow `sleep` and `gather` are those of asyncio.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mendflow.codec import ValueType
-from mendflow.context import BY_HAND, current_run
-from mendflow.errors import NotDurable, NotInWorkflow
+from mendflow.context import BY_HAND, RUN, current_run
+from mendflow.errors import NotAwaited, NotDurable, NotInWorkflow
+from mendflow.names import checked_key, checked_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Sequence
 
     from mendflow.step import Step
 
-__all__ = ["gather", "now", "random", "sleep", "uuid4", "wait_signal"]
+__all__ = ["gather", "now", "random", "sleep", "uuid4", "version", "wait_signal"]
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -50,6 +52,11 @@ class Call(Generic[T]):
     def _inside(self) -> Generator[Any, Any, T]:
         outcome: T = yield self
         return outcome
+
+    def __bool__(self) -> bool:
+        """Refuse: a call that was not awaited yet is neither true nor false."""
+        msg = f"{self} was used as a condition before it was awaited; write `await` before it"
+        raise NotAwaited(msg)
 
     def outside(self) -> Awaitable[T]:
         """Answer what to await instead outside a workflow."""
@@ -88,10 +95,12 @@ class StepCall(Call[T]):
 class Sleep(Call[None]):
     """A durable wait of some seconds."""
 
-    __slots__ = ("seconds",)
+    __slots__ = ("inserted", "key", "seconds")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, key: str = "", *, inserted: bool = False) -> None:
         self.seconds = seconds
+        self.key = key
+        self.inserted = inserted
 
     def __str__(self) -> str:
         return "sleep()"
@@ -104,12 +113,16 @@ class Sleep(Call[None]):
 class SignalWait(Call[T]):
     """A wait for a signal."""
 
-    __slots__ = ("name", "timeout", "value_type")
+    __slots__ = ("inserted", "key", "name", "timeout", "value_type")
 
-    def __init__(self, name: str, value_type: ValueType[T], timeout: float | None) -> None:
+    def __init__(
+        self, name: str, value_type: ValueType[T], timeout: float | None, key: str = "", *, inserted: bool = False
+    ) -> None:
         self.name = name
         self.value_type = value_type
         self.timeout = timeout
+        self.key = key
+        self.inserted = inserted
 
     def __str__(self) -> str:
         return f"wait_signal({self.name!r})"
@@ -118,11 +131,12 @@ class SignalWait(Call[T]):
 class Gather(Call[Any]):
     """Branches side by side."""
 
-    __slots__ = ("branches", "return_exceptions")
+    __slots__ = ("branches", "key", "return_exceptions")
 
-    def __init__(self, branches: Sequence[Awaitable[Any]], *, return_exceptions: bool) -> None:
+    def __init__(self, branches: Sequence[Awaitable[Any]], key: str = "", *, return_exceptions: bool) -> None:
         self.branches = branches
         self.return_exceptions = return_exceptions
+        self.key = key
 
     def __str__(self) -> str:
         return "gather()"
@@ -150,51 +164,109 @@ def _seconds(what: str, value: float | timedelta) -> float:
     return seconds
 
 
-def sleep(seconds: float | timedelta = 0, *, minutes: float = 0, hours: float = 0, days: float = 0) -> Awaitable[None]:
+def _made(call: Call[T]) -> Call[T]:
+    """Return the call after the run, if there is one, has noted it."""
+    run = RUN.get()
+    if run is not None and run.driving:
+        run.call_made(call)
+    return call
+
+
+def sleep(
+    seconds: float | timedelta = 0,
+    *,
+    minutes: float = 0,
+    hours: float = 0,
+    days: float = 0,
+    key: str | None = None,
+    inserted: bool = False,
+) -> Awaitable[None]:
     """Wait for the sum of the arguments, durably: across restarts, and holding no slot and no memory.
 
-    Raises ValueError for a sum below zero or above a hundred years.
+    ``key`` names the timer in place of ``sleep``; ``inserted`` says that it was
+    added before calls that open workflows have made (see `Step.with_options`).
+
+    Raises ValueError for a sum below zero or above a hundred years, `DefinitionError` for a bad key.
     """
     whole = _seconds("sleep()", seconds) if isinstance(seconds, timedelta) else float(seconds)
-    return Sleep(_seconds("sleep()", whole + minutes * 60 + hours * 3600 + days * 86_400))
+    total = _seconds("sleep()", whole + minutes * 60 + hours * 3600 + days * 86_400)
+    return _made(Sleep(total, checked_key(key), inserted=inserted))
 
 
 @overload
-def wait_signal(name: str, *, timeout: float | timedelta | None = None) -> Awaitable[Any]: ...
+def wait_signal(
+    name: str, *, timeout: float | timedelta | None = None, key: str | None = None, inserted: bool = False
+) -> Awaitable[Any]: ...
 @overload
-def wait_signal(name: str, value_type: type[T], *, timeout: float | timedelta | None = None) -> Awaitable[T]: ...
+def wait_signal(
+    name: str,
+    value_type: type[T],
+    *,
+    timeout: float | timedelta | None = None,
+    key: str | None = None,
+    inserted: bool = False,
+) -> Awaitable[T]: ...
 def wait_signal(
     name: str,
     value_type: Any = Any,
     *,
     timeout: float | timedelta | None = None,
+    key: str | None = None,
+    inserted: bool = False,
 ) -> Awaitable[Any]:
-    """Wait for the next signal of this name and answer its data, as ``value_type``.
+    """Wait for the next signal of this name and return its data, as ``value_type``.
 
     Signals are kept until they are taken, in the order in which they came.
     ``timeout`` is in seconds; when it passes first, `SignalTimeout` is raised.
-    Data that does not fit ``value_type`` raises `PayloadError`.
+    Data that does not fit ``value_type`` raises `PayloadError`. ``key`` names
+    the wait in place of ``signal:`` and the signal's name; ``inserted`` says
+    that it was added before calls that open workflows have made (see
+    `Step.with_options`).
     """
     limit = None if timeout is None else _seconds("timeout", timeout)
-    return SignalWait(name, ValueType.of(value_type), limit)
+    return _made(SignalWait(name, ValueType.of(value_type), limit, checked_key(key), inserted=inserted))
 
 
-@overload
-def gather(a: Awaitable[T1], b: Awaitable[T2], /, *, return_exceptions: bool = False) -> Awaitable[tuple[T1, T2]]: ...
 @overload
 def gather(
-    a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], /, *, return_exceptions: bool = False
+    a: Awaitable[T1], b: Awaitable[T2], /, *, return_exceptions: bool = False, key: str | None = None
+) -> Awaitable[tuple[T1, T2]]: ...
+@overload
+def gather(
+    a: Awaitable[T1],
+    b: Awaitable[T2],
+    c: Awaitable[T3],
+    /,
+    *,
+    return_exceptions: bool = False,
+    key: str | None = None,
 ) -> Awaitable[tuple[T1, T2, T3]]: ...
 @overload
-def gather(*branches: Awaitable[T], return_exceptions: bool = False) -> Awaitable[list[T]]: ...
-def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Awaitable[Any]:
-    """Run branches side by side and answer a list of their results, in the order given.
+def gather(*branches: Awaitable[T], return_exceptions: bool = False, key: str | None = None) -> Awaitable[list[T]]: ...
+def gather(*branches: Awaitable[Any], return_exceptions: bool = False, key: str | None = None) -> Awaitable[Any]:
+    """Run branches side by side and return a list of their results, in the order given.
 
     When one fails, the others are cancelled; once they are closed, the failure
     that is first in the history is raised. With ``return_exceptions`` all
-    finish, and failures stand in the list in place of results.
+    finish, and failures stand in the list in place of results. ``key`` names
+    the scope of its calls in place of ``gather``.
     """
-    return Gather(branches, return_exceptions=return_exceptions)
+    return _made(Gather(branches, checked_key(key), return_exceptions=return_exceptions))
+
+
+def version(name: str) -> bool:
+    """Return whether this workflow runs the code after the change ``name``.
+
+    Decided once per workflow and name, and recorded: True for a workflow that
+    has no recorded call still ahead of this line, so that either code may run;
+    False for one that has, which stays with the code from before. Outside a
+    workflow it is True.
+
+    Raises `DefinitionError` for a bad name.
+    """
+    checked_name("version", name)
+    run = current_run("version()")
+    return True if run is None else run.version(name)
 
 
 def now() -> datetime:

@@ -37,8 +37,14 @@ class RunPort(Protocol):
     def time(self) -> float:
         """The time for a new `now()`, in seconds since the epoch."""
 
+    def call_made(self, call: object) -> None:
+        """Note a call that workflow code has made; it must await it before it ends."""
+
     def record_value(self, name: str, make: Callable[[], str]) -> str:
-        """Answer the JSON text recorded under the next key of ``name``; ``make`` makes a new one."""
+        """Return the JSON text recorded under the next key of ``name``; ``make`` makes a new one."""
+
+    def version(self, name: str) -> bool:
+        """Return the recorded decision of this name, or decide it."""
 
     def report_progress(self, done: int, total: int, message: str) -> None:
         """Tell how far the workflow is."""

@@ -5,6 +5,7 @@
     MendflowError
     ├── NotInWorkflow             an authoring verb was used where it cannot work
     ├── NotDurable                workflow code awaited something that cannot be replayed
+    ├── NotAwaited                workflow code made a call and forgot its await
     ├── DefinitionError           a decorated function cannot be a workflow or a step
     ├── PayloadError              a value does not fit its type
     │   └── MessageNotExported    it came as a message, and its type has none
@@ -46,6 +47,7 @@ __all__ = [
     "LimitExceeded",
     "MendflowError",
     "MessageNotExported",
+    "NotAwaited",
     "NotDurable",
     "NotInWorkflow",
     "PayloadError",
@@ -77,6 +79,10 @@ class NotInWorkflow(MendflowError):
 
 class NotDurable(MendflowError):
     """Workflow code awaited something that cannot be replayed."""
+
+
+class NotAwaited(MendflowError):
+    """Workflow code made a call and forgot its await."""
 
 
 class DefinitionError(MendflowError):

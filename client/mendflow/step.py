@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import inspect
 import math
-import re
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from mendflow.awaitables import LONGEST, StepCall
 from mendflow.codec import Arguments, ValueType, return_type
 from mendflow.context import BY_HAND, current_run
 from mendflow.errors import DefinitionError
+from mendflow.names import checked_key, checked_name
 from mendflow.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ __all__ = ["Step", "step"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: A step's or workflow's registered name.
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
-#: An explicit key may also be numbered.
-KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
-
 
 class Default:
     """Stands for: as the server's settings say."""
@@ -38,14 +33,6 @@ class Default:
 
 
 DEFAULT = Default()
-
-
-def checked_name(kind: str, name: str, pattern: re.Pattern[str] = NAME) -> str:
-    """Answer ``name``, or raise `DefinitionError` saying what is allowed."""
-    if not pattern.fullmatch(name):
-        msg = f"{kind} {name!r}: a letter, then up to 99 of A-Z a-z 0-9 _ . -"
-        raise DefinitionError(msg)
-    return name
 
 
 def seconds_of(what: str, value: float | timedelta | None) -> float | None:
@@ -65,7 +52,8 @@ class Step(Generic[P, R]):
 
     ``timeout`` is the longest an attempt may take, in seconds; None: no limit;
     unset: the server's ``attempt_timeout``. ``key`` names the call inside its
-    scope in place of the step's name.
+    scope in place of the step's name. ``inserted`` marks a call that was added
+    before calls which open workflows have already made.
     """
 
     function: Callable[P, Any]
@@ -74,6 +62,7 @@ class Step(Generic[P, R]):
     timeout: float | Default | None
     overlap: bool
     key: str
+    inserted: bool
 
     def __post_init__(self) -> None:
         # What functools.update_wrapper does, past the frozen attributes.
@@ -84,7 +73,10 @@ class Step(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         """Inside a workflow: something to await. Elsewhere: the function's own answer."""
         call: StepCall[R] = StepCall(self, args, kwargs)
-        if current_run(call) is None and not BY_HAND.get():
+        run = current_run(call)
+        if run is not None:
+            run.call_made(call)
+        elif not BY_HAND.get():
             result: Awaitable[R] = self.function(*args, **kwargs)
             return result
         return call
@@ -111,14 +103,22 @@ class Step(Generic[P, R]):
         timeout: float | timedelta | Default | None = DEFAULT,
         overlap: bool | None = None,
         key: str | None = None,
+        inserted: bool | None = None,
     ) -> Step[P, R]:
-        """Answer this step with other options. ``key`` names the call in place of the step's name."""
+        """Return this step with other options.
+
+        ``key`` names the call in place of the step's name. ``inserted=True``
+        says that the call was added on purpose before calls that open workflows
+        have already made; without it such a workflow pauses. An inserted call
+        whose name is recorded already needs a ``key`` of its own.
+        """
         return dataclasses.replace(
             self,
             retry=self.retry if retry is None else retry,
             timeout=self.timeout if isinstance(timeout, Default) else seconds_of("timeout", timeout),
             overlap=self.overlap if overlap is None else overlap,
-            key=self.key if key is None else checked_name("key", key, KEY),
+            key=self.key if key is None else checked_key(key),
+            inserted=self.inserted if inserted is None else inserted,
         )
 
 
@@ -167,6 +167,7 @@ def step(
             timeout=timeout if isinstance(timeout, Default) else seconds_of("timeout", timeout),
             overlap=overlap,
             key="",
+            inserted=False,
         )
 
     return decorate if function is None else decorate(function)

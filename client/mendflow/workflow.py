@@ -12,7 +12,7 @@ from mendflow.codec.values import JsonType
 from mendflow.context import BY_HAND
 from mendflow.errors import DefinitionError, MessageNotExported
 from mendflow.messages.exports import COMMAND, find_messages
-from mendflow.step import checked_name
+from mendflow.names import checked_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

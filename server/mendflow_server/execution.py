@@ -18,6 +18,7 @@ from mendflow.errors import PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server import endings
 from mendflow_server.history import set_time
+from mendflow_server.rehearsal import rehearse
 from mendflow_server.run import NonDeterminism, Run
 from mendflow_server.stepping import Stepping
 from mendflow_server.store.protocol import InboxKind, Message
@@ -39,11 +40,11 @@ class Execution(Stepping):
         """Begin a new workflow, whose first event is in the journal."""
         self._make_run(argument)
 
-    def take_over(self, loaded: Loaded, *, stop: str, retry: bool) -> None:
+    def take_over(self, loaded: Loaded, *, retry: bool) -> None:
         """Go on with a workflow out of the store: close what was cut off, replay, go on.
 
-        ``stop`` says why its code must not be replayed (empty: it may be);
-        with ``retry`` it is, though it was paused because it could not be.
+        With ``retry`` it is resumed if it was paused because the code could not
+        replay it, and the code of now can.
         """
         previous_replica_id, state = loaded.row.replica_id, loaded.row.state
         self._last_heartbeats = {heartbeat.step_key: heartbeat.details for heartbeat in loaded.heartbeats}
@@ -64,26 +65,26 @@ class Execution(Stepping):
         crashes = self.kernel.quarantined(self.row.key, "")
         if crashes:
             self._quarantine("", crashes)
-        if stop:
-            self._stop(stop)
-        else:
-            if retry and self.history.stopped:
-                event = self.journal.new()
-                event.workflow_resumed.actor = "supervisor"
-                event.workflow_resumed.reason = "other code may be able to replay it"
-                self.journal.add(event)
-            self.go_on()
+        if retry and self.history.stopped and self._could_go_on(loaded.events):
+            event = self.journal.new()
+            event.workflow_resumed.actor = "supervisor"
+            event.workflow_resumed.reason = "the code that is served now can replay it"
+            self.journal.add(event)
+        self.go_on()
         for message in loaded.inbox:
             if not self.gone:
                 self.take_in(message)
 
-    def _stop(self, explanation: str) -> None:
-        self._unreplayable = True
-        self.stop_reason = explanation
-        if self.history.cancel and self.history.final is None:
-            self._finish(endings.cancelled(self.journal, cut=list(self.history.open), deadline=False))
-        elif not self.history.stopped:
-            self._pause(event_pb2.STATE_REASON_NON_DETERMINISM, explanation, "")
+    def _could_go_on(self, events: Sequence[bytes]) -> bool:
+        """Return whether the code can replay the stored history. Nothing comes of trying."""
+        if self.workflow is None or self.kernel.holds(self.row.key, ""):
+            return False
+        note = self.kernel.note
+        note.enter(self.row.key)
+        try:
+            return not rehearse(self.workflow, events, payload_limit=self.kernel.settings.payload_limit).problem
+        finally:
+            note.leave()
 
     def go_on(self) -> None:
         """Replay what is recorded and go on, if its code may run."""
@@ -108,7 +109,7 @@ class Execution(Stepping):
                 None if value_type is None else value_type.decode(detail.input if detail.HasField("input") else None)
             )
         except PayloadError as error:
-            self._cannot_replay(f"the recorded input does not fit the type any more: {error}")
+            self._cannot_replay(f"the workflow's recorded input does not fit its type any more: {error}")
             return
         self._make_run(argument)
 
@@ -121,15 +122,21 @@ class Execution(Stepping):
     # Driving.
 
     def _drive(self, call: Callable[..., None], *arguments: object) -> None:
-        """Let the code run, then act on what it asks for."""
+        """Run the code until it rests, then act on what it asks for.
+
+        A drive is a transaction: what was in the journal before it stays, and
+        what it added is taken back when the code cannot go on.
+        """
         run = self.run
         if run is None:
             return
+        before = len(self.journal.pending)
         note = self.kernel.note
         note.enter(self.row.key)
         try:
             call(*arguments)
         except NonDeterminism as error:
+            self.journal.undo_to(before)
             self._cannot_replay(str(error))
             return
         finally:
@@ -150,11 +157,12 @@ class Execution(Stepping):
             self._report_progress()
 
     def _cannot_replay(self, explanation: str) -> None:
-        """Stop: the code and the history do not agree. What the code asked for meanwhile is forgotten.
-
-        The fold cannot be undone, so the workflow is loaded again, to be stopped.
-        """
-        self.kernel.reload(self, explanation)
+        """Stop: the code and the history do not agree. Attempts that run go on, and what comes of them is recorded."""
+        if self.history.cancel:
+            # Its code cannot run, so there is no clean-up.
+            self._finish(endings.cancelled(self.journal, cut=list(self.history.open), deadline=False))
+        else:
+            self._pause(event_pb2.STATE_REASON_NON_DETERMINISM, explanation, "")
 
     def _pause(self, reason: event_pb2.StateReason.ValueType, explanation: str, step_key: str) -> None:
         event = self.journal.new()
@@ -246,7 +254,7 @@ class Execution(Stepping):
         set_time(event.cancel_requested.cleanup_deadline, self.journal.now + self.kernel.settings.cleanup_timeout)
         self.journal.add(event)
         self._effects.append(lambda: self.kernel.observer.operator_act(self.row, event))
-        if quarantined or self.opaque or self._unreplayable or self.kernel.holds(self.row.key, ""):
+        if quarantined or self.opaque or self.kernel.holds(self.row.key, ""):
             # Its code cannot or must not run, so there is no clean-up.
             self._finish(endings.cancelled(self.journal, cut=list(self.history.open), deadline=False))
         elif self.run is not None:
@@ -262,10 +270,7 @@ class Execution(Stepping):
         self.journal.add(event)
         self._effects.append(lambda: self.kernel.observer.operator_act(self.row, event))
         self.kernel.forgive(self.row.key)
-        if self._unreplayable:
-            self._pause(event_pb2.STATE_REASON_NON_DETERMINISM, self.stop_reason, "")
-        else:
-            self.go_on()
+        self.go_on()
 
     # Ending.
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
+from mendflow.awaitables import Call, Gather
 from mendflow.errors import NotDurable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Awaitable, Coroutine, Generator, Iterator
 
 
 class Fiber:
     """One strand of a run's code."""
 
-    __slots__ = ("blocked", "cancelled", "code", "counters", "done", "group", "index", "scope")
+    __slots__ = ("begun", "blocked", "branch", "cancelled", "code", "counters", "done", "group", "index", "scope")
 
     def __init__(self, code: Coroutine[Any, Any, Any] | Generator[Any, Any, Any], scope: str) -> None:
         self.code = code
@@ -25,12 +27,28 @@ class Fiber:
         #: What it waits for ends in CancelledError, whatever comes of it.
         self.cancelled = False
         self.done = False
+        #: A branch begins when those before it have blocked or ended.
+        self.begun = False
+        #: What a branch awaits; None for the workflow function.
+        self.branch: Awaitable[Any] | None = None
         #: The group that waits for it; None for the workflow function.
         self.group: Group | None = None
         self.index = 0
 
+    @classmethod
+    def of_branch(cls, branch: Awaitable[Any], scope: str, group: Group, index: int) -> Fiber:
+        """Return the fiber of a gather's branch."""
+        fiber = cls(branch if asyncio.iscoroutine(branch) else wait_for(branch), scope)
+        fiber.branch, fiber.group, fiber.index = branch, group, index
+        return fiber
+
+    def drop(self) -> list[Call[Any]]:
+        """Close its code; return the calls of a branch that never began, which nothing will await."""
+        self.code.close()
+        return [] if self.begun else list(_released(self.branch))
+
     def key(self, name: str) -> str:
-        """Answer the next key of this name."""
+        """Return the next key of this name."""
         count = self.counters[name] = self.counters.get(name, 0) + 1
         return f"{self.scope}{name}" if count == 1 else f"{self.scope}{name}#{count}"
 
@@ -53,6 +71,19 @@ class Group:
 async def wait_for(branch: Any) -> Any:
     """Await one branch of a gather that is not a coroutine of its own."""
     return await branch
+
+
+def _released(branch: Awaitable[Any] | None) -> Iterator[Call[Any]]:
+    """Close the coroutines in a branch that never began, and yield its calls."""
+    waiting: list[Any] = [branch]
+    while waiting:
+        each = waiting.pop()
+        if asyncio.iscoroutine(each):
+            each.close()
+        elif isinstance(each, Call):
+            yield each
+            if isinstance(each, Gather):
+                waiting.extend(each.branches)
 
 
 def explained(error: BaseException) -> BaseException:

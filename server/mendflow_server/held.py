@@ -48,7 +48,6 @@ class Held(Listener):
         "_taken",
         "_timer",
         "_timer_at",
-        "_unreplayable",
         "_warned",
         "_withdrawn",
         "bodies",
@@ -62,7 +61,6 @@ class Held(Listener):
         "rested",
         "row",
         "run",
-        "stop_reason",
         "workflow",
     )
 
@@ -87,8 +85,6 @@ class Held(Listener):
         self.bodies: dict[str, Body] = {}
         #: Dropped: nothing may come of it any more.
         self.gone = False
-        #: Why it is loaded again, to be stopped.
-        self.stop_reason = ""
         self.in_commit = False
         #: When it last came to rest, by the monotonic clock.
         self.rested = 0.0
@@ -110,7 +106,6 @@ class Held(Listener):
         self._busy = False
         self._held = False
         self._not_served = False
-        self._unreplayable = False
         self._warned = False
         self._timer: Timer | None = None
         self._timer_at = 0.0

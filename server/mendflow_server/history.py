@@ -41,6 +41,10 @@ FINAL_DETAILS = {
 }
 
 
+#: What people call a call of each kind.
+_LABELS = {"step": "step", "timer": "timer", "signal": "signal wait", "value": "value", "": "withdrawn call"}
+
+
 class UnknownEvent(Exception):
     """A newer server wrote an event that this one does not know."""
 
@@ -78,12 +82,15 @@ class CallRecord:
         "next_attempt_time",
         "outcome",
         "paused",
+        "sequence",
         "started",
         "wake_time",
     )
 
-    def __init__(self, key: str, kind: str, name: str = "") -> None:
+    def __init__(self, key: str, kind: str, name: str, sequence: int) -> None:
         self.key = key
+        #: The event that opened it.
+        self.sequence = sequence
         #: "step", "timer", "signal", "value", or "" when it was withdrawn before it was recorded.
         self.kind = kind
         #: The step's or signal's name.
@@ -107,6 +114,12 @@ class CallRecord:
         self.held = False
         #: Its retries are used up, or it is quarantined; a resume frees it.
         self.paused = False
+
+    @property
+    def label(self) -> str:
+        """What people call it: its kind and key, and its name where the key does not have it."""
+        name = f" ({self.name})" if self.name and self.name not in self.key else ""
+        return f"{_LABELS[self.kind]} {self.key}{name}"
 
     @property
     def first_attempt_time(self) -> float | None:
@@ -179,6 +192,11 @@ class History:
         fold(self, event)
         self.last_sequence = event.sequence
 
+    def undo(self, event: event_pb2.Event) -> None:
+        """Take back the newest event, which workflow code added: a call, its withdrawal, a taken signal or a value."""
+        _UNDOS[event.WhichOneof("detail") or ""](self, event)
+        self.last_sequence = event.sequence - 1
+
     def open_attempts(self) -> list[CallRecord]:
         """Answer the steps with an attempt that has started and not closed."""
         return [record for record in self.open.values() if record.started is not None]
@@ -226,7 +244,7 @@ class History:
         key = detail.step_key
         record = self.calls.get(key)
         if record is None:
-            record = self.calls[key] = self.open[key] = CallRecord(key, "step", detail.step_name)
+            record = self.calls[key] = self.open[key] = CallRecord(key, "step", detail.step_name, event.sequence)
             record.input = detail.input if detail.HasField("input") else None
             record.idempotency_key = detail.idempotency_key
         if record.first_started is None:
@@ -256,7 +274,7 @@ class History:
             record.paused = True
 
     def _timer_started(self, event: event_pb2.Event) -> None:
-        record = self._open(event.timer_started.key, "timer")
+        record = self._open(event.timer_started.key, "timer", "", event)
         record.wake_time = seconds(event.timer_started.fire_time)
 
     def _timer_fired(self, event: event_pb2.Event) -> None:
@@ -270,7 +288,7 @@ class History:
 
     def _signal_awaited(self, event: event_pb2.Event) -> None:
         detail = event.signal_awaited
-        record = self._open(detail.key, "signal", detail.name)
+        record = self._open(detail.key, "signal", detail.name, event)
         if detail.HasField("deadline"):
             record.wake_time = seconds(detail.deadline)
 
@@ -282,7 +300,7 @@ class History:
         if not waiting:
             del self.mailbox[name]
         if detail.key not in self.calls:
-            self._open(detail.key, "signal", name)
+            self._open(detail.key, "signal", name, event)
         self._close(detail.key, event)
 
     def _signal_timed_out(self, event: event_pb2.Event) -> None:
@@ -290,26 +308,57 @@ class History:
 
     def _call_cancelled(self, event: event_pb2.Event) -> None:
         if event.call_cancelled.key not in self.calls:
-            self._open(event.call_cancelled.key, "")
+            self._open(event.call_cancelled.key, "", "", event)
         self._close(event.call_cancelled.key, event)
 
     def _value_recorded(self, event: event_pb2.Event) -> None:
         key = event.value_recorded.key
-        record = self.calls[key] = CallRecord(key, "value")
+        record = self.calls[key] = CallRecord(key, "value", "", event.sequence)
         record.outcome = event
 
     def _progress_reported(self, event: event_pb2.Event) -> None:
         self.reports = max(self.reports, event.progress_reported.report)
 
-    def _open(self, key: str, kind: str, name: str = "") -> CallRecord:
-        record = self.calls[key] = self.open[key] = CallRecord(key, kind, name)
+    def _open(self, key: str, kind: str, name: str, event: event_pb2.Event) -> CallRecord:
+        record = self.calls[key] = self.open[key] = CallRecord(key, kind, name, event.sequence)
         return record
 
     def _close(self, key: str, event: event_pb2.Event) -> None:
         record = self.open.pop(key)
         record.outcome = event
         record.started = None
-        record.next_attempt_time = None
+
+    # Each of these takes back one kind of event that workflow code adds.
+
+    def _undo_opening(self, key: str) -> None:
+        del self.calls[key]
+        self.open.pop(key, None)
+
+    def _undo_outcome(self, key: str, event: event_pb2.Event) -> None:
+        record = self.calls[key]
+        record.outcome = None
+        if record.sequence == event.sequence:
+            del self.calls[key]  # The same event opened it.
+        else:
+            self.open[key] = record
+
+    def _undo_timer_started(self, event: event_pb2.Event) -> None:
+        self._undo_opening(event.timer_started.key)
+
+    def _undo_signal_awaited(self, event: event_pb2.Event) -> None:
+        self._undo_opening(event.signal_awaited.key)
+
+    def _undo_value_recorded(self, event: event_pb2.Event) -> None:
+        self._undo_opening(event.value_recorded.key)
+
+    def _undo_signal_taken(self, event: event_pb2.Event) -> None:
+        detail = event.signal_taken
+        waiting = self.mailbox.setdefault(self.signals[detail.signal_sequence].name, deque())
+        waiting.appendleft(detail.signal_sequence)  # Code takes the oldest one.
+        self._undo_outcome(detail.key, event)
+
+    def _undo_call_cancelled(self, event: event_pb2.Event) -> None:
+        self._undo_outcome(event.call_cancelled.key, event)
 
 
 _FOLDS: dict[str, Callable[[History, event_pb2.Event], None]] = {
@@ -333,4 +382,13 @@ _FOLDS: dict[str, Callable[[History, event_pb2.Event], None]] = {
     "progress_reported": History._progress_reported,  # noqa: SLF001
     "alert_raised": History._nothing,  # noqa: SLF001
     **dict.fromkeys(FINAL_DETAILS, History._final),  # noqa: SLF001
+}
+
+#: What workflow code adds while it runs, and what takes it back.
+_UNDOS: dict[str, Callable[[History, event_pb2.Event], None]] = {
+    "timer_started": History._undo_timer_started,  # noqa: SLF001 - as above
+    "signal_awaited": History._undo_signal_awaited,  # noqa: SLF001
+    "signal_taken": History._undo_signal_taken,  # noqa: SLF001
+    "call_cancelled": History._undo_call_cancelled,  # noqa: SLF001
+    "value_recorded": History._undo_value_recorded,  # noqa: SLF001
 }

@@ -36,3 +36,8 @@ class Journal:
         """Take the filled event in."""
         self.history.apply(event)
         self.pending.append(event)
+
+    def undo_to(self, length: int) -> None:
+        """Take back what workflow code added after the first ``length`` pending events."""
+        while len(self.pending) > length:
+            self.history.undo(self.pending.pop())

@@ -112,8 +112,5 @@ class Kernel(Protocol):
     def lost(self, execution: Held, *, damaged: bool) -> None:
         """Another driver has the workflow; or the file is ``damaged`` where it lies."""
 
-    def reload(self, execution: Held, stop: str) -> None:
-        """Drop it and load it again, to be stopped for this reason."""
-
     def read_inbox(self, execution: Held, then: Callable[[list[Message]], None]) -> None:
         """Read the workflow's inbox, then call back."""

@@ -126,7 +126,8 @@ class Memory:
         self._going_on: list[tuple[Held, list[Order]]] = []
         self._turning = False
         self._loading: dict[int, list[Message]] = {}
-        self._to_load: dict[int, tuple[str, bool]] = {}
+        #: What is still to be loaded, and whether to retry what the code could not replay.
+        self._to_load: dict[int, bool] = {}
         self._loads: set[asyncio.Task[None]] = set()
         #: Faults of our own, by key.
         self._faults: dict[int, int] = {}
@@ -225,11 +226,11 @@ class Memory:
 
     # Loading.
 
-    def load(self, keys: Iterable[int], *, stop: str = "", retry: bool = False) -> None:
+    def load(self, keys: Iterable[int], *, retry: bool = False) -> None:
         """Bring workflows in from the store, unless they are here."""
         for key in keys:
             if key not in self._by_key and key not in self._loading:
-                self._to_load.setdefault(key, (stop, retry))
+                self._to_load.setdefault(key, retry)
         if self._to_load and self.loads_open and not self.draining:
             wanted = {key: self._to_load.pop(key) for key in list(self._to_load)[:LOAD_PAGE]}
             self._loading.update((key, []) for key in wanted)
@@ -242,19 +243,18 @@ class Memory:
         """How many workflows are on their way in."""
         return len(self._loading) + len(self._to_load)
 
-    async def _load(self, wanted: dict[int, tuple[str, bool]]) -> None:
+    async def _load(self, wanted: dict[int, bool]) -> None:
         try:
             found = await self.trying.load(list(wanted))
         finally:
             missed = [(key, message) for key in wanted for message in self._loading.pop(key, [])]
         for loaded in found:
-            stop, retry = wanted[loaded.row.key]
-            self.bring_in(loaded, stop=stop, retry=retry)
+            self.bring_in(loaded, retry=wanted[loaded.row.key])
         for key, message in missed:
             self.deliver(key, message)
         self.load([])
 
-    def bring_in(self, loaded: Loaded, *, stop: str = "", retry: bool = False) -> None:
+    def bring_in(self, loaded: Loaded, *, retry: bool = False) -> None:
         """Take a loaded workflow over and let it go on."""
         row = loaded.row
         if row.state in FINAL_STATES:
@@ -280,19 +280,12 @@ class Memory:
             mine.replica_id = self.replica_id
         execution = Execution(self, mine, history, guard=guard, workflow=workflow)
         self._by_key[row.key] = self._by_id[row.workflow_id] = execution
-        self.act(execution, lambda: execution.take_over(loaded, stop=stop, retry=retry))
-
-    def reload(self, execution: Held, stop: str) -> None:
-        """Drop it and load it again, to be stopped for this reason."""
-        execution.stop_reason = stop
-        execution.drop()
-        if not execution.in_commit:
-            self._reload(execution)
+        self.act(execution, lambda: execution.take_over(loaded, retry=retry))
 
     def _reload(self, execution: Held) -> None:
         self._forget(execution)
         if execution.row.key:
-            self.load([execution.row.key], stop=execution.stop_reason)
+            self.load([execution.row.key])
 
     def evict(self, *, at_once: bool = False) -> int:
         """Drop what rests; answer how many. Due ones soon, unless ``at_once``, stay."""

@@ -13,6 +13,13 @@ outcomes in the same order, and the code sees the same world. A cancel request
 is an outcome that is always awaited. What is cancelled is closed by an event
 too, and learnt of at that event's sequence.
 
+A recorded call is *unclaimed* until the code asks for its key; recorded values
+do not count. When a drive comes to rest with unclaimed calls, and the code has
+ended or has asked for a call that is neither recorded nor marked as inserted,
+then the code is not the code that made the history: `NonDeterminism` is raised,
+and the engine takes back what the drive added. If it asked for nothing new, it
+may claim them later. With nothing unclaimed the run is live: new calls run.
+
 A run has no clock, randomness or I/O: the journal carries the time, values are
 recorded. It asks for steps through `wanted` and `unwanted`; the engine acts on
 them once the run has come to rest and their events are on disk.
@@ -26,17 +33,17 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 from mendflow.awaitables import Call, Gather, SignalWait, Sleep, StepCall
-from mendflow.codec import oversize, same_payload
+from mendflow.codec import oversize
 from mendflow.context import RUN
-from mendflow.errors import PayloadError, SignalTimeout, StepFailed
-from mendflow.v1 import failure_pb2
-from mendflow_server.fiber import Fiber, Group, explained, not_durable, wait_for
+from mendflow.errors import NotAwaited, PayloadError, SignalTimeout, StepFailed
+from mendflow.v1 import failure_pb2, payload_pb2
+from mendflow_server.fiber import Fiber, Group, explained, not_durable
 from mendflow_server.history import set_time
+from mendflow_server.inputs import input_problem, is_unstable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mendflow.v1 import payload_pb2
     from mendflow.v1.event_pb2 import Event
     from mendflow.workflow import Workflow
     from mendflow_server.history import CallRecord
@@ -44,6 +51,8 @@ if TYPE_CHECKING:
 
 #: What the cancel request is called among the keys; no call has it.
 CANCEL = ""
+#: An explanation names at most so many calls.
+MOST_NAMED = 10
 
 
 class NonDeterminism(BaseException):
@@ -59,13 +68,17 @@ class Run:
         "_context",
         "_current",
         "_fibers",
-        "_owed",
+        "_forgotten",
+        "_made",
+        "_new",
         "_payload_limit",
         "_ready",
-        "_replayed",
         "_reports",
         "_root",
+        "_runnable",
         "_signal_waits",
+        "_unclaimed",
+        "_versions",
         "asked",
         "done",
         "driving",
@@ -101,8 +114,15 @@ class Run:
         self._signal_waits: dict[str, list[str]] = {}
         self._ready: list[tuple[int, str]] = []
         self._broken: NonDeterminism | None = None
-        self._replayed = self.history.last_sequence
-        self._owed = sum(1 for record in self.history.calls.values() if record.outcome and record.kind != "value")
+        #: Recorded calls that the code has not asked for yet.
+        self._unclaimed = {key: record for key, record in self.history.calls.items() if record.kind != "value"}
+        #: What the code asked for meanwhile that is neither recorded nor marked.
+        self._new: list[str] = []
+        #: Calls that the code has made and not awaited yet, in their order.
+        self._made: dict[object, None] = {}
+        #: What else the code has made and dropped without an await.
+        self._forgotten: list[str] = []
+        self._versions: dict[str, bool] = {}
         self._context = contextvars.Context()
         self._context.run(RUN.set, self)
         function = workflow.function
@@ -110,6 +130,8 @@ class Run:
         self._fibers: set[Fiber] = set()
         self._root = Fiber(function() if workflow.input_type is None else function(argument), "")
         self._fibers.add(self._root)
+        #: Fibers to run before the one that is delivered to next, the last one first.
+        self._runnable: list[tuple[Fiber, Any, BaseException | None]] = []
         self._current = self._root
 
     # What the engine calls.
@@ -136,8 +158,13 @@ class Run:
         self._match_signals(name)
         self._drive()
 
+    @property
+    def unclaimed(self) -> list[str]:
+        """The recorded calls that the code has not asked for, each with its event's number."""
+        return [f"{record.label} (event {record.sequence})" for record in self._unclaimed.values()]
+
     def close(self) -> None:
-        """Let go of the code without running any more of it.
+        """Drop the code without running any more of it.
 
         What a ``finally`` of the code would await is refused by `current_run`.
         """
@@ -146,8 +173,8 @@ class Run:
             if not fiber.done:
                 fiber.done = True
                 try:
-                    self._context.run(fiber.code.close)
-                except (Exception, asyncio.CancelledError):  # noqa: BLE001, S112 - whatever a finally raises is of no interest now
+                    self._context.run(fiber.drop)
+                except BaseException:  # noqa: BLE001, S112 - a finally may raise anything, and the code has ended
                     continue
         # The context holds the run that holds it: memory would be free again only when the collector finds that.
         self._context = contextvars.Context()
@@ -159,20 +186,48 @@ class Run:
         """The journal's time."""
         return self.journal.now
 
+    def call_made(self, call: object) -> None:
+        """Note a call that the code has made; it must await it before it ends."""
+        self._made[call] = None
+
+    def forgotten(self, what: str) -> None:
+        """Note that the code has dropped something that it had to await."""
+        self._forgotten.append(what)
+
     def record_value(self, name: str, make: Callable[[], str]) -> str:
-        """Answer the recorded value, or record a new one."""
+        """Return the recorded value, or record a new one."""
         key = self._current.key(name)
+        recorded = self._value(key)
+        return self._record_value(key, make()) if recorded is None else recorded
+
+    def version(self, name: str) -> bool:
+        """Return the decision of this name. The first asking decides, for as long as the workflow lives."""
+        decided = self._versions.get(name)
+        if decided is None:
+            key = f"version:{name}"
+            recorded = self._value(key)
+            if recorded is None and not self._unclaimed:
+                recorded = self._record_value(key, "true")
+            # Without a record it is the same in each replay: what is unclaimed here was recorded before.
+            decided = self._versions[name] = recorded == "true"
+        return decided
+
+    def _value(self, key: str) -> str | None:
+        """Return the JSON text recorded under a key, None for none."""
         record = self.history.calls.get(key)
         if record is None:
-            event = self.journal.new()
-            event.value_recorded.key = key
-            event.value_recorded.value.json = make()
-            self.journal.add(event)
-            return event.value_recorded.value.json
+            return None
         if record.kind != "value" or record.outcome is None:
             self._broken = NonDeterminism(f"{key}: a {record.kind} is recorded, a value is asked for")
             raise self._broken
         return record.outcome.value_recorded.value.json
+
+    def _record_value(self, key: str, text: str) -> str:
+        event = self.journal.new()
+        event.value_recorded.key = key
+        event.value_recorded.value.json = text
+        self.journal.add(event)
+        return event.value_recorded.value.json
 
     def report_progress(self, done: int, total: int, message: str) -> None:
         """Keep the newest report; those that the history has are passed over."""
@@ -201,12 +256,49 @@ class Run:
                 self._advance(fiber, value, error)
         finally:
             self.driving = False
-        if self.done and self._owed > 0:
-            ending = "the code returned" if self.error is None else f"the code raised {self.error!r}"
-            msg = f"{ending}, but the history goes on: {self._owed} recorded outcomes were not asked for"
-            raise NonDeterminism(msg)
+        if self._unclaimed and (self.done or self._new):
+            raise NonDeterminism(self._unclaimed_explanation())
+
+    def _unclaimed_explanation(self) -> str:
+        if self._new:
+            instead = f"called {_listed(self._new)}, which is not recorded"
+        elif self.error is None:
+            instead = "returned"
+        else:
+            instead = f"raised {type(self.error).__name__}"
+        count = "a call" if len(self._unclaimed) == 1 else f"{len(self._unclaimed)} calls"
+        return (
+            f"the code did not make {count} that the history records: {_listed(self.unclaimed)}. Instead it {instead}. "
+            "Nothing new was started. Keep the recorded name of a renamed step with @step(name=...), mark a call that "
+            "was added on purpose with inserted=True, or serve the code from before; then resume the workflow."
+        )
 
     def _advance(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
+        """Run a fiber until it blocks or ends, and then each fiber that can run because of that.
+
+        A stack in place of recursion: gathers may be nested to any depth.
+        """
+        self._run_fiber(fiber, value, error)
+        runnable = self._runnable
+        while runnable:
+            fiber, value, error = runnable.pop()
+            if fiber.begun or self._may_begin(fiber):
+                self._run_fiber(fiber, value, error)
+
+    def _may_begin(self, fiber: Fiber) -> bool:
+        """Return whether a branch may begin: not once another branch of its gather has failed."""
+        group = fiber.group
+        if group is None or group.failure is None:
+            fiber.begun = True
+            return True
+        fiber.done = True
+        self._fibers.discard(fiber)
+        for call in fiber.drop():
+            self._made.pop(call, None)
+        self._one_less(group)
+        return False
+
+    def _run_fiber(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
         """Run a fiber until it blocks or ends."""
         code = fiber.code
         fiber.blocked = None
@@ -217,7 +309,7 @@ class Run:
             except StopIteration as stop:
                 self._end(fiber, stop.value, None)
                 return
-            except (KeyboardInterrupt, NonDeterminism):
+            except NonDeterminism:
                 raise
             except BaseException as raised:  # noqa: BLE001 - an exception that leaves a branch belongs to its gather
                 self._end(fiber, None, explained(raised))
@@ -230,10 +322,6 @@ class Run:
             except (TypeError, ValueError, PayloadError) as refused:
                 error = refused
             if error is None:
-                if isinstance(fiber.blocked, Group) and fiber.blocked.remaining == 0:
-                    value, error = self._gathered(fiber.blocked)
-                    fiber.blocked = None
-                    continue
                 return
 
     def _end(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
@@ -243,9 +331,10 @@ class Run:
         self._fibers.discard(fiber)
         group = fiber.group
         if group is None:
+            if error is None and (self._made or self._forgotten):
+                error = self._not_awaited()
             self.done, self.value, self.error = True, value, error
             return
-        group.remaining -= 1
         if error is None or group.return_exceptions:
             group.results[fiber.index] = value if error is None else error
         elif group.failure is None:
@@ -254,8 +343,13 @@ class Run:
                 group.cancelled = True
                 for other in group.fibers:
                     self._cancel(other)
-        if group.remaining == 0 and group.owner.blocked is group:
-            self._advance(group.owner, *self._gathered(group))
+        self._one_less(group)
+
+    def _one_less(self, group: Group) -> None:
+        """Count a branch that has ended, and resume the gather's owner after the last one."""
+        group.remaining -= 1
+        if group.remaining == 0:
+            self._runnable.append((group.owner, *self._gathered(group)))
 
     def _gathered(self, group: Group) -> tuple[Any, BaseException | None]:
         if group.owner.cancelled:
@@ -263,22 +357,41 @@ class Run:
             return None, asyncio.CancelledError()
         return group.results, group.failure
 
+    def _not_awaited(self) -> NotAwaited:
+        # A gather that was forgotten stands for its branches.
+        inside = {id(branch) for call in self._made if isinstance(call, Gather) for branch in call.branches}
+        names = [str(call) for call in self._made if id(call) not in inside] + self._forgotten
+        msg = f"the workflow ended without awaiting {_listed(names)}; write `await` before each"
+        return NotAwaited(msg)
+
     # Asking.
 
     def _ask(self, fiber: Fiber, asked: object) -> BaseException | None:
-        """Block the fiber on what it asks for, or answer the error to raise at that line."""
+        """Block the fiber on what it asks for, or return the error to raise at that line."""
+        if not isinstance(asked, Call):
+            return not_durable(fiber.code, asked)
+        self._made.pop(asked, None)
         if isinstance(asked, StepCall):
             return self._ask_step(fiber, asked)
         if isinstance(asked, Sleep):
             self._ask_sleep(fiber, asked)
-            return None
-        if isinstance(asked, SignalWait):
+        elif isinstance(asked, SignalWait):
             self._ask_signal(fiber, asked)
-            return None
-        if isinstance(asked, Gather):
+        elif isinstance(asked, Gather):
             self._ask_gather(fiber, asked)
-            return None
-        return not_durable(fiber.code, asked)
+        else:
+            return not_durable(fiber.code, asked)
+        return None
+
+    def _recorded(self, key: str, label: str, *, inserted: bool) -> CallRecord | None:
+        """Claim the record of a key; a call without one is new."""
+        record = self.history.calls.get(key)
+        if self._unclaimed:
+            if record is not None:
+                self._unclaimed.pop(key, None)
+            elif not inserted:
+                self._new.append(f"{label} {key}")
+        return record
 
     def _ask_step(self, fiber: Fiber, call: StepCall[Any]) -> BaseException | None:
         step = call.step
@@ -288,13 +401,15 @@ class Run:
             msg = f"the input of step {step.name} has {size} bytes; the limit is {self._payload_limit}"
             return PayloadError(msg)
         key = fiber.key(step.key or step.name)
-        record = self.history.calls.get(key)
+        record = self._recorded(key, "step", inserted=step.inserted)
         self._block(fiber, key, call)
         if record is not None and record.kind:
             self._expect(record, "step", step.name)
-            if not same_payload(record.input, payload):
-                msg = f"step {key}: recorded input {show(record.input)}, called with {show(payload)}"
-                raise NonDeterminism(msg)
+            problem = input_problem(step.arguments, record.input, payload)
+            if problem:
+                raise NonDeterminism(f"{record.label} (event {record.sequence}): {problem}{self._hint(call)}")
+            # A callee refuses a known idempotency key that comes with other parameters.
+            payload = record.input or payload_pb2.Payload()
         if record is None or record.outcome is None:
             self.wanted[key] = (call, payload)
             self.asked.append(key)
@@ -302,9 +417,22 @@ class Run:
             self._push(key)
         return None
 
+    def _hint(self, call: StepCall[Any]) -> str:
+        """Return what may have led to another input, as a further sentence; empty for nothing in particular."""
+        if call.step.inserted and not call.step.key:
+            return ". An inserted call of a name that is recorded needs a key of its own: with_options(key=...)"
+        started = self.history.started
+        value_type = self.workflow.input_type
+        if started is not None and value_type is not None and is_unstable(value_type, started.workflow_started.input):
+            return (
+                ". The workflow's input has a default that is another value each time; give it a constant one, and "
+                "make the value with uuid4(), random() or now() in the workflow"
+            )
+        return ""
+
     def _ask_sleep(self, fiber: Fiber, call: Sleep) -> None:
-        key = fiber.key("sleep")
-        record = self.history.calls.get(key)
+        key = fiber.key(call.key or "sleep")
+        record = self._recorded(key, "timer", inserted=call.inserted)
         self._block(fiber, key, call)
         if record is None:
             event = self.journal.new()
@@ -317,8 +445,8 @@ class Run:
             self._push(key)
 
     def _ask_signal(self, fiber: Fiber, call: SignalWait[Any]) -> None:
-        key = fiber.key(f"signal:{call.name}")
-        record = self.history.calls.get(key)
+        key = fiber.key(call.key or f"signal:{call.name}")
+        record = self._recorded(key, "signal wait", inserted=call.inserted)
         self._block(fiber, key, call)
         if record is None and not self.history.mailbox.get(call.name):
             event = self.journal.new()
@@ -336,24 +464,16 @@ class Run:
         self._match_signals(call.name)
 
     def _ask_gather(self, fiber: Fiber, call: Gather) -> None:
-        scope = fiber.key("gather")
+        scope = fiber.key(call.key or "gather")
         group = Group(fiber, len(call.branches), return_exceptions=call.return_exceptions)
         fiber.blocked = group
         for index, branch in enumerate(call.branches):
-            if group.failure is not None:
-                # Never begun: nothing to cancel.
-                group.remaining -= 1
-                if asyncio.iscoroutine(branch):
-                    branch.close()
-                continue
-            child = Fiber(branch if asyncio.iscoroutine(branch) else wait_for(branch), f"{scope}[{index}]/")
-            child.group, child.index = group, index
-            group.fibers.append(child)
-            self._fibers.add(child)
-            # The owner is resumed by its own loop if the last branch ends at once.
-            fiber.blocked = None
-            self._advance(child, None, None)
-            fiber.blocked = group
+            group.fibers.append(Fiber.of_branch(branch, f"{scope}[{index}]/", group, index))
+        self._fibers.update(group.fibers)
+        if group.fibers:
+            self._runnable.extend((child, None, None) for child in reversed(group.fibers))
+        else:
+            self._runnable.append((fiber, [], None))
 
     def _block(self, fiber: Fiber, key: str, call: Call[Any]) -> None:
         fiber.blocked = key
@@ -391,8 +511,6 @@ class Run:
         if event is None:
             msg = f"{record.key} was delivered without an outcome"
             raise AssertionError(msg)
-        if event.sequence <= self._replayed:
-            self._owed -= 1
         if fiber.cancelled:
             fiber.cancelled = False
             return None, asyncio.CancelledError()
@@ -433,15 +551,19 @@ class Run:
 
     def _cancel(self, fiber: Fiber) -> None:
         """Make what the fiber waits for end in CancelledError."""
-        if fiber.done or fiber.blocked is None:
-            return
-        fiber.cancelled = True
-        if isinstance(fiber.blocked, Group):
-            fiber.blocked.cancelled = True
-            for child in fiber.blocked.fibers:
-                self._cancel(child)
-            return
-        key = fiber.blocked
+        waiting = [fiber]
+        while waiting:
+            each = waiting.pop()
+            if each.done or each.blocked is None:
+                continue
+            each.cancelled = True
+            if isinstance(each.blocked, Group):
+                each.blocked.cancelled = True
+                waiting.extend(reversed(each.blocked.fibers))
+            else:
+                self._cancel_call(each.blocked)
+
+    def _cancel_call(self, key: str) -> None:
         record = self.history.calls.get(key)
         if record is not None and record.outcome is not None:
             return  # It is closed already, and about to be delivered.
@@ -455,9 +577,7 @@ class Run:
         self._push(key)
 
 
-def show(payload: payload_pb2.Payload | None) -> str:
-    """Answer a payload for a message, cut short."""
-    if payload is None or not payload.WhichOneof("kind"):
-        return "nothing"
-    text = payload.json or f"{payload.message.type_url} ({len(payload.message.value)} bytes)"
-    return text if len(text) <= 300 else f"{text[:300]}…"  # noqa: PLR2004 - enough to see the difference
+def _listed(names: list[str]) -> str:
+    """Return the names for a message, cut short."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

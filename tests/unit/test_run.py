@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,15 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mendflow import StepFailed, gather, now, random, sleep, step, uuid4, wait_signal, workflow
-from mendflow.v1 import event_pb2, failure_pb2
-from mendflow_server.history import History
-from mendflow_server.journal import Journal
-from mendflow_server.run import NonDeterminism, Run
+from mendflow_server.run import NonDeterminism
+from tests.simulation import Simulation
 
 if TYPE_CHECKING:
     from mendflow import Workflow
-
-LIMIT = 1 << 20
+    from mendflow.v1 import event_pb2
 
 
 @step
@@ -31,78 +27,6 @@ async def work(name: str) -> str:
 @step
 async def other(name: str) -> str:
     return name
-
-
-class Simulation:
-    """A run whose outside world is decided by the test: it records starts, and outcomes in the order asked for."""
-
-    def __init__(
-        self, definition: Workflow[Any, Any], argument: object = None, events: list[Any] | None = None
-    ) -> None:
-        self.history = History()
-        self.journal = Journal(self.history)
-        self.journal.now = 1_000.0
-        if events is None:
-            event = self.journal.new()
-            event.workflow_started.workflow_type = definition.name
-            self.journal.add(event)
-        for event in events or []:
-            self.history.apply(event)
-        self.events = list(events or [])
-        self.run = Run(definition, self.journal, argument, payload_limit=LIMIT)
-
-    def begin(self) -> Simulation:
-        self.run.begin()
-        self.start_wanted()
-        return self
-
-    def start_wanted(self) -> None:
-        for key in list(self.run.wanted):
-            if key not in self.history.open:
-                event = self.journal.new()
-                event.attempt_started.step_key = key
-                event.attempt_started.step_name = self.run.wanted[key][0].step.name
-                event.attempt_started.attempt = 1
-                event.attempt_started.input.CopyFrom(self.run.wanted[key][1])
-                self.journal.add(event)
-
-    def settle(self, key: str, *, fail: bool = False) -> None:
-        """Give an open call its outcome."""
-        record = self.history.open[key]
-        self.journal.now += 1
-        event = self.journal.new()
-        cancelled = key in self.run.unwanted
-        if record.kind == "timer":
-            event.timer_fired.key = key
-        elif record.kind == "signal":
-            event.signal_received.name = record.name
-            event.signal_received.data.json = json.dumps(f"signal {event.sequence}")
-        elif cancelled or fail:
-            event.attempt_failed.step_key = key
-            event.attempt_failed.failure.message = f"failure {event.sequence}"
-            event.attempt_failed.decision.action = (
-                failure_pb2.RETRY_ACTION_CANCEL_STEP if cancelled else failure_pb2.RETRY_ACTION_FAIL_STEP
-            )
-            if cancelled:
-                self.run.unwanted.remove(key)
-        else:
-            event.attempt_succeeded.step_key = key
-            event.attempt_succeeded.attempt = 1
-            event.attempt_succeeded.output.json = json.dumps(f"{key} {event.sequence}")
-        self.journal.add(event)
-        if record.kind == "signal":
-            self.run.signal_recorded(record.name)
-        else:
-            self.run.outcome_recorded(key)
-        self.start_wanted()
-
-    @property
-    def all_events(self) -> list[Any]:
-        return self.events + self.journal.pending
-
-    @property
-    def outcome(self) -> tuple[bool, Any, str]:
-        return self.run.done, self.run.value, repr(self.run.error)
 
 
 # A program is a tree: each leaf is one awaited call, each branch a gather or a sequence.
@@ -280,20 +204,6 @@ async def two_steps() -> str:
     return await work("two")
 
 
-def test_a_step_of_another_name_may_be_added() -> None:
-    @workflow
-    async def with_another() -> str:
-        await work("one")
-        await other("new")
-        return await work("two")
-
-    again = changed(two_steps, with_another, ["work"]).begin()
-    again.settle("other")
-    again.settle("work#2")
-    assert again.run.done
-    assert again.run.error is None
-
-
 def test_another_input_is_non_determinism() -> None:
     @workflow
     async def other_input() -> str:
@@ -312,18 +222,6 @@ def test_another_step_under_the_same_key_is_non_determinism() -> None:
 
     with pytest.raises(NonDeterminism, match="recorded as step work, called as step other"):
         changed(two_steps, other_type, []).begin()
-
-
-@pytest.mark.parametrize("ending", ["return", "raise"])
-def test_an_end_where_the_history_goes_on_is_non_determinism(ending: str) -> None:
-    @workflow
-    async def shorter() -> str:
-        if ending == "raise":
-            raise RuntimeError("new bug")
-        return "early"
-
-    with pytest.raises(NonDeterminism, match="the history goes on"):
-        changed(two_steps, shorter, ["work"]).begin()
 
 
 def test_a_value_is_recorded_once() -> None:

@@ -9,7 +9,17 @@ alone: sets are sorted, and JSON is strict (no NaN, no Infinity).
 from __future__ import annotations
 
 from mendflow.codec.arguments import Arguments, parameter_type, return_type
-from mendflow.codec.compare import oversize, payload_size, same_payload
+from mendflow.codec.compare import lost_member, oversize, payload_size, same_payload, shown
 from mendflow.codec.values import ValueType
 
-__all__ = ["Arguments", "ValueType", "oversize", "parameter_type", "payload_size", "return_type", "same_payload"]
+__all__ = [
+    "Arguments",
+    "ValueType",
+    "lost_member",
+    "oversize",
+    "parameter_type",
+    "payload_size",
+    "return_type",
+    "same_payload",
+    "shown",
+]

@@ -96,6 +96,19 @@ class Arguments:
             raise payload_error(self._name, [("", f"takes JSON, not the message {payload.message.type_url}")])
         return self._call(read_json(self._validate, payload.json, self._name))
 
+    def canonical(self, payload: payload_pb2.Payload | None) -> payload_pb2.Payload:
+        """Return a recorded payload as the same call would be recorded now, with all defaults filled in.
+
+        Raises `PayloadError` when it does not fit.
+        """
+        args, kwargs = self.decode(payload)
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        try:
+            return self.encode(bound.args, bound.kwargs)
+        except PayloadError:
+            return self.encode(tuple(args), kwargs)  # A default need not be a value of its parameter's type.
+
     def _call(self, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         if len(values) == len(self._dumps) == len(self._positional):
             return list(values.values()), {}  # All of them, in the order of the signature, as the validator has them.

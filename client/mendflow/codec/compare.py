@@ -5,10 +5,13 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from mendflow.codec.faults import strict_json
+from mendflow.codec.faults import path_of, strict_json
 
 if TYPE_CHECKING:
     from mendflow.v1 import payload_pb2
+
+#: Enough of a payload to see the difference, in characters.
+LONGEST_SHOWN = 300
 
 
 def payload_size(payload: payload_pb2.Payload | None) -> int:
@@ -45,6 +48,32 @@ def same_payload(a: payload_pb2.Payload | None, b: payload_pb2.Payload | None) -
         return _same(_parsed(text_a), _parsed(text_b))
     except (ValueError, RecursionError):
         return False
+
+
+def lost_member(recorded: payload_pb2.Payload | None, kept: payload_pb2.Payload | None) -> str:
+    """Return the path of the first member of a recorded JSON value that the other one does not have; empty: none."""
+    if _is_message(recorded) or _is_message(kept):
+        return ""
+    waiting: list[tuple[Any, Any, tuple[int | str, ...]]] = [(_parsed(_json(recorded)), _parsed(_json(kept)), ())]
+    while waiting:
+        before, after, places = waiting.pop()
+        if isinstance(before, dict) and isinstance(after, dict):
+            for name in before:
+                if name not in after:
+                    return path_of((*places, name))
+            waiting.extend((before[name], after[name], (*places, name)) for name in before)
+        elif isinstance(before, list) and isinstance(after, list):
+            pairs = zip(before, after, strict=False)
+            waiting.extend((a, b, (*places, index)) for index, (a, b) in enumerate(pairs))
+    return ""
+
+
+def shown(payload: payload_pb2.Payload | None) -> str:
+    """Return a payload for a message, cut short."""
+    if payload is None or not payload.WhichOneof("kind"):
+        return "nothing"
+    text = payload.json or f"{payload.message.type_url} ({len(payload.message.value)} bytes)"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def _is_message(payload: payload_pb2.Payload | None) -> bool:

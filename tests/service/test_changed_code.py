@@ -1,0 +1,327 @@
+"""Code that changes while workflows are open: each kind of change, on a real server that is killed and started again.
+
+One story serves all tests: a server with the old code is killed while each workflow is open, one with the new code
+takes over and gets the signals that are waited for, is killed too, and the old code comes back to what it paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import textwrap
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mendflow import Client
+from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
+from tests.conftest import ServerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mendflow.v1.event_pb2 import Event
+
+PRELUDE = """
+import asyncio, os
+from dataclasses import dataclass
+from mendflow import *
+from mendflow import RetryPolicy
+
+def effect(name):
+    with open(os.environ["MENDFLOW_TEST_JOURNAL"], "a") as journal:
+        journal.write(f"{attempt().workflow_id} {name} {attempt().step_key} {attempt().idempotency_key}\\n")
+
+@step
+async def a(): effect("a")
+@step
+async def b(): effect("b")
+@step
+async def c(): effect("c")
+@step
+async def n(): effect("n")
+@step
+async def n1(): effect("n1")
+@step
+async def n2(): effect("n2")
+@step
+async def held():
+    effect("held")
+    if attempt().number == 1:
+        await asyncio.sleep(60)
+@step
+async def backs_off():
+    effect("backs_off")
+    raise ThrottledError("later", retry_after=3600)
+"""
+
+OLD = "await a(); await b(); await wait_signal('s'); await c()"
+
+
+@dataclass
+class Change:
+    """A workflow's code before and after, and what must become of it."""
+
+    new: str
+    old: str = OLD
+    #: In which state the new code is at rest, and which of the new steps have run by then.
+    state: str = "WAITING"
+    ran: str = ""
+    #: What it is after the signal.
+    signalled: str = "SUCCEEDED"
+    ran_signalled: str = ""
+    #: What the explanation of a pause names.
+    named: tuple[str, ...] = ()
+    #: What the old code makes of it in the end.
+    rolled_back: str = "SUCCEEDED"
+    #: What is seen of it.
+    seen: dict[str, Any] = field(default_factory=dict)
+
+
+PAUSED: Any = {"state": "PAUSED", "signalled": "PAUSED"}
+CHANGES = {
+    "renamed": Change("await a(); await n(); await wait_signal('s'); await c()", **PAUSED,
+        named=("step b (event", "step n")),
+    "replaced_by_a_step_that_exists": Change("await a(); await c(); await wait_signal('s'); await c()", **PAUSED,
+        named=("step b (event", "step c")),
+    "first_renamed": Change("await n(); await b(); await wait_signal('s'); await c()", **PAUSED,
+        named=("step a (event", "step n")),
+    "open_and_replaced": Change("await a(); await n(); await c()", old="await a(); await held(); await c()", **PAUSED,
+        named=("step held (event", "step n")),
+    "in_back_off_and_replaced": Change("await a(); await n(); await c()", old="await a(); await backs_off(); await c()",
+        **PAUSED, named=("step backs_off (event", "step n"), rolled_back="WAITING"),
+    "removed": Change("await a(); await wait_signal('s'); await c()", signalled="PAUSED",
+        named=("step b (event", "step c")),
+    "removed_with_what_follows": Change("await a(); await wait_signal('s')", signalled="PAUSED",
+        named=("step b (event", "it returned")),
+    "inserted": Change("await a(); await n(); await b(); await wait_signal('s'); await c()", **PAUSED,
+        named=("step b (event", "step n")),
+    "inserted_and_marked": Change(
+        "await a(); await n.with_options(inserted=True)(); await b(); await wait_signal('s'); await c()", ran="n",
+        rolled_back="SUCCEEDED"),
+    "inserted_again_with_its_own_key": Change(
+        "await a(); await a.with_options(inserted=True, key='again')(); await b(); await wait_signal('s'); await c()",
+        ran="a"),
+    "two_inserted": Change("await a(); await n1(); await n2(); await b(); await wait_signal('s'); await c()", **PAUSED,
+        named=("step n1",)),
+    "two_inserted_one_marked": Change(
+        "await a(); await n1.with_options(inserted=True)(); await n2(); await b(); await wait_signal('s'); await c()",
+        **PAUSED, ran="n1", named=("step b (event", "step n2"), rolled_back="PAUSED"),
+    "two_inserted_both_marked": Change(
+        "await a(); await n1.with_options(inserted=True)(); await n2.with_options(inserted=True)(); await b();"
+        "await wait_signal('s'); await c()", ran="n1 n2"),
+    "moved_after_the_signal": Change("await a(); await wait_signal('s'); await b(); await c()"),
+    "moved_to_the_front": Change("await b(); await a(); await wait_signal('s'); await c()"),
+    "branches_renamed": Change("await gather(n1(), n2()); await c()", old="await gather(b(), held()); await c()",
+        **PAUSED, named=("step gather[0]/b (event", "step gather[1]/held (event", "step gather[0]/n1")),
+    "last_step_of_a_branch_removed": Change(
+        "async def left(): await a()\nasync def right(): await wait_signal('s'); await n()\n"
+        "await gather(left(), right())",
+        old="async def left(): await a(); await b()\nasync def right(): await wait_signal('s'); await c()\n"
+        "await gather(left(), right())",
+        signalled="PAUSED", named=("step gather[0]/b (event", "step gather[1]/n")),
+    "last_step_of_a_branch_removed_at_the_end": Change(
+        "async def left(): await a()\nasync def right(): await wait_signal('s')\nawait gather(left(), right())",
+        old="async def left(): await a(); await b()\nasync def right(): await wait_signal('s')\n"
+        "await gather(left(), right())",
+        signalled="PAUSED", named=("step gather[0]/b (event", "it returned")),
+    "signal_renamed": Change("await a(); await b(); await wait_signal('t'); await c()", **PAUSED,
+        named=("signal wait signal:s (event", "signal wait signal:t")),
+    "timer_renamed": Change("await a(); await sleep(3600, key='cooldown'); await c()",
+        old="await a(); await sleep(3600); await c()", **PAUSED, named=("timer sleep (event", "timer cooldown"),
+        rolled_back="WAITING"),
+    "timer_inserted_and_marked": Change(
+        "await a(); await sleep(0.01, key='cooldown', inserted=True); await b(); await wait_signal('s'); await c()"),
+    "signal_wait_inserted_and_marked": Change(
+        "await a(); await wait_signal('t', timeout=0.01, inserted=True) if False else None;"
+        "await wait_signal('s', key='early', inserted=True); await b(); await wait_signal('s'); await c()",
+        signalled="WAITING"),
+    "gather_inserted_and_marked": Change(
+        "await a(); await gather(n1.with_options(inserted=True)(), n2.with_options(inserted=True)(), key='more');"
+        "await gather(b(), c()); await wait_signal('s')",
+        old="await a(); await gather(b(), c()); await wait_signal('s')", ran="n1 n2"),
+    "added_at_the_end": Change(OLD + "; await n()", ran_signalled="n"),
+    "replaced_before_it_was_made": Change("await a(); await b(); await wait_signal('s'); await n()",
+        ran_signalled="n"),
+    "version_before_the_rest": Change(
+        "await a()\nif version('twice'): await n()\nelse: await b()\nawait wait_signal('s'); await c()"),
+    "version_after_the_rest": Change(
+        "await a(); await b(); await wait_signal('s')\nif version('later'): await n()\nelse: await c()",
+        ran_signalled="n"),
+    "unchanged": Change(OLD),
+}  # fmt: skip
+
+
+def module_of(bodies: dict[str, str]) -> str:
+    """Return the source of a module with these workflows."""
+    parts = [PRELUDE]
+    for name, body in bodies.items():
+        parts.append(f"@workflow\nasync def {name}():\n{textwrap.indent(body, '    ')}\n")
+    return "\n".join(parts)
+
+
+@dataclass
+class Deployment:
+    """A server whose code changes from one life to the next."""
+
+    server: ServerProcess
+
+    def deploy(self, source: str) -> None:
+        """Kill the server, and start one that serves this source."""
+        self.server.kill()
+        (self.server.directory / "flows.py").write_text(source, encoding="utf-8")
+        self.server.start()
+
+    def run(self, call: Any) -> Any:
+        """Run an async function of a client."""
+
+        async def with_client() -> Any:
+            async with Client(self.server.grpc_address) as client:
+                return await call(client)
+
+        return asyncio.run(with_client())
+
+    def effects(self, workflow_id: str) -> list[tuple[str, str]]:
+        """Return each real execution of a step: its name and its idempotency key."""
+        lines = (line.split() for line in self.server.journal)
+        return [(name, key) for owner, name, _, key in lines if owner == workflow_id]
+
+
+def deployment(directory: Any) -> Deployment:
+    """Return a deployment in a directory, with no server yet."""
+    return Deployment(ServerProcess(directory, modules=("flows",), environment={"PYTHONDONTWRITEBYTECODE": "1"}))
+
+
+async def at_rest(client: Client, workflow_id: str) -> workflow_pb2.Workflow:
+    """Return the workflow once nothing of it runs."""
+    async with asyncio.timeout(20):
+        while True:
+            found = await client.get(workflow_id)
+            if found.state not in (workflow_pb2.WORKFLOW_STATE_PENDING, workflow_pb2.WORKFLOW_STATE_RUNNING):
+                return found
+            await asyncio.sleep(0.01)
+
+
+def state_name(workflow: workflow_pb2.Workflow) -> str:
+    return workflow_pb2.WorkflowState.Name(workflow.state).removeprefix("WORKFLOW_STATE_")
+
+
+async def events_of(client: Client, workflow_id: str) -> list[Event]:
+    return [event async for event in client.handle(workflow_id).events()]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Everything that happens, once; the tests look at what was seen of each change."""
+    told = deployment(tmp_path_factory.mktemp("changed"))
+    try:
+        told.deploy(module_of({name: change.old for name, change in CHANGES.items()}))
+        told.run(_start)
+        told.deploy(module_of({name: change.new for name, change in CHANGES.items()}))
+        # What waits is replayed only when something comes for it: a signal that no code asks for.
+        told.run(lambda client: _signal(client, "nudge"))
+        told.run(lambda client: _look(client, told, "after the restart"))
+        told.run(lambda client: _signal(client, "s"))
+        told.run(lambda client: _look(client, told, "after the signal"))
+        told.deploy(module_of({name: change.old for name, change in CHANGES.items()}))
+        told.run(lambda client: _look(client, told, "after the rollback"))
+        yield told
+    finally:
+        told.server.kill()
+
+
+async def _start(client: Client) -> None:
+    for name, change in CHANGES.items():
+        await client.start(name, id=name)
+        if "held" in change.old:
+            async for event in client.handle(name).watch():
+                if event.attempt_started.step_name == "held":
+                    break
+        else:
+            await at_rest(client, name)
+
+
+async def _signal(client: Client, signal: str) -> None:
+    for name in CHANGES:
+        found = await client.get(name)
+        if not found.HasField("end_time"):
+            await client.handle(name).signal(signal)
+            await _taken_in(client, name, signal)
+
+
+async def _taken_in(client: Client, workflow_id: str, signal: str) -> None:
+    async with asyncio.timeout(20):
+        async for event in client.handle(workflow_id).watch():
+            if event.signal_received.name == signal:
+                return
+
+
+async def _look(client: Client, told: Deployment, when: str) -> None:
+    for name, change in CHANGES.items():
+        found = await at_rest(client, name)
+        ran = [step for step, _ in told.effects(name)]
+        change.seen[when] = (state_name(found), found.explanation, ran, await events_of(client, name))
+
+
+pytestmark = pytest.mark.parametrize("name", CHANGES)
+
+
+def test_a_change_of_code_pauses_before_anything_new_starts_or_goes_on(story: Deployment, name: str) -> None:
+    change = CHANGES[name]
+    before = CHANGES["unchanged"].seen["after the restart"][2] if change.old == OLD else None
+    state, explanation, ran, events = change.seen["after the restart"]
+    assert state == change.state, explanation
+    if before is not None:
+        assert ran == [*before, *change.ran.split()]
+    if state == "PAUSED":
+        _check_pause(change, explanation, events)
+
+
+def test_a_signal_after_the_change_is_not_lost_and_starts_nothing_that_is_doubtful(
+    story: Deployment, name: str
+) -> None:
+    change = CHANGES[name]
+    state, explanation, ran, events = change.seen["after the signal"]
+    assert state == change.signalled, explanation
+    if state == "PAUSED":
+        _check_pause(change, explanation, events)
+    if change.ran_signalled:
+        assert ran[-1] == change.ran_signalled
+
+
+def test_after_a_rollback_what_was_paused_goes_on_and_no_effect_has_two_keys(story: Deployment, name: str) -> None:
+    change = CHANGES[name]
+    state, explanation, ran, events = change.seen["after the rollback"]
+    if change.signalled == "PAUSED":
+        assert state == change.rolled_back, explanation
+    keys: dict[str, set[str]] = {}
+    for step, key in story.effects(name):
+        keys.setdefault(step, set()).add(key)
+    twice = {step for step, found in keys.items() if len(found) > 1}
+    assert twice <= ({"a"} if "again" in change.new else set())
+    assert all(ran.count(step) == 1 for step in keys if step not in ("held", "a"))
+    _check_lost_attempts(events)
+
+
+def _check_pause(change: Change, explanation: str, events: list[Event]) -> None:
+    assert events[-1].HasField("alert_raised") or events[-1].HasField("signal_received")
+    assert all(text in explanation for text in change.named), explanation
+    for sequence, label in re.findall(r"(?:step|timer|signal wait) (\S+) \(event (\d+)\)", explanation):
+        assert label.isdigit()
+        opening = events[int(label) - 1]
+        assert sequence in (
+            opening.attempt_started.step_key,
+            opening.timer_started.key,
+            opening.signal_awaited.key,
+            opening.signal_taken.key,
+        )
+    paused = [event for event in events if event.HasField("workflow_paused")]
+    assert paused[-1].workflow_paused.reason == event_pb2.STATE_REASON_NON_DETERMINISM
+
+
+def _check_lost_attempts(events: list[Event]) -> None:
+    """Only the two deaths of the process closed attempts as lost."""
+    lost = [event for event in events if event.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST]
+    recovered = [event for event in events if event.HasField("workflow_recovered")]
+    assert len(lost) <= len(recovered)
