@@ -40,6 +40,9 @@ class RunPort(Protocol):
     def call_made(self, call: object) -> None:
         """Note a call that workflow code has made; it must await it before it ends."""
 
+    def forgotten(self, what: str) -> None:
+        """Note that workflow code has dropped something that it had to await."""
+
     def record_value(self, name: str, make: Callable[[], str]) -> str:
         """Return the JSON text recorded under the next key of ``name``; ``make`` makes a new one."""
 

@@ -22,6 +22,7 @@ from mendflow_server.api.workflow_service import WorkflowService
 from mendflow_server.clock import SystemClock
 from mendflow_server.commit import Committer
 from mendflow_server.engine import Engine
+from mendflow_server.forgotten import notice_forgotten
 from mendflow_server.health import HealthMonitor, Signals
 from mendflow_server.http import HttpServer
 from mendflow_server.note import Note
@@ -106,6 +107,7 @@ class App:
             replica_id=self.replica_id,
         )
         stack.callback(self.engine.close)
+        stack.enter_context(notice_forgotten(asyncio.get_running_loop()))
         self.watchers.find = self.engine.find
         self.supervisor = Supervisor(engine=self.engine, store=self.store, clock=clock, settings=settings)
         stack.callback(self.supervisor.close)

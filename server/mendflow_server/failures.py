@@ -106,6 +106,7 @@ PERMANENT_TYPES: Final = (
     smtplib.SMTPNotSupportedError,
     errors.PermanentError,
     errors.PayloadError,
+    errors.NotAwaited,
     errors.NotDurable,
     errors.NotInWorkflow,
     errors.DefinitionError,

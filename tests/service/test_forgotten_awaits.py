@@ -1,0 +1,115 @@
+"""What workflow code makes and forgets, on a real server: tasks and coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mendflow import step, workflow
+from mendflow.errors import WorkflowFailed
+from tests.conftest import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.conftest import Server
+
+RAN: list[str] = []
+
+
+@step
+async def ship(item: str) -> str:
+    """Ship it."""
+    RAN.append(item)
+    return item
+
+
+@step
+async def makes_a_task(item: str) -> str:
+    """Do what a step may do."""
+    return await asyncio.create_task(ship.function(item))
+
+
+async def helper(item: str) -> str:
+    """Ship it, as workflow code does."""
+    return await ship(item)
+
+
+@workflow
+async def forgets(how: str) -> str:
+    """Forget what it made, in one of many ways."""
+    await ship("before")
+    loop = asyncio.get_running_loop()
+    if how == "call":
+        ship("lost")
+    elif how == "coroutine":
+        helper("lost")  # type: ignore[unused-coroutine]
+    elif how == "coroutine kept":
+        _kept = helper("lost")
+    elif how == "condition on a coroutine":
+        if helper("lost"):  # type: ignore[truthy-bool]
+            return "true"
+    elif how == "create_task":
+        _task = asyncio.create_task(helper("lost"))  # noqa: RUF006 - the fault
+    elif how == "loop.create_task":
+        _task = loop.create_task(helper("lost"))  # noqa: RUF006 - as above
+    elif how == "ensure_future":
+        _future: Any = asyncio.ensure_future(ship("lost"))  # noqa: RUF006 - as above
+    elif how == "asyncio.gather":
+        _future = asyncio.gather(helper("lost"))
+    await ship("after")
+    return "succeeded"
+
+
+@workflow
+async def remembers() -> str:
+    """Await all, in a step that makes a task."""
+    return await makes_a_task("task")
+
+
+@pytest.fixture
+async def mine(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server with these workflows."""
+    async with serving(tmp_path, definitions={each.name: each for each in (forgets, remembers)}) as server:
+        yield server
+
+
+WAYS = {
+    "call": "step ship()",
+    "coroutine": "coroutine helper()",
+    "coroutine kept": "coroutine helper()",
+    "create_task": "helper() was made a task",
+    "loop.create_task": "helper() was made a task",
+    "ensure_future": "step ship() was made a task",
+    "asyncio.gather": "helper() was made a task",
+}
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_workflow_that_forgets_what_it_made_fails_and_names_it(mine: Server, how: str) -> None:
+    for _ in range(2):  # Python warns of the first at a line only.
+        handle = await mine.client.start(forgets, how)
+        with pytest.raises(WorkflowFailed) as failed:
+            await handle.result()
+        assert WAYS[how] in failed.value.failure.message
+    assert "lost" not in RAN
+
+
+async def test_a_step_may_make_tasks_and_other_coroutines_warn_as_ever(mine: Server) -> None:
+    assert await mine.client.run(remembers) == "task"
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        helper("of nobody")  # type: ignore[unused-coroutine]
+    assert ["never awaited" in str(warning.message) for warning in warned] == [True]
+    assert await mine.client.run(forgets, "") == "succeeded"
+
+
+async def test_a_closed_server_leaves_the_loop_and_the_warnings_as_they_were(tmp_path: Path) -> None:
+    before = (asyncio.get_running_loop().get_task_factory(), warnings.showwarning, list(warnings.filters))
+    async with serving(tmp_path, definitions={forgets.name: forgets}):
+        assert asyncio.get_running_loop().get_task_factory() is not before[0]
+    assert (asyncio.get_running_loop().get_task_factory(), warnings.showwarning, list(warnings.filters)) == before
