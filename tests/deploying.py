@@ -70,7 +70,7 @@ class Deployment:
     def deploy(self, source: str) -> None:
         """Kill the server, and start one that serves this source."""
         self.server.kill()
-        (self.server.directory / "flows.py").write_text(source, encoding="utf-8")
+        (self.server.directory / f"{self.server.modules[0]}.py").write_text(source, encoding="utf-8")
         self.server.start()
 
     def run(self, call: Any) -> Any:
@@ -88,9 +88,9 @@ class Deployment:
         return [(name, key) for owner, name, _, key in lines if owner == workflow_id]
 
 
-def deployment(directory: Path) -> Deployment:
-    """Return a deployment in a directory, with no server yet."""
-    return Deployment(ServerProcess(directory, modules=("flows",), environment={"PYTHONDONTWRITEBYTECODE": "1"}))
+def deployment(directory: Path, module: str = "flows") -> Deployment:
+    """Return a deployment of a module in a directory, with no server yet."""
+    return Deployment(ServerProcess(directory, modules=(module,), environment={"PYTHONDONTWRITEBYTECODE": "1"}))
 
 
 async def at_rest(client: Client, workflow_id: str) -> workflow_pb2.Workflow:

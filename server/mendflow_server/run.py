@@ -140,7 +140,8 @@ class Run:
         """Replay what is recorded and go on until the code waits for something new. Raises `NonDeterminism`."""
         if self.history.cancel:
             heapq.heappush(self._ready, (self.history.cancel, CANCEL))
-        self._drive(lambda: self._advance(self._root, None, None))
+        self._runnable.append((self._root, None, None))
+        self._drive(self._run_runnable)
 
     def outcome_recorded(self, key: str) -> None:
         """An outcome of this call was added to the journal: deliver it."""
@@ -253,7 +254,9 @@ class Run:
                 fiber, call = self._awaiting.pop(key)
                 self.wanted.pop(key, None)
                 value, error = self._outcome(fiber, call, self.history.calls[key])
-                self._advance(fiber, value, error)
+                self._run_fiber(fiber, value, error)
+                if self._runnable:
+                    self._run_runnable()
         finally:
             self.driving = False
         if self._unclaimed and (self.done or self._new):
@@ -273,15 +276,13 @@ class Run:
             "was added on purpose with inserted=True, or serve the code from before; then resume the workflow."
         )
 
-    def _advance(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
-        """Run a fiber until it blocks or ends, and then each fiber that can run because of that.
+    def _run_runnable(self) -> None:
+        """Run each fiber that can run because another one has blocked or ended.
 
         A stack in place of recursion: gathers may be nested to any depth.
         """
-        self._run_fiber(fiber, value, error)
-        runnable = self._runnable
-        while runnable:
-            fiber, value, error = runnable.pop()
+        while self._runnable:
+            fiber, value, error = self._runnable.pop()
             if fiber.begun or self._may_begin(fiber):
                 self._run_fiber(fiber, value, error)
 
@@ -368,11 +369,12 @@ class Run:
 
     def _ask(self, fiber: Fiber, asked: object) -> BaseException | None:
         """Block the fiber on what it asks for, or return the error to raise at that line."""
+        if isinstance(asked, StepCall):
+            self._made.pop(asked, None)
+            return self._ask_step(fiber, asked)
         if not isinstance(asked, Call):
             return not_durable(fiber.code, asked)
         self._made.pop(asked, None)
-        if isinstance(asked, StepCall):
-            return self._ask_step(fiber, asked)
         if isinstance(asked, Sleep):
             self._ask_sleep(fiber, asked)
         elif isinstance(asked, SignalWait):
@@ -383,15 +385,12 @@ class Run:
             return not_durable(fiber.code, asked)
         return None
 
-    def _recorded(self, key: str, label: str, *, inserted: bool) -> CallRecord | None:
-        """Claim the record of a key; a call without one is new."""
-        record = self.history.calls.get(key)
-        if self._unclaimed:
-            if record is not None:
-                self._unclaimed.pop(key, None)
-            elif not inserted:
-                self._new.append(f"{label} {key}")
-        return record
+    def _claim(self, record: CallRecord | None, label: str, *, inserted: bool) -> None:
+        """Claim a call's record; a call without one is new."""
+        if record is not None:
+            self._unclaimed.pop(record.key, None)
+        elif not inserted:
+            self._new.append(label)
 
     def _ask_step(self, fiber: Fiber, call: StepCall[Any]) -> BaseException | None:
         step = call.step
@@ -401,7 +400,9 @@ class Run:
             msg = f"the input of step {step.name} has {size} bytes; the limit is {self._payload_limit}"
             return PayloadError(msg)
         key = fiber.key(step.key or step.name)
-        record = self._recorded(key, "step", inserted=step.inserted)
+        record = self.history.calls.get(key)
+        if self._unclaimed:
+            self._claim(record, f"step {key}", inserted=step.inserted)
         self._block(fiber, key, call)
         if record is not None and record.kind:
             self._expect(record, "step", step.name)
@@ -432,7 +433,9 @@ class Run:
 
     def _ask_sleep(self, fiber: Fiber, call: Sleep) -> None:
         key = fiber.key(call.key or "sleep")
-        record = self._recorded(key, "timer", inserted=call.inserted)
+        record = self.history.calls.get(key)
+        if self._unclaimed:
+            self._claim(record, f"timer {key}", inserted=call.inserted)
         self._block(fiber, key, call)
         if record is None:
             event = self.journal.new()
@@ -446,7 +449,9 @@ class Run:
 
     def _ask_signal(self, fiber: Fiber, call: SignalWait[Any]) -> None:
         key = fiber.key(call.key or f"signal:{call.name}")
-        record = self._recorded(key, "signal wait", inserted=call.inserted)
+        record = self.history.calls.get(key)
+        if self._unclaimed:
+            self._claim(record, f"signal wait {key}", inserted=call.inserted)
         self._block(fiber, key, call)
         if record is None and not self.history.mailbox.get(call.name):
             event = self.journal.new()

@@ -1,0 +1,77 @@
+"""The story of docs/writing-workflows.md, word for word: a rename, from the mistake to the way out."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.deploying import deployment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.deploying import Deployment
+
+
+def page() -> list[str]:
+    """Return the story's blocks of Python."""
+    text = (ROOT / "docs" / "writing-workflows.md").read_text(encoding="utf-8")
+    story = text.partition("### A rename, from the mistake to the way out")[2].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", story, re.DOTALL)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Deployment]:
+    deployed = deployment(tmp_path, module="shop")
+    try:
+        yield deployed
+    finally:
+        deployed.server.kill()
+
+
+def mendflow(shop: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as an operator would."""
+    environment = os.environ | {"MENDFLOW_SERVER": shop.server.grpc_address, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "mendflow.command", *arguments]
+    return subprocess.run(
+        command, cwd=shop.server.directory, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def charged(shop: Deployment) -> int:
+    return (shop.server.directory / "server.log").read_text(encoding="utf-8").count("charging for lamp")
+
+
+@pytest.mark.parametrize("way_out", ["the old code again", "the recorded name under the new one"])
+def test_a_rename_is_predicted_pauses_charges_once_and_has_a_way_out(shop: Deployment, way_out: str) -> None:
+    old, kept = page()
+    misspelt = old.replace("async def authorize", "async def authorise").replace("await authorize", "await authorise")
+    renamed = misspelt.replace("@step\nasync def authorise", f"{kept.splitlines()[0]}\nasync def authorise")
+    shop.deploy(old)
+    assert mendflow(shop, "start", "checkout", "--id", "order-17", "--input", '"lamp"').returncode == 0
+    shop.server.terminate()
+    (shop.server.directory / "shop.py").write_text(misspelt, encoding="utf-8")
+    predicted = mendflow(shop, "verify", "shop", "--store", f"sqlite:///{shop.server.store}")
+    assert predicted.returncode == 1
+    for text in ("order-17", "step authorize (event 2)", "step authorise"):
+        assert text in predicted.stdout
+    shop.deploy(misspelt)
+    assert mendflow(shop, "signal", "order-17", "approve").returncode == 0
+    shown = mendflow(shop, "show", "order-17").stdout
+    for text in ("PAUSED", "step authorize (event 2)", "step authorise"):
+        assert text in shown
+    source = old if way_out == "the old code again" else renamed
+    (shop.server.directory / "shop.py").write_text(source, encoding="utf-8")
+    assert mendflow(shop, "verify", "shop", "--server", shop.server.grpc_address).returncode == 0
+    shop.deploy(source)
+    ended = mendflow(shop, "watch", "order-17")
+    assert ended.returncode == 0
+    assert "lamp shipped, authorization of lamp" in mendflow(shop, "show", "order-17").stdout
+    assert charged(shop) == 1
