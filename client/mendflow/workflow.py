@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import types
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mendflow.codec import ValueType, parameter_type, return_type
@@ -12,7 +13,7 @@ from mendflow.codec.values import JsonType
 from mendflow.context import BY_HAND
 from mendflow.errors import DefinitionError, MessageNotExported
 from mendflow.messages.exports import COMMAND, find_messages
-from mendflow.step import checked_name
+from mendflow.step import Step, checked_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -114,6 +115,20 @@ class Workflow(Generic[I, R]):
             if value_type is not None:
                 value_type.schema()
         _ = self.messages
+
+
+def check_steps(namespace: Mapping[str, Any]) -> None:
+    """Resolve the types of all steps among a module's globals and in the modules that it imports.
+
+    Raise `DefinitionError` naming the module, the function and the parameter that is wrong.
+    """
+    things = list(namespace.values())
+    for module in [thing for thing in things if isinstance(thing, types.ModuleType)]:
+        things += vars(module).values()
+    for thing in things:
+        # Not by isinstance, which asks the object itself for its class.
+        if issubclass(type(thing), Step):
+            thing.check()
 
 
 def workflows_of(module: str) -> list[Workflow[Any, Any]]:
