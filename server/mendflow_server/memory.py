@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from mendflow_server.attempts import Attempts
+from mendflow_server.engine_faults import EngineFaults
 from mendflow_server.entropy import Entropy
 from mendflow_server.execution import Execution
 from mendflow_server.history import FINAL_STATES, History, UnknownEvent
@@ -50,8 +51,6 @@ log = structlog.get_logger("mendflow.engine")
 LOAD_PAGE = 250
 #: At this part of the history limit an alert is raised.
 HISTORY_WARNING = 0.8
-#: After a fault of our own a workflow is loaded again: at first after this long, at most after that, in seconds.
-FIRST_FAULT_PAUSE, LONGEST_FAULT_PAUSE = 0.1, 60.0
 
 
 class CrashBudgetPort:
@@ -128,8 +127,7 @@ class Memory:
         self._loading: dict[int, list[Message]] = {}
         self._to_load: dict[int, tuple[str, bool]] = {}
         self._loads: set[asyncio.Task[None]] = set()
-        #: Faults of our own, by key.
-        self._faults: dict[int, int] = {}
+        self._faults = EngineFaults()
         #: Keys are loaded only once the crash budget is known.
         self.loads_open = False
 
@@ -194,24 +192,29 @@ class Memory:
         """A fault of our own in one workflow must not take the others with it."""
         try:
             call(*arguments)
-        except Exception as error:  # noqa: BLE001 - told and mended there
+        except BaseException as error:  # noqa: BLE001 - logged and repaired there; user code may have raised anything
             self.fault(execution, error)
 
-    def fault(self, execution: Held, error: Exception) -> None:
-        """A fault of our own in one workflow: drop it, and take it up again later."""
-        log.error("engine_fault", workflow_id=execution.row.workflow_id, error_id=execution.row.uid, exc_info=error)
-        execution.drop()
+    def fault(self, execution: Held, error: BaseException) -> None:
+        """A fault of our own in one workflow: drop it, and take it up again later. The second one pauses it."""
+        row = execution.row
+        log.error("engine_fault", workflow_id=row.workflow_id, error_id=row.uid, exc_info=error)
+        if row.key and not execution.gone:
+            self._faults.add(row.key, error)
+        try:
+            execution.drop()
+        except BaseException:  # the rest must be done whatever its code raises now
+            log.exception("engine_fault_in_drop", workflow_id=row.workflow_id, error_id=row.uid)
         self.failed(execution)
         self._forget(execution)
-        self._load_after_fault(execution)
+        if not execution.in_commit:
+            self._load_after_fault(execution)
 
     def _load_after_fault(self, execution: Held) -> None:
         """Take it up again from what is on disk, later each time."""
         key = execution.row.key
-        if key and not execution.in_commit:
-            faults = self._faults[key] = self._faults.get(key, 0) + 1
-            pause = min(FIRST_FAULT_PAUSE * 2 ** min(faults, 20), LONGEST_FAULT_PAUSE)
-            self.limits.after(pause, lambda: self.load([key]))
+        if key:
+            self.limits.after(self._faults.pause(key), lambda: self.load([key]))
 
     def deliver(self, key: int, message: Message) -> None:
         """A message for this workflow is on disk: have its driver take it in."""
@@ -256,6 +259,15 @@ class Memory:
 
     def bring_in(self, loaded: Loaded, *, stop: str = "", retry: bool = False) -> None:
         """Take a loaded workflow over and let it go on."""
+        try:
+            self._bring_in(loaded, stop=stop, retry=retry)
+        except Exception as error:  # a fault of our own in one workflow must not keep the others out
+            row = loaded.row
+            log.exception("engine_fault", workflow_id=row.workflow_id, error_id=row.uid)
+            self._faults.add(row.key, error)
+            self.limits.after(self._faults.pause(row.key), lambda: self.load([row.key]))
+
+    def _bring_in(self, loaded: Loaded, *, stop: str, retry: bool) -> None:
         row = loaded.row
         if row.state in FINAL_STATES:
             return
@@ -263,6 +275,11 @@ class Memory:
             # The recovery took it over meanwhile, and may have read its inbox before these came.
             for message in loaded.inbox:
                 self.deliver(row.key, message)
+            return
+        faulted = self._faults.judge(loaded)
+        if faulted.hopeless:
+            self.trying.left_alone.add(row.key)
+            log.critical("workflow_left_alone", workflow_id=row.workflow_id, error_id=row.uid, error=faulted.error)
             return
         guard = Guard(row.generation, row.last_sequence)
         workflow = self.definitions.get(row.workflow_type)
@@ -280,7 +297,7 @@ class Memory:
             mine.replica_id = self.replica_id
         execution = Execution(self, mine, history, guard=guard, workflow=workflow)
         self._by_key[row.key] = self._by_id[row.workflow_id] = execution
-        self.act(execution, lambda: execution.take_over(loaded, stop=stop, retry=retry))
+        self.act(execution, lambda: execution.take_over(loaded, stop=stop, retry=retry, faulted=faulted))
 
     def reload(self, execution: Held, stop: str) -> None:
         """Drop it and load it again, to be stopped for this reason."""
