@@ -178,6 +178,11 @@ def workflow(
                 "be used: an input that is absent is null; put it into a dataclass, whose fields may have defaults"
             )
             raise DefinitionError(msg)
+        names: list[object] = list(signals or {})
+        for signal in names:
+            if not isinstance(signal, str):
+                msg = f"workflow {target.__name__}: the name of a signal must be a string, not {signal!r}"
+                raise DefinitionError(msg)
         return Workflow(target, checked_name("workflow name", name or target.__name__), signals or {})
 
     return decorate if function is None else decorate(function)

@@ -131,13 +131,16 @@ class Classified:
 def classify(error: BaseException, *, policy: RetryPolicy, now: float) -> Classified:
     """Answer what the exception is. ``now`` (UTC seconds) is for a Retry-After that names a date."""
     try:
-        return Classified(_failure(error, now), is_not_retried(policy, error))
+        failure = _failure(error, now)
     except BaseException as broken:  # noqa: BLE001  the exception's own class may raise anything when it is examined
-        name, other = type(error).__name__, type(broken).__name__
-        message = f"({name} cannot be examined: it raised {other})"
-        return Classified(
-            failure_pb2.Failure(kind=TRANSIENT, type=_head(name, TYPE_BYTES), message=message), not_retried=False
-        )
+        name = _head(type(error).__name__, TYPE_BYTES)
+        message = f"({name} cannot be examined: {type(broken).__name__} was raised)"
+        failure = failure_pb2.Failure(kind=TRANSIENT, type=name, message=message)
+    try:
+        not_retried = is_not_retried(policy, error)
+    except BaseException:  # noqa: BLE001  so may the policy's own classes
+        not_retried = False
+    return Classified(failure, not_retried)
 
 
 def is_not_retried(policy: RetryPolicy, error: BaseException) -> bool:

@@ -201,14 +201,19 @@ class Memory:
         log.error("engine_fault", workflow_id=row.workflow_id, error_id=row.uid, exc_info=error)
         if row.key and not execution.gone:
             self._faults.add(row.key, error)
-        try:
-            execution.drop()
-        except BaseException:  # the rest must be done whatever its code raises now
-            log.exception("engine_fault_in_drop", workflow_id=row.workflow_id, error_id=row.uid)
+        self._drop(execution)
         self.failed(execution)
         self._forget(execution)
         if not execution.in_commit:
             self._load_after_fault(execution)
+
+    def _drop(self, execution: Held) -> None:
+        """Drop it, whatever a ``finally`` of its code raises then."""
+        try:
+            execution.drop()
+        except BaseException:
+            row = execution.row
+            log.exception("engine_fault_in_drop", workflow_id=row.workflow_id, error_id=row.uid)
 
     def _load_after_fault(self, execution: Held) -> None:
         """Take it up again from what is on disk, later each time."""
@@ -324,7 +329,7 @@ class Memory:
             and (execution.row.wake_time is None or execution.row.wake_time / 1e6 > wall + self.settings.evict_after)
         ]
         for execution in gone:
-            execution.drop()
+            self._drop(execution)
             self._forget(execution)
         return len(gone)
 
@@ -413,7 +418,7 @@ class Memory:
     def close(self) -> None:
         """Let go of everything."""
         for execution in list(self._by_id.values()):
-            execution.drop()
+            self._drop(execution)
         self._by_id.clear()
         self._by_key.clear()
         self.attempts.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import grpc
 import pydantic
 import pytest
 
-from mendflow import RetryPolicy, attempt, step, wait_signal, workflow
+from mendflow import RetryPolicy, attempt, sleep, step, wait_signal, workflow
 from mendflow.v1 import failure_pb2, payload_pb2, workflow_pb2, workflow_service_pb2
 from tests.conftest import serving, until
 
@@ -205,6 +206,38 @@ async def waits_for_declared_order() -> str:
     return (await wait_signal("go", Order)).name
 
 
+class Never(type):
+    """Raises when it is asked for its instances."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        raise SystemExit(3)
+
+
+class NeverRetried(Exception, metaclass=Never):
+    """Listed in a policy."""
+
+
+@step(retry=RetryPolicy(max_attempts=2, initial_interval=0.001, not_retried=(NeverRetried,)))
+async def fails_under_an_odd_policy() -> None:
+    """Raise what the policy's own class cannot be asked for."""
+    raise KeyError("plain")
+
+
+@workflow
+async def under_an_odd_policy() -> None:
+    """Have a step fail whose policy raises."""
+    await fails_under_an_odd_policy()
+
+
+@workflow
+async def exits_when_dropped() -> None:
+    """Raise SystemExit when it is closed while it waits."""
+    try:
+        await sleep(600)
+    finally:
+        sys.exit(3)
+
+
 @workflow
 async def makes_a_step() -> str:
     """Call a step whose type is found wrong only at its call, and then one that is right."""
@@ -223,7 +256,7 @@ MINE = {
     each.name: each
     for each in (
         takes_order, calls_with_note, calls_with_silent, gets, gets_from_thread, gets_silent, unprintable, returns,
-        reports_much, waits_for_order, waits_for_declared_order, makes_a_step,
+        under_an_odd_policy, exits_when_dropped, reports_much, waits_for_order, waits_for_declared_order, makes_a_step,
     )
 }  # fmt: skip
 
@@ -326,6 +359,20 @@ async def test_result_that_raises_when_looked_at_fails_the_step(tmp_path: Path) 
 async def test_step_exception_that_cannot_be_examined_fails_the_attempt(tmp_path: Path, thread: bool) -> None:  # noqa: FBT001
     async with faultless(tmp_path) as server:
         assert "Unprintable" in str(await failure_of(server, unprintable, thread))
+
+
+async def test_policy_that_cannot_be_asked_leaves_the_failure_as_it_is(tmp_path: Path) -> None:
+    async with faultless(tmp_path) as server:
+        assert (await failure_of(server, under_an_odd_policy)).cause.message == "'plain'"
+
+
+async def test_eviction_of_code_that_exits_in_a_finally_harms_no_other(tmp_path: Path) -> None:
+    async with faultless(tmp_path) as server:
+        handles = [await server.client.start(what) for what in (exits_when_dropped, waits_for_order)]
+        engine = server.app.engine
+        assert await until(lambda: engine.evict(at_once=True) and not engine.open_runs)
+        await handles[1].signal("go", {"name": "right"})
+        assert await handles[1].result() == "right"
 
 
 async def test_progress_that_no_event_can_hold_fails_the_attempt(tmp_path: Path) -> None:
