@@ -128,6 +128,8 @@ class Memory:
         self._to_load: dict[int, tuple[str, bool]] = {}
         self._loads: set[asyncio.Task[None]] = set()
         self._faults = EngineFaults()
+        #: Code of attempts that a fault of our own closed and that has not ended, by the workflow's key.
+        self._left_running: dict[int, list[Body]] = {}
         #: Keys are loaded only once the crash budget is known.
         self.loads_open = False
 
@@ -172,21 +174,23 @@ class Memory:
     def _turn(self) -> None:
         now = self.clock.time()
         queue, dirty = self._queue, self._dirty
-        while queue:
-            execution, call = queue.popleft()
-            execution.queued -= 1
-            if execution.gone:
-                continue
-            execution.journal.now = now
-            dirty[execution] = None
-            self._guarded(execution, call)
-        self._dirty = {}
-        for execution in dirty:
-            if not execution.gone:
-                self._guarded(execution, execution.flush)
-        self._turning = False
-        if self._queue or self._dirty:
-            self._schedule()
+        try:
+            while queue:
+                execution, call = queue.popleft()
+                execution.queued -= 1
+                if execution.gone:
+                    continue
+                execution.journal.now = now
+                dirty[execution] = None
+                self._guarded(execution, call)
+            self._dirty = {}
+            for execution in dirty:
+                if not execution.gone:
+                    self._guarded(execution, execution.flush)
+        finally:
+            self._turning = False
+            if self._queue or self._dirty:
+                self._schedule()
 
     def _guarded(self, execution: Held, call: Callable[..., None], *arguments: object) -> None:
         """A fault of our own in one workflow must not take the others with it."""
@@ -201,6 +205,7 @@ class Memory:
         log.error("engine_fault", workflow_id=row.workflow_id, error_id=row.uid, exc_info=error)
         if row.key and not execution.gone:
             self._faults.add(row.key, error)
+            self._left_running.setdefault(row.key, []).extend(execution.bodies.values())
         self._drop(execution)
         self.failed(execution)
         self._forget(execution)
@@ -302,6 +307,11 @@ class Memory:
             mine.replica_id = self.replica_id
         execution = Execution(self, mine, history, guard=guard, workflow=workflow)
         self._by_key[row.key] = self._by_id[row.workflow_id] = execution
+        for body in self._left_running.pop(row.key, ()):
+            if body.running:
+                # A thread cannot be stopped: the next attempt waits for it, as after a timeout.
+                execution.bodies[body.order.step_key] = body
+                body.listener = execution
         self.act(execution, lambda: execution.take_over(loaded, stop=stop, retry=retry, faulted=faulted))
 
     def reload(self, execution: Held, stop: str) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mendflow import sleep, step, wait_signal, workflow
+from mendflow import attempt, gather, sleep, step, wait_signal, workflow
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.execution import Execution
 from tests.conftest import serving, until
@@ -59,6 +60,21 @@ async def waits_beside_a_step() -> Any:
     return data, await holds(0.01)
 
 
+@step
+def on_thread(seconds: float) -> int:
+    """Hold a thread, and say when it begins and ends."""
+    RAN.append("begin")
+    time.sleep(seconds)
+    RAN.append("end")
+    return attempt().number
+
+
+@workflow
+async def thread_beside_a_step() -> list[Any]:
+    """Have a thread under way while another step is started."""
+    return list(await gather(on_thread(1.5), first("first")))
+
+
 @workflow
 async def cleans_up() -> None:
     """Call a step when it is cancelled."""
@@ -68,7 +84,7 @@ async def cleans_up() -> None:
         await first("clean-up")
 
 
-MINE = {each.name: each for each in (two_steps, waits_beside_a_step, cleans_up)}
+MINE = {each.name: each for each in (two_steps, waits_beside_a_step, thread_beside_a_step, cleans_up)}
 
 
 class Failing:
@@ -178,6 +194,15 @@ async def test_internal_errors_with_progress_between_them_do_not_pause(server: S
         assert await handle.result() == [1, "held"]
         assert observer.failed == 2
         assert "workflow_paused" not in kinds(await history(server))
+
+
+async def test_attempt_after_an_internal_error_waits_for_the_thread_of_the_one_before(server: Server) -> None:
+    with failing(server, "attempt_context", "gather[1]/first") as observer:
+        observer.times = 1
+        handle = await server.client.start(thread_beside_a_step, id="subject")
+        assert await handle.result() == [2, "first"]
+        assert observer.failed == 1
+    assert [what for what in RAN if what != "first"] == ["begin", "end", "begin", "end"]
 
 
 async def test_neighbours_of_a_workflow_with_internal_errors_go_on(server: Server) -> None:
