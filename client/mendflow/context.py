@@ -125,6 +125,16 @@ def attempt() -> Attempt:
     return ATTEMPT.get() or Attempt()
 
 
+def checked_progress(done: int, total: int, message: str) -> tuple[int, int, str]:
+    """Return a progress report as an event can hold it. Raise TypeError or ValueError for one that none can."""
+    numbers = operator.index(done), operator.index(total)
+    for name, value in zip(("done", "total"), numbers, strict=True):
+        if not 0 <= value <= MOST:
+            msg = f"progress(): {name} must be from 0 to {MOST} (2**63 - 1), not {value}"
+            raise ValueError(msg)
+    return *numbers, str(message)[:LONGEST_MESSAGE].encode("utf-8", "replace").decode()
+
+
 def progress(done: int, total: int = 0, message: str = "") -> None:
     """Tell how far the step or the workflow is: ``done`` of ``total`` (0: not known).
 
@@ -133,11 +143,7 @@ def progress(done: int, total: int = 0, message: str = "") -> None:
 
     Raises TypeError for what is no whole number, ValueError for one below 0 or above 2**63 - 1.
     """
-    for name, value in (("done", done), ("total", total)):
-        if not 0 <= operator.index(value) <= MOST:
-            msg = f"progress(): {name} must be from 0 to {MOST}, not {value}"
-            raise ValueError(msg)
-    message = str(message)[:LONGEST_MESSAGE].encode("utf-8", "replace").decode()
+    done, total, message = checked_progress(done, total, message)
     running = ATTEMPT.get()
     if running is not None:
         running.report_progress(done, total, message)

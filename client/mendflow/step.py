@@ -69,12 +69,18 @@ class Step(Generic[P, R]):
         for attribute in functools.WRAPPER_ASSIGNMENTS:
             self.__dict__[attribute] = getattr(self.function, attribute, None)
         self.__dict__["__wrapped__"] = self.function
+        retry: object = self.retry
+        if not isinstance(retry, RetryPolicy):
+            msg = f"step {self.name}: retry must be a RetryPolicy, not {retry!r}"
+            raise DefinitionError(msg)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         """Inside a workflow: something to await. Elsewhere: the function's own answer."""
         call: StepCall[R] = StepCall(self, args, kwargs)
         run = current_run(call)
         if run is not None:
+            # A type that cannot be recorded is the fault of the line that makes the call.
+            _ = self.arguments, self.output_type
             run.call_made(call)
         elif not BY_HAND.get():
             result: Awaitable[R] = self.function(*args, **kwargs)
@@ -95,6 +101,14 @@ class Step(Generic[P, R]):
     def output_type(self) -> ValueType[R]:
         """How the result is recorded."""
         return return_type(self.function)
+
+    def check(self) -> None:
+        """Resolve the types of all parameters and of the result. Raise `DefinitionError` naming what is wrong."""
+        try:
+            _ = self.arguments, self.output_type
+        except DefinitionError as error:
+            msg = f"{self.function.__module__}.{error}"
+            raise DefinitionError(msg) from error
 
     def with_options(
         self,

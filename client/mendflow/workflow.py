@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import types
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mendflow.codec import ValueType, parameter_type, return_type
@@ -13,6 +14,7 @@ from mendflow.context import BY_HAND
 from mendflow.errors import DefinitionError, MessageNotExported
 from mendflow.messages.exports import COMMAND, find_messages
 from mendflow.names import checked_name
+from mendflow.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -116,6 +118,20 @@ class Workflow(Generic[I, R]):
         _ = self.messages
 
 
+def check_steps(namespace: Mapping[str, Any]) -> None:
+    """Resolve the types of all steps among a module's globals and in the modules that it imports.
+
+    Raise `DefinitionError` naming the module, the function and the parameter that is wrong.
+    """
+    things = list(namespace.values())
+    for module in [thing for thing in things if isinstance(thing, types.ModuleType)]:
+        things += vars(module).values()
+    for thing in things:
+        # Not by isinstance, which asks the object itself for its class.
+        if issubclass(type(thing), Step):
+            thing.check()
+
+
 def workflows_of(module: str) -> list[Workflow[Any, Any]]:
     """Answer the workflows that a loaded module defines, each once."""
     found = {
@@ -163,6 +179,11 @@ def workflow(
                 "be used: an input that is absent is null; put it into a dataclass, whose fields may have defaults"
             )
             raise DefinitionError(msg)
+        names: list[object] = list(signals or {})
+        for signal in names:
+            if not isinstance(signal, str):
+                msg = f"workflow {target.__name__}: the name of a signal must be a string, not {signal!r}"
+                raise DefinitionError(msg)
         return Workflow(target, checked_name("workflow name", name or target.__name__), signals or {})
 
     return decorate if function is None else decorate(function)

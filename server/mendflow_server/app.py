@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
+from mendflow.workflow import check_steps
 from mendflow_server.api.listening import GrpcServer
 from mendflow_server.api.operator_service import OperatorService
 from mendflow_server.api.reflection import pools_of
@@ -73,6 +75,7 @@ class App:
         """Open the store, recover, serve. Raises `StoreRefused`, `CannotListen`, `DefinitionError`."""
         for definition in self.definitions.values():
             definition.check()
+            check_steps(inspect.unwrap(definition.function).__globals__)
         async with contextlib.AsyncExitStack() as stack:
             await self._build(stack)
             self._stack = stack.pop_all()

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mendflow.codec import ValueType, oversize
-from mendflow.context import ATTEMPT, Attempt
+from mendflow.context import ATTEMPT, Attempt, checked_progress
 from mendflow.errors import PayloadError
 from mendflow.v1 import failure_pb2, payload_pb2
 from mendflow_server.carrier import Carriers
@@ -107,7 +107,8 @@ class _Running(Attempt):
     def report_progress(self, done: int, total: int, message: str) -> None:
         """Hand the report to the engine."""
         body = self._body
-        body.runner.on_loop(body, lambda: body.progressed(int(done), int(total), str(message)))
+        report = checked_progress(done, total, message)
+        body.runner.on_loop(body, lambda: body.progressed(*report))
 
 
 class Body:

@@ -91,7 +91,8 @@ class _Carrier:
             return None
         coroutine, context, waits_for = self._carried
         self._carried = None
-        if cancelled is not None and waits_for is not None and waits_for.cancel():
+        # What is no future is refused by the task, in the code that yielded it.
+        if cancelled is not None and asyncio.isfuture(waits_for) and waits_for.cancel():
             cancelled = None  # As a task does: what it waits for is cancelled, and tells it.
         return await _rest(coroutine, context, waits_for, cancelled)
 

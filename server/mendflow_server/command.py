@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mendflow.errors import DefinitionError
-from mendflow.workflow import Workflow
+from mendflow.workflow import Workflow, check_steps
 from mendflow_server import app
 from mendflow_server.api.serving import CannotListen
 from mendflow_server.http import CannotListenHttp
@@ -53,7 +53,12 @@ def serve(modules: tuple[str, ...], **options: Any) -> None:
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
     configure_logs(settings)
-    sys.exit(run(settings, load_workflows(modules)))
+    try:
+        definitions = load_workflows(modules)
+    except DefinitionError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    sys.exit(run(settings, definitions))
 
 
 def run(settings: Settings, definitions: dict[str, Workflow[Any, Any]]) -> int:
@@ -66,7 +71,10 @@ def run(settings: Settings, definitions: dict[str, Workflow[Any, Any]]) -> int:
 
 
 def load_workflows(modules: Iterable[str]) -> dict[str, Workflow[Any, Any]]:
-    """Import modules (the working directory comes first) and answer their workflows by name."""
+    """Import modules (the working directory comes first) and return their workflows by name.
+
+    Raise `DefinitionError` for a step of theirs whose types cannot be recorded.
+    """
     if "" not in sys.path:
         sys.path.insert(0, "")
     found: dict[str, Workflow[Any, Any]] = {}
@@ -76,6 +84,7 @@ def load_workflows(modules: Iterable[str]) -> dict[str, Workflow[Any, Any]]:
         if not mine:
             msg = f"module {name!r} has no function decorated with @workflow"
             raise click.UsageError(msg)
+        check_steps(vars(module))
         for definition in mine:
             other = found.setdefault(definition.name, definition)
             if other is not definition:

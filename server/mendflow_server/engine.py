@@ -357,7 +357,7 @@ class Engine(Memory):
         if not fresh and events and events[0].HasField("workflow_recovered"):
             self.observer.workflow_recovered(row, events[0])
         if execution.gone and not change.final:
-            self._reload(execution)
+            self._load_after_fault(execution)
 
     def _became_durable(self, execution: Held, row: Row) -> None:
         """A new workflow's start is on disk: whoever waits for that is told."""
@@ -396,6 +396,7 @@ class Engine(Memory):
             self.suspect_ended(row.key, "")
         execution.drop()
         self._forget(execution)
+        self._faults.forget(row.key)
         self.observer.workflow_ended(row, execution.history, final)
         self._end_wait(row, final)
         for future in self._end_waits.pop(row.key, ()):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mendflow.errors import PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server import endings
+from mendflow_server.engine_faults import NONE
 from mendflow_server.history import set_time
 from mendflow_server.rehearsal import rehearse
 from mendflow_server.run import NonDeterminism, Run
@@ -26,6 +27,7 @@ from mendflow_server.store.protocol import InboxKind, Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mendflow_server.engine_faults import Faulted
     from mendflow_server.store.protocol import Loaded
 
 
@@ -40,11 +42,13 @@ class Execution(Stepping):
         """Begin a new workflow, whose first event is in the journal."""
         self._make_run(argument)
 
-    def take_over(self, loaded: Loaded, *, retry: bool) -> None:
+    def take_over(self, loaded: Loaded, *, retry: bool, faulted: Faulted = NONE) -> None:
         """Go on with a workflow out of the store: close what was cut off, replay, go on.
 
         With ``retry`` it is resumed if it was paused because the code could not
-        replay it, and the code of now can.
+        replay it, and the code of now can. ``faulted`` has the internal errors
+        of the server for which it is loaded again; from the second on it is
+        paused.
         """
         previous_replica_id, state = loaded.row.replica_id, loaded.row.state
         self._last_heartbeats = {heartbeat.step_key: heartbeat.details for heartbeat in loaded.heartbeats}
@@ -61,19 +65,37 @@ class Execution(Stepping):
             event.workflow_recovered.previous_replica_id = previous_replica_id
             self.journal.add(event)
         for record in cut_off:
-            self._lose(record)
+            if faulted.times:
+                self._lose(record, f"an internal error of the server ended this attempt: {faulted.error}")
+            else:
+                self._lose(record)
         crashes = self.kernel.quarantined(self.row.key, "")
         if crashes:
             self._quarantine("", crashes)
-        if retry and self.history.stopped and self._could_go_on(loaded.events):
-            event = self.journal.new()
-            event.workflow_resumed.actor = "supervisor"
-            event.workflow_resumed.reason = "the code that is served now can replay it"
-            self.journal.add(event)
-        self.go_on()
+        if faulted.pauses:
+            self._stop_after_faults(faulted.error)
+        else:
+            if retry and self.history.stopped and self._could_go_on(loaded.events):
+                event = self.journal.new()
+                event.workflow_resumed.actor = "supervisor"
+                event.workflow_resumed.reason = "the code that is served now can replay it"
+                self.journal.add(event)
+            self.go_on()
         for message in loaded.inbox:
             if not self.gone:
                 self.take_in(message)
+        self._faulted = ""
+
+    def _stop_after_faults(self, error: str) -> None:
+        """Stop without running any of its code: the server met an internal error of its own twice in a row."""
+        self._faulted = (
+            f"internal error of the server, twice in a row ({error}); search the server log for error_id "
+            f"{self.row.uid}, then resume the workflow to try again"
+        )
+        if self.history.cancel:
+            self._finish(endings.cancelled(self.journal, cut=list(self.history.open), deadline=False))
+        elif not self.history.stopped:
+            self._pause(event_pb2.STATE_REASON_ENGINE_FAULT, self._faulted, "")
 
     def _could_go_on(self, events: Sequence[bytes]) -> bool:
         """Return whether the code can replay the stored history. Nothing comes of trying."""
@@ -254,7 +276,7 @@ class Execution(Stepping):
         set_time(event.cancel_requested.cleanup_deadline, self.journal.now + self.kernel.settings.cleanup_timeout)
         self.journal.add(event)
         self._effects.append(lambda: self.kernel.observer.operator_act(self.row, event))
-        if quarantined or self.opaque or self.kernel.holds(self.row.key, ""):
+        if quarantined or self.opaque or self._faulted or self.kernel.holds(self.row.key, ""):
             # Its code cannot or must not run, so there is no clean-up.
             self._finish(endings.cancelled(self.journal, cut=list(self.history.open), deadline=False))
         elif self.run is not None:
@@ -270,7 +292,10 @@ class Execution(Stepping):
         self.journal.add(event)
         self._effects.append(lambda: self.kernel.observer.operator_act(self.row, event))
         self.kernel.forgive(self.row.key)
-        self.go_on()
+        if self._faulted:
+            self._pause(event_pb2.STATE_REASON_ENGINE_FAULT, self._faulted, "")
+        else:
+            self.go_on()
 
     # Ending.
 

@@ -131,7 +131,17 @@ class Classified:
 
 def classify(error: BaseException, *, policy: RetryPolicy, now: float) -> Classified:
     """Answer what the exception is. ``now`` (UTC seconds) is for a Retry-After that names a date."""
-    return Classified(_failure(error, now), is_not_retried(policy, error))
+    try:
+        failure = _failure(error, now)
+    except BaseException as broken:  # noqa: BLE001  the exception's own class may raise anything when it is examined
+        name = _head(type(error).__name__, TYPE_BYTES)
+        message = f"({name} cannot be examined: {type(broken).__name__} was raised)"
+        failure = failure_pb2.Failure(kind=TRANSIENT, type=name, message=message)
+    try:
+        not_retried = is_not_retried(policy, error)
+    except BaseException:  # noqa: BLE001  so may the policy's own classes
+        not_retried = False
+    return Classified(failure, not_retried)
 
 
 def is_not_retried(policy: RetryPolicy, error: BaseException) -> bool:
@@ -410,7 +420,7 @@ def _names(cls: type[BaseException]) -> set[str]:
 def _message(error: BaseException, limit: int = MESSAGE_BYTES) -> str:
     try:
         return _head(str(error), limit)
-    except Exception as broken:  # noqa: BLE001  an exception that cannot be printed is still recorded
+    except BaseException as broken:  # noqa: BLE001  an exception that cannot be printed is still recorded
         return f"(no message: {type(broken).__name__} in __str__)"
 
 
@@ -422,7 +432,7 @@ def _traceback(error: BaseException, limit: int) -> str:
         if isinstance(error, BaseExceptionGroup):
             return _tail("".join(traceback.format_exception(error, limit=-FRAMES, chain=False)), limit)
         frames = "".join(traceback.format_tb(error.__traceback__, limit=-FRAMES))
-    except Exception as broken:  # noqa: BLE001  source lines and members are foreign: a failure without them is better than none
+    except BaseException as broken:  # noqa: BLE001  source lines and members are foreign: a failure without them is better than none
         return f"(no traceback: {type(broken).__name__} while it was formatted)"
     head = "Traceback (most recent call last):\n"
     last = _head(f"{_type_name(type(error))}: {_message(error, limit // 8)}", limit // 4)

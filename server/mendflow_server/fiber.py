@@ -88,7 +88,7 @@ def _released(branch: Awaitable[Any] | None) -> Iterator[Call[Any]]:
 
 def explained(error: BaseException) -> BaseException:
     """Answer asyncio's complaint about a timeout outside a task in our own words."""
-    if isinstance(error, RuntimeError) and str(error) == "Timeout should be used inside a task":
+    if type(error) is RuntimeError and str(error) == "Timeout should be used inside a task":
         refused = NotDurable(
             "asyncio.timeout() cannot be replayed. Bound a step with @step(timeout=...), and a wait with "
             "wait_signal(timeout=...)."

@@ -35,6 +35,7 @@ class Held(Listener):
         "_alerts",
         "_busy",
         "_effects",
+        "_faulted",
         "_heartbeats",
         "_held",
         "_last_heartbeats",
@@ -106,6 +107,8 @@ class Held(Listener):
         self._busy = False
         self._held = False
         self._not_served = False
+        #: Why it is stopped while what a fault of our own left is taken in.
+        self._faulted = ""
         self._warned = False
         self._timer: Timer | None = None
         self._timer_at = 0.0
@@ -228,7 +231,7 @@ class Held(Listener):
         self.in_commit = False
         try:
             self._go_on_after(change, verdict, cause)
-        except Exception as error:  # noqa: BLE001 - a fault of our own in one workflow must not take the others with it
+        except BaseException as error:  # noqa: BLE001 - a fault of our own in one workflow must not take the others with it
             self.kernel.fault(self, error)
             self.launch(cause.launches, [])  # It is gone: only their slots are given back.
 

@@ -73,7 +73,7 @@ class Kernel(Protocol):
     def act(self, execution: Held, call: Callable[[], None]) -> None:
         """Let something happen to an execution in this turn, then flush it."""
 
-    def fault(self, execution: Held, error: Exception) -> None:
+    def fault(self, execution: Held, error: BaseException) -> None:
         """A fault of our own in one workflow: drop it, and take it up again later."""
 
     def go_on(self, execution: Held, orders: list[Order]) -> None:

@@ -1,22 +1,34 @@
-"""Which event loop the server runs on.
+"""Which event loop the server runs on, and how the loop survives what user code does to it.
 
 uvloop takes a tenth off the server's time for each call (docs/performance.md).
 It is installed with the server where it can be; asyncio's own loop serves as
 well.
+
+Both loops stop when a task or a callback raises SystemExit or KeyboardInterrupt,
+and when anyone calls `loop.stop()`. The task that raised has its exception by
+then, and everything else is as it was. So the server logs what happened and
+runs the loop again, until its own main task is done.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
+import threading
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import structlog
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from mendflow_server.settings import Settings
 
 __all__ = ["LoopNotInstalled", "run_on_loop"]
+
+log = structlog.get_logger("mendflow.loop")
 
 T = TypeVar("T")
 
@@ -32,16 +44,89 @@ def run_on_loop(main: Coroutine[Any, Any, T], settings: Settings) -> T:
     except LoopNotInstalled:
         main.close()
         raise
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main)
+    loop = factory()
+    asyncio.set_event_loop(loop)
+    try:
+        return _run(loop, main)
+    finally:
+        try:
+            _close(loop)
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
 
 
-def _factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> T:
+    """Run the loop until ``main`` has ended, whatever else stops the loop meanwhile."""
+    task = loop.create_task(main)
+    task.add_done_callback(lambda _: loop.stop())
+    with _interrupts(loop, task) as interrupted:
+        while not task.done():
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                if task.done():
+                    break  # It is the main task's own, and raised below.
+                if isinstance(error, KeyboardInterrupt) and _interruptible():
+                    raise
+                log.exception("exit_from_loop_ignored", error=type(error).__name__)
+            else:
+                if not task.done():
+                    log.error("stop_of_loop_ignored")
+    if task.cancelled() and interrupted:
+        raise KeyboardInterrupt
+    return task.result()
+
+
+def _interruptible() -> bool:
+    """Whether Python itself raises KeyboardInterrupt on SIGINT, which must then end the process."""
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@contextlib.contextmanager
+def _interrupts(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Iterator[list[int]]:
+    """Until the server has its own handler, SIGINT cancels the main task. Yield the signals that came."""
+    interrupted: list[int] = []
+    if threading.current_thread() is not threading.main_thread() or not _interruptible():
+        yield interrupted
+        return
+
+    def cancel(number: int, _frame: object) -> None:
+        interrupted.append(number)
+        loop.call_soon_threadsafe(task.cancel)  # It also wakes the loop.
+
+    signal.signal(signal.SIGINT, cancel)
+    try:
+        yield interrupted
+    finally:
+        if signal.getsignal(signal.SIGINT) is cancel:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """End the tasks, generators and executor that are left."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        _run(loop, _ended(left))
+    _run(loop, loop.shutdown_asyncgens())
+    _run(loop, loop.shutdown_default_executor())
+
+
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("task_failed_at_end", exc_info=task.exception())
+
+
+def _factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     if name == "asyncio":
-        return None
+        return asyncio.new_event_loop
     if find_spec("uvloop") is None:
         if name == "auto":
-            return None
+            return asyncio.new_event_loop
         message = "MENDFLOW_EVENT_LOOP=uvloop: uvloop is not installed; pip install uvloop, or say auto or asyncio"
         raise LoopNotInstalled(message)
     import uvloop  # noqa: PLC0415 - it is not there on every system

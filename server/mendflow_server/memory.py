@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from mendflow_server.attempts import Attempts
+from mendflow_server.engine_faults import EngineFaults
 from mendflow_server.entropy import Entropy
 from mendflow_server.execution import Execution
 from mendflow_server.history import FINAL_STATES, History, UnknownEvent
@@ -50,8 +51,6 @@ log = structlog.get_logger("mendflow.engine")
 LOAD_PAGE = 250
 #: At this part of the history limit an alert is raised.
 HISTORY_WARNING = 0.8
-#: After a fault of our own a workflow is loaded again: at first after this long, at most after that, in seconds.
-FIRST_FAULT_PAUSE, LONGEST_FAULT_PAUSE = 0.1, 60.0
 
 
 class CrashBudgetPort:
@@ -129,8 +128,9 @@ class Memory:
         #: What is still to be loaded, and whether to retry what the code could not replay.
         self._to_load: dict[int, bool] = {}
         self._loads: set[asyncio.Task[None]] = set()
-        #: Faults of our own, by key.
-        self._faults: dict[int, int] = {}
+        self._faults = EngineFaults()
+        #: Code of attempts that a fault of our own closed and that has not ended, by the workflow's key.
+        self._left_running: dict[int, list[Body]] = {}
         #: Keys are loaded only once the crash budget is known.
         self.loads_open = False
 
@@ -175,44 +175,57 @@ class Memory:
     def _turn(self) -> None:
         now = self.clock.time()
         queue, dirty = self._queue, self._dirty
-        while queue:
-            execution, call = queue.popleft()
-            execution.queued -= 1
-            if execution.gone:
-                continue
-            execution.journal.now = now
-            dirty[execution] = None
-            self._guarded(execution, call)
-        self._dirty = {}
-        for execution in dirty:
-            if not execution.gone:
-                self._guarded(execution, execution.flush)
-        self._turning = False
-        if self._queue or self._dirty:
-            self._schedule()
+        try:
+            while queue:
+                execution, call = queue.popleft()
+                execution.queued -= 1
+                if execution.gone:
+                    continue
+                execution.journal.now = now
+                dirty[execution] = None
+                self._guarded(execution, call)
+            self._dirty = {}
+            for execution in dirty:
+                if not execution.gone:
+                    self._guarded(execution, execution.flush)
+        finally:
+            self._turning = False
+            if self._queue or self._dirty:
+                self._schedule()
 
     def _guarded(self, execution: Held, call: Callable[..., None], *arguments: object) -> None:
         """A fault of our own in one workflow must not take the others with it."""
         try:
             call(*arguments)
-        except Exception as error:  # noqa: BLE001 - told and mended there
+        except BaseException as error:  # noqa: BLE001 - logged and repaired there; user code may have raised anything
             self.fault(execution, error)
 
-    def fault(self, execution: Held, error: Exception) -> None:
-        """A fault of our own in one workflow: drop it, and take it up again later."""
-        log.error("engine_fault", workflow_id=execution.row.workflow_id, error_id=execution.row.uid, exc_info=error)
-        execution.drop()
+    def fault(self, execution: Held, error: BaseException) -> None:
+        """A fault of our own in one workflow: drop it, and take it up again later. The second one pauses it."""
+        row = execution.row
+        log.error("engine_fault", workflow_id=row.workflow_id, error_id=row.uid, exc_info=error)
+        if row.key and not execution.gone:
+            self._faults.add(row.key, error)
+            self._left_running.setdefault(row.key, []).extend(execution.bodies.values())
+        self._drop(execution)
         self.failed(execution)
         self._forget(execution)
-        self._load_after_fault(execution)
+        if not execution.in_commit:
+            self._load_after_fault(execution)
+
+    def _drop(self, execution: Held) -> None:
+        """Drop it, whatever a ``finally`` of its code raises then."""
+        try:
+            execution.drop()
+        except BaseException:
+            row = execution.row
+            log.exception("engine_fault_in_drop", workflow_id=row.workflow_id, error_id=row.uid)
 
     def _load_after_fault(self, execution: Held) -> None:
         """Take it up again from what is on disk, later each time."""
         key = execution.row.key
-        if key and not execution.in_commit:
-            faults = self._faults[key] = self._faults.get(key, 0) + 1
-            pause = min(FIRST_FAULT_PAUSE * 2 ** min(faults, 20), LONGEST_FAULT_PAUSE)
-            self.limits.after(pause, lambda: self.load([key]))
+        if key:
+            self.limits.after(self._faults.pause(key), lambda: self.load([key]))
 
     def deliver(self, key: int, message: Message) -> None:
         """A message for this workflow is on disk: have its driver take it in."""
@@ -256,6 +269,15 @@ class Memory:
 
     def bring_in(self, loaded: Loaded, *, retry: bool = False) -> None:
         """Take a loaded workflow over and let it go on."""
+        try:
+            self._bring_in(loaded, retry=retry)
+        except Exception as error:  # a fault of our own in one workflow must not keep the others out
+            row = loaded.row
+            log.exception("engine_fault", workflow_id=row.workflow_id, error_id=row.uid)
+            self._faults.add(row.key, error)
+            self.limits.after(self._faults.pause(row.key), lambda: self.load([row.key]))
+
+    def _bring_in(self, loaded: Loaded, *, retry: bool) -> None:
         row = loaded.row
         if row.state in FINAL_STATES:
             return
@@ -263,6 +285,11 @@ class Memory:
             # The recovery took it over meanwhile, and may have read its inbox before these came.
             for message in loaded.inbox:
                 self.deliver(row.key, message)
+            return
+        faulted = self._faults.judge(loaded)
+        if faulted.hopeless:
+            self.trying.left_alone.add(row.key)
+            log.critical("workflow_left_alone", workflow_id=row.workflow_id, error_id=row.uid, error=faulted.error)
             return
         guard = Guard(row.generation, row.last_sequence)
         workflow = self.definitions.get(row.workflow_type)
@@ -280,12 +307,12 @@ class Memory:
             mine.replica_id = self.replica_id
         execution = Execution(self, mine, history, guard=guard, workflow=workflow)
         self._by_key[row.key] = self._by_id[row.workflow_id] = execution
-        self.act(execution, lambda: execution.take_over(loaded, retry=retry))
-
-    def _reload(self, execution: Held) -> None:
-        self._forget(execution)
-        if execution.row.key:
-            self.load([execution.row.key])
+        for body in self._left_running.pop(row.key, ()):
+            if body.running:
+                # A thread cannot be stopped: the next attempt waits for it, as after a timeout.
+                execution.bodies[body.order.step_key] = body
+                body.listener = execution
+        self.act(execution, lambda: execution.take_over(loaded, retry=retry, faulted=faulted))
 
     def evict(self, *, at_once: bool = False) -> int:
         """Drop what rests; answer how many. Due ones soon, unless ``at_once``, stay."""
@@ -300,7 +327,7 @@ class Memory:
             and (execution.row.wake_time is None or execution.row.wake_time / 1e6 > wall + self.settings.evict_after)
         ]
         for execution in gone:
-            execution.drop()
+            self._drop(execution)
             self._forget(execution)
         return len(gone)
 
@@ -389,7 +416,7 @@ class Memory:
     def close(self) -> None:
         """Let go of everything."""
         for execution in list(self._by_id.values()):
-            execution.drop()
+            self._drop(execution)
         self._by_id.clear()
         self._by_key.clear()
         self.attempts.close()

@@ -140,7 +140,7 @@ class Stepping(Held):
                 try:
                     context = self.kernel.attempt_context(self, key, order.number)
                     body = self.kernel.attempts.launch(order, self, context)
-                except Exception:
+                except BaseException:
                     # A fault of our own ends this execution, and nobody else would give these back.
                     for left in orders[index:]:
                         self.kernel.attempts.slots_for(left.step).give()
@@ -252,8 +252,8 @@ class Stepping(Held):
         elif detail.decision.action == failure_pb2.RETRY_ACTION_RETRY:
             self.want_again(record.key)
 
-    def _lose(self, record: CallRecord) -> None:
-        """Close an attempt that died with its process."""
+    def _lose(self, record: CallRecord, why: str = "the process that ran this attempt ended before it did") -> None:
+        """Close an attempt that was cut off by the end of its process, or by a fault of our own."""
         key = record.key
         started = record.started
         crashes = self.kernel.quarantined(self.row.key, key)
@@ -262,7 +262,7 @@ class Stepping(Held):
         detail = event.attempt_failed
         detail.step_key = key
         detail.attempt = record.attempt
-        detail.failure.CopyFrom(lost_failure("the process that ran this attempt ended before it did"))
+        detail.failure.CopyFrom(lost_failure(why))
         detail.failure.step_key = key
         decision = detail.decision
         if crashes:

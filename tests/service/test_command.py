@@ -435,6 +435,135 @@ def test_a_module_that_cannot_be_served_is_told_in_plain_words(tmp_path: Path, n
     assert not (tmp_path / "mendflow.db").exists()
 
 
+#: A step that cannot be recorded, and what its one line must name.
+STEPS = {
+    "hidden_type": (
+        """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+from mendflow import step, workflow
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+@step
+async def charge(amount: Decimal) -> None: ...
+
+@workflow
+async def checkout() -> None: ...
+""",
+        "hidden_type.charge(): the type of parameter 'amount'",
+    ),
+    "hidden_result": (
+        """
+from mendflow import step, workflow
+
+@step
+async def charge() -> "Receipt": ...
+
+@workflow
+async def checkout() -> None: ...
+""",
+        "hidden_result.charge(): the type of its result",
+    ),
+    "variable_arguments": (
+        """
+from mendflow import step, workflow
+
+@step
+def charge(*amounts: int) -> None: ...
+
+@workflow
+async def checkout() -> None: ...
+""",
+        "variable_arguments.charge() has the parameter *amounts",
+    ),
+    "unknown_class": (
+        """
+from mendflow import step, workflow
+
+class Amount: ...
+
+@step
+async def charge(amount: Amount) -> None: ...
+
+@workflow
+async def checkout() -> None: ...
+""",
+        "unknown_class.charge(): parameter 'amount'",
+    ),
+    "schema_raises": (
+        """
+from mendflow import step, workflow
+
+class Amount:
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source, handler):
+        raise SystemExit(0)
+
+@step
+async def charge(amount: Amount) -> None: ...
+
+@workflow
+async def checkout() -> None: ...
+""",
+        "schema_raises.charge(): parameter 'amount'",
+    ),
+    "no_retry_policy": (
+        """
+from mendflow import step, workflow
+
+@step(retry=3)
+async def charge() -> None: ...
+
+@workflow
+async def checkout() -> None: ...
+""",
+        "retry must be a RetryPolicy",
+    ),
+}
+BROKEN_STEPS = """
+from mendflow import step
+
+@step
+async def charge(*amounts: int) -> None: ...
+"""
+#: How a workflow's module may come to a step of another module.
+IMPORTS = {
+    "of_a_name": "from broken_steps import charge",
+    "of_a_module": "import broken_steps",
+    "renamed": "import broken_steps as steps",
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_serve_with_a_step_that_cannot_be_recorded_names_it_in_one_line(tmp_path: Path, name: str) -> None:
+    source, words = STEPS[name]
+    (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+    done = serve(tmp_path, name)
+    assert done.returncode in (1, 2), done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    if done.returncode == 1:
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: ")
+    assert not (tmp_path / "mendflow.db").exists()
+
+
+@pytest.mark.parametrize("served", ["itself", "imported"])
+@pytest.mark.parametrize("name", IMPORTS)
+def test_serve_with_an_imported_step_that_cannot_be_recorded_names_its_module(
+    tmp_path: Path, name: str, served: str
+) -> None:
+    (tmp_path / "broken_steps.py").write_text(BROKEN_STEPS, encoding="utf-8")
+    source = f"from mendflow import workflow\n{IMPORTS[name]}\n\n@workflow\nasync def checkout() -> None: ...\n"
+    (tmp_path / "flows.py").write_text(source, encoding="utf-8")
+    (tmp_path / "front.py").write_text("from flows import checkout\n", encoding="utf-8")
+    done = serve(tmp_path, "flows" if served == "itself" else "front")
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: broken_steps.charge() has the parameter *amounts")
+
+
 def test_the_line_of_the_module_that_raised_is_named(tmp_path: Path) -> None:
     (tmp_path / "raises.py").write_text(MODULES["raises"][0], encoding="utf-8")
     assert re.search(r"raises\.py, line 2\)", serve(tmp_path, "raises").stderr)

@@ -96,3 +96,15 @@ def test_options_make_another_step() -> None:
     assert double.key == ""
     with pytest.raises(DefinitionError, match="key"):
         double.with_options(key="a/b")
+
+
+def test_workflow_with_a_signal_name_that_is_no_string_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="must be a string, not 5"):
+        workflow(signals={5: int})(both.function)  # type: ignore[dict-item]
+
+
+def test_step_with_a_retry_that_is_no_policy_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="must be a RetryPolicy, not 3"):
+        step(retry=3)(double.function)  # type: ignore[call-overload]
+    with pytest.raises(DefinitionError, match="must be a RetryPolicy, not 3"):
+        double.with_options(retry=3)  # type: ignore[arg-type]

@@ -121,6 +121,30 @@ async def test_what_cancels_itself_harms_nobody_who_begins_later(carriers: Carri
         assert await (await outside(carriers, waits())) == "whole"
 
 
+async def test_cancel_of_what_yielded_no_future_ends_it(carriers: Carriers) -> None:
+    class Awaitable:
+        def __await__(self) -> Any:
+            yield 5
+
+    async def yields() -> str:
+        try:
+            await Awaitable()
+        except (RuntimeError, asyncio.CancelledError):
+            return "ended"
+        return "never"
+
+    loop = asyncio.get_running_loop()
+    begun = loop.create_future()
+
+    def begin_and_cancel() -> None:
+        task: Any = carriers.begin(yields(), contextvars.Context())
+        task.cancel()
+        begun.set_result(task)
+
+    loop.call_soon(begin_and_cancel)
+    assert await (await begun) == "ended"
+
+
 async def test_many_that_suspend_at_once_all_go_on(carriers: Carriers) -> None:
     async def waits(number: int) -> int:
         await asyncio.sleep(0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, Required
 from pydantic_core import SchemaValidator
 from typing_extensions import TypedDict
 
-from mendflow.codec.faults import path_of, payload_error
+from mendflow.codec.faults import path_of, payload_error, text_of
 from mendflow.codec.values import MessageType, ValueType, adapter_of, read_json
 from mendflow.errors import DefinitionError, PayloadError
 from mendflow.v1 import payload_pb2
@@ -44,13 +44,17 @@ class Arguments:
             for name, value_type in value_types.items()
         }
         self._dump_list = list(self._dumps.values())
+        self._value_types = value_types
         self._message = _single_message(value_types)
         self._validate = _validator(self._name, signature, value_types)
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Arguments:
         """Answer the arguments of ``function``. Raises `DefinitionError` naming the parameter at fault."""
-        signature = inspect.signature(function)
+        try:
+            signature = inspect.signature(function)
+        except (ValueError, TypeError) as error:
+            raise DefinitionError(f"{_name(function)}() has no signature: {error}; wrap it in a def") from error
         for parameter in signature.parameters.values():
             if parameter.kind in _VARIABLE:
                 raise DefinitionError(
@@ -91,10 +95,25 @@ class Arguments:
                 return [], {}
             return self._call({next(iter(self._dumps)): self._message.decode(payload)})
         if payload is None or kind is None:
-            return self._call(read_json(self._validate, "{}", self._name))
+            return self._call(self._read("{}"))
         if kind == "message":
             raise payload_error(self._name, [("", f"takes JSON, not the message {payload.message.type_url}")])
-        return self._call(read_json(self._validate, payload.json, self._name))
+        return self._call(self._read(payload.json))
+
+    def _read(self, text: str) -> dict[str, Any]:
+        try:
+            values: dict[str, Any] = read_json(self._validate, text, self._name)
+        except PayloadError as error:
+            if isinstance(error.__cause__, ValueError | RecursionError):
+                raise
+            # The type of one parameter raised what says no place: look for that parameter.
+            for name, member in json.loads(text).items():
+                try:
+                    self._value_types[name].decode(payload_pb2.Payload(json=json.dumps(member)))
+                except PayloadError as found:
+                    raise self._inside(name, found) from error
+            raise
+        return values
 
     def canonical(self, payload: payload_pb2.Payload | None) -> payload_pb2.Payload:
         """Return a recorded payload as the same call would be recorded now, with all defaults filled in.
@@ -148,9 +167,9 @@ def resolved_hints(function: Callable[..., Any]) -> dict[str, Any]:
     target = inspect.unwrap(function)
     try:
         return typing.get_type_hints(target, include_extras=True)
-    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+    except Exception as error:  # an annotation is the user's own expression
         raise DefinitionError(
-            f"{_name(function)}(): the type of {_unresolved(target)} cannot be resolved: {error}. "
+            f"{_name(function)}(): the type of {_unresolved(target)} cannot be resolved: {text_of(error)}. "
             "It must be a name of the module at run time: not of a function, nor imported under TYPE_CHECKING."
         ) from error
 
@@ -160,7 +179,7 @@ def _unresolved(function: Callable[..., Any]) -> str:
         alone = types.SimpleNamespace(__annotations__={name: annotation})
         try:
             typing.get_type_hints(alone, globalns=getattr(function, "__globals__", {}), include_extras=True)
-        except (NameError, AttributeError, TypeError, SyntaxError):
+        except Exception:  # noqa: BLE001 - as above
             return "its result" if name == "return" else f"parameter {name!r}"
     return "a parameter"
 

@@ -52,12 +52,33 @@ def validation_problems(error: ValidationError) -> list[Problem]:
     ]
 
 
+def foreign_problems(error: BaseException) -> list[Problem]:
+    """Return the problem with a value whose class raised what no validator or serializer should.
+
+    Pydantic passes on what is no ValueError, so the place inside the value is unknown. The code that raised is named.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" in {trace.tb_frame.f_code.co_qualname}"
+    return [("", f"{type(error).__name__} was raised{where}: {text_of(error)}".removesuffix(": "))]
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an exception says, or that it cannot be printed."""
+    try:
+        return str(error)
+    except BaseException as broken:  # noqa: BLE001 - the user's own __str__ may raise anything
+        return f"(no message: {type(broken).__name__} in __str__)"
+
+
 def serialization_problems(error: BaseException) -> list[Problem]:
     """Answer the problems that serialization met."""
     if isinstance(error, RecursionError):
         return [("", "is nested too deep")]
     problems = []
-    for line in str(error).splitlines():
+    said = text_of(error)
+    for line in said.splitlines():
         # pydantic: Class(Expected `int` - serialized value may not be as expected [field_name='x', input_value=...])
         warning = line.strip().removeprefix("PydanticSerializationUnexpectedValue").strip("()")
         if not warning or warning.startswith("Pydantic serializer warnings"):
@@ -65,7 +86,7 @@ def serialization_problems(error: BaseException) -> list[Problem]:
         found = _FIELD.search(warning)
         text = warning.replace(" - serialized value may not be as expected", "").replace(" [field_name", " [field")
         problems.append((path_of([found["field"]]) if found and found["field"] else "", text))
-    if "invalid utf-8 sequence" in str(error):
+    if "invalid utf-8 sequence" in said:
         problems.append(("", "bytes that are not UTF-8 text need the annotation pydantic.Base64Bytes"))
     return problems or [("", type(error).__name__)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import inspect
@@ -20,9 +21,11 @@ from pydantic_core import PydanticCustomError, SchemaError, ValidationError, to_
 from typing_extensions import override
 
 from mendflow.codec.faults import (
+    foreign_problems,
     payload_error,
     serialization_problems,
     strict_json,
+    text_of,
     type_name,
     validation_problems,
 )
@@ -175,16 +178,26 @@ class JsonType(ValueType[T]):
     @override
     def dump(self, value: T) -> bytes:
         try:
-            if self._plain is not None and type(value) is self._plain:
-                if not isinstance(value, int) or -_INT64 <= value < _INT64:
-                    return self._to_json(value)  # It comes back as it is.
-                text = self._to_json(value)
-            else:
-                text = self._to_json(value, by_alias=True, warnings="error")
-            if self._has_sets:
-                text = self._sorted(value)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise self.error(serialization_problems(error)) from error
+            try:
+                if self._plain is not None and type(value) is self._plain:
+                    if not isinstance(value, int) or -_INT64 <= value < _INT64:
+                        return self._to_json(value)  # It comes back as it is.
+                    text = self._to_json(value)
+                else:
+                    text = self._to_json(value, by_alias=True, warnings="error")
+                if self._has_sets:
+                    text = self._sorted(value)
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise self.error(serialization_problems(error)) from error
+            self._check_return(value, text)
+        except (PayloadError, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # the value's own class may raise anything
+            raise self.error(foreign_problems(error)) from error
+        return text
+
+    def _check_return(self, value: T, text: bytes) -> None:
+        """Raise `PayloadError` when ``text`` would not come back as ``value``."""
         if b"null" in text or b"NaN" in text or b"Infinity" in text:
             # pydantic writes NaN as null, or as NaN where a model's config says so.
             problem = not_finite(self._adapter.serializer.to_python(value, by_alias=True, warnings=False))
@@ -200,7 +213,6 @@ class JsonType(ValueType[T]):
             problem = difference(value, back)
             if problem is not None:
                 raise self.error([problem])
-        return text
 
     def _sorted(self, value: T) -> bytes:
         plain = self._adapter.serializer.to_python(value, by_alias=True)
@@ -223,8 +235,8 @@ class JsonType(ValueType[T]):
     def _schema_text(self) -> str:
         try:
             schema = self._adapter.json_schema(schema_generator=_Schema)
-        except (PydanticUserError, ValueError) as error:
-            raise DefinitionError(f"{self.name} has no JSON Schema: {error}") from error
+        except Exception as error:  # a class's own __get_pydantic_json_schema__ may raise anything
+            raise DefinitionError(f"{self.name} has no JSON Schema: {text_of(error)}") from error
         return json.dumps({"$schema": _Schema.schema_dialect, **schema}, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -291,9 +303,13 @@ class MessageType(ValueType[T]):
     def _checked(self, value: T) -> Message | None:
         if value is None and self.nullable:
             return None
-        if not isinstance(value, self._class):
+        try:
+            fits = isinstance(value, self._class)
+        except Exception:  # noqa: BLE001 - the value's own __class__ may raise anything
+            fits = False
+        if not fits:
             raise self.error([("", f"is of type {type_name(type(value))}")])
-        return value
+        return typing.cast("Message", value)
 
     def _from_json(self, text: str) -> T:
         try:
@@ -336,8 +352,12 @@ def adapter_of(annotation: Any, name: str) -> pydantic.TypeAdapter[Any]:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
         # A class that waits for a forward reference would otherwise say so at its first value.
         adapter.rebuild(raise_errors=True)
-    except SCHEMA_ERRORS as error:
-        reason = str(error).strip().split("\n", 1)[0]
+    except (asyncio.CancelledError, MemoryError):
+        raise
+    except BaseException as error:  # a class's own __get_pydantic_core_schema__ may raise anything
+        reason = text_of(error).strip().split("\n", 1)[0]
+        if not isinstance(error, SCHEMA_ERRORS):
+            reason = f"{type(error).__name__}: {reason}."
         raise DefinitionError(
             f"{name} cannot be recorded: {reason} Use builtins, dataclasses and pydantic models; "
             "a protobuf message only as a whole parameter, input or result."
@@ -356,6 +376,10 @@ def read_json(validate: Any, text: str | bytes, name: str) -> Any:
         raise payload_error(name, validation_problems(error)) from error
     except (ValueError, RecursionError) as error:
         raise payload_error(name, serialization_problems(error)) from error
+    except (PayloadError, asyncio.CancelledError):
+        raise
+    except BaseException as error:  # a validator or __post_init__ of the type may raise anything
+        raise payload_error(name, foreign_problems(error)) from error
 
 
 def _of(annotation: Any) -> ValueType[Any]:

@@ -164,6 +164,10 @@ class _StateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StateReas
     """FAILED: the history is as long as the limit allows."""
     STATE_REASON_CLEANUP_DEADLINE: _StateReason.ValueType  # 11
     """CANCELLED: clean-up was cut off at its deadline."""
+    STATE_REASON_ENGINE_FAULT: _StateReason.ValueType  # 12
+    """PAUSED: the server met an internal error twice in a row while it drove
+    this workflow. Its log has both under the workflow's id.
+    """
 
 class StateReason(_StateReason, metaclass=_StateReasonEnumTypeWrapper):
     """Why a workflow is in its state, where the state alone does not say."""
@@ -194,6 +198,10 @@ STATE_REASON_HISTORY_LIMIT: StateReason.ValueType  # 10
 """FAILED: the history is as long as the limit allows."""
 STATE_REASON_CLEANUP_DEADLINE: StateReason.ValueType  # 11
 """CANCELLED: clean-up was cut off at its deadline."""
+STATE_REASON_ENGINE_FAULT: StateReason.ValueType  # 12
+"""PAUSED: the server met an internal error twice in a row while it drove
+this workflow. Its log has both under the workflow's id.
+"""
 Global___StateReason: _TypeAlias = StateReason  # noqa: Y015
 
 class _AlertSeverity:

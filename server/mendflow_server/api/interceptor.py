@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import secrets
@@ -55,7 +56,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
 
-def as_refusal(error: Exception, method: str) -> Refusal:
+def as_refusal(error: BaseException, method: str) -> Refusal:
     """Answer the refusal that a caller is told of; a fault of our own is logged with its traceback."""
     if isinstance(error, Refusal):
         return error
@@ -84,9 +85,9 @@ def _wrap_unary(method: str, behavior: Any, parse: Callable[[bytes], Any]) -> Ca
     async def unary(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await behavior(parse(data), context)
-        except grpc.aio.AbortError:
+        except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
-        except Exception as error:  # noqa: BLE001 - the place where every error becomes a status
+        except BaseException as error:  # noqa: BLE001 - the place where every error becomes a status
             refusal = as_refusal(error, method)
         return await _abort(context, refusal)
 
@@ -107,9 +108,9 @@ def _wrap_stream(method: str, behavior: Any, parse: Callable[[bytes], Any]) -> C
                         await context.write(frame)
                     except Exception:  # noqa: BLE001 - it fails only when the caller is gone; nobody is left to be told
                         return
-        except grpc.aio.AbortError:
+        except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
             raise
-        except Exception as error:  # noqa: BLE001 - the place where every error becomes a status
+        except BaseException as error:  # noqa: BLE001 - the place where every error becomes a status
             refusal = as_refusal(error, method)
         if refusal is not None:
             await _abort(context, refusal)
