@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import grpc
 
+from mendflow.connection.process import claim_grpc
+
 __all__ = ["open_channel", "trace_metadata"]
 
 #: Idempotent as this client sends them: it always sets the ids that make them so. A watch is taken up by the client.
@@ -64,6 +66,7 @@ _OPTIONS: Final = (
 
 def open_channel(target: str) -> grpc.aio.Channel:
     """Answer a channel to a server without TLS."""
+    claim_grpc()
     return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from mendflow.connection.client import Client
 from mendflow.connection.handle import WorkflowHandle
+from mendflow.connection.process import claim_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator
@@ -69,6 +70,7 @@ class _Blocking:
 
 def _run(work: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
     """Run this on the loop and wait for it. Ctrl-C ends it there too, before anything else is asked of it."""
+    claim_grpc()  # In a forked child the loop has no thread, and the wait would have no end.
     ended = threading.Event()
 
     async def run() -> Any:

@@ -1,15 +1,13 @@
-"""Where the file lies: SQLite's locks and its shared memory do not hold over a network."""
+"""Where the file lies, and what lies beside it. SQLite's locks do not hold over a network or over two names."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from mendflow_server.store.protocol import StoreRefused
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _NETWORK: Final = frozenset(
     {
@@ -20,6 +18,37 @@ _NETWORK: Final = frozenset(
 
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 _MOUNT_POINT: Final = 4
+
+
+def resolve(path: Path) -> Path:
+    """Return the absolute path of the file itself, symlinks resolved, whether or not it exists."""
+    return Path(os.path.realpath(path))
+
+
+def lock_path(database: Path) -> Path:
+    """Return the path of a database's lock file."""
+    return database.with_name(f"{database.name}.lock")
+
+
+def note_path(database: Path) -> Path:
+    """Return the path of a database's note; see `mendflow_server.note`."""
+    return database.with_name(f"{database.name}.note")
+
+
+def files_at(database: Path) -> tuple[Path, ...]:
+    """Return every file that a server of this database keeps open."""
+    of_sqlite = (database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm", "-journal"))
+    return database, *of_sqlite, lock_path(database), note_path(database)
+
+
+def refuse_further_names(path: Path, links: int) -> None:
+    """Raise `StoreRefused` when the file has a second name: SQLite would keep a second write-ahead log for it."""
+    if links > 1:
+        message = (
+            f"{path} has {links} names (hard links), and a server under another one would destroy what this one "
+            f"writes; remove the others (`find DIRECTORY -samefile {path}` lists them) or give a copy"
+        )
+        raise StoreRefused(message)
 
 
 def file_system_of(path: str, mountinfo: str) -> str | None:
