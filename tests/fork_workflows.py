@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mendflow import Client, SyncClient, step, workflow
+from mendflow import Client, MendflowError, SyncClient, step, workflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FORK = multiprocessing.get_context("fork")
 #: Made at import, as users do; its workers are forked by the first step that uses it.
 POOL = concurrent.futures.ProcessPoolExecutor(2, mp_context=FORK)
+METHODS: dict[str, Any] = {name: multiprocessing.get_context(name) for name in ("fork", "forkserver", "spawn")}
 #: How long a child may take, in seconds.
 PATIENCE = 10.0
 
@@ -43,15 +44,15 @@ def leave_word(name: str, word: Any) -> None:
 def inherited() -> dict[str, Any]:
     """Answer what this process has of its parent's."""
     regular, sockets = [], []
-    for name in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         try:
-            found = os.fstat(int(name))
+            found = os.fstat(int(link.name))
         except OSError:
             continue
         if stat.S_ISREG(found.st_mode):
-            regular.append(os.readlink(f"/proc/self/fd/{name}"))
+            regular.append(str(link.readlink()))
         elif stat.S_ISSOCK(found.st_mode):
-            with socket.socket(fileno=os.dup(int(name))) as copy:
+            with socket.socket(fileno=os.dup(int(link.name))) as copy:
                 if copy.family in {socket.AF_INET, socket.AF_INET6}:
                     sockets.append(copy.getsockname()[1])
     return {
@@ -61,7 +62,7 @@ def inherited() -> dict[str, Any]:
         "handlers": {name: signal.getsignal(getattr(signal, name)) is signal.SIG_DFL for name in ("SIGTERM", "SIGINT")},
         "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
         "wakeup": signal.set_wakeup_fd(-1),
-        "loop": asyncio._get_running_loop() is not None,
+        "loop": asyncio._get_running_loop() is not None,  # noqa: SLF001 - it does not raise
     }
 
 
@@ -124,7 +125,7 @@ def fork_and_look(how: str) -> str:
     if how == "os.fork":
         outcome(fork(lambda: look(how)))
     elif how in {"fork", "forkserver", "spawn"}:
-        process = multiprocessing.get_context(how).Process(target=look, args=(how,))
+        process = METHODS[how].Process(target=look, args=(how,))
         process.start()
         process.join(PATIENCE)
     elif how == "pool":
@@ -231,7 +232,7 @@ def call_from_child(how: str) -> int:
                 SyncClient(target, retry_for=1.0, timeout=1.0)
             else:
                 asyncio.run(_connect(target))
-        except Exception as error:
+        except MendflowError as error:
             leave_word("call", str(error))
             os._exit(3)
 
@@ -277,7 +278,7 @@ async def calls(how: str) -> int:
 @step
 async def interrupted_by(signal_name: str) -> str:
     """Take long, and keep the loop busy in small portions: what is raised into it is its failure."""
-    leave_word("busy", True)
+    leave_word("busy", signal_name)
     limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
         await asyncio.sleep(0)

@@ -23,11 +23,11 @@ import stat
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 __all__ = ["Belongings", "armed", "end_forked_child"]
 
@@ -85,7 +85,7 @@ class Belongings:
 
 def _open_descriptors() -> list[int]:
     try:
-        return sorted(int(name) for name in os.listdir("/dev/fd"))
+        return sorted(int(entry.name) for entry in Path("/dev/fd").iterdir())
     except OSError:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return list(range(min(soft, _HIGHEST) if soft > 0 else _HIGHEST))

@@ -1,20 +1,37 @@
-"""Which process gRPC runs in.
+"""How gRPC lives with forks, and which process it runs in.
 
-The threads of gRPC's asyncio stack do not survive a fork: in a child, a call
-would never end. So a child that was forked after gRPC has begun is refused.
+A child that was forked after gRPC has begun cannot use it: gRPC's threads are
+not there, and a call would never end. gRPC's fork support does not help, for
+it leaves the asyncio stack out. It starts gRPC's threads anew in the child,
+and these call into asyncio state that is the parent's: 1.85 often crashes
+there. Python's gRPC documents it as off by default, but its
+core has it on, unless the environment says otherwise before the first import.
+So this module comes before every other that imports grpc.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from mendflow.errors import MendflowError
 
 __all__ = ["claim_grpc"]
 
+_SUPPORT: Final = "GRPC_ENABLE_FORK_SUPPORT"
+
+if _SUPPORT in os.environ:
+    import grpc
+else:
+    os.environ[_SUPPORT] = "0"
+    try:
+        import grpc  # noqa: F401
+    finally:
+        del os.environ[_SUPPORT]
+
 
 class _Owner:
-    """The process in which gRPC has begun; 0: in none yet. There is one such state a process, and it is gRPC's."""
+    """The process in which gRPC has begun; 0: in none yet. gRPC's own state is one a process, and so is this."""
 
     pid = 0
 

@@ -9,8 +9,8 @@ import grpc
 
 from mendflow import errors
 from mendflow.connection.channel import trace_metadata
-from mendflow.connection.status import as_error
 from mendflow.connection.process import claim_grpc
+from mendflow.connection.status import as_error
 from mendflow.v1 import workflow_service_pb2
 
 if TYPE_CHECKING:

@@ -28,10 +28,7 @@ def holders_of(descriptor: int, written: int) -> list[int]:
     file = os.fstat(descriptor)
     takers = _takers(file)
     holders = []
-    for entry in os.listdir(_PROC):
-        if not entry.isdecimal():
-            continue
-        number = int(entry)
+    for number in [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]:
         holds = _holds(number, file)
         if holds or (holds is None and number in takers and _lives(number)):
             holders.append(number)
@@ -42,17 +39,17 @@ def _holds(process: int, file: os.stat_result) -> bool | None:
     """Return whether a process has the lock; None when its descriptors cannot be read."""
     folder = _PROC / str(process)
     try:
-        names = os.listdir(folder / "fd")
+        descriptors = list((folder / "fd").iterdir())
     except PermissionError:
         return None
     except OSError:
         return False  # It has ended.
-    for name in names:
+    for each in descriptors:
         # Any of them may have been closed meanwhile.
         with contextlib.suppress(OSError):
-            found = (folder / "fd" / name).stat()
+            found = each.stat()
             if (found.st_dev, found.st_ino) == (file.st_dev, file.st_ino):
-                locks = (folder / "fdinfo" / name).read_text(encoding="ascii", errors="replace")
+                locks = (folder / "fdinfo" / each.name).read_text(encoding="ascii", errors="replace")
                 if " FLOCK " in locks:
                     return True
     return False

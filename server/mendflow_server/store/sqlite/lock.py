@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import stat
 import sys
 from typing import TYPE_CHECKING, Final
 
 from mendflow_server.store.protocol import StoreRefused
 from mendflow_server.store.sqlite.holders import holders_of
-from mendflow_server.store.sqlite.place import lock_path, refuse_further_names
+from mendflow_server.store.sqlite.place import lock_path, refuse_unfit_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +41,7 @@ class FileLock:
         """Take both locks. Raises `StoreRefused`, with the process that has the file."""
         # Looked at before it is opened: a refusal must close no descriptor of a database in use.
         with contextlib.suppress(OSError):
-            refuse_further_names(self._database, self._database.stat().st_nlink)
+            refuse_unfit_file(self._database, self._database.stat())
         try:
             lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -50,13 +49,13 @@ class FileLock:
             raise StoreRefused(message) from error
         self._lock(lock, self._path)
         if _APART:
-            self._lock_database(lock)
+            self._lock_database()
         # The number is for a message alone: a full disk, which does not take it, will tell of itself.
         with contextlib.suppress(OSError):
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
-    def _lock_database(self, lock: int) -> None:
+    def _lock_database(self) -> None:
         try:
             # An empty file is a new database to SQLite. Not blocking: it may be a pipe.
             database = os.open(self._database, os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
@@ -68,12 +67,9 @@ class FileLock:
             )
             raise StoreRefused(message) from error
         self._lock(database, self._database)
-        found = os.fstat(database)
         try:
-            if not stat.S_ISREG(found.st_mode):
-                message = f"{self._database} is not a regular file; give another file"
-                raise StoreRefused(message)
-            refuse_further_names(self._database, found.st_nlink)
+            # Again: it may have been put in another's place meanwhile.
+            refuse_unfit_file(self._database, os.fstat(database))
         except StoreRefused:
             self.release()
             raise

@@ -1,9 +1,13 @@
-"""Where the file lies, and what lies beside it. SQLite's locks do not hold over a network or over two names."""
+"""Where the file lies, and what lies beside it.
+
+SQLite's locks do not hold over a network, nor its log under two names of one file.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -41,11 +45,17 @@ def files_at(database: Path) -> tuple[Path, ...]:
     return database, *of_sqlite, lock_path(database), note_path(database)
 
 
-def refuse_further_names(path: Path, links: int) -> None:
-    """Raise `StoreRefused` when the file has a second name: SQLite would keep a second write-ahead log for it."""
-    if links > 1:
+def refuse_unfit_file(path: Path, found: os.stat_result) -> None:
+    """Raise `StoreRefused` when it is no regular file, or has a second name.
+
+    SQLite names the write-ahead log after the file, so under two names a file would have two logs.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        message = f"{path} is not a regular file; give another file"
+        raise StoreRefused(message)
+    if found.st_nlink > 1:
         message = (
-            f"{path} has {links} names (hard links), and a server under another one would destroy what this one "
+            f"{path} has {found.st_nlink} names (hard links), and a server under another one would destroy what this one "
             f"writes; remove the others (`find DIRECTORY -samefile {path}` lists them) or give a copy"
         )
         raise StoreRefused(message)
