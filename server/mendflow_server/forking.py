@@ -54,11 +54,16 @@ class Belongings:
 
     def drop(self) -> None:
         """Give everything up. Called in a forked child only."""
-        signal.set_wakeup_fd(-1)
-        for number in self.signals:
-            signal.signal(number, signal.SIG_DFL)
-        _bury(self._descriptors())
-        # The thread that forked keeps its identity.
+        # If one fails, the others are done all the same; what is added first is done last.
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._leave_loop)
+            stack.callback(lambda: _bury(self._descriptors()))
+            for number in self.signals:
+                stack.callback(signal.signal, number, signal.SIG_DFL)
+            stack.callback(signal.set_wakeup_fd, -1)
+
+    def _leave_loop(self) -> None:
+        # The thread that forked keeps its identity. Python does the first part by itself from 3.12 on.
         if threading.get_ident() == self._loop_thread:
             asyncio._set_running_loop(None)  # noqa: SLF001 - documented for event loops
             asyncio.set_event_loop(None)

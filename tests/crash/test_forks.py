@@ -14,11 +14,14 @@ import pytest
 
 from mendflow import Client
 from mendflow.v1 import failure_pb2, workflow_pb2
-from tests.conftest import ServerProcess, until
+from tests.conftest import ServerProcess, serving_process, until
+from tests.service.test_traces import Receiver, receiver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+__all__ = ["receiver"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 
@@ -142,6 +145,22 @@ async def test_a_server_whose_steps_fork_under_load_serves_every_call(server: Se
     assert await asyncio.gather(*(client.run("looks", way) for way in ways)) == ways
     assert_untouched(server)
     assert server.terminate() == 0
+
+
+async def test_a_child_sends_none_of_the_spans_that_the_server_has_yet_to_send(
+    tmp_path: Path, receiver: tuple[Receiver, dict[str, str]]
+) -> None:
+    told, environment = receiver
+    environment |= {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    with serving_process(tmp_path, modules=("fork_workflows",), environment=environment) as server:
+        async with Client(server.grpc_address) as client:
+            for way in ("os.fork", "fork", "loop fork", "executor"):
+                await client.run("looks", way)
+            assert await client.run("leaves", "exit") == [7, 7]
+            assert not told.spans
+        assert await asyncio.to_thread(server.terminate) == 0
+        ids = [span.span_id for span in told.spans]
+    assert len(ids) == len(set(ids)) == 5 + 6
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])

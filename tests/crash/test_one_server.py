@@ -177,7 +177,7 @@ time.sleep(60)
 async def test_a_refusal_names_the_process_that_has_the_lock_and_not_the_dead_one_that_took_it(tmp_path: Path) -> None:
     path = tmp_path / "mendflow.db"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    taker = subprocess.Popen(
+    taker = subprocess.Popen(  # noqa: ASYNC220 - it is only read from, and killed
         [sys.executable, "-c", LEAVES_ITS_LOCK, str(path)], stdout=subprocess.PIPE, env=environment
     )
     assert taker.stdout is not None

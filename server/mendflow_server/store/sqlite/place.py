@@ -46,7 +46,7 @@ def files_at(database: Path) -> tuple[Path, ...]:
 
 
 def refuse_unfit_file(path: Path, found: os.stat_result) -> None:
-    """Raise `StoreRefused` when it is no regular file, or has a second name.
+    """Raise `StoreRefused` when it is not a regular file, or has a second name.
 
     SQLite names the write-ahead log after the file, so under two names a file would have two logs.
     """
@@ -55,7 +55,7 @@ def refuse_unfit_file(path: Path, found: os.stat_result) -> None:
         raise StoreRefused(message)
     if found.st_nlink > 1:
         message = (
-            f"{path} has {found.st_nlink} names (hard links), and a server under another one would destroy what this one "
+            f"{path} has {found.st_nlink} names (hard links), and a server under another would destroy what this one "
             f"writes; remove the others (`find DIRECTORY -samefile {path}` lists them) or give a copy"
         )
         raise StoreRefused(message)
