@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
@@ -25,11 +24,12 @@ from mendflow_server.clock import SystemClock
 from mendflow_server.commit import Committer
 from mendflow_server.engine import Engine
 from mendflow_server.forgotten import notice_forgotten
+from mendflow_server.forking import Belongings, armed
 from mendflow_server.health import HealthMonitor, Signals
 from mendflow_server.http import HttpServer
 from mendflow_server.note import Note
 from mendflow_server.observer import LogsAndSpans
-from mendflow_server.store.opening import open_store
+from mendflow_server.store.opening import files_of, open_store
 from mendflow_server.supervisor import Supervisor
 from mendflow_server.telemetry import build_exporter, trace_from_metadata
 from mendflow_server.version import VERSION
@@ -48,6 +48,9 @@ log = structlog.get_logger("mendflow.app")
 COLLECT_AFTER = (30_000, 20, 20)
 #: For how long a thread may keep the interpreter's lock that another one asks for, in seconds.
 SWITCH_INTERVAL = 0.001
+
+#: The signals that begin a drain; the second one ends the process.
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 #: What is left of the drain's time for closing what was cut off, in seconds.
 DRAIN_RESERVE = 3.0
@@ -91,7 +94,7 @@ class App:
         await self.store.open()
         stack.push_async_callback(self.store.close)
         clock.go_on_from(await self.store.last_beat() / 1e6)
-        note = Note(note_path(settings.store))
+        note = Note(self.store.note)
         stack.callback(note.close)
         spans = build_exporter()
         if spans is not None:
@@ -210,9 +213,19 @@ async def serve(settings: Settings, definitions: Mapping[str, Workflow[Any, Any]
     """Serve until SIGTERM or SIGINT, then drain. Answers the process's exit code."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         loop.add_signal_handler(number, stop.set)
+    with armed(Belongings(loop, ENDING)) as belongings:
+        belongings.files = files_of(settings.store)
+        return await _serve(settings, definitions, stop, belongings)
+
+
+async def _serve(
+    settings: Settings, definitions: Mapping[str, Workflow[Any, Any]], stop: asyncio.Event, belongings: Belongings
+) -> int:
+    loop = asyncio.get_running_loop()
     async with App(settings, definitions) as app:
+        belongings.ports = frozenset({app.grpc_port, app.http_port})
         collect_less()
         share_lock()
         log.info(
@@ -231,8 +244,10 @@ async def serve(settings: Settings, definitions: Mapping[str, Workflow[Any, Any]
             stopped.cancel()
             return 1
         failed.cancel()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        for number in ENDING:
+            # Not by removing the loop's handler: for SIGINT that brings back Python's own, which would raise
+            # KeyboardInterrupt inside a workflow's code.
+            signal.signal(number, signal.SIG_DFL)
         await app.drain()
     return 0
 
@@ -254,12 +269,6 @@ def collect_less() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
-
-
-def note_path(store: str) -> Path | None:
-    """Answer where the note of a store lies: beside a SQLite file."""
-    prefix = "sqlite:///"
-    return Path(f"{store.removeprefix(prefix)}.note") if store.startswith(prefix) else None
 
 
 def _bound(address: str, port: int) -> str:

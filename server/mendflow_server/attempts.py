@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import inspect
+import os
 import queue
 import threading
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from mendflow.context import ATTEMPT, Attempt, checked_progress
 from mendflow.errors import PayloadError
 from mendflow.v1 import failure_pb2, payload_pb2
 from mendflow_server.carrier import Carriers
+from mendflow_server.forking import end_forked_child
 from mendflow_server.retry import cancelled_failure, classify, timeout_failure
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 _JSON = ValueType[Any].of(Any)
 #: A workflow whose step has ended at once may go on with its slot; every so many times the line has it instead.
 SHARE = 8
+#: The last words of a child that a step forked, and that cannot go on.
+AWAITS = "a forked child of a step must not await: its loop runs in the server alone"
 
 
 class Order(NamedTuple):
@@ -174,6 +178,7 @@ class Body:
         """Begin, with these context variables. Only after the attempt's record is on disk."""
         if self.order.step.is_async:
             begun = self.runner.carriers.begin(self._on_loop(), context)
+            end_forked_child(self.runner.process, AWAITS)
             if isinstance(begun, Report):
                 self.running = False
                 self.closed = True
@@ -203,8 +208,10 @@ class Body:
             ATTEMPT.set(_Running(self, self.order))
             args, kwargs = self.order.step.arguments.decode(self.order.input)
             result = await self.order.step.function(*args, **kwargs)
+            end_forked_child(self.runner.process)
             report = self._output(result)
         except BaseException as error:  # noqa: BLE001 - whatever leaves a step is its failure
+            end_forked_child(self.runner.process, error)
             report = self._failed(error)
         if self.task is not None:
             self._ended(report)
@@ -215,11 +222,13 @@ class Body:
             ATTEMPT.set(_Running(self, self.order))
             args, kwargs = self.order.step.arguments.decode(self.order.input)
             result = self.order.step.function(*args, **kwargs)
+            end_forked_child(self.runner.process)
             if inspect.isawaitable(result):
                 msg = f"step {self.order.step.name} is a def function that returned an awaitable; make it async def"
                 raise TypeError(msg)  # noqa: TRY301 - reported like any error of the step
             report = self._output(result)
         except BaseException as error:  # noqa: BLE001 - whatever leaves a step is its failure
+            end_forked_child(self.runner.process, error)
             report = self._failed(error)
         self.runner.on_loop(self, lambda: self._ended(report))
 
@@ -327,6 +336,7 @@ class Attempts:
         self.timers = timers
         self.payload_limit = payload_limit
         self.cancel_grace = cancel_grace
+        self.process = os.getpid()
         self.task_slots = Slots(slots)
         self.thread_slots = Slots(threads)
         self.threads = DaemonThreads(threads)

@@ -10,6 +10,7 @@ import grpc
 
 from mendflow import errors
 from mendflow.connection.channel import open_channel, trace_metadata
+from mendflow.connection.process import refuse_forked_child
 from mendflow.connection.status import as_error
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Caller:
 
     async def call(self, method: Callable[..., Any], request: Any, *, timeout: float | None = None) -> Any:
         """Make one call. Raises a `RequestError`."""
+        refuse_forked_child()
         try:
             return await method(
                 request, timeout=self.timeout if timeout is None else timeout, metadata=trace_metadata()

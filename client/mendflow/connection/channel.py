@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import grpc
 
+from mendflow.connection.process import refuse_forked_child, uses_grpc
+
 __all__ = ["open_channel", "trace_metadata"]
 
 #: Idempotent as this client sends them: it always sets the ids that make them so. A watch is taken up by the client.
@@ -64,7 +66,10 @@ _OPTIONS: Final = (
 
 def open_channel(target: str) -> grpc.aio.Channel:
     """Answer a channel to a server without TLS."""
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    refuse_forked_child()
+    channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+    uses_grpc(channel)
+    return channel
 
 
 def trace_metadata() -> tuple[tuple[str, str], ...]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from mendflow.connection.client import Client
 from mendflow.connection.handle import WorkflowHandle
+from mendflow.connection.process import refuse_forked_child
+from mendflow.errors import MendflowError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator
@@ -69,6 +71,12 @@ class _Blocking:
 
 def _run(work: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
     """Run this on the loop and wait for it. Ctrl-C ends it there too, before anything else is asked of it."""
+    try:
+        refuse_forked_child()  # The loop has no thread there, and the wait would have no end.
+    except MendflowError:
+        if inspect.iscoroutine(work):
+            work.close()
+        raise
     ended = threading.Event()
 
     async def run() -> Any:

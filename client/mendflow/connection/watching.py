@@ -9,6 +9,7 @@ import grpc
 
 from mendflow import errors
 from mendflow.connection.channel import trace_metadata
+from mendflow.connection.process import refuse_forked_child
 from mendflow.connection.status import as_error
 from mendflow.v1 import workflow_service_pb2
 
@@ -95,6 +96,7 @@ async def _frames(
     silence: float,
 ) -> AsyncGenerator[workflow_service_pb2.WatchWorkflowResponse, None]:
     """Yield the frames of one stream, to the workflow's end. Raises `_Cut`, or what the server refused it with."""
+    refuse_forked_child()
     call = stub.WatchWorkflow(request, metadata=trace_metadata())
     try:
         while True:

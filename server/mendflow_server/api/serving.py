@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from mendflow.connection.process import refuse_forked_child, uses_grpc
 from mendflow.v1 import (
     operator_service_pb2,
     operator_service_pb2_grpc,
@@ -54,7 +55,9 @@ def build_grpc_server(
 
     Raises `CannotListen`.
     """
+    refuse_forked_child()
     server = grpc.aio.server(interceptors=(StatusInterceptor(),), options=_options(limits))
+    uses_grpc(server)
     unregistered: Any = _Unregistered(server)
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflow_service, unregistered)
     operator_service_pb2_grpc.add_OperatorServiceServicer_to_server(operator_service, unregistered)

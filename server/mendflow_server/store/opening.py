@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from mendflow_server.store.protocol import StoreRefused
 from mendflow_server.store.sqlite import SqliteStore
+from mendflow_server.store.sqlite.place import files_at, resolve
 
 if TYPE_CHECKING:
     from mendflow_server.store.protocol import Store
@@ -21,6 +22,15 @@ def open_store(url: str, *, signal_limit: int = 1_000) -> Store:
     ``sqlite:///relative.db`` lies in the working directory, ``sqlite:////absolute/path.db`` where it says.
     ``signal_limit`` bounds a workflow's untaken signals.
     """
+    return SqliteStore(_path_of(url), signal_limit=signal_limit)
+
+
+def files_of(url: str) -> tuple[Path, ...]:
+    """Return the files that a store at this URL keeps open, symlinks resolved. Raises as `open_store`."""
+    return files_at(resolve(_path_of(url)))
+
+
+def _path_of(url: str) -> Path:
     scheme, separator, _ = url.partition("://")
     if scheme in {"postgresql", "postgres"}:
         # The URL may hold a password: it is not repeated.
@@ -37,4 +47,4 @@ def open_store(url: str, *, signal_limit: int = 1_000) -> Store:
     if Path(path).name == ":memory:":
         message = f"a store in memory would lose everything with its process; a store is {_FORMS}"
         raise StoreRefused(message)
-    return SqliteStore(Path(path), signal_limit=signal_limit)
+    return Path(path)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 
 class StoreError(Exception):
@@ -282,6 +283,10 @@ class Store(Protocol):
     @property
     def damage(self) -> str:
         """Answer what was found damaged since it was opened, and what to do; empty: nothing was."""
+
+    @property
+    def note(self) -> Path | None:
+        """Return where the crash note of this store's server lies, None where there can be none."""
 
     async def open(self) -> None:
         """Take the store for this process alone, and bring its schema up to date.

@@ -1,15 +1,17 @@
-"""Where the file lies: SQLite's locks and its shared memory do not hold over a network."""
+"""Where the file lies, and what lies beside it.
+
+SQLite's locks do not hold over a network, nor its log under two names of one file.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Final
+import stat
+from pathlib import Path
+from typing import Final
 
 from mendflow_server.store.protocol import StoreRefused
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _NETWORK: Final = frozenset(
     {
@@ -20,6 +22,43 @@ _NETWORK: Final = frozenset(
 
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 _MOUNT_POINT: Final = 4
+
+
+def resolve(path: Path) -> Path:
+    """Return the absolute path of the file itself, symlinks resolved, whether or not it exists."""
+    return Path(os.path.realpath(path))
+
+
+def lock_path(database: Path) -> Path:
+    """Return the path of a database's lock file."""
+    return database.with_name(f"{database.name}.lock")
+
+
+def note_path(database: Path) -> Path:
+    """Return the path of a database's note; see `mendflow_server.note`."""
+    return database.with_name(f"{database.name}.note")
+
+
+def files_at(database: Path) -> tuple[Path, ...]:
+    """Return every file that a server of this database keeps open."""
+    of_sqlite = (database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm", "-journal"))
+    return database, *of_sqlite, lock_path(database), note_path(database)
+
+
+def refuse_unfit_file(path: Path, found: os.stat_result) -> None:
+    """Raise `StoreRefused` when it is not a regular file, or has a second name.
+
+    SQLite names the write-ahead log after the file, so under two names a file would have two logs.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        message = f"{path} is not a regular file; give another file"
+        raise StoreRefused(message)
+    if found.st_nlink > 1:
+        message = (
+            f"{path} has {found.st_nlink} names (hard links), and a server under another would destroy what this one "
+            f"writes; remove the others (`find DIRECTORY -samefile {path}` lists them) or give a copy"
+        )
+        raise StoreRefused(message)
 
 
 def file_system_of(path: str, mountinfo: str) -> str | None:

@@ -11,7 +11,7 @@ from mendflow_server.store.sqlite.connection import Damage
 from mendflow_server.store.sqlite.listing import read_page
 from mendflow_server.store.sqlite.lock import FileLock
 from mendflow_server.store.sqlite.parts import Parts
-from mendflow_server.store.sqlite.place import refuse_unfit_place
+from mendflow_server.store.sqlite.place import note_path, refuse_unfit_place, resolve
 from mendflow_server.store.sqlite.reader import Reader
 from mendflow_server.store.sqlite.threads import OwnerThreads
 from mendflow_server.store.sqlite.writer import Writer
@@ -49,8 +49,9 @@ class SqliteStore:
     def __init__(
         self, path: Path, *, signal_limit: int = 1_000, mountinfo: Path = Path("/proc/self/mountinfo")
     ) -> None:
-        # Absolute at once: a later change of the working directory must not move the store.
-        self._path = path.absolute()
+        # Resolved at once: a later change of the working directory or of a symlink must not move the store. SQLite
+        # names the log after the file itself, so the lock and the note are named after it too.
+        self._path = resolve(path)
         self._signal_limit = signal_limit
         self._mountinfo = mountinfo
         self._lock = FileLock(self._path)
@@ -64,6 +65,11 @@ class SqliteStore:
     def damage(self) -> str:
         """See `Store.damage`."""
         return self._damage.found
+
+    @property
+    def note(self) -> Path | None:
+        """See `Store.note`. It lies beside the database."""
+        return note_path(self._path)
 
     async def open(self) -> None:
         """See `Store.open`. The lock file lies beside the database."""
