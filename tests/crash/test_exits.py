@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: After these nothing need be logged, for nothing comes out of the loop.
 QUIET = {"in_to_thread", "in_executor", "in_thread", "in_del", "by_close", "by_exit", "by_exit_after_a_turn"}
+if sys.version_info >= (3, 12):
+    QUIET.add("in_wait_for")  # It makes no task any more.
 
 
 @pytest.fixture(scope="module", params=["asyncio", "uvloop"])

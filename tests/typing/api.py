@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, assert_type
 
-from mendflow import Client, Workflow, WorkflowHandle, gather, sleep, step, wait_signal, workflow
+from mendflow import Client, Workflow, WorkflowHandle, gather, sleep, step, version, wait_signal, workflow
 from mendflow.errors import RequestError
 from mendflow.v1 import event_pb2, workflow_pb2
 
@@ -55,7 +55,11 @@ async def checkout(order: Order) -> Receipt:
     assert_type(await render(order), str)
     assert_type(await ship(order), int)
     assert_type(await pack(order), bytes)
-    assert_type(await charge.with_options(key="again")(order), Receipt)
+    assert_type(await charge.with_options(key="again", inserted=True)(order), Receipt)
+    assert_type(await wait_signal("ok", str, timeout=5, key="second", inserted=True), str)
+    assert_type(await gather(ship(order), ship(order), key="both"), tuple[int, int])
+    assert_type(version("two-step-payment"), bool)
+    await sleep(5, key="cooldown", inserted=True)
     assert_type(await gather(charge(order), render(order)), tuple[Receipt, str])
     assert_type(await gather(charge(order), render(order), ship(order)), tuple[Receipt, str, int])
     assert_type(await gather(*(ship(order) for _ in range(3))), list[int])
