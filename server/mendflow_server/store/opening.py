@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from mendflow_server.store.protocol import StoreRefused
-from mendflow_server.store.sqlite import SqliteStore
+from mendflow_server.store.sqlite import SqliteInspector, SqliteStore
 
 if TYPE_CHECKING:
     from mendflow_server.store.protocol import Store
@@ -21,6 +21,15 @@ def open_store(url: str, *, signal_limit: int = 1_000) -> Store:
     ``sqlite:///relative.db`` lies in the working directory, ``sqlite:////absolute/path.db`` where it says.
     ``signal_limit`` bounds a workflow's untaken signals.
     """
+    return SqliteStore(_path(url), signal_limit=signal_limit)
+
+
+def inspect_store(url: str) -> SqliteInspector:
+    """Open the store that a URL names for reading only. Raise `StoreError` when that is not possible."""
+    return SqliteInspector(_path(url))
+
+
+def _path(url: str) -> Path:
     scheme, separator, _ = url.partition("://")
     if scheme in {"postgresql", "postgres"}:
         # The URL may hold a password: it is not repeated.
@@ -37,4 +46,4 @@ def open_store(url: str, *, signal_limit: int = 1_000) -> Store:
     if Path(path).name == ":memory:":
         message = f"a store in memory would lose everything with its process; a store is {_FORMS}"
         raise StoreRefused(message)
-    return SqliteStore(Path(path), signal_limit=signal_limit)
+    return Path(path)
