@@ -204,7 +204,9 @@ class TextReport:
                 self._line(f"{more} more {_PHRASES[verdict]}; --json lists all")
         for name, count in sorted(tally.not_served.items()):
             self._line(f"not served by these modules: {count} of type {clean(name)}")
-        parts = [f"{count} {_PHRASES[verdict]}" for verdict, count in tally.verdicts.items() if count]
+        parts = [
+            f"{tally.verdicts[verdict]} {phrase}" for verdict, phrase in _PHRASES.items() if tally.verdicts[verdict]
+        ]
         self._line(f"{_count(tally.total)}: {', '.join(parts)}" if parts else "no open workflows")
 
     def _write(self, finding: Finding) -> None:
