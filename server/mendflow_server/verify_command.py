@@ -78,7 +78,10 @@ def verify(modules: tuple[str, ...], store: str | None, server: str | None, *, a
     out = sys.stdout
     # What modules and workflow code print must not get into the report.
     with contextlib.redirect_stdout(sys.stderr):
-        definitions = _definitions(modules)
+        try:
+            definitions = _definitions(modules)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
         report: Report = JsonReport(out) if as_json else TextReport(out)
         sys.exit(_run(definitions, store, server, report, payload_limit))
 
