@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mendflow.errors import PayloadError
+from mendflow.v1 import event_pb2
 from mendflow_server.history import FINAL_DETAILS, History, UnknownEvent, seconds
 from mendflow_server.journal import Journal
 from mendflow_server.run import NonDeterminism, Run
@@ -18,7 +19,6 @@ from mendflow_server.run import NonDeterminism, Run
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mendflow.v1 import event_pb2
     from mendflow.workflow import Workflow
 
 __all__ = ["Rehearsal", "rehearse"]
@@ -31,26 +31,37 @@ class Rehearsal(NamedTuple):
     problem: str = ""
     #: Recorded calls that the code has not made, though it would go on.
     unclaimed: tuple[str, ...] = ()
+    #: How the code ends, as in "returned" or "raised KeyError: 'lamp'"; empty: it waits for something.
+    ending: str = ""
 
 
-def rehearse(workflow: Workflow[Any, Any], events: Iterable[bytes], *, payload_limit: int) -> Rehearsal:
-    """Replay stored events against the code of now. A finished history must lead to its end."""
+def rehearse(
+    workflow: Workflow[Any, Any], events: Iterable[bytes], *, payload_limit: int, now: float | None = None
+) -> Rehearsal:
+    """Replay stored events against the code of now. A finished history must lead to its end.
+
+    ``now`` is the time that new calls see, in seconds since the epoch; by default it is that of the newest event.
+    """
+    history, newest = History(), event_pb2.Event()
     try:
-        history = History.of(events)
+        for data in events:
+            newest = event_pb2.Event.FromString(data)
+            history.apply(newest)
     except UnknownEvent as error:
         return Rehearsal(str(error))
-    started, final = history.started, history.final
-    if started is None:
+    except Exception as error:  # noqa: BLE001 - a damaged history may break the fold anywhere
+        return Rehearsal(f"the history cannot be read: {type(error).__name__}: {error}")
+    if history.started is None:
         return Rehearsal("the history has no first event")
     journal = Journal(history)
-    journal.now = seconds((final or started).time)
+    journal.now = seconds(newest.time) if now is None else now
     try:
-        run = Run(workflow, journal, _argument(workflow, started), payload_limit=payload_limit)
+        run = Run(workflow, journal, _argument(workflow, history.started), payload_limit=payload_limit)
     except PayloadError as error:
         return Rehearsal(f"the workflow's recorded input does not fit its type any more: {error}")
     try:
         run.begin()
-        return Rehearsal(_problem_of_end(run, final), tuple(run.unclaimed))
+        return Rehearsal(_problem_of_end(run, history.final), tuple(run.unclaimed), _ending(run))
     except NonDeterminism as error:
         return Rehearsal(str(error))
     finally:
@@ -64,13 +75,30 @@ def _argument(workflow: Workflow[Any, Any], started: event_pb2.Event) -> object:
     return workflow.input_type.decode(detail.input if detail.HasField("input") else None)
 
 
-def _fits(run: Run) -> bool:
-    """Return whether what the code returned is a value of the workflow's type."""
+def _ending(run: Run) -> str:
+    """Return how the code ends, in words; empty while it waits."""
+    if not run.done:
+        return ""
+    error = run.error
+    if error is None:
+        misfit = _misfit(run)
+        return f"returned a value that does not fit the workflow's type: {misfit}" if misfit else "returned"
+    if isinstance(error, asyncio.CancelledError) and run.history.cancel:
+        return "ended its clean-up"
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the exception's class is the user's
+        text = ""
+    return f"raised {type(error).__name__}: {text}" if text else f"raised {type(error).__name__}"
+
+
+def _misfit(run: Run) -> str:
+    """Return why what the code returned is not a value of the workflow's type; empty when it is."""
     try:
         run.workflow.output_type.encode(run.value)
-    except PayloadError:
-        return False
-    return True
+    except PayloadError as error:
+        return str(error) or "it is of another type"
+    return ""
 
 
 def _problem_of_end(run: Run, final: event_pb2.Event | None) -> str:
@@ -83,7 +111,7 @@ def _problem_of_end(run: Run, final: event_pb2.Event | None) -> str:
     if not run.done:
         return f"the history ends with {detail} (event {final.sequence}), but the code goes on"
     if run.error is None:
-        ended = "workflow_succeeded" if _fits(run) else "workflow_failed"
+        ended = "workflow_failed" if _misfit(run) else "workflow_succeeded"
     elif isinstance(run.error, asyncio.CancelledError) and run.history.cancel:
         ended = "workflow_cancelled"
     else:

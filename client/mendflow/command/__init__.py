@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 import click
 
 from mendflow.command.export import export_protos
+from mendflow.command.history import export
 from mendflow.command.verbs import VERBS
 
 __all__ = ["main"]
@@ -60,5 +61,5 @@ def main() -> None:
     """
 
 
-for _command in (*VERBS, export_protos):
+for _command in (*VERBS, export, export_protos):
     main.add_command(_command)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mendflow.connection import WorkflowHandle
 
-__all__ = ["VERBS"]
+__all__ = ["VERBS", "run_verb", "server_option"]
 
 VERBS: list[click.Command] = []
 #: Exit codes.
@@ -57,27 +57,31 @@ def verb(function: Callable[..., Coroutine[Any, Any, int]]) -> click.Command:
 
     @functools.wraps(function)
     def run(server: str, **options: Any) -> None:
-        sys.exit(_run(function, server, options))
+        sys.exit(run_verb(function, server, options))
 
     command = click.command(name=function.__name__.rstrip("_"))(
         click.option(
             "--json", "as_json_", is_flag=True, help="Print the rpc's own messages as protobuf JSON, one a line."
-        )(
-            click.option(
-                "--server",
-                metavar="HOST:PORT",
-                envvar="MENDFLOW_SERVER",
-                default="127.0.0.1:50051",
-                show_default=True,
-                help="The server to talk to.",
-            )(run)
-        )
+        )(server_option(run))
     )
     VERBS.append(command)
     return command
 
 
-def _run(function: Callable[..., Coroutine[Any, Any, int]], server: str, options: dict[str, Any]) -> int:
+def server_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the option that names the server."""
+    return click.option(
+        "--server",
+        metavar="HOST:PORT",
+        envvar="MENDFLOW_SERVER",
+        default="127.0.0.1:50051",
+        show_default=True,
+        help="The server to talk to.",
+    )(function)
+
+
+def run_verb(function: Callable[..., Coroutine[Any, Any, int]], server: str, options: dict[str, Any]) -> int:
+    """Run a coroutine function that takes a `Client`; return the exit code."""
     # What a locale cannot show is shown escaped.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a TextIOWrapper

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from mendflow_server.store.protocol import StoreRefused
-from mendflow_server.store.sqlite import SqliteStore
+from mendflow_server.store.sqlite import SqliteInspector, SqliteStore
 from mendflow_server.store.sqlite.place import files_at, resolve
 
 if TYPE_CHECKING:
@@ -22,15 +22,20 @@ def open_store(url: str, *, signal_limit: int = 1_000) -> Store:
     ``sqlite:///relative.db`` lies in the working directory, ``sqlite:////absolute/path.db`` where it says.
     ``signal_limit`` bounds a workflow's untaken signals.
     """
-    return SqliteStore(_path_of(url), signal_limit=signal_limit)
+    return SqliteStore(_path(url), signal_limit=signal_limit)
+
+
+def inspect_store(url: str) -> SqliteInspector:
+    """Open the store that a URL names for reading only. Raise `StoreError` when that is not possible."""
+    return SqliteInspector(_path(url))
 
 
 def files_of(url: str) -> tuple[Path, ...]:
     """Return the files that a store at this URL keeps open, symlinks resolved. Raises as `open_store`."""
-    return files_at(resolve(_path_of(url)))
+    return files_at(resolve(_path(url)))
 
 
-def _path_of(url: str) -> Path:
+def _path(url: str) -> Path:
     scheme, separator, _ = url.partition("://")
     if scheme in {"postgresql", "postgres"}:
         # The URL may hold a password: it is not repeated.

@@ -81,6 +81,11 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     return _connect(path, "rw", _READER)
 
 
+def connect_inspector(path: Path, parameters: str) -> sqlite3.Connection:
+    """Open a connection that changes no file, with these parameters of SQLite's URI."""
+    return _connect(path, f"ro&{parameters}" if parameters else "ro", _READER)
+
+
 def _connect(path: Path, mode: str, pragmas: tuple[str, ...]) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, cached_statements=256

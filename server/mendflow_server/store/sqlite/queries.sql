@@ -225,6 +225,10 @@ SELECT json_group_array(json_array(
     LIMIT :limit
 )
 
+-- name: count_open
+-- How many workflows have not ended.
+SELECT count(*) FROM workflows INDEXED BY workflows_by_state WHERE state IN (1, 2, 3, 4, 5, 6)
+
 -- name: list_last_seen
 -- The last place that a page may look at; no row when there are fewer.
 SELECT create_time, key FROM ({seen} ORDER BY create_time DESC, key DESC LIMIT :looks) LIMIT 1 OFFSET :looks - 1

@@ -38,8 +38,8 @@ _T = TypeVar("_T")
 _LOADED_AT_ONCE: Final = 100
 
 #: Events read in one step: hexadecimal digits and JSON take room.
-_EVENTS_AT_ONCE: Final = 1_000
-_BYTES_AT_ONCE: Final = 4_000_000
+EVENTS_AT_ONCE: Final = 1_000
+BYTES_AT_ONCE: Final = 4_000_000
 
 
 class Reader:
@@ -102,7 +102,7 @@ class Reader:
 
     def read_events(self, key: int, after_sequence: int, limit: int, max_bytes: int) -> list[bytes]:
         """Answer events after a sequence, within the limits."""
-        return self.read(partial(_read_events, key=key, after=after_sequence, limit=limit, max_bytes=max_bytes))
+        return self.read(partial(read_events, key=key, after=after_sequence, limit=limit, max_bytes=max_bytes))
 
     def due(self, until: int, limit: int) -> list[tuple[int, int]]:
         """Answer (wake_time, key), earliest first."""
@@ -149,18 +149,19 @@ def _load(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, Load
 
 def _load_events(connection: sqlite3.Connection, loaded: dict[int, Loaded]) -> None:
     """Read most histories in one step, and what had no room there in further ones."""
-    values = {"keys": to_json(list(loaded)), "limit": _EVENTS_AT_ONCE, "max_bytes": _BYTES_AT_ONCE}
+    values = {"keys": to_json(list(loaded)), "limit": EVENTS_AT_ONCE, "max_bytes": BYTES_AT_ONCE}
     for key, content in read_rows(connection, QUERIES["load_events"], values):
         loaded[key].events.append(bytes.fromhex(content))
     for key, each in loaded.items():
         while len(each.events) < each.row.last_sequence:
-            some = _read_events(connection, key, len(each.events), _EVENTS_AT_ONCE, _BYTES_AT_ONCE)
+            some = read_events(connection, key, len(each.events), EVENTS_AT_ONCE, BYTES_AT_ONCE)
             if not some:
                 break
             each.events.extend(some)
 
 
-def _read_events(connection: sqlite3.Connection, key: int, after: int, limit: int, max_bytes: int) -> list[bytes]:
+def read_events(connection: sqlite3.Connection, key: int, after: int, limit: int, max_bytes: int) -> list[bytes]:
+    """Return events after a sequence, within the limits."""
     values = {"key": key, "after_sequence": after, "limit": limit, "max_bytes": max_bytes}
     return list(map(bytes.fromhex, read_rows(connection, QUERIES["read_events"], values)))
 

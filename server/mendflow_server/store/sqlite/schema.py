@@ -39,6 +39,21 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     _migrate(connection, path)
 
 
+def refuse_unreadable(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `StoreRefused` unless the file has exactly the newest schema."""
+    _refuse_foreign(connection, path)
+    version, newest = _version(connection), len(migrations())
+    if not version:
+        message = f"{path} is empty: no server has used it yet; check the path"
+        raise StoreRefused(message)
+    if version < newest:
+        message = (
+            f"{path} has schema {version}, and this version reads schema {newest}; "
+            "start this version's server on it once, or name the running server with --server"
+        )
+        raise StoreRefused(message)
+
+
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
