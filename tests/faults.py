@@ -217,15 +217,19 @@ def timer_lost_on_recovery(stack: ExitStack) -> None:
 
 
 def result_run_again(stack: ExitStack) -> None:
-    """What is read out of the store has no results of steps."""
+    """What is read out of the store has no steps.
+
+    Their results alone are not enough: code that asks anew for one step, while another is recorded, is paused.
+    """
 
     class Forgetful(History):
         @staticmethod
         def of(events: Any) -> History:
             history = History.of(events)
             for key, record in list(history.calls.items()):
-                if record.kind == "step" and record.outcome is not None:
+                if record.kind == "step":
                     del history.calls[key]
+                    history.open.pop(key, None)
             return history
 
     _put_in(stack, memory, "History", Forgetful)
