@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mendflow.v1 import failure_pb2
-from mendflow_server.history import History
+from mendflow_server.history import CallRecord, History
 from mendflow_server.journal import Journal
 from mendflow_server.run import NonDeterminism, Run
 
@@ -14,16 +14,51 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mendflow import Workflow
+    from mendflow.v1.event_pb2 import Event
 
 LIMIT = 1 << 20
+
+
+def folded(events: list[Event]) -> History:
+    """Return the fold of these events."""
+    history = History()
+    for event in events:
+        history.apply(event)
+    return history
+
+
+def structure_of(history: History) -> dict[str, Any]:
+    """Return everything that a history holds, to be compared.
+
+    The order of the open calls is left out: an undo puts a call that it opens again at their end.
+    """
+
+    def of_call(record: CallRecord) -> dict[str, Any]:
+        return {slot: getattr(record, slot) for slot in CallRecord.__slots__}
+
+    structure = {slot: getattr(history, slot) for slot in History.__slots__}
+    structure["calls"] = [(key, of_call(record)) for key, record in history.calls.items()]
+    structure["open"] = {key: of_call(record) for key, record in history.open.items()}
+    structure["open of calls"] = all(history.calls[key] is record for key, record in history.open.items())
+    structure["mailbox"] = {name: list(sequences) for name, sequences in history.mailbox.items()}
+    return structure
 
 
 class Simulation:
     """A run whose outside world is decided by the test: it records starts, and outcomes in the order asked for."""
 
     def __init__(
-        self, definition: Workflow[Any, Any], argument: object = None, events: list[Any] | None = None
+        self,
+        definition: Workflow[Any, Any],
+        argument: object = None,
+        events: list[Any] | None = None,
+        *,
+        slots: int = 1_000,
     ) -> None:
+        #: So many attempts may run at once.
+        self.slots = slots
+        #: Why the run was stopped; empty: it was not.
+        self.pause = ""
         self.history = History()
         self.journal = Journal(self.history)
         self.journal.now = 1_000.0
@@ -43,17 +78,20 @@ class Simulation:
     def drive(self, call: Callable[..., None], *arguments: object) -> None:
         """Drive the code as the engine does: what cannot go on is taken back. Raises `NonDeterminism`."""
         before = len(self.journal.pending)
+        withdrawn = list(self.run.unwanted)
         try:
             call(*arguments)
-        except NonDeterminism:
+        except NonDeterminism as error:
             self.journal.undo_to(before)
+            self.run.unwanted[:] = withdrawn
             self.run.close()
+            self.pause = str(error)
             raise
         self.start_wanted()
 
     def start_wanted(self) -> None:
         for key in list(self.run.wanted):
-            if key not in self.history.open:
+            if key not in self.history.open and len(self.history.open_attempts()) < self.slots:
                 event = self.journal.new()
                 event.attempt_started.step_key = key
                 event.attempt_started.step_name = self.run.wanted[key][0].step.name
@@ -62,8 +100,10 @@ class Simulation:
                 self.journal.add(event)
 
     def settle(self, key: str, *, fail: bool = False) -> None:
-        """Give an open call its outcome."""
+        """Give an open call its outcome; no timer fires while the run is stopped."""
         record = self.history.open[key]
+        if self.pause and record.kind == "timer":
+            return
         self.journal.now += 1
         event = self.journal.new()
         cancelled = key in self.run.unwanted
@@ -85,10 +125,20 @@ class Simulation:
             event.attempt_succeeded.attempt = 1
             event.attempt_succeeded.output.json = json.dumps(f"{key} {event.sequence}")
         self.journal.add(event)
+        if self.pause:
+            return
         if record.kind == "signal":
             self.drive(self.run.signal_recorded, record.name)
         else:
             self.drive(self.run.outcome_recorded, key)
+
+    def cancel(self) -> None:
+        """Record a cancel request, and deliver it."""
+        event = self.journal.new()
+        event.cancel_requested.actor = "test"
+        self.journal.add(event)
+        if not self.pause:
+            self.drive(self.run.cancel_recorded)
 
     @property
     def all_events(self) -> list[Any]:

@@ -162,7 +162,7 @@ class Run:
     @property
     def unclaimed(self) -> list[str]:
         """The recorded calls that the code has not asked for, each with its event's number."""
-        return [f"{record.label} (event {record.sequence})" for record in self._unclaimed.values()]
+        return [_opened(record) for record in self._unclaimed.values()]
 
     def close(self) -> None:
         """Drop the code without running any more of it.
@@ -219,7 +219,7 @@ class Run:
         if record is None:
             return None
         if record.kind != "value" or record.outcome is None:
-            self._broken = NonDeterminism(f"{key}: a {record.kind} is recorded, a value is asked for")
+            self._broken = NonDeterminism(f"{_opened(record)}: called as a value")
             raise self._broken
         return record.outcome.value_recorded.value.json
 
@@ -408,7 +408,7 @@ class Run:
             self._expect(record, "step", step.name)
             problem = input_problem(step.arguments, record.input, payload)
             if problem:
-                raise NonDeterminism(f"{record.label} (event {record.sequence}): {problem}{self._hint(call)}")
+                raise NonDeterminism(f"{_opened(record)}: {problem}{self._hint(call)}")
             # A callee refuses a known idempotency key that comes with other parameters.
             payload = record.input or payload_pb2.Payload()
         if record is None or record.outcome is None:
@@ -492,7 +492,7 @@ class Run:
     def _expect(self, record: CallRecord, kind: str, name: str) -> None:
         if record.kind and (record.kind != kind or record.name != name):
             recorded = f"{record.kind} {record.name}".strip()
-            msg = f"{record.key}: recorded as {recorded}, called as {f'{kind} {name}'.strip()}"
+            msg = f"{_opened(record)}: recorded as {recorded}, called as {f'{kind} {name}'.strip()}"
             raise NonDeterminism(msg)
 
     def _match_signals(self, name: str) -> None:
@@ -531,7 +531,7 @@ class Run:
         try:
             return call.step.output_type.decode(detail.output if detail.HasField("output") else None)
         except PayloadError as error:
-            msg = f"step {record.key}: the recorded result does not fit the step's type any more: {error}"
+            msg = f"{_opened(record)}: the recorded result does not fit the step's type any more: {error}"
             raise NonDeterminism(msg) from error
 
     def _signal_data(self, call: SignalWait[Any], event: Event) -> tuple[Any, BaseException | None]:
@@ -580,6 +580,11 @@ class Run:
         event.call_cancelled.key = key
         self.journal.add(event)
         self._push(key)
+
+
+def _opened(record: CallRecord) -> str:
+    """Return what people call a recorded call, with the number of the event that opened it."""
+    return f"{record.label} (event {record.sequence})"
 
 
 def _listed(names: list[str]) -> str:

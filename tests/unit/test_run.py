@@ -336,11 +336,7 @@ def test_a_cancel_is_replayed_where_it_came() -> None:
 
     live = Simulation(cancelled).begin()
     live.settle("work")
-    event = live.journal.new()
-    event.cancel_requested.actor = "test"
-    live.journal.add(event)
-    live.run.cancel_recorded()
-    live.start_wanted()
+    live.cancel()
     assert [event.WhichOneof("detail") for event in live.all_events][-2:] == ["call_cancelled", "attempt_started"]
     for length in (len(live.all_events) - 2, len(live.all_events) - 1, len(live.all_events)):
         again = Simulation(cancelled, events=live.all_events[:length]).begin()
