@@ -10,6 +10,8 @@ from mendflow.errors import DefinitionError
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
 #: An explicit key may also be numbered.
 KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
+#: What the keys of versions begin with.
+VERSION = "version:"
 
 
 def checked_name(kind: str, name: str, pattern: re.Pattern[str] = NAME) -> str:
@@ -22,4 +24,9 @@ def checked_name(kind: str, name: str, pattern: re.Pattern[str] = NAME) -> str:
 
 def checked_key(key: str | None) -> str:
     """Return a call's explicit key, empty for none. Raise `DefinitionError` for one that is not allowed."""
-    return "" if key is None else checked_name("key", key, KEY)
+    if key is None:
+        return ""
+    if key.startswith(VERSION):
+        msg = f"key {key!r}: {VERSION} begins the keys of version(); choose another"
+        raise DefinitionError(msg)
+    return checked_name("key", key, KEY)

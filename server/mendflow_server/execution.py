@@ -75,7 +75,9 @@ class Execution(Stepping):
         if faulted.pauses:
             self._stop_after_faults(faulted.error)
         else:
-            if retry and self.history.stopped and self._could_go_on(loaded.events):
+            # Not what was stopped for another reason, perhaps just now.
+            unfit = self.history.stopped_reason == event_pb2.STATE_REASON_NON_DETERMINISM
+            if retry and unfit and self._could_go_on(loaded.events):
                 event = self.journal.new()
                 event.workflow_resumed.actor = "supervisor"
                 event.workflow_resumed.reason = "the code that is served now can replay it"
@@ -104,7 +106,8 @@ class Execution(Stepping):
         note = self.kernel.note
         note.enter(self.row.key)
         try:
-            return not rehearse(self.workflow, events, payload_limit=self.kernel.settings.payload_limit).problem
+            limit = self.kernel.settings.payload_limit
+            return not rehearse(self.workflow, events, payload_limit=limit, now=self.journal.now).problem
         finally:
             note.leave()
 
@@ -179,12 +182,11 @@ class Execution(Stepping):
             self._report_progress()
 
     def _cannot_replay(self, explanation: str) -> None:
-        """Stop: the code and the history do not agree. Attempts that run go on, and what comes of them is recorded."""
-        if self.history.cancel:
-            # Its code cannot run, so there is no clean-up.
-            self._finish(endings.cancelled(self.journal, cut=list(self.history.open), deadline=False))
-        else:
-            self._pause(event_pb2.STATE_REASON_NON_DETERMINISM, explanation, "")
+        """Stop: the code and the history do not agree. Attempts that run go on, and what comes of them is recorded.
+
+        One that is being cancelled ends at the deadline of its clean-up, if no other code comes before.
+        """
+        self._pause(event_pb2.STATE_REASON_NON_DETERMINISM, explanation, "")
 
     def _pause(self, reason: event_pb2.StateReason.ValueType, explanation: str, step_key: str) -> None:
         event = self.journal.new()
@@ -224,6 +226,13 @@ class Execution(Stepping):
             return
         if self.history.stopped:
             return
+        self._fire_due(now)
+        if self.run is not None:
+            for key in list(self.run.wanted):
+                self._want(key)
+
+    def _fire_due(self, now: float) -> None:
+        """Record each timer and signal wait that is over, in their order, until one ends or stops the workflow."""
         due = [
             (record.wake_time, key)
             for key, record in self.history.open.items()
@@ -231,7 +240,7 @@ class Execution(Stepping):
         ]
         for _, key in sorted(due):
             record = self.history.open.get(key)
-            if record is None:
+            if record is None or self.history.stopped:
                 continue
             event = self.journal.new()
             if record.kind == "timer":
@@ -241,9 +250,8 @@ class Execution(Stepping):
             self.journal.add(event)
             if self.run is not None:
                 self._drive(self.run.outcome_recorded, key)
-        if self.run is not None:
-            for key in list(self.run.wanted):
-                self._want(key)
+            if self.history.final is not None:
+                return
 
     # Messages.
 
@@ -283,6 +291,9 @@ class Execution(Stepping):
             self._drive(self.run.cancel_recorded)
         else:
             self.go_on()
+            if self.history.stopped and self.history.final is None:
+                # It was paused, and its code still cannot run: there is no clean-up to wait for.
+                self._finish(endings.cancelled(self.journal, cut=list(self.history.open), deadline=False))
 
     def _take_resume(self, message: Message) -> None:
         if not self.history.stopped:

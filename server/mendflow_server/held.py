@@ -43,6 +43,7 @@ class Held(Listener):
         "_not_served",
         "_report_timer",
         "_reported",
+        "_retried",
         "_seen",
         "_sent",
         "_slot_waits",
@@ -110,6 +111,8 @@ class Held(Listener):
         #: Why it is stopped while what a fault of our own left is taken in.
         self._faulted = ""
         self._warned = False
+        #: A result has come in while the code did not fit: with it, it may.
+        self._retried = False
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._reported: dict[str, float] = {}
@@ -185,6 +188,8 @@ class Held(Listener):
         if not pending and not self._heartbeats and not self._taken and not self._row_differs():
             self._set_timer()
             self.rested = self.kernel.clock.monotonic()
+            if self._retried and self.idle:
+                self.kernel.try_again(self)
             return
         self.journal.pending = []
         events = [(event.sequence, event.SerializeToString()) for event in pending]
@@ -209,7 +214,8 @@ class Held(Listener):
             return endings.not_served(self.row.workflow_type)
         if self._held and not self.history.stopped and self.history.final is None and not self.history.cancel:
             return endings.HELD
-        return state_of(self.history, busy=self._busy, slot_waits=len(self._slot_waits))
+        wanted = None if self.run is None else self.run.wanted
+        return state_of(self.history, busy=self._busy, slot_waits=len(self._slot_waits), wanted=wanted)
 
     def _next_row(self) -> Row:
         state, reason, explanation, wake = self._state()

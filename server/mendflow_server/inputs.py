@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def input_problem(arguments: Arguments, recorded: Payload | None, given: Payload) -> str:
     """Return why a step's ``given`` input is not the ``recorded`` one; empty when it is."""
-    if same_payload(recorded, given):
+    if recorded == given if recorded is not None else not given.WhichOneof("kind"):
         return ""
     difference = f"recorded input {shown(recorded)}, called with {shown(given)}"
     try:

@@ -76,6 +76,9 @@ class Kernel(Protocol):
     def fault(self, execution: Held, error: BaseException) -> None:
         """A fault of our own in one workflow: drop it, and take it up again later."""
 
+    def try_again(self, execution: Held) -> None:
+        """Load a workflow again that is paused because of its code, and resume it if the code fits now."""
+
     def go_on(self, execution: Held, orders: list[Order]) -> None:
         """A change is on disk: let what waited for it begin, once all of its batch have been told."""
 

@@ -314,6 +314,16 @@ class Memory:
                 body.listener = execution
         self.act(execution, lambda: execution.take_over(loaded, retry=retry, faulted=faulted))
 
+    def try_again(self, execution: Held) -> None:
+        """Load a workflow again that is paused because of its code, and resume it if the code fits now."""
+        self._drop(execution)
+        self._forget(execution)
+        self.load([execution.row.key], retry=True)
+
+    def has(self, key: int) -> bool:
+        """Return whether a workflow is in memory."""
+        return key in self._by_key
+
     def evict(self, *, at_once: bool = False) -> int:
         """Drop what rests; answer how many. Due ones soon, unless ``at_once``, stay."""
         now, wall = self.clock.monotonic(), self.clock.time()

@@ -30,12 +30,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import sys
 from typing import TYPE_CHECKING, Any
 
 from mendflow.awaitables import Call, Gather, SignalWait, Sleep, StepCall
-from mendflow.codec import oversize
+from mendflow.codec import oversize, same_payload
 from mendflow.context import RUN
 from mendflow.errors import NotAwaited, PayloadError, SignalTimeout, StepFailed
+from mendflow.names import VERSION
 from mendflow.v1 import failure_pb2, payload_pb2
 from mendflow_server.fiber import Fiber, Group, explained, not_durable
 from mendflow_server.history import set_time
@@ -44,6 +46,7 @@ from mendflow_server.inputs import input_problem, is_unstable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mendflow.step import Step
     from mendflow.v1.event_pb2 import Event
     from mendflow.workflow import Workflow
     from mendflow_server.history import CallRecord
@@ -78,6 +81,7 @@ class Run:
         "_runnable",
         "_signal_waits",
         "_unclaimed",
+        "_unmatched",
         "_versions",
         "asked",
         "done",
@@ -112,14 +116,16 @@ class Run:
         self._reports = 0
         self._awaiting: dict[str, tuple[Fiber, Call[Any]]] = {}
         self._signal_waits: dict[str, list[str]] = {}
+        #: Signals that are there for waits which were asked for since the last look.
+        self._unmatched: dict[str, None] = {}
         self._ready: list[tuple[int, str]] = []
         self._broken: NonDeterminism | None = None
         #: Recorded calls that the code has not asked for yet.
         self._unclaimed = {key: record for key, record in self.history.calls.items() if record.kind != "value"}
         #: What the code asked for meanwhile that is neither recorded nor marked.
         self._new: list[str] = []
-        #: Calls that the code has made and not awaited yet, in their order.
-        self._made: dict[object, None] = {}
+        #: Calls that the code has made and not awaited yet, in their order, with the fiber that made each.
+        self._made: dict[object, Fiber] = {}
         #: What else the code has made and dropped without an await.
         self._forgotten: list[str] = []
         self._versions: dict[str, bool] = {}
@@ -189,7 +195,7 @@ class Run:
 
     def call_made(self, call: object) -> None:
         """Note a call that the code has made; it must await it before it ends."""
-        self._made[call] = None
+        self._made[call] = self._current
 
     def forgotten(self, what: str) -> None:
         """Note that the code has dropped something that it had to await."""
@@ -205,7 +211,7 @@ class Run:
         """Return the decision of this name. The first asking decides, for as long as the workflow lives."""
         decided = self._versions.get(name)
         if decided is None:
-            key = f"version:{name}"
+            key = f"{VERSION}{name}"
             recorded = self._value(key)
             if recorded is None and not self._unclaimed:
                 recorded = self._record_value(key, "true")
@@ -246,7 +252,12 @@ class Run:
         try:
             if first is not None:
                 first()
-            while self._ready and not self.done:
+            while not self.done:
+                if not self._ready:
+                    if not self._unmatched:
+                        break
+                    self._take_signals()
+                    continue
                 _, key = heapq.heappop(self._ready)
                 if key == CANCEL:
                     self._cancel(self._root)
@@ -303,6 +314,8 @@ class Run:
         """Run a fiber until it blocks or ends."""
         code = fiber.code
         fiber.blocked = None
+        if error is not None and self._made:
+            self._release_kept(fiber)
         while True:
             self._current = fiber
             try:
@@ -336,6 +349,8 @@ class Run:
                 error = self._not_awaited()
             self.done, self.value, self.error = True, value, error
             return
+        if error is not None and self._made:
+            self._release_kept(fiber)
         if error is None or group.return_exceptions:
             group.results[fiber.index] = value if error is None else error
         elif group.failure is None:
@@ -357,6 +372,18 @@ class Run:
             group.owner.cancelled = False
             return None, asyncio.CancelledError()
         return group.results, group.failure
+
+    def _release_kept(self, fiber: Fiber) -> None:
+        """Forget the calls that a fiber, and those that wait for it, keep for later: an exception changes their plans.
+
+        A call that nothing refers to any more stays: no code can await it.
+        """
+        makers = {fiber}
+        while fiber.group is not None:
+            fiber = fiber.group.owner
+            makers.add(fiber)
+        counted = zip(self._made.items(), _references(self._made), strict=True)
+        self._made = {call: maker for (call, maker), count in counted if maker not in makers or count <= UNREFERRED}
 
     def _not_awaited(self) -> NotAwaited:
         # A gather that was forgotten stands for its branches.
@@ -402,7 +429,9 @@ class Run:
         key = fiber.key(step.key or step.name)
         record = self.history.calls.get(key)
         if self._unclaimed:
-            self._claim(record, f"step {key}", inserted=step.inserted)
+            twin = self._twin(step, payload) if record is None and step.inserted else None
+            hint = "" if twin is None else f" (marked as inserted, but it may be the recorded {twin.label})"
+            self._claim(record, f"step {key}{hint}", inserted=step.inserted and twin is None)
         self._block(fiber, key, call)
         if record is not None and record.kind:
             self._expect(record, "step", step.name)
@@ -416,6 +445,13 @@ class Run:
             self.asked.append(key)
         else:
             self._push(key)
+        return None
+
+    def _twin(self, step: Step[..., Any], payload: payload_pb2.Payload) -> CallRecord | None:
+        """Return an unclaimed record of the same step with the same input: a marked call that was moved, perhaps."""
+        for record in self._unclaimed.values():
+            if record.kind == "step" and record.name == step.name and same_payload(record.input, payload):
+                return record
         return None
 
     def _hint(self, call: StepCall[Any]) -> str:
@@ -453,20 +489,36 @@ class Run:
         if self._unclaimed:
             self._claim(record, f"signal wait {key}", inserted=call.inserted)
         self._block(fiber, key, call)
-        if record is None and not self.history.mailbox.get(call.name):
-            event = self.journal.new()
-            event.signal_awaited.key = key
-            event.signal_awaited.name = call.name
-            if call.timeout is not None:
-                set_time(event.signal_awaited.deadline, self.journal.now + call.timeout)
-            self.journal.add(event)
-        elif record is not None:
+        if record is not None:
             self._expect(record, "signal", call.name)
             if record.outcome is not None:
                 self._push(key)
                 return
+        if self.history.mailbox.get(call.name):
+            # A recorded outcome that is still to be delivered may end this wait, and must not cost a signal.
+            self._unmatched[call.name] = None
+        elif record is None:
+            self._record_wait(key, call)
         self._signal_waits.setdefault(call.name, []).append(key)
-        self._match_signals(call.name)
+
+    def _record_wait(self, key: str, call: SignalWait[Any]) -> None:
+        event = self.journal.new()
+        event.signal_awaited.key = key
+        event.signal_awaited.name = call.name
+        if call.timeout is not None:
+            set_time(event.signal_awaited.deadline, self.journal.now + call.timeout)
+        self.journal.add(event)
+
+    def _take_signals(self) -> None:
+        """Hand the signals that are there to the waits that still stand; record those that are left over."""
+        names, self._unmatched = self._unmatched, {}
+        for name in names:
+            self._match_signals(name)
+            for key in self._signal_waits[name]:
+                if key not in self.history.calls:
+                    _, call = self._awaiting[key]
+                    if isinstance(call, SignalWait):
+                        self._record_wait(key, call)
 
     def _ask_gather(self, fiber: Fiber, call: Gather) -> None:
         scope = fiber.key(call.key or "gather")
@@ -585,6 +637,15 @@ class Run:
 def _opened(record: CallRecord) -> str:
     """Return what people call a recorded call, with the number of the event that opened it."""
     return f"{record.label} (event {record.sequence})"
+
+
+def _references(calls: dict[object, Any]) -> list[int]:
+    """Return how many references each of the calls has while this looks at it."""
+    return [sys.getrefcount(call) for call in calls]
+
+
+#: The count of a call that only a dictionary refers to.
+UNREFERRED = max(_references({object(): None}))
 
 
 def _listed(names: list[str]) -> str:

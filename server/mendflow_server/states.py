@@ -8,7 +8,7 @@ from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.history import FINAL_DETAILS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from mendflow_server.history import CallRecord, History
 
@@ -55,29 +55,42 @@ def next_time(history: History, now: float, nobody_asks: Callable[[str], bool]) 
     return min(times, default=None)
 
 
-def wake_time(history: History) -> float | None:
-    """Answer when anything of the workflow goes on by itself."""
-    times = [time for record in history.open.values() if not record.paused and (time := due_time(record)) is not None]
+def wake_time(history: History, wanted: Container[str] | None) -> float | None:
+    """Return when anything of the workflow goes on by itself; see `state_of` for ``wanted``."""
+    times = [
+        time
+        for record in history.open.values()
+        if not record.paused and (time := due_time(record)) is not None and _counts(record, wanted)
+    ]
     if history.cleanup_deadline is not None:
         times.append(history.cleanup_deadline)
     return min(times, default=None)
 
 
-def state_of(history: History, *, busy: bool, slot_waits: int) -> State:
-    """Answer the state; ``busy`` says that its code has still to run, ``slot_waits`` how many attempts wait in line."""
+def _counts(record: CallRecord, wanted: Container[str] | None) -> bool:
+    """Return whether the code still waits for an open call: a step that was taken out of it goes on by nothing."""
+    return wanted is None or record.kind != "step" or record.started is not None or record.key in wanted
+
+
+def state_of(history: History, *, busy: bool, slot_waits: int, wanted: Container[str] | None = None) -> State:
+    """Return the state.
+
+    ``busy`` says that its code has still to run, ``slot_waits`` how many attempts wait in line. ``wanted`` has the
+    steps that the code waits for; None: all that are open.
+    """
     if history.final is not None:
         return _final(history.final)
     if history.stopped:
         why = history.stopped_explanation[:LONGEST_EXPLANATION]
         return State(history.stopped, history.stopped_reason, why, wake=history.cleanup_deadline)
     if history.cancel:
-        return State(workflow_pb2.WORKFLOW_STATE_CANCELLING, wake=wake_time(history))
+        return State(workflow_pb2.WORKFLOW_STATE_CANCELLING, wake=wake_time(history, wanted))
     if busy:
         return _RUNNING
     for record in history.open.values():
         if record.started is not None:
             return _RUNNING
-    return _waiting(history, slot_waits)
+    return _waiting(history, slot_waits, wanted)
 
 
 def _final(event: event_pb2.Event) -> State:
@@ -90,14 +103,16 @@ def _final(event: event_pb2.Event) -> State:
     return State(FINAL_DETAILS[detail], reason)
 
 
-def _waiting(history: History, slot_waits: int) -> State:
+def _waiting(history: History, slot_waits: int, wanted: Container[str] | None) -> State:
     waiting = workflow_pb2.WORKFLOW_STATE_WAITING
+    wake = wake_time(history, wanted)
     if slot_waits:
-        return State(waiting, event_pb2.STATE_REASON_SLOT, f"{slot_waits} attempts wait for a slot", wake_time(history))
+        return State(waiting, event_pb2.STATE_REASON_SLOT, f"{slot_waits} attempts wait for a slot", wake)
     held = [record.key for record in history.open.values() if record.held]
     if held:
-        return State(waiting, event_pb2.STATE_REASON_SUSPECTED, ", ".join(held[:5]), wake_time(history))
-    first = min(history.open.values(), key=lambda record: due_time(record) or float("inf"), default=None)
+        return State(waiting, event_pb2.STATE_REASON_SUSPECTED, ", ".join(held[:5]), wake)
+    counting = [record for record in history.open.values() if _counts(record, wanted)]
+    first = min(counting, key=lambda record: due_time(record) or float("inf"), default=None)
     if first is None:
         return _RUNNING
     if first.kind == "step":
@@ -107,4 +122,4 @@ def _waiting(history: History, slot_waits: int) -> State:
     else:
         reason = event_pb2.STATE_REASON_SIGNAL
     explanation = first.name if first.kind == "signal" else first.key
-    return State(waiting, reason, explanation, wake_time(history))
+    return State(waiting, reason, explanation, wake)

@@ -84,8 +84,9 @@ class Stepping(Held):
         return True
 
     def _use_slot(self, key: str) -> None:
-        slots = self._slot_waits.pop(key, None)
-        if slots is not None:
+        slots = self._slot_waits.get(key)
+        if slots is not None:  # Else a pause has given it back, and the step may wait again.
+            del self._slot_waits[key]
             slots.free += 1
             self.want_again(key)
             slots.offer()  # If it was not taken after all, the next in line has it.
@@ -217,8 +218,11 @@ class Stepping(Held):
             self._fail_attempt(event, record, report, order)
         self._closed(started, event)
         run = self.run
-        if record.outcome is not None and run is not None:
-            self._drive(run.outcome_recorded, key)
+        if record.outcome is not None:
+            if run is not None:
+                self._drive(run.outcome_recorded, key)
+            elif self.history.stopped_reason == event_pb2.STATE_REASON_NON_DETERMINISM:
+                self._retried = True
 
     def _fail_attempt(self, event: event_pb2.Event, record: CallRecord, report: Report, order: Order) -> None:
         """Close an attempt as failed, with the decision what follows."""
@@ -246,7 +250,9 @@ class Stepping(Held):
         )
         self.journal.add(event)
         self._effects.append(lambda: self.kernel.observer.attempt_failed(self.row, event))
-        if detail.decision.action == failure_pb2.RETRY_ACTION_PAUSE_WORKFLOW and not self.history.stopped:
+        # Also one that is paused because of its code: that alone would be resumed without an operator.
+        goes_on = self.history.stopped_reason in (0, event_pb2.STATE_REASON_NON_DETERMINISM)
+        if detail.decision.action == failure_pb2.RETRY_ACTION_PAUSE_WORKFLOW and goes_on:
             explanation = f"step {record.key}: {detail.decision.explanation} Last failure: {failure.message}"
             self._pause(event_pb2.STATE_REASON_RETRIES_EXHAUSTED, explanation, record.key)
         elif detail.decision.action == failure_pb2.RETRY_ACTION_RETRY:

@@ -207,7 +207,8 @@ class Supervisor(CrashBudgetPort):
             if room:
                 left_alone = self._trying.left_alone
                 due = await self._store.due(until, limit=DUE_PAGE + self._engine.open_runs + len(left_alone))
-                self._engine.load([key for _, key in due if key not in left_alone][:room])
+                absent = [key for _, key in due if key not in left_alone and not self._engine.has(key)]
+                self._engine.load(absent[:room])
         except StoreError as error:
             log.warning("due_not_read", error=str(error))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,35 @@ async def test_a_step_may_make_tasks_and_other_coroutines_warn_as_ever(mine: Ser
 
 
 async def test_a_closed_server_leaves_the_loop_and_the_warnings_as_they_were(tmp_path: Path) -> None:
-    before = (asyncio.get_running_loop().get_task_factory(), warnings.showwarning, list(warnings.filters))
+    before = (
+        asyncio.get_running_loop().get_task_factory(),
+        warnings.showwarning,
+        list(warnings.filters),
+        gc.callbacks[:],
+    )
     async with serving(tmp_path, definitions={forgets.name: forgets}):
         assert asyncio.get_running_loop().get_task_factory() is not before[0]
-    assert (asyncio.get_running_loop().get_task_factory(), warnings.showwarning, list(warnings.filters)) == before
+    after = (
+        asyncio.get_running_loop().get_task_factory(),
+        warnings.showwarning,
+        list(warnings.filters),
+        gc.callbacks[:],
+    )
+    assert after == before
+
+
+async def test_servers_on_one_loop_may_end_in_any_order(tmp_path: Path) -> None:
+    before = (asyncio.get_running_loop().get_task_factory(), warnings._warn_unawaited_coroutine)  # type: ignore[attr-defined]  # noqa: SLF001
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first = serving(tmp_path / "first", definitions={forgets.name: forgets})
+    second = serving(tmp_path / "second", definitions={forgets.name: forgets})
+    await first.__aenter__()
+    running = await second.__aenter__()
+    await first.__aexit__(None, None, None)
+    for how in ("coroutine", "create_task"):
+        with pytest.raises(WorkflowFailed, match=r"helper\(\)"):
+            await running.client.run(forgets, how)
+    await second.__aexit__(None, None, None)
+    after = (asyncio.get_running_loop().get_task_factory(), warnings._warn_unawaited_coroutine)  # type: ignore[attr-defined]  # noqa: SLF001
+    assert after == before

@@ -216,6 +216,43 @@ def test_a_marked_call_runs_before_recorded_ones_and_replays_ever_after() -> Non
     assert later.run.done
 
 
+def test_a_marked_call_that_has_run_and_is_moved_may_not_run_again() -> None:
+    def definition(*, moved: bool) -> Workflow[Any, Any]:
+        @workflow
+        async def inserted() -> None:
+            await work("one")
+            marked = extra.with_options(inserted=True)
+            await (gather(marked(), key="more") if moved else marked())
+            await other("two")
+            await wait_signal("go")
+
+        return inserted
+
+    again = Simulation(definition(moved=False), events=recorded(waits, "work", "other")).begin()
+    again.settle("extra")
+    with pytest.raises(
+        NonDeterminism, match=r"more\[0\]/extra \(marked as inserted, but it may be the recorded step extra\)"
+    ):
+        Simulation(definition(moved=True), events=again.all_events).begin()
+
+
+def test_a_key_that_belongs_to_a_version_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="begins the keys of version"):
+        work.with_options(key="version:new")
+
+
+def test_a_name_that_a_version_has_is_no_matter_to_steps() -> None:
+    @workflow
+    async def both() -> bool:
+        decided = version("work")
+        await work("one")
+        return decided
+
+    live = Simulation(both).begin()
+    live.settle("work")
+    assert live.run.value is True
+
+
 # Drives that are taken back.
 
 

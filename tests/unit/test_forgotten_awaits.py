@@ -136,3 +136,64 @@ def test_a_replay_decides_on_forgotten_calls_as_the_first_run_did() -> None:
     again = Simulation(forgets, events=live.all_events).begin()
     again.settle("ship")
     assert isinstance(again.run.error, NotAwaited)
+
+
+def caught(definition: Any) -> Simulation:
+    """Fail each step in turn, and return the run when it has ended."""
+    live = Simulation(definition).begin()
+    while not live.run.done:
+        live.settle(next(iter(live.history.open)), fail=True)
+    return live
+
+
+def test_a_call_that_is_kept_when_an_exception_passes_is_not_forgotten() -> None:
+    @workflow
+    async def declines() -> str:
+        try:
+            later = ship("later")
+            await ship("first")
+            await later
+        except StepFailed:
+            return "declined"
+        return "shipped"
+
+    assert (caught(declines).run.value, caught(declines).run.error) == ("declined", None)
+
+
+def test_a_call_in_a_branch_that_is_cancelled_or_never_begins_is_not_forgotten() -> None:
+    @workflow
+    async def declines() -> str:
+        async def holds() -> None:
+            later = ship("later")
+            await sleep(60)
+            await later
+
+        async def then(call: Any) -> None:
+            await call
+
+        async def refused() -> None:
+            raise ValueError("at once")
+
+        for branches in ([holds(), ship("fails")], [refused(), then([ship("never")])]):
+            try:
+                await gather(*branches)
+            except (StepFailed, ValueError):
+                continue
+        return "declined"
+
+    live = Simulation(declines).begin()
+    live.settle("gather[1]/ship", fail=True)
+    assert (live.run.value, live.run.error) == ("declined", None)
+
+
+def test_a_call_that_nothing_keeps_is_forgotten_also_when_an_exception_passes() -> None:
+    @workflow
+    async def forgets() -> str:
+        ship("lost")
+        try:
+            await ship("first")
+        except StepFailed:
+            return "declined"
+        return "shipped"
+
+    assert "step ship()" in str(caught(forgets).run.error)

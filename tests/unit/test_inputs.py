@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from mendflow import step, workflow
 from mendflow.codec import Arguments
@@ -106,6 +107,19 @@ def test_an_input_that_does_not_fit_any_more_says_where(after: Callable[..., Any
 def test_a_random_default_is_hinted_at() -> None:
     found = problem(plain, with_token, Order("o", 5), OrderWithToken("o", 5))
     assert found.endswith("a default of its type is another value each time; give it a constant one")
+
+
+def of_message(message: Timestamp) -> None: ...
+def of_message_and_more(message: Timestamp, currency: str = "EUR") -> None: ...
+def of_message_and_needed(message: Timestamp, currency: str) -> None: ...
+
+
+def test_a_new_optional_parameter_beside_a_message_changes_nothing() -> None:
+    message = Timestamp(seconds=5)
+    assert problem(of_message, of_message_and_more, message, message) == ""
+    assert "called with" in problem(of_message, of_message_and_more, message, (message, "USD"))
+    assert "called with" in problem(of_message, of_message_and_more, message, Timestamp(seconds=6))
+    assert "does not fit" in problem(of_message, of_message_and_needed, message, (message, "EUR"))
 
 
 def test_the_recorded_input_is_what_later_attempts_get() -> None:

@@ -97,6 +97,10 @@ class Arguments:
         if payload is None or kind is None:
             return self._call(self._read("{}"))
         if kind == "message":
+            first = next(iter(self._value_types), "")
+            if self._least <= 1 and not self._needs_keywords and isinstance(self._value_types.get(first), MessageType):
+                # It was recorded when this was the only parameter.
+                return self._call({first: self._value_types[first].decode(payload)})
             raise payload_error(self._name, [("", f"takes JSON, not the message {payload.message.type_url}")])
         return self._call(self._read(payload.json))
 
