@@ -206,7 +206,8 @@ def _edited(program: Part, edit: Edit, fresh: int) -> Part:
 #: What holds any number of parts.
 _MANY = ("sequence", "gather", "settled")
 _REPLACE: dict[str, Any] = {
-    "rename": lambda leaf, _, name: _renamed(leaf, name),
+    # A renamed call that keeps its mark says that it is another one.
+    "rename": lambda leaf, _, name: dataclasses.replace(_renamed(leaf, name), inserted=False),
     "key": lambda leaf, new, _: dataclasses.replace(leaf, key=f"k{new.effect}"),
     "remove": lambda *_: None,
     "drop": lambda *_: None,
