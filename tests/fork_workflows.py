@@ -30,7 +30,7 @@ PATIENCE = 10.0
 
 
 def place() -> Path:
-    """Answer the directory that the test looks into."""
+    """Return the directory that the test looks into."""
     return Path(os.environ["MENDFLOW_TEST_JOURNAL"]).parent
 
 
@@ -42,7 +42,7 @@ def leave_word(name: str, word: Any) -> None:
 
 
 def inherited() -> dict[str, Any]:
-    """Answer what this process has of its parent's."""
+    """Return what this process has of its parent's."""
     regular, sockets = [], []
     for link in Path("/proc/self/fd").iterdir():
         try:

@@ -3,7 +3,7 @@
 A run notes the calls that its code makes. Two things it cannot see by itself:
 a task, which would run beside the workflow and could not be replayed, is
 refused where it is made; a coroutine that was dropped without an await is
-known to Python, which warns of it when it frees it, and the run is told.
+known to Python, which warns of it when it frees it, and the run notes it.
 
 Both hooks belong to the loop and the process. So each server passes on what is
 not its own, and may end in any order with others.

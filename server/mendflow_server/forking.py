@@ -40,7 +40,7 @@ _HIGHEST: Final = 65_536
 class Belongings:
     """What the server has that its forked children must not keep.
 
-    ``files`` are compared by inode, so a descriptor is found whoever opened
+    ``files`` are compared by inode, so a descriptor is found no matter who opened
     it. A TCP socket whose local port is in ``ports`` listens for the server or
     was accepted by it.
     """

@@ -13,12 +13,9 @@ outcomes in the same order, and the code sees the same world. A cancel request
 is an outcome that is always awaited. What is cancelled is closed by an event
 too, and learnt of at that event's sequence.
 
-A recorded call is *unclaimed* until the code asks for its key; recorded values
-do not count. When a drive comes to rest with unclaimed calls, and the code has
-ended or has asked for a call that is neither recorded nor marked as inserted,
-then the code is not the code that made the history: `NonDeterminism` is raised,
-and the engine takes back what the drive added. If it asked for nothing new, it
-may claim them later. With nothing unclaimed the run is live: new calls run.
+When a drive comes to rest and the code does not fit the history, by the rule of
+`mendflow_server.claims`, `NonDeterminism` is raised, and the engine takes back
+what the drive added. With nothing unclaimed the run is live: new calls run.
 
 A run has no clock, randomness or I/O: the journal carries the time, values are
 recorded. It asks for steps through `wanted` and `unwanted`; the engine acts on
@@ -30,23 +27,23 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
-import sys
 from typing import TYPE_CHECKING, Any
 
 from mendflow.awaitables import Call, Gather, SignalWait, Sleep, StepCall
-from mendflow.codec import oversize, same_payload
+from mendflow.codec import oversize
 from mendflow.context import RUN
-from mendflow.errors import NotAwaited, PayloadError, SignalTimeout, StepFailed
+from mendflow.errors import PayloadError, SignalTimeout, StepFailed
 from mendflow.names import VERSION
 from mendflow.v1 import failure_pb2, payload_pb2
+from mendflow_server.claims import Claims, opened
 from mendflow_server.fiber import Fiber, Group, explained, not_durable
 from mendflow_server.history import set_time
 from mendflow_server.inputs import input_problem, is_unstable
+from mendflow_server.unawaited import Unawaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mendflow.step import Step
     from mendflow.v1.event_pb2 import Event
     from mendflow.workflow import Workflow
     from mendflow_server.history import CallRecord
@@ -54,8 +51,6 @@ if TYPE_CHECKING:
 
 #: What the cancel request is called among the keys; no call has it.
 CANCEL = ""
-#: An explanation names at most so many calls.
-MOST_NAMED = 10
 
 
 class NonDeterminism(BaseException):
@@ -68,19 +63,17 @@ class Run:
     __slots__ = (
         "_awaiting",
         "_broken",
+        "_claims",
         "_context",
         "_current",
         "_fibers",
-        "_forgotten",
-        "_made",
-        "_new",
         "_payload_limit",
         "_ready",
         "_reports",
         "_root",
         "_runnable",
         "_signal_waits",
-        "_unclaimed",
+        "_unawaited",
         "_unmatched",
         "_versions",
         "asked",
@@ -120,14 +113,8 @@ class Run:
         self._unmatched: dict[str, None] = {}
         self._ready: list[tuple[int, str]] = []
         self._broken: NonDeterminism | None = None
-        #: Recorded calls that the code has not asked for yet.
-        self._unclaimed = {key: record for key, record in self.history.calls.items() if record.kind != "value"}
-        #: What the code asked for meanwhile that is neither recorded nor marked.
-        self._new: list[str] = []
-        #: Calls that the code has made and not awaited yet, in their order, with the fiber that made each.
-        self._made: dict[object, Fiber] = {}
-        #: What else the code has made and dropped without an await.
-        self._forgotten: list[str] = []
+        self._claims = Claims(self.history.calls)
+        self._unawaited = Unawaited()
         self._versions: dict[str, bool] = {}
         self._context = contextvars.Context()
         self._context.run(RUN.set, self)
@@ -168,7 +155,7 @@ class Run:
     @property
     def unclaimed(self) -> list[str]:
         """The recorded calls that the code has not asked for, each with its event's number."""
-        return [_opened(record) for record in self._unclaimed.values()]
+        return self._claims.labels
 
     def close(self) -> None:
         """Drop the code without running any more of it.
@@ -195,11 +182,11 @@ class Run:
 
     def call_made(self, call: object) -> None:
         """Note a call that the code has made; it must await it before it ends."""
-        self._made[call] = self._current
+        self._unawaited.calls[call] = self._current
 
     def forgotten(self, what: str) -> None:
         """Note that the code has dropped something that it had to await."""
-        self._forgotten.append(what)
+        self._unawaited.coroutines.append(what)
 
     def record_value(self, name: str, make: Callable[[], str]) -> str:
         """Return the recorded value, or record a new one."""
@@ -213,7 +200,7 @@ class Run:
         if decided is None:
             key = f"{VERSION}{name}"
             recorded = self._value(key)
-            if recorded is None and not self._unclaimed:
+            if recorded is None and not self._claims.unclaimed:
                 recorded = self._record_value(key, "true")
             # Without a record it is the same in each replay: what is unclaimed here was recorded before.
             decided = self._versions[name] = recorded == "true"
@@ -225,7 +212,7 @@ class Run:
         if record is None:
             return None
         if record.kind != "value" or record.outcome is None:
-            self._broken = NonDeterminism(f"{_opened(record)}: called as a value")
+            self._broken = NonDeterminism(f"{opened(record)}: called as a value")
             raise self._broken
         return record.outcome.value_recorded.value.json
 
@@ -270,22 +257,9 @@ class Run:
                     self._run_runnable()
         finally:
             self.driving = False
-        if self._unclaimed and (self.done or self._new):
-            raise NonDeterminism(self._unclaimed_explanation())
-
-    def _unclaimed_explanation(self) -> str:
-        if self._new:
-            instead = f"called {_listed(self._new)}, which is not recorded"
-        elif self.error is None:
-            instead = "returned"
-        else:
-            instead = f"raised {type(self.error).__name__}"
-        count = "a call" if len(self._unclaimed) == 1 else f"{len(self._unclaimed)} calls"
-        return (
-            f"the code did not make {count} that the history records: {_listed(self.unclaimed)}. Instead it {instead}. "
-            "Nothing new was started. Keep the recorded name of a renamed step with @step(name=...), mark a call that "
-            "was added on purpose with inserted=True, or serve the code from before; then resume the workflow."
-        )
+        problem = self._claims.problem(done=self.done, error=self.error) if self._claims.unclaimed else ""
+        if problem:
+            raise NonDeterminism(problem)
 
     def _run_runnable(self) -> None:
         """Run each fiber that can run because another one has blocked or ended.
@@ -306,7 +280,7 @@ class Run:
         fiber.done = True
         self._fibers.discard(fiber)
         for call in fiber.drop():
-            self._made.pop(call, None)
+            self._unawaited.calls.pop(call, None)
         self._one_less(group)
         return False
 
@@ -314,8 +288,8 @@ class Run:
         """Run a fiber until it blocks or ends."""
         code = fiber.code
         fiber.blocked = None
-        if error is not None and self._made:
-            self._release_kept(fiber)
+        if error is not None:
+            self._unawaited.release_kept(fiber)
         while True:
             self._current = fiber
             try:
@@ -345,12 +319,12 @@ class Run:
         self._fibers.discard(fiber)
         group = fiber.group
         if group is None:
-            if error is None and (self._made or self._forgotten):
-                error = self._not_awaited()
+            if error is None:
+                error = self._unawaited.error()
             self.done, self.value, self.error = True, value, error
             return
-        if error is not None and self._made:
-            self._release_kept(fiber)
+        if error is not None:
+            self._unawaited.release_kept(fiber)
         if error is None or group.return_exceptions:
             group.results[fiber.index] = value if error is None else error
         elif group.failure is None:
@@ -373,35 +347,16 @@ class Run:
             return None, asyncio.CancelledError()
         return group.results, group.failure
 
-    def _release_kept(self, fiber: Fiber) -> None:
-        """Forget the calls that a fiber, and those that wait for it, keep for later: an exception changes their plans.
-
-        A call that nothing refers to any more stays: no code can await it.
-        """
-        makers = {fiber}
-        while fiber.group is not None:
-            fiber = fiber.group.owner
-            makers.add(fiber)
-        counted = zip(self._made.items(), _references(self._made), strict=True)
-        self._made = {call: maker for (call, maker), count in counted if maker not in makers or count <= UNREFERRED}
-
-    def _not_awaited(self) -> NotAwaited:
-        # A gather that was forgotten stands for its branches.
-        inside = {id(branch) for call in self._made if isinstance(call, Gather) for branch in call.branches}
-        names = [str(call) for call in self._made if id(call) not in inside] + self._forgotten
-        msg = f"the workflow ended without awaiting {_listed(names)}; write `await` before each"
-        return NotAwaited(msg)
-
     # Asking.
 
     def _ask(self, fiber: Fiber, asked: object) -> BaseException | None:
         """Block the fiber on what it asks for, or return the error to raise at that line."""
         if isinstance(asked, StepCall):
-            self._made.pop(asked, None)
+            self._unawaited.calls.pop(asked, None)
             return self._ask_step(fiber, asked)
         if not isinstance(asked, Call):
             return not_durable(fiber.code, asked)
-        self._made.pop(asked, None)
+        self._unawaited.calls.pop(asked, None)
         if isinstance(asked, Sleep):
             self._ask_sleep(fiber, asked)
         elif isinstance(asked, SignalWait):
@@ -412,13 +367,6 @@ class Run:
             return not_durable(fiber.code, asked)
         return None
 
-    def _claim(self, record: CallRecord | None, label: str, *, inserted: bool) -> None:
-        """Claim a call's record; a call without one is new."""
-        if record is not None:
-            self._unclaimed.pop(record.key, None)
-        elif not inserted:
-            self._new.append(label)
-
     def _ask_step(self, fiber: Fiber, call: StepCall[Any]) -> BaseException | None:
         step = call.step
         payload = step.arguments.encode(call.args, call.kwargs)
@@ -428,16 +376,14 @@ class Run:
             return PayloadError(msg)
         key = fiber.key(step.key or step.name)
         record = self.history.calls.get(key)
-        if self._unclaimed:
-            twin = self._twin(step, payload) if record is None and step.inserted else None
-            hint = "" if twin is None else f" (marked as inserted, but it may be the recorded {twin.label})"
-            self._claim(record, f"step {key}{hint}", inserted=step.inserted and twin is None)
+        if self._claims.unclaimed:
+            self._claims.claim_step(record, key, step, payload)
         self._block(fiber, key, call)
         if record is not None and record.kind:
             self._expect(record, "step", step.name)
             problem = input_problem(step.arguments, record.input, payload)
             if problem:
-                raise NonDeterminism(f"{_opened(record)}: {problem}{self._hint(call)}")
+                raise NonDeterminism(f"{opened(record)}: {problem}{self._hint(call)}")
             # A callee refuses a known idempotency key that comes with other parameters.
             payload = record.input or payload_pb2.Payload()
         if record is None or record.outcome is None:
@@ -445,13 +391,6 @@ class Run:
             self.asked.append(key)
         else:
             self._push(key)
-        return None
-
-    def _twin(self, step: Step[..., Any], payload: payload_pb2.Payload) -> CallRecord | None:
-        """Return an unclaimed record of the same step with the same input: a marked call that was moved, perhaps."""
-        for record in self._unclaimed.values():
-            if record.kind == "step" and record.name == step.name and same_payload(record.input, payload):
-                return record
         return None
 
     def _hint(self, call: StepCall[Any]) -> str:
@@ -470,8 +409,8 @@ class Run:
     def _ask_sleep(self, fiber: Fiber, call: Sleep) -> None:
         key = fiber.key(call.key or "sleep")
         record = self.history.calls.get(key)
-        if self._unclaimed:
-            self._claim(record, f"timer {key}", inserted=call.inserted)
+        if self._claims.unclaimed:
+            self._claims.claim(record, f"timer {key}", inserted=call.inserted)
         self._block(fiber, key, call)
         if record is None:
             event = self.journal.new()
@@ -486,8 +425,8 @@ class Run:
     def _ask_signal(self, fiber: Fiber, call: SignalWait[Any]) -> None:
         key = fiber.key(call.key or f"signal:{call.name}")
         record = self.history.calls.get(key)
-        if self._unclaimed:
-            self._claim(record, f"signal wait {key}", inserted=call.inserted)
+        if self._claims.unclaimed:
+            self._claims.claim(record, f"signal wait {key}", inserted=call.inserted)
         self._block(fiber, key, call)
         if record is not None:
             self._expect(record, "signal", call.name)
@@ -544,7 +483,7 @@ class Run:
     def _expect(self, record: CallRecord, kind: str, name: str) -> None:
         if record.kind and (record.kind != kind or record.name != name):
             recorded = f"{record.kind} {record.name}".strip()
-            msg = f"{_opened(record)}: recorded as {recorded}, called as {f'{kind} {name}'.strip()}"
+            msg = f"{opened(record)}: recorded as {recorded}, called as {f'{kind} {name}'.strip()}"
             raise NonDeterminism(msg)
 
     def _match_signals(self, name: str) -> None:
@@ -583,7 +522,7 @@ class Run:
         try:
             return call.step.output_type.decode(detail.output if detail.HasField("output") else None)
         except PayloadError as error:
-            msg = f"{_opened(record)}: the recorded result does not fit the step's type any more: {error}"
+            msg = f"{opened(record)}: the recorded result does not fit the step's type any more: {error}"
             raise NonDeterminism(msg) from error
 
     def _signal_data(self, call: SignalWait[Any], event: Event) -> tuple[Any, BaseException | None]:
@@ -632,23 +571,3 @@ class Run:
         event.call_cancelled.key = key
         self.journal.add(event)
         self._push(key)
-
-
-def _opened(record: CallRecord) -> str:
-    """Return what people call a recorded call, with the number of the event that opened it."""
-    return f"{record.label} (event {record.sequence})"
-
-
-def _references(calls: dict[object, Any]) -> list[int]:
-    """Return how many references each of the calls has while this looks at it."""
-    return [sys.getrefcount(call) for call in calls]
-
-
-#: The count of a call that only a dictionary refers to.
-UNREFERRED = max(_references({object(): None}))
-
-
-def _listed(names: list[str]) -> str:
-    """Return the names for a message, cut short."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -215,7 +215,7 @@ async def test_sqlites_own_locks_stay_while_a_second_store_in_the_process_is_ref
 
 
 def posix_locks(path: Path) -> set[str]:
-    """Answer the fcntl locks that this process has on the file."""
+    """Return the fcntl locks that this process has on the file."""
     inode = path.stat().st_ino
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return {

@@ -143,7 +143,7 @@ class World:
             assert _opened(self.events[int(sequence) - 1]) == key, self.told()
 
     def happen(self, how: str, which: int) -> None:
-        """Let something happen, if it can."""
+        """Make something happen, if it can."""
         life = self.life
         if self.done:
             return
@@ -164,12 +164,12 @@ class World:
             self.settle(keys[which % len(keys)], how)
 
     def settle(self, key: str, how: str) -> None:
-        """Let an open call end."""
+        """End an open call."""
         self.story.append(f"{key} ends {how}")
         self._drive(lambda: self.life.settle(key, fail=how == "badly"), 1)
 
     def live(self, happened: Sequence[Happening]) -> None:
-        """Let this happen, but for what would end it."""
+        """Make this happen, unless it would end the program."""
         for how, which in happened:
             events, told = list(self.events), len(self.story)
             self.happen(how, which)
@@ -180,7 +180,7 @@ class World:
                 return
 
     def end(self) -> None:
-        """Let everything go well until it has ended or paused."""
+        """Make everything go well until it has ended or paused."""
         for turn in range(MANY):
             if self.done or self.pause:
                 return
@@ -469,7 +469,7 @@ def test_a_line_that_is_edited_pauses_exactly_when_the_rule_says(
 
 
 def _follow(world: World, line: Node, turns: int) -> None:
-    """Let so many calls go well, and hold each rest against the rule."""
+    """Make so many calls go well, and compare each rest with the rule."""
     for turn in range(turns + 1):
         pauses, key = rule(world.events, line)
         assert bool(world.pause) == pauses, f"it {'does not pause' if pauses else 'pauses'}{world.told()}"

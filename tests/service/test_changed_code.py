@@ -123,21 +123,21 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Everything that happens, once; the tests look at what was seen of each change."""
-    told = deployment(tmp_path_factory.mktemp("changed"))
+    deployed = deployment(tmp_path_factory.mktemp("changed"))
     try:
-        told.deploy(module_of({name: change.old for name, change in CHANGES.items()}))
-        told.run(_start)
-        told.deploy(module_of({name: change.new for name, change in CHANGES.items()}))
+        deployed.deploy(module_of({name: change.old for name, change in CHANGES.items()}))
+        deployed.run(_start)
+        deployed.deploy(module_of({name: change.new for name, change in CHANGES.items()}))
         # What waits is replayed only when something comes for it: a signal that no code asks for.
-        told.run(lambda client: _signal(client, "nudge"))
-        told.run(lambda client: _look(client, told, "after the restart"))
-        told.run(lambda client: _signal(client, "s"))
-        told.run(lambda client: _look(client, told, "after the signal"))
-        told.deploy(module_of({name: change.old for name, change in CHANGES.items()}))
-        told.run(lambda client: _look(client, told, "after the rollback"))
-        yield told
+        deployed.run(lambda client: _signal(client, "nudge"))
+        deployed.run(lambda client: _look(client, deployed, "after the restart"))
+        deployed.run(lambda client: _signal(client, "s"))
+        deployed.run(lambda client: _look(client, deployed, "after the signal"))
+        deployed.deploy(module_of({name: change.old for name, change in CHANGES.items()}))
+        deployed.run(lambda client: _look(client, deployed, "after the rollback"))
+        yield deployed
     finally:
-        told.server.kill()
+        deployed.server.kill()
 
 
 async def _start(client: Client) -> None:
@@ -166,10 +166,10 @@ async def _taken_in(client: Client, workflow_id: str, signal: str) -> None:
                 return
 
 
-async def _look(client: Client, told: Deployment, when: str) -> None:
+async def _look(client: Client, deployed: Deployment, when: str) -> None:
     for name, change in CHANGES.items():
         found = await at_rest(client, name)
-        ran = [step for step, _ in told.effects(name)]
+        ran = [step for step, _ in deployed.effects(name)]
         change.seen[when] = (state_name(found), found.explanation, ran, await events_of(client, name))
 
 

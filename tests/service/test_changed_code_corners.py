@@ -95,7 +95,7 @@ async def in_state(client: Client, workflow_id: str, name: str) -> workflow_pb2.
     return found
 
 
-# Nothing is lost, and nobody else pays.
+# Nothing is lost, and no other workflow pays.
 
 
 async def test_a_signal_is_not_taken_by_a_wait_that_an_earlier_outcome_has_ended(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ MINE = {each.name: each for each in (two_steps, waits_beside_a_step, thread_besi
 
 
 class Failing:
-    """An observer that fails for one workflow: in one of its methods, as often as it is told to."""
+    """An observer that fails for one workflow: in one of its methods, as often as the test says."""
 
     def __init__(self, observer: Any, workflow_id: str, method: str, step_key: str = "") -> None:
         self._observer = observer

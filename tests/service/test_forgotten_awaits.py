@@ -104,7 +104,7 @@ async def test_a_step_may_make_tasks_and_other_coroutines_warn_as_ever(mine: Ser
     assert await mine.client.run(remembers) == "task"
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        helper("of nobody")  # type: ignore[unused-coroutine]
+        helper("outside")  # type: ignore[unused-coroutine]
     assert ["never awaited" in str(warning.message) for warning in warned] == [True]
     assert await mine.client.run(forgets, "") == "succeeded"
 
