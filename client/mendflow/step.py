@@ -79,8 +79,7 @@ class Step(Generic[P, R]):
         call: StepCall[R] = StepCall(self, args, kwargs)
         run = current_run(call)
         if run is not None:
-            # A type that cannot be recorded is the fault of the line that makes the call.
-            _ = self.arguments, self.output_type
+            _ = self._recordable
             run.call_made(call)
         elif not BY_HAND.get():
             result: Awaitable[R] = self.function(*args, **kwargs)
@@ -101,6 +100,12 @@ class Step(Generic[P, R]):
     def output_type(self) -> ValueType[R]:
         """How the result is recorded."""
         return return_type(self.function)
+
+    @functools.cached_property
+    def _recordable(self) -> bool:
+        """True. A type that cannot be recorded raises `DefinitionError`: the fault of the line that makes a call."""
+        _ = self.arguments, self.output_type
+        return True
 
     def check(self) -> None:
         """Resolve the types of all parameters and of the result. Raise `DefinitionError` naming what is wrong."""

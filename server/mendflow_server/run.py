@@ -67,6 +67,7 @@ class Run:
         "_context",
         "_current",
         "_fibers",
+        "_made",
         "_payload_limit",
         "_ready",
         "_reports",
@@ -115,6 +116,7 @@ class Run:
         self._broken: NonDeterminism | None = None
         self._claims = Claims(self.history.calls)
         self._unawaited = Unawaited()
+        self._made = self._unawaited.calls  # Near at hand: each call passes here twice.
         self._versions: dict[str, bool] = {}
         self._context = contextvars.Context()
         self._context.run(RUN.set, self)
@@ -182,7 +184,7 @@ class Run:
 
     def call_made(self, call: object) -> None:
         """Note a call that the code has made; it must await it before it ends."""
-        self._unawaited.calls[call] = self._current
+        self._made[call] = self._current
 
     def forgotten(self, what: str) -> None:
         """Note that the code has dropped something that it had to await."""
@@ -352,7 +354,7 @@ class Run:
     def _ask(self, fiber: Fiber, asked: object) -> BaseException | None:
         """Block the fiber on what it asks for, or return the error to raise at that line."""
         if isinstance(asked, StepCall):
-            self._unawaited.calls.pop(asked, None)
+            self._made.pop(asked, None)
             return self._ask_step(fiber, asked)
         if not isinstance(asked, Call):
             return not_durable(fiber.code, asked)

@@ -48,8 +48,11 @@ class Unawaited:
         while fiber.group is not None:
             fiber = fiber.group.owner
             makers.add(fiber)
-        counted = zip(self.calls.items(), _references(self.calls), strict=True)
-        self.calls = {call: maker for (call, maker), count in counted if maker not in makers or count <= UNREFERRED}
+        counts = _references(self.calls)
+        counted = zip(self.calls.items(), counts, strict=True)
+        kept = [call for (call, maker), count in counted if maker in makers and count > UNREFERRED]
+        for call in kept:
+            del self.calls[call]
 
     def error(self) -> NotAwaited | None:
         """Return the error of a workflow that ends now; None when nothing was forgotten."""
