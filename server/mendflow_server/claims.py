@@ -30,13 +30,15 @@ MOST_NAMED = 10
 class Claims:
     """The recorded calls that the code has not asked for, and what it asked for meanwhile."""
 
-    __slots__ = ("_new", "unclaimed")
+    __slots__ = ("_new", "inserted", "unclaimed")
 
     def __init__(self, calls: Mapping[str, CallRecord]) -> None:
         #: By key, in the order of their events.
         self.unclaimed = {key: record for key, record in calls.items() if record.kind != "value"}
         #: What the code asked for that is neither recorded nor marked.
         self._new: list[str] = []
+        #: What it asked for that is not recorded, but marked.
+        self.inserted: list[str] = []
 
     @property
     def labels(self) -> list[str]:
@@ -47,7 +49,9 @@ class Claims:
         """Take note of a call that the code asks for, with its record if it has one."""
         if record is not None:
             self.unclaimed.pop(record.key, None)
-        elif not inserted:
+        elif inserted:
+            self.inserted.append(label)
+        else:
             self._new.append(label)
 
     def claim_step(self, record: CallRecord | None, key: str, step: Step[..., Any], payload: Payload) -> None:
@@ -76,8 +80,8 @@ class Claims:
         count = "a call" if len(self.unclaimed) == 1 else f"{len(self.unclaimed)} calls"
         return (
             f"the code did not make {count} that the history records: {listed(self.labels)}. Instead it {instead}. "
-            "Nothing new was started. Keep the recorded name of a renamed step with @step(name=...), mark a call that "
-            "was added on purpose with inserted=True, or serve the code from before; then resume the workflow."
+            "Nothing new was started. Keep the recorded name of a renamed step with @step(name=...), or serve the code "
+            "from before; inserted=True is only for a call that was added beside these. Then resume the workflow."
         )
 
 

@@ -87,8 +87,14 @@ def _released(branch: Awaitable[Any] | None) -> Iterator[Call[Any]]:
 
 
 def explained(error: BaseException) -> BaseException:
-    """Answer asyncio's complaint about a timeout outside a task in our own words."""
-    if type(error) is RuntimeError and str(error) == "Timeout should be used inside a task":
+    """Return asyncio's complaint about a timeout or a task group outside a task in our own words."""
+    if type(error) is not RuntimeError:
+        return error
+    if str(error).endswith("cannot determine the parent task"):
+        refused = NotDurable("asyncio.TaskGroup cannot be replayed. Run branches side by side with mendflow.gather().")
+        refused.__cause__ = error
+        return refused
+    if str(error) == "Timeout should be used inside a task":
         refused = NotDurable(
             "asyncio.timeout() cannot be replayed. Bound a step with @step(timeout=...), and a wait with "
             "wait_signal(timeout=...)."

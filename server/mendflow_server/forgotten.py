@@ -108,8 +108,10 @@ class _Warning(_Hook):
 def _refusal(coroutine: Any) -> NotDurable:
     frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
     wrapped = None if frame is None else frame.f_locals.get("awaitable")
-    what = str(wrapped) if isinstance(wrapped, Call) else f"{getattr(coroutine, '__qualname__', coroutine)}()"
-    coroutine.close()
+    call = wrapped if isinstance(wrapped, Call) else coroutine
+    what = str(call) if isinstance(call, Call) else f"{getattr(coroutine, '__qualname__', coroutine)}()"
+    if asyncio.iscoroutine(coroutine):
+        coroutine.close()
     msg = (
         f"{what} was made a task, but a task that the workflow does not know could not be replayed. "
         "Await it in the workflow function, or run branches side by side with mendflow.gather()."

@@ -31,6 +31,8 @@ class Rehearsal(NamedTuple):
     problem: str = ""
     #: Recorded calls that the code has not made, though it would go on.
     unclaimed: tuple[str, ...] = ()
+    #: Marked calls that a server would start before recorded ones.
+    inserted: tuple[str, ...] = ()
     #: How the code ends, as in "returned" or "raised KeyError: 'lamp'"; empty: it waits for something.
     ending: str = ""
 
@@ -61,7 +63,8 @@ def rehearse(
         return Rehearsal(f"the workflow's recorded input does not fit its type any more: {error}")
     try:
         run.begin()
-        return Rehearsal(_problem_of_end(run, history.final), tuple(run.unclaimed), _ending(run))
+        problem = _problem_of_end(run, history.final)
+        return Rehearsal(problem, tuple(run.unclaimed), tuple(run.inserted), _ending(run))
     except NonDeterminism as error:
         return Rehearsal(str(error))
     finally:

@@ -51,6 +51,11 @@ if TYPE_CHECKING:
 
 #: What the cancel request is called among the keys; no call has it.
 CANCEL = ""
+#: What to do about another input.
+SAME_INPUT = (
+    "Nothing new was started. The code must call it with the same input in each replay; serve code that does, then "
+    "resume the workflow."
+)
 
 
 class NonDeterminism(BaseException):
@@ -158,6 +163,11 @@ class Run:
     def unclaimed(self) -> list[str]:
         """The recorded calls that the code has not asked for, each with its event's number."""
         return self._claims.labels
+
+    @property
+    def inserted(self) -> list[str]:
+        """The marked calls that the code has asked for before recorded ones."""
+        return self._claims.inserted
 
     def close(self) -> None:
         """Drop the code without running any more of it.
@@ -385,7 +395,7 @@ class Run:
             self._expect(record, "step", step.name)
             problem = input_problem(step.arguments, record.input, payload)
             if problem:
-                raise NonDeterminism(f"{opened(record)}: {problem}{self._hint(call)}")
+                raise NonDeterminism(f"{opened(record)}: {problem}{self._hint(call)}. {SAME_INPUT}")
             # A callee refuses a known idempotency key that comes with other parameters.
             payload = record.input or payload_pb2.Payload()
         if record is None or record.outcome is None:

@@ -144,6 +144,8 @@ class Verdict(enum.StrEnum):
     PAUSES = "pauses"
     #: The server would cancel it without clean-up: it is CANCELLING, and the code cannot be replayed.
     LOSES_CLEANUP = "loses_cleanup"
+    #: It goes on with calls that are marked as inserted, before the recorded calls that follow.
+    STARTS_INSERTED = "starts_inserted"
     #: It goes on, but the code has not made all of the recorded calls.
     KEEPS_WAITING = "keeps_waiting"
     #: It is PAUSED because other code could not be replayed; this code can.
@@ -243,6 +245,9 @@ def _finding(entry: Entry, rehearsal: Rehearsal) -> Finding:
         return Finding(entry, Verdict.RESUMES, ending, rehearsal.unclaimed)
     if ending:
         return Finding(entry, Verdict.ENDS, ending)
+    if rehearsal.unclaimed and rehearsal.inserted:
+        starts = f"calls that are marked as inserted: {', '.join(rehearsal.inserted)}"
+        return Finding(entry, Verdict.STARTS_INSERTED, starts, rehearsal.unclaimed)
     if rehearsal.unclaimed:
         return Finding(entry, Verdict.KEEPS_WAITING, unclaimed=rehearsal.unclaimed)
     return Finding(entry, Verdict.GOES_ON)

@@ -46,6 +46,7 @@ _STORE: Final = "MENDFLOW_STORE"
 _PHRASES: Final = {
     Verdict.PAUSES: "would pause",
     Verdict.LOSES_CLEANUP: "would be cancelled without clean-up",
+    Verdict.STARTS_INSERTED: "would first make calls that are marked as inserted",
     Verdict.KEEPS_WAITING: "would keep waiting although a recorded call was removed",
     Verdict.RESUMES: "would be resumed",
     Verdict.ENDS: "would end",
@@ -198,7 +199,7 @@ class TextReport:
 
     def end(self, tally: Tally) -> None:
         """See `Report.end`."""
-        for verdict in (Verdict.KEEPS_WAITING, Verdict.RESUMES, Verdict.ENDS):
+        for verdict in (Verdict.STARTS_INSERTED, Verdict.KEEPS_WAITING, Verdict.RESUMES, Verdict.ENDS):
             listed = self._later.get(verdict, [])
             for finding in listed:
                 self._write(finding)

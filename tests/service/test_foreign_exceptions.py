@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -32,7 +33,17 @@ class Odd(BaseException):
 
 RAISED: dict[str, type[BaseException]] = {
     kind.__name__: kind
-    for kind in (KeyError, RuntimeError, MemoryError, StopIteration, GeneratorExit, KeyboardInterrupt, SystemExit, Odd)
+    for kind in (
+        KeyError,
+        RuntimeError,
+        MemoryError,
+        StopIteration,
+        GeneratorExit,
+        KeyboardInterrupt,
+        SystemExit,
+        asyncio.CancelledError,
+        Odd,
+    )
 }
 
 

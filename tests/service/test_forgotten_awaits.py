@@ -40,28 +40,29 @@ async def helper(item: str) -> str:
     return await ship(item)
 
 
+#: What is made and forgotten.
+MADE: dict[str, Any] = {
+    "call": lambda: ship("lost"),
+    "coroutine": lambda: helper("lost"),
+    "create_task": lambda: asyncio.create_task(helper("lost")),
+    "loop.create_task": lambda: asyncio.get_running_loop().create_task(helper("lost")),
+    "ensure_future": lambda: asyncio.ensure_future(ship("lost")),
+    "asyncio.gather": lambda: asyncio.gather(helper("lost")),
+    "task of a step": lambda: asyncio.create_task(ship("lost")),  # type: ignore[arg-type]
+}
+
+
 @workflow
 async def forgets(how: str) -> str:
     """Forget what it made, in one of many ways."""
     await ship("before")
-    loop = asyncio.get_running_loop()
-    if how == "call":
-        ship("lost")
-    elif how == "coroutine":
-        helper("lost")  # type: ignore[unused-coroutine]
-    elif how == "coroutine kept":
+    if how == "coroutine kept":
         _kept = helper("lost")
-    elif how == "condition on a coroutine":
-        if helper("lost"):  # type: ignore[truthy-bool]
-            return "true"
-    elif how == "create_task":
-        _task = asyncio.create_task(helper("lost"))  # noqa: RUF006 - the fault
-    elif how == "loop.create_task":
-        _task = loop.create_task(helper("lost"))  # noqa: RUF006 - as above
-    elif how == "ensure_future":
-        _future: Any = asyncio.ensure_future(ship("lost"))  # noqa: RUF006 - as above
-    elif how == "asyncio.gather":
-        _future = asyncio.gather(helper("lost"))
+    elif how == "TaskGroup":
+        async with asyncio.TaskGroup() as group:
+            group.create_task(helper("lost"))
+    elif how:
+        MADE[how]()
     await ship("after")
     return "succeeded"
 
@@ -86,6 +87,8 @@ WAYS = {
     "create_task": "helper() was made a task",
     "loop.create_task": "helper() was made a task",
     "ensure_future": "step ship() was made a task",
+    "task of a step": "step ship() was made a task",
+    "TaskGroup": "asyncio.TaskGroup cannot be replayed",
     "asyncio.gather": "helper() was made a task",
 }
 

@@ -63,6 +63,10 @@ async def order(id: str):
 """
 RENAMED = OLD.replace("authorize", "authorise")
 REMOVED = OLD.replace("    await authorize(id)\n", "")
+MARKED = OLD.replace(
+    "    await authorize(id)\n",
+    "    await ship.with_options(inserted=True, key='first')(id)\n    await authorize(id)\n",
+)
 
 
 def source(*parts: str) -> str:
@@ -147,6 +151,7 @@ def serving(directory: Path) -> ServerProcess:
     write(process, "renamed", source(AUTHORISE, RENAMED))
     write(process, "kept", source(KEPT, RENAMED))
     write(process, "removed", source(REMOVED))
+    write(process, "marked", source(AUTHORIZE, MARKED))
     process.start()
     start(process, "order", "order-1")
     return process
@@ -215,6 +220,16 @@ def test_a_removed_call_is_listed_as_waiting_and_passes(shared: ServerProcess) -
     assert head.startswith("order-1  order  WAITING  would keep waiting")
     assert "step authorize (event " in calls
     assert summary.startswith("1 open workflow: 1 would keep waiting")
+
+
+def test_a_marked_call_is_listed_with_the_calls_that_follow_and_passes(shared: ServerProcess) -> None:
+    done = run(shared.directory, "marked", "--store", url(shared))
+    assert done.returncode == 0, done.stderr
+    head, starts, calls, summary = done.stdout.splitlines()
+    assert head.startswith("order-1  order  WAITING  would first make calls that are marked as inserted")
+    assert starts.strip() == "calls that are marked as inserted: step first"
+    assert "step authorize (event " in calls
+    assert summary.startswith("1 open workflow: 1 would first make calls")
 
 
 def test_json_has_a_line_for_each_finding_and_a_summary(shared: ServerProcess) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import functools
 import inspect
@@ -190,7 +189,7 @@ class JsonType(ValueType[T]):
             except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise self.error(serialization_problems(error)) from error
             self._check_return(value, text)
-        except (PayloadError, asyncio.CancelledError):
+        except PayloadError:
             raise
         except BaseException as error:  # the value's own class may raise anything
             raise self.error(foreign_problems(error)) from error
@@ -352,7 +351,7 @@ def adapter_of(annotation: Any, name: str) -> pydantic.TypeAdapter[Any]:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
         # A class that waits for a forward reference would otherwise say so at its first value.
         adapter.rebuild(raise_errors=True)
-    except (asyncio.CancelledError, MemoryError):
+    except MemoryError:
         raise
     except BaseException as error:  # a class's own __get_pydantic_core_schema__ may raise anything
         reason = text_of(error).strip().split("\n", 1)[0]
@@ -376,7 +375,7 @@ def read_json(validate: Any, text: str | bytes, name: str) -> Any:
         raise payload_error(name, validation_problems(error)) from error
     except (ValueError, RecursionError) as error:
         raise payload_error(name, serialization_problems(error)) from error
-    except (PayloadError, asyncio.CancelledError):
+    except PayloadError:
         raise
     except BaseException as error:  # a validator or __post_init__ of the type may raise anything
         raise payload_error(name, foreign_problems(error)) from error
