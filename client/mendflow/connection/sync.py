@@ -77,20 +77,32 @@ def _run(work: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
         if inspect.iscoroutine(work):
             work.close()
         raise
-    ended = threading.Event()
+    interrupted, ended = threading.Event(), threading.Event()
+    running: list[asyncio.Task[Any] | None] = []
 
     async def run() -> Any:
         try:
+            if interrupted.is_set():
+                if inspect.iscoroutine(work):
+                    work.close()
+                return None
+            running.append(asyncio.current_task())
             return await work
         finally:
             ended.set()
 
-    future = asyncio.run_coroutine_threadsafe(run(), loop)
+    def cancel() -> None:
+        for task in running:
+            if task is not None:
+                task.cancel()
+
     try:
-        return future.result()
+        return asyncio.run_coroutine_threadsafe(run(), loop).result()
     except KeyboardInterrupt:
-        future.cancel()
-        # Not for ever: had it not begun yet, it never will.
+        # It may come at any line, also before there is a future to cancel.
+        interrupted.set()
+        loop.call_soon_threadsafe(cancel)
+        # Not for ever: had it not been handed over yet, it never will.
         ended.wait(LONGEST_END)
         raise
 
