@@ -27,7 +27,7 @@ REST = 0.2
 #: What wakes so soon is in memory, in seconds: the supervisor looks two ahead, and ticks twice in one.
 AHEAD = 3.0
 #: How long the others are given to end, in seconds: they take a fraction of it, and with a fault they may never.
-PATIENCE, LITTLE_PATIENCE = 10.0, 1.0
+PATIENCE, LITTLE_PATIENCE = 30.0, 1.0
 
 
 def others_are_over(stored: Stored) -> bool:
@@ -45,8 +45,12 @@ async def look_at(server: Server, store: Path, patience: float) -> list[Look]:
     engine = server.app.engine
     await until(lambda: not is_queued(read_store(store)) and others_are_over(read_store(store)), patience)
     looks = [Look(time.time(), read_store(store), slots=1)]
-    await until(lambda: engine.open_runs <= COUNT // 2, patience)
-    looks.append(Look(time.time(), read_store(store), slots=1, open_runs=engine.open_runs, soon=AHEAD))
+
+    def only_what_wakes_soon_is_in_memory() -> bool:
+        looks[1:] = [Look(time.time(), read_store(store), slots=1, open_runs=engine.open_runs, soon=AHEAD)]
+        return not broken(Evidence(looks[1].stored, looks=looks[1:], over=False))
+
+    await until(only_what_wakes_soon_is_in_memory, patience)
     return looks
 
 
