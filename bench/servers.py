@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from mendflow_server.loop import run_on_loop
+from mendflow_server.runtime.event_loop import run_on_loop
 from mendflow_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Running:
 def mendflow(directory: Path) -> Iterator[Running]:
     """Serve the benchmark's workflows on the SQLite file in a directory."""
     grpc_port, http_port = free_port(), free_port()
-    command = [sys.executable, "-m", "mendflow.command", "serve", "bench.workflows"]
+    command = [sys.executable, "-m", "mendflow.cli", "serve", "bench.workflows"]
     command += ["--store", f"sqlite:///{directory / FILE}", "--log-level", "warning"]
     command += ["--grpc-address", f"127.0.0.1:{grpc_port}", "--http-address", f"127.0.0.1:{http_port}"]
     with _process(command) as process:

@@ -33,7 +33,7 @@ import click
 
 from examples.audit import audit
 from mendflow import Client, MendflowError
-from mendflow.command.narrate import narrate
+from mendflow.cli.event_text import narrate
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
@@ -158,7 +158,7 @@ class Server:
 
     async def start(self) -> None:
         """Start it and wait until /health says that it serves."""
-        self.process = spawn(["mendflow.command", *self.command()], self.log)
+        self.process = spawn(["mendflow.cli", *self.command()], self.log)
         limit = time.monotonic() + 30
         while not await asyncio.to_thread(self._is_ready):
             if self.process.poll() is not None or time.monotonic() > limit:

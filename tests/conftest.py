@@ -168,7 +168,7 @@ class ServerProcess:
             "PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")]),
             **self.environment,
         }
-        root = ["-m", "tests.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.command"]
+        root = ["-m", "tests.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.cli"]
         command = [sys.executable, *root, "serve", *self.modules]
         command += ["--store", f"sqlite:///{self.store}"]
         command += ["--grpc-address", self.grpc_address, "--http-address", self.http_address]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mendflow.v1 import failure_pb2
-from mendflow_server.history import FINAL_DETAILS
-from mendflow_server.store.protocol import InboxKind
+from mendflow_server.history.state import FINAL_DETAILS
+from mendflow_server.store.interface import InboxKind
 from tests.evidence import open_attempts
 
 if TYPE_CHECKING:

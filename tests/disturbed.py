@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 
-from mendflow.command import main
+from mendflow.cli import main
 from tests.faults import FAULTS
 
 if __name__ == "__main__":

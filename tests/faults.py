@@ -18,35 +18,38 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from unittest import mock
 
 from mendflow.v1 import failure_pb2
-from mendflow_server import app, health, memory, stepping
-from mendflow_server.attempts import Attempts, Listener
-from mendflow_server.clock import SystemClock
-from mendflow_server.commit import Committer
-from mendflow_server.engine import Engine
-from mendflow_server.health import HealthMonitor
-from mendflow_server.held import Held
-from mendflow_server.history import CallRecord, History
-from mendflow_server.port import Begun, Ending
-from mendflow_server.retry import decide
-from mendflow_server.stepping import Stepping
-from mendflow_server.store.protocol import CommitUnknown, StoreError, StoreUnavailable
+from mendflow_server import app
+from mendflow_server.attempts.attempts import Attempts, Listener
+from mendflow_server.engine import memory
+from mendflow_server.engine.engine import Engine
+from mendflow_server.engine.requests import Begun, Ending
+from mendflow_server.engine.watch_hub import WatchHub
+from mendflow_server.execution import stepping
+from mendflow_server.execution.held import Held
+from mendflow_server.execution.stepping import Stepping
+from mendflow_server.failures.retry import decide
+from mendflow_server.health import monitor as health
+from mendflow_server.health.monitor import HealthMonitor
+from mendflow_server.history.state import CallRecord, History
+from mendflow_server.runtime.clock import SystemClock
+from mendflow_server.store.committer import Committer
+from mendflow_server.store.interface import CommitUnknown, StoreError, StoreUnavailable
 from mendflow_server.store.sqlite import connection
-from mendflow_server.store.sqlite.lock import FileLock
+from mendflow_server.store.sqlite.file_lock import FileLock
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.store import SqliteStore
-from mendflow_server.supervisor import Supervisor
-from mendflow_server.watch import WatchHub
+from mendflow_server.supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import ExitStack
 
+    from mendflow.authoring.workflow import Workflow
     from mendflow.v1 import event_pb2
     from mendflow.v1.workflow_service_pb2 import WatchWorkflowResponse
-    from mendflow.workflow import Workflow
-    from mendflow_server.attempts import Order
+    from mendflow_server.attempts.attempts import Order
     from mendflow_server.settings import Settings
-    from mendflow_server.store.protocol import Batch, BatchResult
+    from mendflow_server.store.interface import Batch, BatchResult
 
 #: How long a commit takes that is slow, in seconds: long enough for a reply to get out before it.
 SLOW = 0.3

@@ -29,20 +29,20 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from mendflow import attempt
-from mendflow.step import Step
-from mendflow.workflow import Workflow
+from mendflow.authoring.step import Step
+from mendflow.authoring.workflow import Workflow
 from mendflow_server import app
-from mendflow_server.logs import configure_logs
-from mendflow_server.loop import run_on_loop
+from mendflow_server.runtime.event_loop import run_on_loop
 from mendflow_server.settings import load_settings
-from mendflow_server.store.opening import open_store
+from mendflow_server.store.factory import open_store
+from mendflow_server.telemetry.logging import configure_logs
 from tests.faults import FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from mendflow_server.store.protocol import Batch, BatchResult, Life, Store, Suspect
+    from mendflow_server.store.interface import Batch, BatchResult, Life, Store, Suspect
 
 #: All that is served. Imported here, so that a process which has imported this module makes cheap servers by forking.
 MODULES = tuple(importlib.import_module(name) for name in ("tests.workflows", "examples.campaign", "examples.order"))

@@ -29,7 +29,7 @@ from mendflow import (
     wait_signal,
     workflow,
 )
-from mendflow.step import Step
+from mendflow.authoring.step import Step
 from tests import workflows
 from tests.workflows import QUICK, flaky, note_down, refuse, resumable
 

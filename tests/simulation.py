@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mendflow.v1 import failure_pb2
-from mendflow_server.history import CallRecord, History
-from mendflow_server.journal import Journal
-from mendflow_server.run import NonDeterminism, Run
+from mendflow_server.history.builder import Journal
+from mendflow_server.history.state import CallRecord, History
+from mendflow_server.replay.workflow_runner import NonDeterminism, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

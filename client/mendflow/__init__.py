@@ -5,9 +5,12 @@ Authoring: `workflow`, `step`, `RetryPolicy`, `sleep`, `gather`, `wait_signal`,
 Errors are in `mendflow.errors`.
 """
 
-from mendflow.awaitables import gather, now, random, sleep, uuid4, version, wait_signal
-from mendflow.connection import Client, SyncClient, WorkflowHandle
-from mendflow.context import Attempt, attempt, progress
+from mendflow.authoring.calls import gather, now, random, sleep, uuid4, version, wait_signal
+from mendflow.authoring.context import Attempt, attempt, progress
+from mendflow.authoring.retry import RetryPolicy
+from mendflow.authoring.step import Step, step
+from mendflow.authoring.workflow import Workflow, workflow
+from mendflow.client import Client, SyncClient, WorkflowHandle
 from mendflow.errors import (
     MendflowError,
     PermanentError,
@@ -19,9 +22,6 @@ from mendflow.errors import (
     WorkflowFailed,
     WorkflowTerminated,
 )
-from mendflow.retry import RetryPolicy
-from mendflow.step import Step, step
-from mendflow.workflow import Workflow, workflow
 
 __all__ = [
     "Attempt",

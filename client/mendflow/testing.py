@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from mendflow.workflow import Workflow
+    from mendflow.authoring.workflow import Workflow
 
 __all__ = ["Replay", "ReplayFailed", "replay"]
 
@@ -46,7 +46,7 @@ def replay(
     replay.
     """
     try:
-        from mendflow_server.rehearsal import rehearse  # noqa: PLC0415 - only this helper needs the server
+        from mendflow_server.replay.rehearsal import rehearse  # noqa: PLC0415 - only this helper needs the server
     except ModuleNotFoundError as error:
         message = f"mendflow.testing.replay needs the server ({error.name} is missing): pip install 'mendflow[server]'"
         raise ModuleNotFoundError(message, name=error.name) from None

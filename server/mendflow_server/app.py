@@ -14,32 +14,32 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from mendflow.workflow import check_steps
-from mendflow_server.api.listening import GrpcServer
+from mendflow.authoring.workflow import check_steps
 from mendflow_server.api.operator_service import OperatorService
 from mendflow_server.api.reflection import pools_of
-from mendflow_server.api.serving import build_grpc_server
+from mendflow_server.api.server import build_grpc_server
+from mendflow_server.api.server_watchdog import GrpcServer
 from mendflow_server.api.workflow_service import WorkflowService
-from mendflow_server.clock import SystemClock
-from mendflow_server.commit import Committer
-from mendflow_server.engine import Engine
-from mendflow_server.forgotten import notice_forgotten
-from mendflow_server.forking import Belongings, armed
-from mendflow_server.health import HealthMonitor, Signals
-from mendflow_server.http import HttpServer
-from mendflow_server.note import Note
-from mendflow_server.observer import LogsAndSpans
-from mendflow_server.store.opening import files_of, open_store
-from mendflow_server.supervisor import Supervisor
+from mendflow_server.engine.engine import Engine
+from mendflow_server.engine.watch_hub import WatchHub
+from mendflow_server.execution.crash_marker import Note
+from mendflow_server.health.monitor import HealthMonitor, Signals
+from mendflow_server.http.server import HttpServer
+from mendflow_server.replay.forgotten import notice_forgotten
+from mendflow_server.runtime.clock import SystemClock
+from mendflow_server.runtime.forking import Belongings, armed
+from mendflow_server.runtime.version import VERSION
+from mendflow_server.store.committer import Committer
+from mendflow_server.store.factory import files_of, open_store
+from mendflow_server.supervisor.supervisor import Supervisor
 from mendflow_server.telemetry import build_exporter, trace_from_metadata
-from mendflow_server.version import VERSION
-from mendflow_server.watch import WatchHub
+from mendflow_server.telemetry.log_observer import LogsAndSpans
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from mendflow.workflow import Workflow
-    from mendflow_server.clock import Clock
+    from mendflow.authoring.workflow import Workflow
+    from mendflow_server.runtime.clock import Clock
     from mendflow_server.settings import Settings
 
 log = structlog.get_logger("mendflow.app")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mendflow import Client
 from mendflow.errors import WrongState
 from mendflow.v1 import payload_pb2, workflow_pb2, workflow_service_pb2
-from mendflow_server.history import FINAL_STATES
+from mendflow_server.history.state import FINAL_STATES
 from tests.crash.stories import Moment
 from tests.evidence import Pressure
 from tests.load_workflows import EFFECTS, LIVES

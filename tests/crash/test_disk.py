@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from mendflow.v1 import workflow_pb2
-from mendflow_server.note import Note
-from mendflow_server.store.protocol import StoreUnavailable
+from mendflow_server.execution.crash_marker import Note
+from mendflow_server.store.interface import StoreUnavailable
 from tests.conftest import ROOT
 from tests.crash.volumes import (
     OnAVolume,
@@ -193,10 +193,10 @@ ON_A_NETWORK = """
 import functools, sys
 from pathlib import Path
 from unittest import mock
-from mendflow.command import main
-from mendflow_server.store import opening
+from mendflow.cli import main
+from mendflow_server.store import factory
 table = Path(sys.argv.pop(1))
-with mock.patch.object(opening, "SqliteStore", functools.partial(opening.SqliteStore, mountinfo=table)):
+with mock.patch.object(factory, "SqliteStore", functools.partial(factory.SqliteStore, mountinfo=table)):
     main()
 """
 

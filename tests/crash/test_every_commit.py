@@ -25,7 +25,7 @@ from examples.campaign import message_id
 from examples.smtp_server import Mailbox, mail_server
 from mendflow.errors import ServerUnavailable, WrongState
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-from mendflow_server.history import FINAL_STATES
+from mendflow_server.history.state import FINAL_STATES
 from tests.crash.trial import SUBJECT, Case, Trial, run_trial
 from tests.killing import Point
 from tests.promises import Told, open_attempts, read_store

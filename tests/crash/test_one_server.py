@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mendflow import Client
-from mendflow_server.store.protocol import StoreRefused
+from mendflow_server.store.interface import StoreRefused
 from mendflow_server.store.sqlite import SqliteStore
 from tests.conftest import ServerProcess
 from tests.mounting import mount, unmount
@@ -163,7 +163,7 @@ async def test_a_second_server_through_a_bind_mount_is_refused(first: Elsewhere,
 LEAVES_ITS_LOCK = """
 import os, sys, time
 from pathlib import Path
-from mendflow_server.store.sqlite.lock import FileLock
+from mendflow_server.store.sqlite.file_lock import FileLock
 lock = FileLock(Path(sys.argv[1]))
 lock.take()
 child = os.fork()

@@ -18,15 +18,15 @@ from mendflow import Client
 from mendflow.errors import ServerUnavailable
 from mendflow.v1 import workflow_pb2
 from mendflow_server import app
-from mendflow_server.store.opening import open_store
-from mendflow_server.store.protocol import CommitUnknown, StoreUnavailable
+from mendflow_server.store.factory import open_store
+from mendflow_server.store.interface import CommitUnknown, StoreUnavailable
 from tests.conftest import DEFINITIONS, Server, http_health, serving, settings_for, until
 from tests.promises import Effect, Evidence, Told, broken, read_store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mendflow_server.store.protocol import Batch, BatchResult, Store
+    from mendflow_server.store.interface import Batch, BatchResult, Store
 
 SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 SOON = {"commit_age_limit": 0.3, "commit_patience": 0.3, "probe_interval": 0.2, "good_probes": 1}

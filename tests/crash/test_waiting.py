@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mendflow.v1 import event_pb2
-from mendflow_server.history import FINAL_STATES
+from mendflow_server.history.state import FINAL_STATES
 from tests.conftest import serving, until
 from tests.faults import FAULTS
 from tests.promises import Evidence, Look, Promise, broken, read_store
@@ -86,6 +86,6 @@ async def test_what_fell_due_while_no_server_was_there_goes_on_with_the_recovery
         assert await until(lambda: read_store(tmp_path / "mendflow.db").rows)
     while time.time() < (read_store(tmp_path / "mendflow.db").rows["asleep"].wake or 0.0):
         time.sleep(0.01)  # noqa: ASYNC251 - nothing else is there that could go on
-    monkeypatch.setattr("mendflow_server.supervisor.TICK", 3_600.0)
+    monkeypatch.setattr("mendflow_server.supervisor.supervisor.TICK", 3_600.0)
     async with serving(tmp_path) as server:
         assert await server.client.handle("asleep").result(timeout=10) == "awake"

@@ -24,7 +24,7 @@ import grpc
 from mendflow import Client
 from mendflow.errors import SequenceOutOfRange, WorkflowNotFound
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_pb2
-from mendflow_server.history import FINAL_STATES
+from mendflow_server.history.state import FINAL_STATES
 from tests import killing
 from tests.evidence import Pressure
 from tests.killing import Point, Post

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mendflow import Client
 from mendflow.errors import ServerUnavailable
-from mendflow_server.history import FINAL_STATES
+from mendflow_server.history.state import FINAL_STATES
 from tests.conftest import ServerProcess
 from tests.load_workflows import EFFECTS
 from tests.mounting import fill, mount, unmount

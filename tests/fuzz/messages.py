@@ -21,7 +21,7 @@ from mendflow.v1.event_pb2 import EventKind
 from mendflow.v1.payload_pb2 import Payload
 from mendflow.v1.workflow_pb2 import WorkflowState
 from mendflow.v1.workflow_service_pb2 import SignalWorkflowRequest, StartWorkflowRequest
-from mendflow_server.api.pages import types_token
+from mendflow_server.api.page_tokens import types_token
 from tests.fuzz.contract import SERVICES
 from tests.fuzz.served import LEFT_OUT, SERVED
 from tests.fuzz.world import FRESH, KINDS, SIGNALLED

@@ -11,9 +11,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from mendflow.v1 import event_pb2, failure_pb2
-from mendflow_server.history import FINAL_DETAILS, History, seconds
-from mendflow_server.journal import Journal
-from mendflow_server.run import NonDeterminism, Run
+from mendflow_server.history.builder import Journal
+from mendflow_server.history.state import FINAL_DETAILS, History, seconds
+from mendflow_server.replay.workflow_runner import NonDeterminism, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mendflow.v1 import event_pb2, workflow_pb2
-from mendflow_server.run import NonDeterminism
+from mendflow_server.replay.workflow_runner import NonDeterminism
 from tests.conftest import serving
 from tests.fuzz.acting import PATIENCE, act
 from tests.fuzz.edits import (

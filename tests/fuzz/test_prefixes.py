@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mendflow.v1 import event_pb2, failure_pb2
-from mendflow_server import endings
-from mendflow_server.history import History
-from mendflow_server.journal import Journal
-from mendflow_server.run import Run
+from mendflow_server.execution import closing
+from mendflow_server.history.builder import Journal
+from mendflow_server.history.state import History
+from mendflow_server.replay.workflow_runner import Run
 from tests.conftest import serving
 from tests.fuzz.acting import ACTS, act, let_end
 from tests.fuzz.forms import fuzz
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from mendflow_server.history import CallRecord
+    from mendflow_server.history.state import CallRecord
     from tests.conftest import Server
 
 #: What happens next: an open call is settled (which one, and how), a signal comes, or an act of somebody's, or a death.
@@ -125,7 +125,7 @@ class World:
             self._die(which if how == "quarantine" else None)
         elif how == "terminate":
             self._stop()
-            endings.terminated(self.journal, event_pb2.WorkflowTerminated(actor="test"))
+            closing.terminated(self.journal, event_pb2.WorkflowTerminated(actor="test"))
         elif history.open:
             keys = sorted(history.open)
             self._settle(keys[which % len(keys)], how)
@@ -147,7 +147,7 @@ class World:
         self._add(lambda event: event.cancel_requested.SetInParent())
         if history.stopped:
             # Quarantined: its code must not run, so there is no clean-up.
-            endings.cancelled(self.journal, cut=list(history.open), deadline=False)
+            closing.cancelled(self.journal, cut=list(history.open), deadline=False)
         elif self.run is not None:
             self._drove(self.run, self.run.cancel_recorded)
         else:

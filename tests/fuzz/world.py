@@ -16,11 +16,11 @@ from google.protobuf.descriptor import FieldDescriptor
 from mendflow.v1 import event_pb2, operator_service_pb2, workflow_pb2
 from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.payload_pb2 import Payload
-from mendflow_server.api.pages import events_token, types_token, workflows_token
+from mendflow_server.api.page_tokens import events_token, types_token, workflows_token
 from mendflow_server.api.validation import check_list_workflows
 from mendflow_server.errors import Refusal
-from mendflow_server.store.opening import open_store
-from mendflow_server.store.protocol import Batch, Change, Cursor, Row, Verdict
+from mendflow_server.store.factory import open_store
+from mendflow_server.store.interface import Batch, Change, Cursor, Row, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import ServerProcess
 
-COMMAND = [sys.executable, "-m", "mendflow.command"]
+COMMAND = [sys.executable, "-m", "mendflow.cli"]
 SECONDS = 60
 
 
@@ -612,7 +612,7 @@ def test_what_another_server_has_is_told_in_one_line(shared: ServerProcess, tmp_
 
 def test_without_the_server_extra_serve_says_what_to_install() -> None:
     # As on a machine where only the client was installed; the other commands do not need it.
-    program = "import sys; sys.modules['structlog'] = None; from mendflow.command import main; main(sys.argv[1:])"
+    program = "import sys; sys.modules['structlog'] = None; from mendflow.cli import main; main(sys.argv[1:])"
     for arguments, code in ((["serve", "workflows", "--store", "x"], 2), (["--help"], 0), (["start", "--help"], 0)):
         done = subprocess.run(
             [sys.executable, "-c", program, *arguments],

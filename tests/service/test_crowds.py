@@ -11,7 +11,7 @@ import pytest
 from mendflow import attempt, step, workflow
 from mendflow.v1 import workflow_pb2, workflow_service_pb2
 from mendflow_server.api.workflow_service import _PORTION
-from mendflow_server.commit import CROWD
+from mendflow_server.store.committer import CROWD
 from tests.conftest import serving, until
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ async def test_a_start_passes_a_batch_that_waits(tmp_path: Path) -> None:
 async def test_a_batch_does_not_wait_for_a_stalled_disk_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mendflow_server.commit.ROOM_PATIENCE", 0.0)
+    monkeypatch.setattr("mendflow_server.store.committer.ROOM_PATIENCE", 0.0)
     async with serving(tmp_path, definitions=MINE) as server:
         store = Held(server.app)
         many = asyncio.ensure_future(server.stub.BatchStartWorkflows(batch("many", 1_000)))

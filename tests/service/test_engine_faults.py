@@ -15,7 +15,7 @@ import pytest
 
 from mendflow import attempt, gather, sleep, step, wait_signal, workflow
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-from mendflow_server.execution import Execution
+from mendflow_server.execution.execution import Execution
 from tests.conftest import serving, until
 
 if TYPE_CHECKING:

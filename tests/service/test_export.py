@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import ServerProcess
 
-COMMAND = [sys.executable, "-m", "mendflow.command"]
+COMMAND = [sys.executable, "-m", "mendflow.cli"]
 SECONDS = 60
 MODULE = """
 import os

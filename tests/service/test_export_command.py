@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT, TESTS, ServerProcess
 
-COMMAND = [sys.executable, "-m", "mendflow.command"]
+COMMAND = [sys.executable, "-m", "mendflow.cli"]
 BEGIN = "from dataclasses import dataclass\nfrom typing import Any\nfrom mendflow import workflow\n"
 ORDER = "@dataclass\nclass Order:\n    id: str\n    cents: int\n"
 CHECKOUT = "@workflow\nasync def checkout(order: Order) -> str: ...\n"

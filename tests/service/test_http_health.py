@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from mendflow_server.clock import SystemClock
-from mendflow_server.health import HealthMonitor, Signals
-from mendflow_server.http import CannotListenHttp, HttpServer
+from mendflow_server.health.monitor import HealthMonitor, Signals
+from mendflow_server.http.server import CannotListenHttp, HttpServer
+from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.settings import load_settings
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ def shop(tmp_path: Path) -> Iterator[Deployment]:
 def mendflow(shop: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command as an operator would."""
     environment = os.environ | {"MENDFLOW_SERVER": shop.server.grpc_address, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "mendflow.command", *arguments]
+    command = [sys.executable, "-m", "mendflow.cli", *arguments]
     return subprocess.run(
         command, cwd=shop.server.directory, env=environment, capture_output=True, text=True, timeout=60, check=False
     )

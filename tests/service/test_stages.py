@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mendflow import step, workflow
 from mendflow.v1 import event_pb2, workflow_service_pb2
-from mendflow_server.attempts import Attempts
-from mendflow_server.clock import SystemClock
-from mendflow_server.execution import Execution
+from mendflow_server.attempts.attempts import Attempts
+from mendflow_server.execution.execution import Execution
+from mendflow_server.runtime.clock import SystemClock
 from tests.conftest import serving, until
 
 if TYPE_CHECKING:

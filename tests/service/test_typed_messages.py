@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "mendflow.command"]
+COMMAND = [sys.executable, "-m", "mendflow.cli"]
 MODULE = '''
 """A shop."""
 import datetime as dt

@@ -21,7 +21,7 @@ import pytest
 
 from mendflow import Client
 from mendflow.v1 import workflow_pb2
-from mendflow_server.store.opening import inspect_store
+from mendflow_server.store.factory import inspect_store
 from tests.conftest import ROOT, TESTS, ServerProcess, free_port
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 VERIFY = [
     sys.executable,
     "-c",
-    "from mendflow_server.verify_command import verify; verify(prog_name='mendflow verify')",
+    "from mendflow_server.cli.verify import verify; verify(prog_name='mendflow verify')",
 ]
 SECONDS = 60
 
@@ -605,4 +605,4 @@ def test_a_terminal_gets_a_bar_and_an_interrupt_ends_it_cleanly(many: ServerProc
 def test_the_command_is_one_of_mendflow() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         commands = tomllib.load(file)["project"]["entry-points"]["mendflow.commands"]
-    assert commands["verify"] == "mendflow_server.verify_command:verify"
+    assert commands["verify"] == "mendflow_server.cli.verify:verify"

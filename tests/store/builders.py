@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mendflow_server.store.protocol import Batch, Change, Guard, InboxKind, Message, Row, Verdict
+from mendflow_server.store.interface import Batch, Change, Guard, InboxKind, Message, Row, Verdict
 
 if TYPE_CHECKING:
-    from mendflow_server.store.protocol import BatchResult, Store
+    from mendflow_server.store.interface import BatchResult, Store
 
 RUNNING, WAITING, PAUSED, CANCELLING, SUCCEEDED = 2, 3, 4, 6, 7
 

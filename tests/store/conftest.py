@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from mendflow_server.store.opening import open_store
+from mendflow_server.store.factory import open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from mendflow_server.store.protocol import Store
+    from mendflow_server.store.interface import Store
 
 
 class Backend(Protocol):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.protocol import Alert, Batch, Change, Guard, Heartbeat, StoreError, Verdict
+from mendflow_server.store.interface import Alert, Batch, Change, Guard, Heartbeat, StoreError, Verdict
 from tests.store.builders import WAITING, commit, end, follow, make_row, new, send, signal, start
 
 if TYPE_CHECKING:
-    from mendflow_server.store.protocol import Store
+    from mendflow_server.store.interface import Store
 
 
 async def test_a_new_workflow_is_stored_whole(store: Store) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.protocol import StoreDamaged
+from mendflow_server.store.interface import StoreDamaged
+from mendflow_server.store.retrying import Trying
 from mendflow_server.store.sqlite import SqliteStore
-from mendflow_server.trying import Trying
 from tests.store.builders import commit, make_row, new
 
 if TYPE_CHECKING:

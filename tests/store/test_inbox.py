@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.protocol import InboxKind, Message, Verdict
+from mendflow_server.store.interface import InboxKind, Message, Verdict
 from tests.store.builders import cancel, commit, end, follow, make_row, new, send, signal, start
 
 if TYPE_CHECKING:
-    from mendflow_server.store.protocol import Store
+    from mendflow_server.store.interface import Store
 
 LIMIT = 1_000
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.protocol import Batch, Filter
+from mendflow_server.store.interface import Batch, Filter
 from tests.store.builders import PAUSED, RUNNING, SUCCEEDED, WAITING, make_row, new
 
 if TYPE_CHECKING:
-    from mendflow_server.store.protocol import Row, Store
+    from mendflow_server.store.interface import Row, Store
 
 STATES = [RUNNING, WAITING, PAUSED, SUCCEEDED]
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.protocol import Heartbeat, Life, StoreError, StoreUnavailable, Suspect
+from mendflow_server.store.interface import Heartbeat, Life, StoreError, StoreUnavailable, Suspect
 from tests.store.builders import commit, follow, send, signal, start
 
 if TYPE_CHECKING:
-    from mendflow_server.store.protocol import Store
+    from mendflow_server.store.interface import Store
     from tests.store.conftest import Backend
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mendflow_server.store.protocol import Batch, Change, Guard, InboxKind, Message, Row, Verdict
+from mendflow_server.store.interface import Batch, Change, Guard, InboxKind, Message, Row, Verdict
 from mendflow_server.store.sqlite import SqliteStore
 from tests.store.builders import RUNNING, SUCCEEDED, make_row
 

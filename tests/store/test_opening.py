@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.opening import open_store
-from mendflow_server.store.protocol import StoreError, StoreRefused
+from mendflow_server.store.factory import open_store
+from mendflow_server.store.interface import StoreError, StoreRefused
 from mendflow_server.store.sqlite import SqliteStore
-from mendflow_server.store.sqlite.place import file_system_of
+from mendflow_server.store.sqlite.filesystem import file_system_of
 from tests.store.builders import start
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ async def test_a_second_store_on_the_file_is_refused_until_the_first_closes(tmp_
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
-from mendflow_server.store.protocol import Batch
+from mendflow_server.store.interface import Batch
 from mendflow_server.store.sqlite import SqliteStore
 from tests.store.builders import make_row, new
 async def hold():

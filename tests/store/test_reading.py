@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.protocol import Batch
+from mendflow_server.store.interface import Batch
 from tests.store.builders import CANCELLING, PAUSED, RUNNING, WAITING, commit, end, follow, make_row, new, signal, start
 
 if TYPE_CHECKING:
-    from mendflow_server.store.protocol import Store
+    from mendflow_server.store.interface import Store
 
 
 @pytest.mark.parametrize(

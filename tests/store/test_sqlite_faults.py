@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from mendflow_server.store.protocol import CommitUnknown, Guard, Life, StoreUnavailable, Verdict
+from mendflow_server.store.interface import CommitUnknown, Guard, Life, StoreUnavailable, Verdict
 from mendflow_server.store.sqlite import SqliteStore, writer
 from tests.mounting import fill, small_disk
 from tests.store.builders import commit, follow, make_row, new, start

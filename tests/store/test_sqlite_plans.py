@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.protocol import Filter
+from mendflow_server.store.interface import Filter
 from mendflow_server.store.sqlite import SqliteStore
 from mendflow_server.store.sqlite.queries import QUERIES
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mendflow_server.carrier import Carriers
+from mendflow_server.attempts.eager_task import Carriers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine

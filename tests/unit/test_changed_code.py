@@ -9,8 +9,8 @@ import pytest
 
 from mendflow import gather, now, sleep, step, version, wait_signal, workflow
 from mendflow.errors import DefinitionError
-from mendflow_server.history import History
-from mendflow_server.run import NonDeterminism
+from mendflow_server.history.state import History
+from mendflow_server.replay.workflow_runner import NonDeterminism
 from tests.simulation import Simulation
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mendflow import errors
-from mendflow.retry import RetryPolicy
+from mendflow.authoring.retry import RetryPolicy
 from mendflow.v1 import failure_pb2
-from mendflow_server.retry import classify
+from mendflow_server.failures.retry import classify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendflow_server.clock import CARRIED, SPEED, SystemClock
+from mendflow_server.runtime.clock import CARRIED, SPEED, SystemClock
 
 HOUR = 3_600.0
 DAY = 24 * HOUR

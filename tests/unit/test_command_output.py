@@ -22,8 +22,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendflow.command import main, verbs
-from mendflow.command.narrate import clean, describe_causes, narrate, shape, state_name
+from mendflow.cli import commands, main
+from mendflow.cli.event_text import clean, describe_causes, narrate, shape, state_name
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2, workflow_service_pb2_grpc
 from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.payload_pb2 import Payload
@@ -259,7 +259,7 @@ def script() -> Iterator[Script]:
 def mendflow(script: Script, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command line, without patience."""
     for name in ("PATIENCE", "WATCH_PATIENCE", "PAUSE"):
-        monkeypatch.setattr(verbs, name, 0.0)
+        monkeypatch.setattr(commands, name, 0.0)
 
     def run(*arguments: str, stdin: bytes | None = None, server: str = script.address) -> Result:
         return CliRunner().invoke(main, list(arguments), input=stdin, env={"MENDFLOW_SERVER": server})
@@ -395,7 +395,7 @@ VERBS = [
 
 
 def test_no_verb_is_missing_from_the_table() -> None:
-    assert {arguments[0] for arguments in VERBS} == {command.name for command in verbs.VERBS}
+    assert {arguments[0] for arguments in VERBS} == {command.name for command in commands.VERBS}
 
 
 @pytest.mark.parametrize("arguments", VERBS, ids=" ".join)
@@ -483,7 +483,7 @@ def test_wrong_usage_exits_2_and_nothing_is_sent(script: Script, mendflow: Calla
 #: Shows reports of progress as a watch does; in a process of its own, which has a terminal.
 SHOW = """
 import sys
-from mendflow.command.screen import Screen
+from mendflow.cli.progress_view import Screen
 from mendflow.v1 import event_pb2
 
 with Screen(json=False) as screen:

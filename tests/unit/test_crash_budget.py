@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mendflow_server.crash_budget import Plan, Schedule, Unit, after_death, patience
-from mendflow_server.store.protocol import Suspect
+from mendflow_server.healing.crash_budget import Plan, Schedule, Unit, after_death, patience
+from mendflow_server.store.interface import Suspect
 from tests.scale import scaled
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import pytest
 from examples import campaign, order
 from examples.audit import Finding, audit
 from mendflow import PermanentError
-from mendflow.context import ATTEMPT, Attempt
+from mendflow.authoring.context import ATTEMPT, Attempt
 from mendflow.v1 import event_pb2, failure_pb2
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from mendflow_server.health import Signals, judge
+from mendflow_server.health.monitor import Signals, judge
 from mendflow_server.settings import load_settings
 
 SETTINGS = load_settings()

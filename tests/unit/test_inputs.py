@@ -13,8 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mendflow import step, workflow
 from mendflow.codec import Arguments
 from mendflow.v1.payload_pb2 import Payload
-from mendflow_server.inputs import input_problem
-from mendflow_server.run import NonDeterminism
+from mendflow_server.replay.inputs import input_problem
+from mendflow_server.replay.workflow_runner import NonDeterminism
 from tests.simulation import Simulation
 
 if TYPE_CHECKING:

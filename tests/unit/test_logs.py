@@ -16,8 +16,8 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mendflow_server.logs import configure_logs
 from mendflow_server.settings import load_settings
+from mendflow_server.telemetry.logging import configure_logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SCRIPT = """
 import sys
 import structlog
-from mendflow_server.logs import configure_logs
+from mendflow_server.telemetry.logging import configure_logs
 from mendflow_server.settings import load_settings
 
 configure_logs(load_settings(log_format="json"))

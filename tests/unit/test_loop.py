@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.loop import run_on_loop
+from mendflow_server.runtime.event_loop import run_on_loop
 from mendflow_server.settings import Settings
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from mendflow.codec import ValueType
 from mendflow.errors import DefinitionError
-from mendflow.messages.descriptors import Descriptors
-from mendflow.messages.lock import Lock, Merge, WorkflowShapes, merge
-from mendflow.messages.render import render
-from mendflow.messages.shapes import Message, Shaper
+from mendflow.protogen.descriptors import Descriptors
+from mendflow.protogen.lock_file import Lock, Merge, WorkflowShapes, merge
+from mendflow.protogen.proto_writer import render
+from mendflow.protogen.schema import Message, Shaper
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,11 +17,11 @@ from typing_extensions import TypedDict
 
 from mendflow.codec import ValueType
 from mendflow.codec.values import JsonType
-from mendflow.messages.exports import package_of
-from mendflow.messages.leaves import Leaf
-from mendflow.messages.lock import Lock, WorkflowShapes, merge, spell
-from mendflow.messages.render import render
-from mendflow.messages.shapes import Message, Shaper, camel, snake
+from mendflow.protogen.exports import package_of
+from mendflow.protogen.lock_file import Lock, WorkflowShapes, merge, spell
+from mendflow.protogen.proto_writer import render
+from mendflow.protogen.scalars import Leaf
+from mendflow.protogen.schema import Message, Shaper, camel, snake
 
 T = TypeVar("T")
 

@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from typing_extensions import TypedDict
 
 from mendflow.codec import ValueType
-from mendflow.codec.fidelity import difference
+from mendflow.codec.roundtrip import difference
 from mendflow.codec.values import JsonType
 from mendflow.errors import PayloadError
-from mendflow.messages.descriptors import Descriptors, file_name
-from mendflow.messages.lock import Lock, WorkflowShapes, merge
-from mendflow.messages.render import render
-from mendflow.messages.shapes import Message, Shaper
-from mendflow.messages.transcode import Form
+from mendflow.protogen.descriptors import Descriptors, file_name
+from mendflow.protogen.json_codec import Form
+from mendflow.protogen.lock_file import Lock, WorkflowShapes, merge
+from mendflow.protogen.proto_writer import render
+from mendflow.protogen.schema import Message, Shaper
 from mendflow.v1 import payload_pb2
 
 if TYPE_CHECKING:

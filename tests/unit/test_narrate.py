@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mendflow.command.narrate import narrate
+from mendflow.cli.event_text import narrate
 from mendflow.v1 import event_pb2
 
 KINDS = [field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields]

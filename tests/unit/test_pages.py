@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendflow_server.api import pages
+from mendflow_server.api import page_tokens
 from mendflow_server.errors import InvalidPageToken
-from mendflow_server.store.protocol import Cursor, Filter
+from mendflow_server.store.interface import Cursor, Filter
 
 FILTERS = [
     Filter(),
@@ -36,58 +36,62 @@ CURSOR = Cursor(1_700_000_000_000_000, 42)
 
 Opener = Callable[[str], object]
 OPENERS: list[Opener] = [
-    lambda token: pages.workflows_cursor(Filter(), token),
-    lambda token: pages.events_cursor("uid", token),
-    pages.types_cursor,
+    lambda token: page_tokens.workflows_cursor(Filter(), token),
+    lambda token: page_tokens.events_cursor("uid", token),
+    page_tokens.types_cursor,
 ]
-TOKENS = [pages.workflows_token(Filter(), CURSOR), pages.events_token("uid", 7), pages.types_token("checkout")]
+TOKENS = [
+    page_tokens.workflows_token(Filter(), CURSOR),
+    page_tokens.events_token("uid", 7),
+    page_tokens.types_token("checkout"),
+]
 
 
 @given(create_time=st.integers(-(2**63), 2**63 - 1), key=st.integers(0, 2**63 - 1), condition=st.sampled_from(FILTERS))
 def test_a_token_gives_back_its_cursor(create_time: int, key: int, condition: Filter) -> None:
     cursor = Cursor(create_time, key)
-    assert pages.workflows_cursor(condition, pages.workflows_token(condition, cursor)) == cursor
+    assert page_tokens.workflows_cursor(condition, page_tokens.workflows_token(condition, cursor)) == cursor
 
 
 def test_the_other_tokens_give_back_their_cursors() -> None:
-    assert pages.events_cursor("uid", pages.events_token("uid", 50_000)) == 50_000
-    assert pages.types_cursor(pages.types_token("checkout")) == "checkout"
+    assert page_tokens.events_cursor("uid", page_tokens.events_token("uid", 50_000)) == 50_000
+    assert page_tokens.types_cursor(page_tokens.types_token("checkout")) == "checkout"
 
 
 @pytest.mark.parametrize("number", [-1, -(2**63)])
 def test_a_forged_token_of_no_possible_place_is_refused(number: int) -> None:
     # Its eight bytes once were read as a number beyond what the store can take, and the call ended INTERNAL.
     with pytest.raises(InvalidPageToken):
-        pages.workflows_cursor(Filter(), pages.workflows_token(Filter(), Cursor(0, number)))
+        page_tokens.workflows_cursor(Filter(), page_tokens.workflows_token(Filter(), Cursor(0, number)))
     with pytest.raises(InvalidPageToken):
-        pages.events_cursor("uid", pages.events_token("uid", number))
+        page_tokens.events_cursor("uid", page_tokens.events_token("uid", number))
 
 
 def test_no_token_is_the_beginning() -> None:
-    assert pages.workflows_cursor(Filter(), "") is None
-    assert pages.events_cursor("uid", "") == 0
-    assert pages.types_cursor("") == ""
+    assert page_tokens.workflows_cursor(Filter(), "") is None
+    assert page_tokens.events_cursor("uid", "") == 0
+    assert page_tokens.types_cursor("") == ""
 
 
 def test_a_token_of_one_filter_is_refused_with_every_other() -> None:
     for given_out in FILTERS:
-        token = pages.workflows_token(given_out, CURSOR)
+        token = page_tokens.workflows_token(given_out, CURSOR)
         for asked in FILTERS:
             if asked == given_out:
-                assert pages.workflows_cursor(asked, token) == CURSOR
+                assert page_tokens.workflows_cursor(asked, token) == CURSOR
             else:
                 with pytest.raises(InvalidPageToken):
-                    pages.workflows_cursor(asked, token)
+                    page_tokens.workflows_cursor(asked, token)
 
 
 def test_a_filter_said_in_another_order_is_the_same_filter() -> None:
-    token = pages.workflows_token(Filter(states=(1, 2), labels=(("a", "1"), ("b", "2"))), CURSOR)
-    assert pages.workflows_cursor(Filter(states=(2, 1), labels=(("b", "2"), ("a", "1"))), token) == CURSOR
+    token = page_tokens.workflows_token(Filter(states=(1, 2), labels=(("a", "1"), ("b", "2"))), CURSOR)
+    assert page_tokens.workflows_cursor(Filter(states=(2, 1), labels=(("b", "2"), ("a", "1"))), token) == CURSOR
 
 
 def test_a_token_of_another_execution_of_the_same_id_is_refused() -> None:
     with pytest.raises(InvalidPageToken):
-        pages.events_cursor("uid-2", pages.events_token("uid-1", 7))
+        page_tokens.events_cursor("uid-2", page_tokens.events_token("uid-1", 7))
 
 
 def test_a_token_of_one_list_is_refused_by_the_others() -> None:
@@ -126,5 +130,5 @@ def test_cut_lengthened_and_padded_tokens_are_refused(number: int) -> None:
 
 def test_tokens_are_safe_in_a_url() -> None:
     for key in range(200):
-        token = pages.workflows_token(Filter(), Cursor(key * 7919, key))
+        token = page_tokens.workflows_token(Filter(), Cursor(key * 7919, key))
         assert token.replace("-", "").replace("_", "").isalnum()

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mendflow_server.clock import SystemClock
-from mendflow_server.commit import Committer
-from mendflow_server.store.protocol import BatchResult, StoreDamaged, StoreError, StoreUnavailable, Verdict
+from mendflow_server.runtime.clock import SystemClock
+from mendflow_server.store.committer import Committer
+from mendflow_server.store.interface import BatchResult, StoreDamaged, StoreError, StoreUnavailable, Verdict
 from tests.store.builders import make_row, new
 
 if TYPE_CHECKING:
-    from mendflow_server.store.protocol import Batch
+    from mendflow_server.store.interface import Batch
 
 
 class Scripted:
@@ -45,7 +45,7 @@ async def verdicts_of(store: Any, count: int) -> tuple[list[Verdict], Committer]
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mendflow_server.commit.RETRY_PAUSE", 0.0)
+    monkeypatch.setattr("mendflow_server.store.committer.RETRY_PAUSE", 0.0)
 
 
 @pytest.mark.parametrize("refusal", [StoreError("malformed"), StoreDamaged("damaged")])

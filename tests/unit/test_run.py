@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mendflow import StepFailed, gather, now, random, sleep, step, uuid4, wait_signal, workflow
-from mendflow_server.run import NonDeterminism
+from mendflow_server.replay.workflow_runner import NonDeterminism
 from tests.simulation import Simulation
 
 if TYPE_CHECKING:

@@ -30,16 +30,16 @@ from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.operator_service_pb2 import ResumeWorkflowRequest, TerminateWorkflowRequest
 from mendflow.v1.payload_pb2 import Payload
 from mendflow_server import errors
+from mendflow_server.api.interfaces import Begun, Ending, StartCommand
 from mendflow_server.api.operator_service import OperatorService
-from mendflow_server.api.port import Begun, Ending, StartCommand
-from mendflow_server.api.serving import SERVICE_NAMES, CannotListen, build_grpc_server
+from mendflow_server.api.server import SERVICE_NAMES, CannotListen, build_grpc_server
 from mendflow_server.api.workflow_service import WorkflowService
-from mendflow_server.store.protocol import CommitUnknown, Cursor, Filter, Page, Row, StoreUnavailable
+from mendflow_server.store.interface import CommitUnknown, Cursor, Filter, Page, Row, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from mendflow.workflow import Workflow
+    from mendflow.authoring.workflow import Workflow
 
 # The stubs know the synchronous half only.
 HEALTH: Any = health

@@ -20,7 +20,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from mendflow.v1 import event_pb2, failure_pb2
 from mendflow_server.telemetry import attempt_context, build_exporter, trace_from_metadata
-from mendflow_server.telemetry.context import attempt_span_id, workflow_span_id
+from mendflow_server.telemetry.trace_context import attempt_span_id, workflow_span_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mendflow import errors
-from mendflow.connection.status import as_error, error_of_status
+from mendflow.client.error_mapping import as_error, error_of_status
 
 TARGET = "there:1"
 CLASSES = {

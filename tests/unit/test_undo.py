@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mendflow_server.history import History
-from mendflow_server.journal import Journal
+from mendflow_server.history.builder import Journal
+from mendflow_server.history.state import History
 from tests.fuzz.edits import Leaf, Node, edited_program, programs
 from tests.simulation import Simulation, folded, structure_of
 

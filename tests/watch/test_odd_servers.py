@@ -165,8 +165,8 @@ async def test_a_server_that_drains_is_asked_again_until_patience_ends() -> None
 
 async def test_a_result_has_no_end_of_its_own_though_a_call_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     # A stalled connection makes the call's deadline pass, and the caller set no timeout.
-    monkeypatch.setattr("mendflow.connection.handle.WAIT", 0.1)
-    monkeypatch.setattr("mendflow.connection.client.MARGIN", 0.1)
+    monkeypatch.setattr("mendflow.client.handle.WAIT", 0.1)
+    monkeypatch.setattr("mendflow.client.client.MARGIN", 0.1)
     async with odd_server() as (server, client):
         await client.handle("w", result_type=type(None)).result()
     assert server.gets == 2

@@ -18,7 +18,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from mendflow.v1 import event_pb2, workflow_service_pb2
-from mendflow_server import watch
+from mendflow_server.engine import watch_hub
 from tests.conftest import serving
 from tests.load_workflows import Leg, errand
 from tests.promises import Evidence, Promise, Watched, broken, read_store
@@ -127,7 +127,7 @@ async def subjects(directory: Path) -> Any:
 def test_however_a_history_is_split_the_pieces_are_the_whole(tmp_path: Path) -> None:
     tried = 0
     wholes: dict[tuple[int, ...], Watched] = {}
-    with asyncio.Runner() as runner, mock.patch.object(watch, "RING_EVENTS", RING):
+    with asyncio.Runner() as runner, mock.patch.object(watch_hub, "RING_EVENTS", RING):
         context = subjects(tmp_path)
         server, (ended, waiting) = runner.run(context.__aenter__())
         assert len(ended.history) > 100
@@ -158,7 +158,7 @@ def test_however_a_history_is_split_the_pieces_are_the_whole(tmp_path: Path) -> 
                 assert cursor == len(subject.history)
                 return found
 
-            with mock.patch.multiple(watch, FRAME_EVENTS=frame_events, FRAME_BYTES=frame_bytes):
+            with mock.patch.multiple(watch_hub, FRAME_EVENTS=frame_events, FRAME_BYTES=frame_bytes):
                 found = runner.run(in_pieces())
             if has_ended:
                 wholes[kinds] = Watched(subject.workflow_id, kinds, 0, found, ended=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from mendflow.v1 import workflow_service_pb2
-from mendflow_server.watch import kind_of
+from mendflow_server.engine.watch_hub import kind_of
 from tests.promises import Watched
 
 if TYPE_CHECKING:

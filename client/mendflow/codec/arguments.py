@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, Required
 from pydantic_core import SchemaValidator
 from typing_extensions import TypedDict
 
-from mendflow.codec.faults import path_of, payload_error, text_of
+from mendflow.codec.problems import path_of, payload_error, text_of
 from mendflow.codec.values import MessageType, ValueType, adapter_of, read_json
 from mendflow.errors import DefinitionError, PayloadError
 from mendflow.v1 import payload_pb2

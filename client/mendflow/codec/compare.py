@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from mendflow.codec.faults import path_of, strict_json
+from mendflow.codec.problems import path_of, strict_json
 
 if TYPE_CHECKING:
     from mendflow.v1 import payload_pb2

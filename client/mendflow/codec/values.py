@@ -19,7 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, SchemaError, ValidationError, to_json
 from typing_extensions import override
 
-from mendflow.codec.faults import (
+from mendflow.codec.problems import (
     foreign_problems,
     payload_error,
     serialization_problems,
@@ -28,7 +28,7 @@ from mendflow.codec.faults import (
     type_name,
     validation_problems,
 )
-from mendflow.codec.fidelity import GUESSED, difference, kinds_in, not_finite, ordered
+from mendflow.codec.roundtrip import GUESSED, difference, kinds_in, not_finite, ordered
 from mendflow.errors import DefinitionError, PayloadError
 from mendflow.v1 import payload_pb2, workflow_service_pb2
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from google.protobuf import any_pb2
 
-    from mendflow.codec.faults import Problem
+    from mendflow.codec.problems import Problem
 
 T = TypeVar("T")
 

@@ -1,1 +1,1 @@
-"""The gRPC face: validate, call the engine, describe. No decision is taken here."""
+"""The gRPC services: requests are checked, handed to the engine, and answered."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mendflow.v1 import operator_service_pb2, operator_service_pb2_grpc
-from mendflow_server.api.describe import describe
-from mendflow_server.api.finishing import Finisher
+from mendflow_server.api.conversion import describe
+from mendflow_server.api.shield import Finisher
 from mendflow_server.api.validation import check_operator
 
 if TYPE_CHECKING:
     import grpc
 
-    from mendflow_server.api.port import EnginePort, Limits
+    from mendflow_server.api.interfaces import EnginePort, Limits
 
     Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
     from google.protobuf.descriptor_pool import DescriptorPool
 
-    from mendflow.workflow import Workflow
+    from mendflow.authoring.workflow import Workflow
 
 __all__ = ["Pools", "pools_of"]
 

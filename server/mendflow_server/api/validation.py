@@ -16,7 +16,7 @@ from mendflow.codec import oversize
 from mendflow.errors import MessageNotExported, PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.errors import InputMismatch, InvalidFields, MessagesNotExported, TooLarge, UnknownWorkflowType
-from mendflow_server.store.protocol import Filter
+from mendflow_server.store.interface import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from mendflow.authoring.workflow import Workflow
     from mendflow.codec import ValueType
     from mendflow.v1 import operator_service_pb2, workflow_service_pb2
     from mendflow.v1.payload_pb2 import Payload
-    from mendflow.workflow import Workflow
-    from mendflow_server.api.port import Limits
+    from mendflow_server.api.interfaces import Limits
 
     Violations = list[tuple[str, str]]
 

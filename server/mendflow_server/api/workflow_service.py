@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mendflow.ids import new_id
 from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
-from mendflow_server.api.describe import describe, describe_into, set_micros
-from mendflow_server.api.finishing import Finisher
-from mendflow_server.api.interceptor import as_refusal
-from mendflow_server.api.pages import (
+from mendflow_server.api.conversion import describe, describe_into, set_micros
+from mendflow_server.api.interceptors import as_refusal
+from mendflow_server.api.interfaces import StartCommand
+from mendflow_server.api.page_tokens import (
     events_cursor,
     events_token,
     types_cursor,
@@ -18,7 +18,7 @@ from mendflow_server.api.pages import (
     workflows_cursor,
     workflows_token,
 )
-from mendflow_server.api.port import StartCommand
+from mendflow_server.api.shield import Finisher
 from mendflow_server.api.validation import (
     check_batch,
     check_cancel,
@@ -34,18 +34,18 @@ from mendflow_server.api.validation import (
     definition_of,
 )
 from mendflow_server.errors import to_status
-from mendflow_server.history import FINAL_STATES
-from mendflow_server.store.protocol import Cursor
+from mendflow_server.history.state import FINAL_STATES
+from mendflow_server.store.interface import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     import grpc
 
+    from mendflow.authoring.workflow import Workflow
     from mendflow.codec import ValueType
     from mendflow.v1.event_pb2 import TraceContext
-    from mendflow.workflow import Workflow
-    from mendflow_server.api.port import Begun, EnginePort, Limits
+    from mendflow_server.api.interfaces import Begun, EnginePort, Limits
 
     Context = grpc.aio.ServicerContext[Any, Any]
 

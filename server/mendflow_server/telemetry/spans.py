@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.telemetry import names
-from mendflow_server.telemetry.context import SAMPLED, attempt_span_id, span_context, workflow_span_id
+from mendflow_server.telemetry.trace_context import SAMPLED, attempt_span_id, span_context, workflow_span_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable

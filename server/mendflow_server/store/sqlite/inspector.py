@@ -20,17 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from mendflow_server.store.protocol import Filter, StoreError, StoreRefused
+from mendflow_server.store.interface import Filter, StoreError, StoreRefused
 from mendflow_server.store.sqlite.connection import connect_inspector, translate_at_open, unavailable
 from mendflow_server.store.sqlite.listing import read_page
+from mendflow_server.store.sqlite.migrate import refuse_unreadable
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.reader import BYTES_AT_ONCE, EVENTS_AT_ONCE, read_events
-from mendflow_server.store.sqlite.schema import refuse_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mendflow_server.store.protocol import Cursor, Page
+    from mendflow_server.store.interface import Cursor, Page
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,7 @@ import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mendflow_server.store.protocol import (
+from mendflow_server.store.interface import (
     Guard,
     Heartbeat,
     InboxKind,
@@ -20,7 +20,7 @@ from mendflow_server.store.protocol import (
     StoreUnavailable,
     Suspect,
 )
-from mendflow_server.store.sqlite.batching import read_rows, to_json
+from mendflow_server.store.sqlite.bulk import read_rows, to_json
 from mendflow_server.store.sqlite.connection import connect_reader, is_harmless, unavailable
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.rows import from_columns
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mendflow_server.store.protocol import Row
+    from mendflow_server.store.interface import Row
     from mendflow_server.store.sqlite.connection import Damage
 
 _T = TypeVar("_T")

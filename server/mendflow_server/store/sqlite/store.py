@@ -6,12 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from mendflow_server.store.protocol import StoreUnavailable
+from mendflow_server.store.interface import StoreUnavailable
 from mendflow_server.store.sqlite.connection import Damage
+from mendflow_server.store.sqlite.encoder import Parts
+from mendflow_server.store.sqlite.file_lock import FileLock
+from mendflow_server.store.sqlite.filesystem import note_path, refuse_unfit_place, resolve
 from mendflow_server.store.sqlite.listing import read_page
-from mendflow_server.store.sqlite.lock import FileLock
-from mendflow_server.store.sqlite.parts import Parts
-from mendflow_server.store.sqlite.place import note_path, refuse_unfit_place, resolve
 from mendflow_server.store.sqlite.reader import Reader
 from mendflow_server.store.sqlite.threads import OwnerThreads
 from mendflow_server.store.sqlite.writer import Writer
@@ -19,7 +19,7 @@ from mendflow_server.store.sqlite.writer import Writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from mendflow_server.store.protocol import (
+    from mendflow_server.store.interface import (
         Batch,
         BatchResult,
         Cursor,

@@ -11,14 +11,14 @@ import contextlib
 import sqlite3
 from typing import TYPE_CHECKING, TypeVar
 
-from mendflow_server.store.protocol import (
+from mendflow_server.store.interface import (
     BatchResult,
     CommitUnknown,
     Life,
     StoreError,
     Verdict,
 )
-from mendflow_server.store.sqlite.batching import write_rows
+from mendflow_server.store.sqlite.bulk import write_rows
 from mendflow_server.store.sqlite.connection import (
     code_of,
     connect_writer,
@@ -27,16 +27,16 @@ from mendflow_server.store.sqlite.connection import (
     translate,
     translate_at_open,
 )
-from mendflow_server.store.sqlite.delivery import Delivery
-from mendflow_server.store.sqlite.parts import Parts
+from mendflow_server.store.sqlite.encoder import Parts
+from mendflow_server.store.sqlite.inbox import Delivery
+from mendflow_server.store.sqlite.migrate import prepare
 from mendflow_server.store.sqlite.queries import QUERIES
-from mendflow_server.store.sqlite.schema import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mendflow_server.store.protocol import Batch, Change, Suspect
+    from mendflow_server.store.interface import Batch, Change, Suspect
     from mendflow_server.store.sqlite.connection import Damage
 
 _T = TypeVar("_T")

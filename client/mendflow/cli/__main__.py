@@ -1,0 +1,5 @@
+"""`python -m mendflow.cli`."""
+
+from mendflow.cli import main
+
+main(prog_name="mendflow")

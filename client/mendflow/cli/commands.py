@@ -1,0 +1,425 @@
+"""The commands that talk to a server."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mendflow import errors
+from mendflow.cli import params
+from mendflow.cli.event_text import clean, describe_causes, describe_failure, narrate, shape, state_name
+from mendflow.cli.payload_decoder import Decoding
+from mendflow.cli.progress_view import Screen, as_json
+from mendflow.client import Client
+from mendflow.v1 import operator_service_pb2, workflow_pb2, workflow_service_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from google.protobuf.message import Message
+
+    from mendflow.client import WorkflowHandle
+
+__all__ = ["VERBS", "run_verb", "server_option"]
+
+VERBS: list[click.Command] = []
+#: Exit codes.
+SUCCEEDED, DID_NOT, UNREACHABLE, INTERRUPTED = 0, 1, 3, 130
+#: A command does not wait for ever for a server that is not there; a watch that has begun goes on trying for longer.
+PATIENCE, WATCH_PATIENCE = 3.0, 120.0
+#: Servers refuse to wait longer in one call; what is left is asked for in the next. And the pause between two, in
+#: seconds, for a server that drains answers at once.
+ONE_WAIT, PAUSE = 30.0, 0.2
+#: How an event that ends a workflow lets the command end.
+_ENDINGS = {
+    "workflow_succeeded": SUCCEEDED,
+    "workflow_failed": DID_NOT,
+    "workflow_cancelled": DID_NOT,
+    "workflow_terminated": DID_NOT,
+}
+_FINAL = frozenset(
+    {
+        workflow_pb2.WORKFLOW_STATE_SUCCEEDED,
+        workflow_pb2.WORKFLOW_STATE_FAILED,
+        workflow_pb2.WORKFLOW_STATE_CANCELLED,
+        workflow_pb2.WORKFLOW_STATE_TERMINATED,
+    }
+)
+
+
+def verb(function: Callable[..., Coroutine[Any, Any, int]]) -> click.Command:
+    """Make a coroutine function that takes a `Client` a command: its options, its errors, its exit code."""
+
+    @functools.wraps(function)
+    def run(server: str, **options: Any) -> None:
+        sys.exit(run_verb(function, server, options))
+
+    command = click.command(name=function.__name__.rstrip("_"))(
+        click.option(
+            "--json", "as_json_", is_flag=True, help="Print the rpc's own messages as protobuf JSON, one a line."
+        )(server_option(run))
+    )
+    VERBS.append(command)
+    return command
+
+
+def server_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the option that names the server."""
+    return click.option(
+        "--server",
+        metavar="HOST:PORT",
+        envvar="MENDFLOW_SERVER",
+        default="127.0.0.1:50051",
+        show_default=True,
+        help="The server to talk to.",
+    )(function)
+
+
+def run_verb(function: Callable[..., Coroutine[Any, Any, int]], server: str, options: dict[str, Any]) -> int:
+    """Run a coroutine function that takes a `Client`; return the exit code."""
+    # What a locale cannot show is shown escaped.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a TextIOWrapper
+
+    async def main() -> int:
+        async with Client(server, retry_for=PATIENCE) as client:
+            return await function(client, **options)
+
+    try:
+        return asyncio.run(main())
+    except (errors.ServerUnavailable, errors.DeadlineExceeded) as error:
+        _complain(error)
+        # A reason is the server's own word: it was reached.
+        return DID_NOT if error.reason else UNREACHABLE
+    except errors.RequestError as error:
+        _complain(error)
+        return DID_NOT
+    except UnicodeEncodeError as error:
+        raise click.UsageError(f"{error.object!r} is not valid UTF-8") from None
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _complain(error: errors.RequestError) -> None:
+    reason = f" [{clean(error.reason)}]" if error.reason else ""
+    click.echo(f"error: {clean(str(error))}{reason}", err=True)
+    for field, description in error.violations:
+        click.echo(f"  {clean(field)}: {clean(description)}", err=True)
+
+
+@verb
+@click.argument("workflow_type", metavar="TYPE")
+@click.option("--input", "payload", metavar="JSON|@FILE|-", callback=params.json_payload, help="The input.")
+@click.option(
+    "--id", "workflow_id", metavar="ID", help="The workflow's id; starting twice under one id is one workflow."
+)
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=params.label, help="A label; repeatable."
+)
+@click.option("--watch", "watch_", is_flag=True, help="Show what happens, to the end.")
+@click.option("--wait", metavar="SECONDS", type=click.FloatRange(min=0), help="Wait so long for the end.")
+async def start(
+    client: Client,
+    *,
+    workflow_type: str,
+    payload: Any,
+    workflow_id: str | None,
+    labels: dict[str, str],
+    watch_: bool,
+    wait: float | None,
+    as_json_: bool,
+) -> int:
+    """Start a workflow of TYPE."""
+    given = {} if payload is None else {"input": payload}
+    handle = await client.start(workflow_type, id=workflow_id, labels=labels, **given)
+    if not as_json_ and (watch_ or not handle.started):
+        click.echo(f"{handle.id} {'started' if handle.started else 'is there already'}", err=True)
+    if watch_:
+        return await _watch(client, handle, 0, (), json=as_json_)
+    if wait is None and not as_json_:
+        click.echo(handle.id)
+        return SUCCEEDED
+    workflow = await (handle.get() if wait is None else _wait_for_end(client, handle, wait))
+    decoding = Decoding(client)
+    await decoding.learn(workflow)
+    if as_json_:
+        reply = workflow_service_pb2.StartWorkflowResponse(workflow=workflow, started=handle.started)
+        click.echo(decoding.as_json(reply))
+    else:
+        _show_workflow(decoding.readable(workflow))
+    return SUCCEEDED if wait is None else _exit_code(workflow.state)
+
+
+async def _wait_for_end(client: Client, handle: WorkflowHandle[Any], seconds: float) -> workflow_pb2.Workflow:
+    loop = asyncio.get_running_loop()
+    limit = loop.time() + seconds
+    # The workflow is on disk: a restart of the server is something to be waited out.
+    client.caller.retry_for = max(PATIENCE, seconds)
+    while True:
+        left = max(0.0, limit - loop.time())
+        workflow = await handle.get(wait=min(left, ONE_WAIT))
+        if workflow.state in _FINAL:
+            return workflow
+        if loop.time() >= limit:
+            click.echo(f"{handle.id} has not ended after {seconds:g} s; it goes on", err=True)
+            return workflow
+        await asyncio.sleep(min(PAUSE, max(0.0, limit - loop.time())))
+
+
+@verb
+@click.argument("workflow_id", metavar="ID")
+@click.option("--after", metavar="SEQUENCE", type=click.IntRange(min=0), default=0, help="Begin after this event.")
+@click.option(
+    "--kind", "kinds", metavar="KIND", multiple=True, callback=params.kind_number, help="Only this kind; repeatable."
+)
+async def watch(client: Client, *, workflow_id: str, after: int, kinds: list[int], as_json_: bool) -> int:
+    """Show what happens to a workflow, from its first event to its end."""
+    handle = client.handle(workflow_id)
+    # Asked first, so that a server that is not there is told of at once.
+    await handle.get()
+    return await _watch(client, handle, after, kinds, json=as_json_)
+
+
+async def _watch(client: Client, handle: WorkflowHandle[Any], after: int, kinds: Any, *, json: bool) -> int:
+    # The server was there: from here on a restart is something to be waited out.
+    handle.patience = client.caller.retry_for = WATCH_PATIENCE
+    seen, ending = after, None
+    decoding = Decoding(client)
+    try:
+        with Screen(json=json, decoding=decoding) as screen:
+            async for event in handle.watch(after, kinds=kinds, on_connection=screen.connection):
+                seen = event.sequence
+                ending = _ENDINGS.get(event.WhichOneof("detail") or "")
+                await decoding.learn(event)
+                screen.show(event)
+    except (asyncio.CancelledError, errors.ServerUnavailable):
+        again = ["mendflow", "watch", handle.id, "--after", str(seen), "--server", client.target]
+        click.echo(f"the workflow goes on; watch it again with: {shlex.join(again)}", err=True)
+        raise
+    # The end may lie before --after, or be of no --kind that was asked for.
+    return _exit_code((await handle.get()).state) if ending is None else ending
+
+
+def _exit_code(state: int) -> int:
+    return SUCCEEDED if state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED else DID_NOT
+
+
+@verb
+@click.option("--type", "workflow_type", metavar="TYPE", default="", help="Only this type.")
+@click.option(
+    "--state",
+    "states",
+    metavar="STATE",
+    multiple=True,
+    callback=params.state_number,
+    help="Only this state; repeatable.",
+)
+@click.option(
+    "--label",
+    "labels",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=params.label,
+    help="Only with this label; repeatable.",
+)
+@click.option("--since", metavar="TIME", callback=params.moment, help="Only those created at or after this time.")
+@click.option("--until", metavar="TIME", callback=params.moment, help="Only those created before this time.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
+async def list_(
+    client: Client,
+    *,
+    workflow_type: str,
+    states: list[int],
+    labels: dict[str, str],
+    since: Any,
+    until: Any,
+    limit: int,
+    as_json_: bool,
+) -> int:
+    """List workflows, newest first."""
+    count = 0
+    found = client.list(
+        workflow_type=workflow_type,
+        states=states,
+        labels=labels,
+        create_time_from=since,
+        create_time_until=until,
+        page_size=min(limit, 1_000),
+    )
+    async for workflow in found:
+        if as_json_:
+            click.echo(as_json(workflow))
+        else:
+            # With its zone, so that --since takes it as it is shown.
+            created = workflow.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
+            why = f"  {clean(workflow.explanation)}" if workflow.explanation else ""
+            click.echo(
+                f"{created}  {state_name(workflow.state):<11}  {clean(workflow.workflow_type)}  "
+                f"{clean(workflow.workflow_id)}{why}"
+            )
+        count += 1
+        if count >= limit:
+            break
+    if not count and not as_json_:
+        click.echo("no workflows", err=True)
+    return SUCCEEDED
+
+
+@verb
+@click.argument("workflow_id", metavar="ID")
+async def show(client: Client, *, workflow_id: str, as_json_: bool) -> int:
+    """Show a workflow and its history."""
+    workflow = await client.get(workflow_id)
+    decoding = Decoding(client)
+    await decoding.learn(workflow)
+    if as_json_:
+        click.echo(decoding.as_json(workflow_service_pb2.GetWorkflowResponse(workflow=workflow)))
+    else:
+        _show_workflow(decoding.readable(workflow))
+    async for event in client.handle(workflow_id).events():
+        await decoding.learn(event)
+        if as_json_:
+            click.echo(decoding.as_json(event))
+            continue
+        click.echo(narrate(decoding.readable(event)))
+        for cause in describe_causes(event):
+            click.echo(f"{'':20}{cause}")
+    return SUCCEEDED
+
+
+def _show_workflow(workflow: workflow_pb2.Workflow) -> None:
+    click.echo(f"{clean(workflow.workflow_id)}  {clean(workflow.workflow_type)}  {state_name(workflow.state)}")
+    if workflow.explanation:
+        click.echo(f"  because    {clean(workflow.explanation)}")
+    if workflow.HasField("wake_time"):
+        click.echo(f"  goes on    {workflow.wake_time.ToJsonString()}")
+    click.echo(f"  created    {workflow.create_time.ToJsonString()}")
+    if workflow.HasField("end_time"):
+        click.echo(f"  ended      {workflow.end_time.ToJsonString()}")
+    if workflow.labels:
+        click.echo(
+            f"  labels     {clean(', '.join(f'{name}={value}' for name, value in sorted(workflow.labels.items())))}"
+        )
+    click.echo(f"  trace      {workflow.trace_id}")
+    if workflow.HasField("input"):
+        click.echo(f"  input      {clean(shape(workflow.input))}")
+    if workflow.HasField("output"):
+        click.echo(f"  output     {clean(shape(workflow.output))}")
+    if workflow.HasField("failure"):
+        click.echo(f"  failure    {clean(describe_failure(workflow.failure))}")
+
+
+@verb
+@click.argument("workflow_id", metavar="ID")
+@click.argument("name", metavar="NAME")
+@click.option("--data", "payload", metavar="JSON|@FILE|-", callback=params.json_payload, help="The signal's data.")
+@click.option("--request-id", metavar="ID", help="Twice the same is one signal.")
+async def signal(
+    client: Client, *, workflow_id: str, name: str, payload: Any, request_id: str | None, as_json_: bool
+) -> int:
+    """Send the signal NAME to a workflow."""
+    new = await client.signal(workflow_id, name, payload, request_id=request_id)
+    if as_json_:
+        click.echo(as_json(workflow_service_pb2.SignalWorkflowResponse(duplicate=not new)))
+    else:
+        click.echo("sent" if new else "was sent before; nothing added")
+    return SUCCEEDED
+
+
+def _act(
+    name: str,
+    summary: str,
+    call: Callable[[Client, str, str], Coroutine[Any, Any, workflow_pb2.Workflow]],
+    response: Callable[..., Message],
+) -> None:
+    @click.argument("workflow_id", metavar="ID")
+    @click.option("--reason", default="", metavar="TEXT", help="Why, for the history.")
+    async def act(client: Client, *, workflow_id: str, reason: str, as_json_: bool) -> int:
+        workflow = await call(client, workflow_id, reason)
+        if as_json_:
+            click.echo(as_json(response(workflow=workflow)))
+        else:
+            click.echo(f"{clean(workflow.workflow_id)} {state_name(workflow.state)}")
+        return SUCCEEDED
+
+    act.__name__ = name
+    act.__doc__ = summary
+    verb(act)
+
+
+_act(
+    "cancel",
+    "Ask a workflow to end, with clean-up.",
+    Client.cancel,
+    workflow_service_pb2.CancelWorkflowResponse,
+)
+_act(
+    "resume",
+    "Let a PAUSED or QUARANTINED workflow go on.",
+    Client.resume,
+    operator_service_pb2.ResumeWorkflowResponse,
+)
+_act(
+    "terminate",
+    "End a workflow at once, without clean-up.",
+    Client.terminate,
+    operator_service_pb2.TerminateWorkflowResponse,
+)
+
+
+@verb
+@click.argument("name", required=False)
+async def types(client: Client, *, name: str | None, as_json_: bool) -> int:
+    """List the workflow types that the server serves, or show one with its schemas."""
+    found = [each for each in await client.types() if name in (None, each.name)]
+    if name is not None and not found:
+        click.echo(f"error: no workflow type '{clean(name)}' is served; mendflow types lists those that are", err=True)
+        return DID_NOT
+    for each in found:
+        if as_json_:
+            click.echo(as_json(each))
+            continue
+        summary = each.description.partition("\n")[0]
+        click.echo(f"{clean(each.name)}  {clean(summary)}" if summary else clean(each.name))
+        if name is not None:
+            click.echo(f"  input   {_schema(each.input) if each.HasField('input') else 'none'}")
+            click.echo(f"  output  {_schema(each.output)}")
+            for signal_name, schema in sorted(each.signals.items()):
+                click.echo(f"  signal {clean(signal_name)}  {_schema(schema)}")
+    return SUCCEEDED
+
+
+def _schema(schema: workflow_service_pb2.ValueSchema) -> str:
+    told = schema.json_schema or schema.message_name or "nothing"
+    return clean(f"{told}, or the message {schema.exported_message_name}" if schema.exported_message_name else told)
+
+
+@verb
+async def health(client: Client, *, as_json_: bool) -> int:
+    """Tell whether the server is ready, and whether it is alive."""
+    ready, alive = await client.health(), await client.health("liveness")
+    if as_json_:
+        click.echo(f'{{"ready": "{ready}", "alive": "{alive}"}}')
+    else:
+        click.echo(f"ready  {ready}\nalive  {alive}")
+    return SUCCEEDED if ready == "SERVING" else DID_NOT
+
+
+@verb
+async def info(client: Client, *, as_json_: bool) -> int:
+    """Tell the server's version, limits and features."""
+    found = await client.server_info()
+    if as_json_:
+        click.echo(as_json(found))
+        return SUCCEEDED
+    click.echo(f"mendflow {found.version}, replica {found.replica_id}, up since {found.start_time.ToJsonString()}")
+    for field, value in found.limits.ListFields():
+        text = f"{value.seconds} s" if field.name == "wait" else str(value)
+        click.echo(f"  {field.name:<20} {text}")
+    click.echo(f"features: {clean(', '.join(found.features))}")
+    return SUCCEEDED

@@ -1,0 +1,136 @@
+"""A watched workflow on the screen: a live bar on a terminal, plain lines when piped, messages with --json."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Self
+
+import click
+from google.protobuf import json_format
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from mendflow.cli.event_text import clean, narrate
+from mendflow.v1 import failure_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from rich.progress import Task, TaskID
+
+    from mendflow.cli.payload_decoder import Decoding
+    from mendflow.v1 import event_pb2
+
+__all__ = ["Screen", "as_json"]
+
+#: What of an event's kind colours its line.
+_STYLES = {
+    "workflow_succeeded": "bold green",
+    "workflow_failed": "bold red",
+    "workflow_cancelled": "bold yellow",
+    "workflow_terminated": "bold red",
+    "workflow_paused": "bold yellow",
+    "workflow_quarantined": "bold red",
+    "workflow_recovered": "cyan",
+    "attempt_succeeded": "green",
+    "alert_raised": "bold red",
+    "signal_received": "magenta",
+}
+
+
+#: With more reports at once, the one that was silent longest loses its bar.
+MOST_BARS = 6
+
+
+def as_json(message: Message) -> str:
+    """Answer an rpc's own message as protobuf JSON, on one line."""
+    return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
+
+
+class _Done(ProgressColumn):
+    """How much is done and what is being done; the message is the workflow's own and no markup."""
+
+    def render(self, task: Task) -> Text:
+        """Answer the text of one bar."""
+        done = f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}"
+        return Text(f"{done} {task.fields['message']}", overflow="ellipsis", no_wrap=True)
+
+
+class Screen:
+    """Shows a watch. Use it as a context manager."""
+
+    def __init__(self, *, json: bool, decoding: Decoding | None = None) -> None:
+        self._json = json
+        self._decoding = decoding
+        self._console = Console(highlight=False)
+        # Not the console's own finding: variables such as FORCE_COLOR sway it, and a pipe stays plain.
+        self._live = sys.stdout.isatty() and not json
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            _Done(),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End; the lines stay."""
+        self._progress.stop()
+
+    def show(self, event: event_pb2.Event) -> None:
+        """Show an event."""
+        if self._json:
+            click.echo(as_json(event) if self._decoding is None else self._decoding.as_json(event))
+            return
+        if self._decoding is not None:
+            event = self._decoding.readable(event)
+        if self._live:
+            self._show_live(event)
+        else:
+            click.echo(narrate(event))
+
+    def connection(self, connected: bool, why: str) -> None:  # noqa: FBT001 - the watch's callback
+        """Tell that the server went away, or is back."""
+        text = "the server is back; the watch goes on" if connected else f"connection lost, trying again: {clean(why)}"
+        if self._live:
+            self._console.print(Text(text, style="green" if connected else "yellow"))
+        else:
+            click.echo(text, err=True)
+
+    def _show_live(self, event: event_pb2.Event) -> None:
+        detail = event.WhichOneof("detail") or ""
+        if detail == "progress_reported":
+            self._show_progress(event.progress_reported)
+            return
+        style = _STYLES.get(detail, "")
+        if detail == "attempt_failed":
+            lost = event.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST
+            style = "cyan" if lost else "yellow"
+        elif detail in ("attempt_started", "value_recorded"):
+            style = "dim"
+        self._console.print(Text(narrate(event), style=style), soft_wrap=True)
+
+    def _show_progress(self, detail: event_pb2.ProgressReported) -> None:
+        key = detail.step_key
+        name = clean(key) or "workflow"
+        total = detail.total or None
+        bar = self._bars.pop(key, None)
+        if bar is None:
+            self._make_room()
+            bar = self._progress.add_task(name, total=total, message="")
+        self._bars[key] = bar
+        self._progress.update(bar, completed=detail.done, message=clean(detail.message))
+        # Apart, since update() takes a total of None for "as it was".
+        self._progress.tasks[self._progress.task_ids.index(bar)].total = total
+
+    def _make_room(self) -> None:
+        if len(self._bars) >= MOST_BARS:
+            oldest = next(key for key in self._bars if key)
+            self._progress.remove_task(self._bars.pop(oldest))

@@ -1,0 +1,181 @@
+"""One workflow, as its caller sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+from mendflow import errors
+from mendflow.client.watch import SILENCE, watch
+from mendflow.v1 import workflow_pb2, workflow_service_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Collection
+
+    from mendflow.client.rpc import Caller
+    from mendflow.codec import ValueType
+    from mendflow.v1 import event_pb2, payload_pb2, workflow_service_pb2_grpc
+
+__all__ = ["WorkflowHandle"]
+
+R = TypeVar("R")
+
+#: One question waits so long for the end, in seconds; then it is asked again.
+WAIT: Final = 30.0
+#: What a call may take beyond the wait that it asks for, in seconds.
+MARGIN: Final = 10.0
+#: How long to wait before asking again after an answer that came too soon, in seconds: at least, at most.
+DRAIN_PAUSE: Final = (0.2, 0.5)
+_OPEN_STATES = frozenset(
+    {
+        workflow_pb2.WORKFLOW_STATE_PENDING,
+        workflow_pb2.WORKFLOW_STATE_RUNNING,
+        workflow_pb2.WORKFLOW_STATE_WAITING,
+        workflow_pb2.WORKFLOW_STATE_PAUSED,
+        workflow_pb2.WORKFLOW_STATE_QUARANTINED,
+        workflow_pb2.WORKFLOW_STATE_CANCELLING,
+    }
+)
+
+
+class ClientVerbs(Protocol):
+    """What a handle asks of its `Client`."""
+
+    caller: Caller
+    stub: workflow_service_pb2_grpc.WorkflowServiceAsyncStub
+
+    async def get(self, id: str, *, wait: float | None = ...) -> workflow_pb2.Workflow:
+        """Return the workflow."""
+
+    async def signal(self, id: str, name: str, data: Any = ..., *, request_id: str | None = ...) -> bool:
+        """Send a signal; return whether it was new."""
+
+    async def cancel(self, id: str, reason: str = ...) -> workflow_pb2.Workflow:
+        """Cancel the workflow."""
+
+    async def resume(self, id: str, reason: str = ...) -> workflow_pb2.Workflow:
+        """Resume the workflow."""
+
+    async def terminate(self, id: str, reason: str = ...) -> workflow_pb2.Workflow:
+        """Terminate the workflow."""
+
+    def decode(self, output_type: ValueType[Any] | None, payload: payload_pb2.Payload | None) -> Any:
+        """Return a payload as a value of this type."""
+
+
+class WorkflowHandle(Generic[R]):
+    """A workflow by its id. ``started`` says whether the call that made this handle started it."""
+
+    def __init__(
+        self, client: ClientVerbs, workflow_id: str, output_type: ValueType[R] | None, *, started: bool
+    ) -> None:
+        self._client = client
+        self._output_type = output_type
+        self.id = workflow_id
+        self.started = started
+        #: How long a watch goes on asking a server that is away, in seconds; None: for ever.
+        self.patience = client.caller.retry_for
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.id}>"
+
+    def watch(
+        self,
+        after_sequence: int = 0,
+        *,
+        kinds: Collection[int] = (),
+        on_connection: Callable[[bool, str], None] | None = None,
+        silence: float = SILENCE,
+    ) -> AsyncGenerator[event_pb2.Event, None]:
+        """Yield the workflow's events after a sequence, to its end: each once, in order, across restarts.
+
+        ``kinds`` are of ``mendflow.v1.EventKind``; none means all. ``on_connection``
+        is called with (False, why) when the server goes away and (True, "") when
+        it is back. Nothing is fetched ahead of a slow reader beyond what the
+        connection buffers; closing the iterator ends the call. After ``silence``
+        seconds without any frame the stream is taken for dead and opened anew.
+        """
+        return watch(
+            self._client.caller,
+            self._client.stub,
+            self.id,
+            after_sequence=after_sequence,
+            kinds=kinds,
+            on_connection=on_connection,
+            silence=silence,
+            retry_for=self.patience,
+        )
+
+    async def result(self, timeout: float | None = None) -> R:
+        """Wait for the end and answer what the workflow returned.
+
+        Raises `WorkflowFailed`, `WorkflowCancelled`, `WorkflowTerminated`, and
+        `DeadlineExceeded` after ``timeout`` seconds (None: never); the workflow goes on.
+        """
+        result: R = await within(timeout, self.id, self._result())
+        return result
+
+    async def _result(self, workflow: workflow_pb2.Workflow | None = None) -> R:
+        loop = asyncio.get_running_loop()
+        while workflow is None or workflow.state in _OPEN_STATES:
+            asked = loop.time()
+            workflow = await self.get(wait=WAIT)
+            if workflow.state in _OPEN_STATES and loop.time() - asked < WAIT / 2:
+                # A server that drains answers at once: ask the next one a little later.
+                await asyncio.sleep(random.uniform(*DRAIN_PAUSE))  # noqa: S311 - jitter
+        return self.outcome(workflow)
+
+    def outcome(self, workflow: workflow_pb2.Workflow) -> R:
+        """Answer the result of a workflow that has ended, or raise what it ended with."""
+        if workflow.state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
+            output = workflow.output if workflow.HasField("output") else None
+            value: R = self._client.decode(self._output_type, output)
+            return value
+        if workflow.state == workflow_pb2.WORKFLOW_STATE_FAILED:
+            raise errors.WorkflowFailed(workflow.workflow_id, workflow.failure)
+        if workflow.state == workflow_pb2.WORKFLOW_STATE_CANCELLED:
+            raise errors.WorkflowCancelled(workflow.workflow_id)
+        raise errors.WorkflowTerminated(workflow.workflow_id)
+
+    async def get(self, wait: float | None = None) -> workflow_pb2.Workflow:
+        """Answer the workflow as it is; with ``wait``, once it has ended or after that many seconds."""
+        return await self._client.get(self.id, wait=wait)
+
+    async def events(self) -> AsyncGenerator[event_pb2.Event, None]:
+        """Yield the events that there are, oldest first."""
+        token = ""
+        while True:
+            request = workflow_service_pb2.ListEventsRequest(workflow_id=self.id, page_size=1_000, page_token=token)
+            page = await self._client.caller.insist(self._client.stub.ListEvents, request)
+            for event in page.events:
+                yield event
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def signal(self, name: str, data: Any = None, *, request_id: str | None = None) -> bool:
+        """Send a signal; answer whether it was new. Twice the same ``request_id`` is one signal."""
+        return await self._client.signal(self.id, name, data, request_id=request_id)
+
+    async def cancel(self, reason: str = "") -> workflow_pb2.Workflow:
+        """Ask the workflow to end, with clean-up."""
+        return await self._client.cancel(self.id, reason)
+
+    async def resume(self, reason: str = "") -> workflow_pb2.Workflow:
+        """Let a PAUSED or QUARANTINED workflow go on."""
+        return await self._client.resume(self.id, reason)
+
+    async def terminate(self, reason: str = "") -> workflow_pb2.Workflow:
+        """End the workflow at once, without clean-up."""
+        return await self._client.terminate(self.id, reason)
+
+
+async def within(timeout: float | None, workflow_id: str, work: Any) -> Any:
+    """Await ``work``, or raise `DeadlineExceeded` after ``timeout`` seconds."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await work
+    except TimeoutError:
+        msg = f"workflow {workflow_id} has not ended after {timeout:g} s; it goes on"
+        raise errors.DeadlineExceeded(msg, code="DEADLINE_EXCEEDED") from None

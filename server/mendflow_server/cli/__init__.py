@@ -1,0 +1,1 @@
+"""The commands `mendflow serve` and `mendflow verify`."""

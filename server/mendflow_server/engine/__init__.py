@@ -1,0 +1,1 @@
+"""The verbs on workflows, and the workflows in memory."""

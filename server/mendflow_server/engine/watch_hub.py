@@ -1,0 +1,211 @@
+"""Watching: every event once, in order, from any sequence, at bounded cost.
+
+Theory of operation. The store is the truth; the hub only makes it fast. While
+anyone watches a workflow there is a *topic* for it: the newest committed
+events in a ring of bounded size, and the highest sequence known to be on disk.
+A watcher is a cursor and nothing else. It takes what follows its cursor out of
+the ring if it is there, else out of the store, and sleeps when there is
+nothing. A reader who is slow, or never reads, costs its cursor and one frame;
+when it comes back the store has what the ring has dropped.
+
+No gap: the topic exists before the row is read, so whatever is committed after
+that read comes through the topic. No repetition: only events above the cursor
+are ever taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import itertools
+from typing import TYPE_CHECKING
+
+from mendflow.v1 import event_pb2, workflow_service_pb2
+from mendflow_server import errors
+from mendflow_server.history.state import FINAL_STATES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from mendflow_server.settings import Settings
+    from mendflow_server.store.interface import Row, Store
+
+#: The most events that a topic keeps, and the most bytes.
+RING_EVENTS = 256
+RING_BYTES = 256 * 1024
+#: The most events in a frame, and about the most bytes: a stalled watcher costs three times that, and there may be
+#: a thousand.
+FRAME_EVENTS = 200
+FRAME_BYTES = 64 * 1024
+
+
+class Topic:
+    """A workflow that is watched."""
+
+    __slots__ = ("ended", "last_sequence", "ring", "ring_bytes", "waiting", "watchers")
+
+    def __init__(self) -> None:
+        self.watchers = 0
+        self.ring: collections.deque[tuple[event_pb2.Event, int]] = collections.deque()
+        self.ring_bytes = 0
+        self.last_sequence = 0
+        self.ended = False
+        self.waiting: set[asyncio.Future[None]] = set()
+
+    def add(self, events: list[event_pb2.Event]) -> None:
+        """Take in events that are on disk."""
+        for event in events:
+            size = event.ByteSize()
+            self.ring.append((event, size))
+            self.ring_bytes += size
+        while len(self.ring) > RING_EVENTS or (self.ring_bytes > RING_BYTES and len(self.ring) > 1):
+            self.ring_bytes -= self.ring.popleft()[1]
+        if events:
+            self.last_sequence = max(self.last_sequence, events[-1].sequence)
+
+    def wake(self) -> None:
+        """Let every watcher look again."""
+        waiting, self.waiting = self.waiting, set()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def after(self, cursor: int) -> list[event_pb2.Event]:
+        """Answer a frame's worth of what follows the cursor; empty when the ring does not reach back so far."""
+        if not self.ring or self.ring[0][0].sequence > cursor + 1:
+            return []
+        first = cursor + 1 - self.ring[0][0].sequence
+        found: list[event_pb2.Event] = []
+        size = 0
+        for event, bytes_ in itertools.islice(self.ring, first, first + FRAME_EVENTS):
+            size += bytes_
+            if found and size > FRAME_BYTES:
+                break
+            found.append(event)
+        return found
+
+
+class WatchHub:
+    """All topics of this process."""
+
+    def __init__(self, store: Store, settings: Settings, find: Callable[[str], Awaitable[Row]] | None = None) -> None:
+        self._store = store
+        self._settings = settings
+        #: Set by the composition root: answers a row by id, or raises `WorkflowNotFound`.
+        self.find = find
+        self._topics: dict[int, Topic] = {}
+        self._draining = False
+        self.open = 0
+
+    def publish(self, key: int, events: list[event_pb2.Event], *, ended: bool) -> None:
+        """Events of this workflow are on disk."""
+        topic = self._topics.get(key)
+        if topic is not None:
+            topic.add(events)
+            topic.ended = topic.ended or ended
+            topic.wake()
+
+    def drain(self) -> None:
+        """End every watch with a status that its client takes up again elsewhere."""
+        self._draining = True
+        for topic in self._topics.values():
+            topic.wake()
+
+    async def watch(
+        self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int]
+    ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
+        """Yield frames until the workflow's final event has been yielded or filtered out.
+
+        Raises `WorkflowNotFound`, `SequenceBeyondEnd`, `TooManyWatches`, `Draining`.
+        """
+        if self.open >= self._settings.watch_limit:
+            raise errors.TooManyWatches(self._settings.watch_limit)
+        if self.find is None:
+            msg = "the hub has no way to find workflows"
+            raise RuntimeError(msg)
+        self.open += 1
+        key = 0
+        try:
+            key = (await self.find(workflow_id)).key
+            topic = self._topics.setdefault(key, Topic())
+            topic.watchers += 1
+            # Read again now that the topic collects what comes after.
+            row = await self.find(workflow_id)
+            topic.last_sequence = max(topic.last_sequence, row.last_sequence)
+            topic.ended = topic.ended or row.state in FINAL_STATES
+            if after_sequence > topic.last_sequence:
+                raise errors.SequenceBeyondEnd(workflow_id, after_sequence, topic.last_sequence)
+            async for frame in self._frames(workflow_id, key, topic, after_sequence, kinds):
+                yield frame
+        finally:
+            self.open -= 1
+            if key:
+                self._leave(key)
+
+    def _leave(self, key: int) -> None:
+        topic = self._topics.get(key)
+        if topic is not None:
+            topic.watchers -= 1
+            if topic.watchers <= 0:
+                del self._topics[key]
+
+    async def _frames(
+        self, workflow_id: str, key: int, topic: Topic, cursor: int, kinds: frozenset[int]
+    ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
+        if cursor >= topic.last_sequence and not topic.ended:
+            # Nothing new yet: a sign of life, so that whoever comes back learns of it at once.
+            yield workflow_service_pb2.WatchWorkflowResponse(last_sequence=cursor)
+        while True:
+            if self._draining:
+                raise errors.Draining
+            if cursor >= topic.last_sequence:
+                if topic.ended:
+                    return
+                if not await self._news(topic):
+                    yield workflow_service_pb2.WatchWorkflowResponse(last_sequence=cursor)
+                continue
+            events = topic.after(cursor) or await self._stored(key, cursor)
+            if not events:
+                raise errors.HistoryPurged(
+                    workflow_id, topic.ring[0][0].sequence if topic.ring else topic.last_sequence
+                )
+            cursor = events[-1].sequence
+            if kinds:
+                events = [event for event in events if kind_of(event) in kinds]
+            # With a filter an empty frame still moves the client's cursor.
+            frame = workflow_service_pb2.WatchWorkflowResponse(events=events, last_sequence=cursor)
+            del events  # Who never reads keeps the frame alone.
+            yield frame
+
+    async def _stored(self, key: int, cursor: int) -> list[event_pb2.Event]:
+        stored = await self._store.read_events(key, cursor, limit=FRAME_EVENTS, max_bytes=FRAME_BYTES)
+        return [event_pb2.Event.FromString(data) for data in stored]
+
+    async def _news(self, topic: Topic) -> bool:
+        """Wait for something new; answer False when it is time for a sign of life instead."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        topic.waiting.add(future)
+        timer = loop.call_later(self._settings.watch_heartbeat, _expire, future)
+        try:
+            await future
+        except TimeoutError:
+            return False
+        else:
+            return True
+        finally:
+            timer.cancel()
+            topic.waiting.discard(future)
+
+
+def kind_of(event: event_pb2.Event) -> int:
+    """Answer an event's kind: the number of the detail's field; 0 when it is unknown."""
+    return _KINDS.get(event.WhichOneof("detail") or "", 0)
+
+
+_KINDS = {field.name: field.number for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields}
+
+
+def _expire(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())

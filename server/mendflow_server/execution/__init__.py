@@ -1,0 +1,1 @@
+"""One open workflow: its inputs become events, its commits become effects."""

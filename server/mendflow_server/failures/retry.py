@@ -1,0 +1,147 @@
+"""What follows a failed attempt, pure: no clock, no randomness of its own.
+
+`failures` says what the failure was; `decide` looks at its kind, the policy
+and the time, in this order:
+
+==========================  ===================================  ==================
+the failure                 action                               reason
+==========================  ===================================  ==================
+cancelled                   CANCEL_STEP                          CANCELLED
+lost                        RETRY at once, free of charge        LOST
+permanent or not retried    FAIL_STEP                            NOT_RETRYABLE
+the last one allowed        FAIL_STEP or PAUSE_WORKFLOW          MAX_ATTEMPTS
+next start would be late    FAIL_STEP or PAUSE_WORKFLOW          TOTAL_TIME
+callee names a longer wait  RETRY after that                     RETRY_AFTER
+any other                   RETRY after back-off                 BACKOFF
+==========================  ===================================  ==================
+
+Delays are whole microseconds, as all recorded times are, so that the delay and
+the time of the next attempt always agree.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from google.protobuf import duration_pb2, timestamp_pb2
+
+from mendflow.v1 import failure_pb2
+from mendflow_server.failures.classify import (
+    LONGEST_HINT,
+    Classified,
+    cancelled_failure,
+    classify,
+    is_not_retried,
+    lost_failure,
+    timeout_failure,
+)
+
+if TYPE_CHECKING:
+    from mendflow.authoring.retry import RetryPolicy
+
+__all__ = ["Classified", "cancelled_failure", "classify", "decide", "is_not_retried", "lost_failure", "timeout_failure"]
+
+
+def decide(
+    policy: RetryPolicy,
+    failure: failure_pb2.Failure,
+    *,
+    not_retried: bool,
+    failed_attempts: int,
+    first_attempt_time: float,
+    now: float,
+    jitter: float,
+) -> failure_pb2.RetryDecision:
+    """Answer what follows a failed attempt.
+
+    ``failed_attempts`` counts this one, and none that was lost. Times are UTC
+    seconds; ``jitter`` is a random number in [0, 1).
+    """
+    decision = failure_pb2.RetryDecision()
+    if policy.max_attempts is not None:
+        decision.attempts_left = min(max(0, policy.max_attempts - failed_attempts), 2**31 - 1)
+    if failure.kind == failure_pb2.FAILURE_KIND_CANCELLED:
+        decision.action = failure_pb2.RETRY_ACTION_CANCEL_STEP
+        decision.reason = failure_pb2.RETRY_REASON_CANCELLED
+        decision.explanation = "The step was cancelled."
+        return decision
+    if failure.kind == failure_pb2.FAILURE_KIND_LOST:
+        why = "The attempt was cut off, not failed: the next starts at once and uses up no retry."
+        return _retry(decision, failure_pb2.RETRY_REASON_LOST, _micros(now), 0, why)
+    if failure.kind == failure_pb2.FAILURE_KIND_PERMANENT or not_retried:
+        decision.action = failure_pb2.RETRY_ACTION_FAIL_STEP
+        decision.reason = failure_pb2.RETRY_REASON_NOT_RETRYABLE
+        decision.explanation = (
+            f"The retry policy does not retry {failure.type or 'this'}."
+            if not_retried
+            else "A permanent failure is not retried."
+        )
+        return decision
+    if policy.max_attempts is not None and failed_attempts >= policy.max_attempts:
+        why = f"Attempts failed: {failed_attempts}, and the policy allows {policy.max_attempts}"
+        return _exhaust(decision, policy, failure_pb2.RETRY_REASON_MAX_ATTEMPTS, why)
+
+    longest = _longest_delay(policy, failed_attempts)
+    delay = math.floor(jitter * longest * 1e6)
+    hint = _hint_micros(failure)
+    reason = failure_pb2.RETRY_REASON_RETRY_AFTER if hint > delay else failure_pb2.RETRY_REASON_BACKOFF
+    delay = max(delay, hint)
+    start = _micros(now) + delay
+    if policy.total_time is not None and start > _micros(first_attempt_time) + _micros(policy.total_time):
+        late = start / 1e6 - first_attempt_time
+        why = (
+            f"The next attempt would start {late:.3f} s after the first, past the total time of {policy.total_time:g} s"
+        )
+        return _exhaust(decision, policy, failure_pb2.RETRY_REASON_TOTAL_TIME, why)
+    of = "" if policy.max_attempts is None else f" of {policy.max_attempts}"
+    cause = "as the callee asked" if hint == delay > 0 else f"back-off of at most {longest:g} s with jitter"
+    why = f"Attempts failed: {failed_attempts}{of}; the next follows after {delay / 1e6:.3f} s ({cause})."
+    return _retry(decision, reason, _micros(now), delay, why)
+
+
+def _retry(
+    decision: failure_pb2.RetryDecision, reason: failure_pb2.RetryReason.ValueType, now: int, delay: int, why: str
+) -> failure_pb2.RetryDecision:
+    decision.action = failure_pb2.RETRY_ACTION_RETRY
+    decision.reason = reason
+    decision.delay.CopyFrom(duration_pb2.Duration(seconds=delay // 1_000_000, nanos=delay % 1_000_000 * 1_000))
+    due = now + delay
+    decision.next_attempt_time.CopyFrom(
+        timestamp_pb2.Timestamp(seconds=due // 1_000_000, nanos=due % 1_000_000 * 1_000)
+    )
+    decision.explanation = why
+    return decision
+
+
+def _exhaust(
+    decision: failure_pb2.RetryDecision, policy: RetryPolicy, reason: failure_pb2.RetryReason.ValueType, why: str
+) -> failure_pb2.RetryDecision:
+    pause = policy.on_exhaustion == "pause"
+    decision.action = failure_pb2.RETRY_ACTION_PAUSE_WORKFLOW if pause else failure_pb2.RETRY_ACTION_FAIL_STEP
+    decision.reason = reason
+    decision.explanation = f"{why}; the workflow is paused for an operator." if pause else f"{why}."
+    return decision
+
+
+def _longest_delay(policy: RetryPolicy, failed_attempts: int) -> float:
+    """Answer the back-off before jitter, for any number of attempts."""
+    initial, coefficient = policy.initial_interval, policy.backoff_coefficient
+    if initial == 0 or coefficient == 1:
+        return initial
+    try:
+        return min(policy.maximum_interval, initial * coefficient ** max(0, failed_attempts - 1))
+    except OverflowError:
+        # The power is beyond any float, and initial_interval is at least a nanosecond.
+        return policy.maximum_interval
+
+
+def _hint_micros(failure: failure_pb2.Failure) -> int:
+    if not failure.HasField("retry_after"):
+        return 0
+    micros = failure.retry_after.seconds * 1_000_000 + -(-failure.retry_after.nanos // 1_000)
+    return min(max(0, micros), int(LONGEST_HINT) * 1_000_000)
+
+
+def _micros(seconds: float) -> int:
+    return round(seconds * 1e6)

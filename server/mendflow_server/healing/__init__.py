@@ -1,0 +1,1 @@
+"""What keeps a crash or an internal error from coming back."""

@@ -1,0 +1,1 @@
+"""A workflow's events, and what follows from them."""

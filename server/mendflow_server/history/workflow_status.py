@@ -1,0 +1,125 @@
+"""A workflow's row, told from its history: one rule for every state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mendflow.v1 import event_pb2, workflow_pb2
+from mendflow_server.history.state import FINAL_DETAILS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+    from mendflow_server.history.state import CallRecord, History
+
+
+#: Rows are short: the event has all of it.
+LONGEST_EXPLANATION: Final = 1_000
+
+
+class State(NamedTuple):
+    """The part of a row that follows from the history."""
+
+    state: int
+    reason: int = 0
+    explanation: str = ""
+    #: Seconds since the epoch; None: nothing goes on by itself.
+    wake: float | None = None
+
+
+_RUNNING: Final = State(workflow_pb2.WORKFLOW_STATE_RUNNING)
+
+
+def due_time(record: CallRecord) -> float | None:
+    """Answer when an open call goes on by itself."""
+    return record.wake_time if record.kind != "step" else record.next_attempt_time
+
+
+def next_time(history: History, now: float, nobody_asks: Callable[[str], bool]) -> float | None:
+    """Answer when to look at the workflow again.
+
+    A step that is due already mostly waits for what will ask for it by itself; ``nobody_asks`` says of its key
+    whether that is not so.
+    """
+    if history.stopped:
+        return history.cleanup_deadline
+    times = [
+        time
+        for record in history.open.values()
+        if not record.paused
+        and (time := due_time(record)) is not None
+        and (record.kind != "step" or time > now or nobody_asks(record.key))
+    ]
+    if history.cleanup_deadline is not None:
+        times.append(history.cleanup_deadline)
+    return min(times, default=None)
+
+
+def wake_time(history: History, wanted: Container[str] | None) -> float | None:
+    """Return when anything of the workflow goes on by itself; see `state_of` for ``wanted``."""
+    times = [
+        time
+        for record in history.open.values()
+        if not record.paused and (time := due_time(record)) is not None and _counts(record, wanted)
+    ]
+    if history.cleanup_deadline is not None:
+        times.append(history.cleanup_deadline)
+    return min(times, default=None)
+
+
+def _counts(record: CallRecord, wanted: Container[str] | None) -> bool:
+    """Return whether the code still waits for an open call: a step that was taken out of it goes on by nothing."""
+    return wanted is None or record.kind != "step" or record.started is not None or record.key in wanted
+
+
+def state_of(history: History, *, busy: bool, slot_waits: int, wanted: Container[str] | None = None) -> State:
+    """Return the state.
+
+    ``busy`` says that its code has still to run, ``slot_waits`` how many attempts wait in line. ``wanted`` has the
+    steps that the code waits for; None: all that are open.
+    """
+    if history.final is not None:
+        return _final(history.final)
+    if history.stopped:
+        why = history.stopped_explanation[:LONGEST_EXPLANATION]
+        return State(history.stopped, history.stopped_reason, why, wake=history.cleanup_deadline)
+    if history.cancel:
+        return State(workflow_pb2.WORKFLOW_STATE_CANCELLING, wake=wake_time(history, wanted))
+    if busy:
+        return _RUNNING
+    for record in history.open.values():
+        if record.started is not None:
+            return _RUNNING
+    return _waiting(history, slot_waits, wanted)
+
+
+def _final(event: event_pb2.Event) -> State:
+    detail = event.WhichOneof("detail") or ""
+    reason = 0
+    if detail == "workflow_failed":
+        reason = event.workflow_failed.reason
+    elif detail == "workflow_cancelled":
+        reason = event.workflow_cancelled.reason
+    return State(FINAL_DETAILS[detail], reason)
+
+
+def _waiting(history: History, slot_waits: int, wanted: Container[str] | None) -> State:
+    waiting = workflow_pb2.WORKFLOW_STATE_WAITING
+    wake = wake_time(history, wanted)
+    if slot_waits:
+        return State(waiting, event_pb2.STATE_REASON_SLOT, f"{slot_waits} attempts wait for a slot", wake)
+    held = [record.key for record in history.open.values() if record.held]
+    if held:
+        return State(waiting, event_pb2.STATE_REASON_SUSPECTED, ", ".join(held[:5]), wake)
+    counting = [record for record in history.open.values() if _counts(record, wanted)]
+    first = min(counting, key=lambda record: due_time(record) or float("inf"), default=None)
+    if first is None:
+        return _RUNNING
+    if first.kind == "step":
+        reason = event_pb2.STATE_REASON_BACKOFF
+    elif first.kind == "timer":
+        reason = event_pb2.STATE_REASON_TIMER
+    else:
+        reason = event_pb2.STATE_REASON_SIGNAL
+    explanation = first.name if first.kind == "signal" else first.key
+    return State(waiting, reason, explanation, wake)

@@ -1,0 +1,1 @@
+"""Workflow code, driven and replayed against its history."""

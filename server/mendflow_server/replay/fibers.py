@@ -1,0 +1,121 @@
+"""The strands of a workflow's code, and what to say of code that awaits what no history can replay."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from mendflow.authoring.calls import Call, Gather
+from mendflow.errors import NotDurable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine, Generator, Iterator
+
+
+class Fiber:
+    """One strand of a run's code."""
+
+    __slots__ = ("begun", "blocked", "branch", "cancelled", "code", "counters", "done", "group", "index", "scope")
+
+    def __init__(self, code: Coroutine[Any, Any, Any] | Generator[Any, Any, Any], scope: str) -> None:
+        self.code = code
+        #: The prefix of its calls' keys.
+        self.scope = scope
+        self.counters: dict[str, int] = {}
+        #: The key of the call, or the group, that it waits for.
+        self.blocked: str | Group | None = None
+        #: What it waits for ends in CancelledError, whatever comes of it.
+        self.cancelled = False
+        self.done = False
+        #: A branch begins when those before it have blocked or ended.
+        self.begun = False
+        #: What a branch awaits; None for the workflow function.
+        self.branch: Awaitable[Any] | None = None
+        #: The group that waits for it; None for the workflow function.
+        self.group: Group | None = None
+        self.index = 0
+
+    @classmethod
+    def of_branch(cls, branch: Awaitable[Any], scope: str, group: Group, index: int) -> Fiber:
+        """Return the fiber of a gather's branch."""
+        fiber = cls(branch if asyncio.iscoroutine(branch) else wait_for(branch), scope)
+        fiber.branch, fiber.group, fiber.index = branch, group, index
+        return fiber
+
+    def drop(self) -> list[Call[Any]]:
+        """Close its code; return the calls of a branch that never began, which nothing will await."""
+        self.code.close()
+        return [] if self.begun else list(_released(self.branch))
+
+    def key(self, name: str) -> str:
+        """Return the next key of this name."""
+        count = self.counters[name] = self.counters.get(name, 0) + 1
+        return f"{self.scope}{name}" if count == 1 else f"{self.scope}{name}#{count}"
+
+
+class Group:
+    """The branches of one gather."""
+
+    __slots__ = ("cancelled", "failure", "fibers", "owner", "remaining", "results", "return_exceptions")
+
+    def __init__(self, owner: Fiber, size: int, *, return_exceptions: bool) -> None:
+        self.owner = owner
+        self.fibers: list[Fiber] = []
+        self.results: list[Any] = [None] * size
+        self.remaining = size
+        self.return_exceptions = return_exceptions
+        self.failure: BaseException | None = None
+        self.cancelled = False
+
+
+async def wait_for(branch: Any) -> Any:
+    """Await one branch of a gather that is not a coroutine of its own."""
+    return await branch
+
+
+def _released(branch: Awaitable[Any] | None) -> Iterator[Call[Any]]:
+    """Close the coroutines in a branch that never began, and yield its calls."""
+    waiting: list[Any] = [branch]
+    while waiting:
+        each = waiting.pop()
+        if asyncio.iscoroutine(each):
+            each.close()
+        elif isinstance(each, Call):
+            yield each
+            if isinstance(each, Gather):
+                waiting.extend(each.branches)
+
+
+def explained(error: BaseException) -> BaseException:
+    """Return asyncio's complaint about a timeout or a task group outside a task in our own words."""
+    if type(error) is not RuntimeError:
+        return error
+    if str(error).endswith("cannot determine the parent task"):
+        refused = NotDurable("asyncio.TaskGroup cannot be replayed. Run branches side by side with mendflow.gather().")
+        refused.__cause__ = error
+        return refused
+    if str(error) == "Timeout should be used inside a task":
+        refused = NotDurable(
+            "asyncio.timeout() cannot be replayed. Bound a step with @step(timeout=...), and a wait with "
+            "wait_signal(timeout=...)."
+        )
+        refused.__cause__ = error
+        return refused
+    return error
+
+
+def not_durable(code: Any, asked: object) -> NotDurable:
+    """Answer the error for code that awaits what cannot be replayed, naming what it is."""
+    names = []
+    inner = code
+    while inner is not None:
+        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None)
+        if frame is not None:
+            names.append(f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_name}")
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None)
+    what = names[-1] if len(names) > 1 else f"a {type(asked).__module__}.{type(asked).__qualname__}"
+    msg = (
+        f"the workflow awaited {what}, which cannot be replayed. In workflow code await only steps, mendflow.sleep(), "
+        "mendflow.gather() and mendflow.wait_signal(); put anything that reaches outside into a @step."
+    )
+    return NotDurable(msg)

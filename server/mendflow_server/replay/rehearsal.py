@@ -1,0 +1,122 @@
+"""Replaying a history against code, with nothing run and nothing written.
+
+A rehearsal drives the workflow function as a server would after a restart, up
+to where it rests. Steps are only asked for, and what the code would record is
+dropped. So it can be had beside a server that drives the same workflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mendflow.errors import PayloadError
+from mendflow.v1 import event_pb2
+from mendflow_server.history.builder import Journal
+from mendflow_server.history.state import FINAL_DETAILS, History, UnknownEvent, seconds
+from mendflow_server.replay.workflow_runner import NonDeterminism, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mendflow.authoring.workflow import Workflow
+
+__all__ = ["Rehearsal", "rehearse"]
+
+
+class Rehearsal(NamedTuple):
+    """What became of it."""
+
+    #: Why a server would pause the workflow; empty: it would go on.
+    problem: str = ""
+    #: Recorded calls that the code has not made, though it would go on.
+    unclaimed: tuple[str, ...] = ()
+    #: Marked calls that a server would start before recorded ones.
+    inserted: tuple[str, ...] = ()
+    #: How the code ends, as in "returned" or "raised KeyError: 'lamp'"; empty: it waits for something.
+    ending: str = ""
+
+
+def rehearse(
+    workflow: Workflow[Any, Any], events: Iterable[bytes], *, payload_limit: int, now: float | None = None
+) -> Rehearsal:
+    """Replay stored events against the code of now. A finished history must lead to its end.
+
+    ``now`` is the time that new calls see, in seconds since the epoch; by default it is that of the newest event.
+    """
+    history, newest = History(), event_pb2.Event()
+    try:
+        for data in events:
+            newest = event_pb2.Event.FromString(data)
+            history.apply(newest)
+    except UnknownEvent as error:
+        return Rehearsal(str(error))
+    except Exception as error:  # noqa: BLE001 - a damaged history may break the fold anywhere
+        return Rehearsal(f"the history cannot be read: {type(error).__name__}: {error}")
+    if history.started is None:
+        return Rehearsal("the history has no first event")
+    journal = Journal(history)
+    journal.now = seconds(newest.time) if now is None else now
+    try:
+        run = Run(workflow, journal, _argument(workflow, history.started), payload_limit=payload_limit)
+    except PayloadError as error:
+        return Rehearsal(f"the workflow's recorded input does not fit its type any more: {error}")
+    try:
+        run.begin()
+        problem = _problem_of_end(run, history.final)
+        return Rehearsal(problem, tuple(run.unclaimed), tuple(run.inserted), _ending(run))
+    except NonDeterminism as error:
+        return Rehearsal(str(error))
+    finally:
+        run.close()
+
+
+def _argument(workflow: Workflow[Any, Any], started: event_pb2.Event) -> object:
+    detail = started.workflow_started
+    if workflow.input_type is None:
+        return None
+    return workflow.input_type.decode(detail.input if detail.HasField("input") else None)
+
+
+def _ending(run: Run) -> str:
+    """Return how the code ends, in words; empty while it waits."""
+    if not run.done:
+        return ""
+    error = run.error
+    if error is None:
+        misfit = _misfit(run)
+        return f"returned a value that does not fit the workflow's type: {misfit}" if misfit else "returned"
+    if isinstance(error, asyncio.CancelledError) and run.history.cancel:
+        return "ended its clean-up"
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the exception's class is the user's
+        text = ""
+    return f"raised {type(error).__name__}: {text}" if text else f"raised {type(error).__name__}"
+
+
+def _misfit(run: Run) -> str:
+    """Return why what the code returned is not a value of the workflow's type; empty when it is."""
+    try:
+        run.workflow.output_type.encode(run.value)
+    except PayloadError as error:
+        return str(error) or "it is of another type"
+    return ""
+
+
+def _problem_of_end(run: Run, final: event_pb2.Event | None) -> str:
+    """Return how the code ends otherwise than a finished history; empty: it does not."""
+    detail = None if final is None else final.WhichOneof("detail")
+    if detail not in FINAL_DETAILS or final is None or detail == "workflow_terminated":
+        return ""
+    if final.workflow_cancelled.cut_keys or final.workflow_cancelled.reason or final.workflow_failed.reason:
+        return ""  # The server ended it, not its code.
+    if not run.done:
+        return f"the history ends with {detail} (event {final.sequence}), but the code goes on"
+    if run.error is None:
+        ended = "workflow_failed" if _misfit(run) else "workflow_succeeded"
+    elif isinstance(run.error, asyncio.CancelledError) and run.history.cancel:
+        ended = "workflow_cancelled"
+    else:
+        ended = "workflow_failed"
+    return "" if ended == detail else f"the history ends with {detail} (event {final.sequence}), the code with {ended}"

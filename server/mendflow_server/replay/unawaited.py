@@ -1,0 +1,65 @@
+"""What workflow code has made and not awaited: a forgotten ``await`` must not stay silent."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from mendflow.authoring.calls import Gather
+from mendflow.errors import NotAwaited
+from mendflow_server.replay.claims import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mendflow_server.replay.fibers import Fiber
+
+__all__ = ["Unawaited"]
+
+
+def _references(calls: Mapping[object, Any]) -> list[int]:
+    """Return how many references each of the calls has while this looks at it."""
+    return [sys.getrefcount(call) for call in calls]
+
+
+#: The count of a call that only a dictionary refers to.
+UNREFERRED = max(_references({object(): None}))
+
+
+class Unawaited:
+    """The calls and coroutines that a run's code has made and not awaited yet."""
+
+    __slots__ = ("calls", "coroutines")
+
+    def __init__(self) -> None:
+        #: In the order in which they were made, with the fiber that made each.
+        self.calls: dict[object, Fiber] = {}
+        #: Coroutines that were dropped without an await, in words.
+        self.coroutines: list[str] = []
+
+    def release_kept(self, fiber: Fiber) -> None:
+        """Forget the calls that a fiber, and those that wait for it, keep for later: an exception changes their plans.
+
+        A call that nothing refers to any more stays: no code can await it.
+        """
+        if not self.calls:
+            return
+        makers = {fiber}
+        while fiber.group is not None:
+            fiber = fiber.group.owner
+            makers.add(fiber)
+        counts = _references(self.calls)
+        counted = zip(self.calls.items(), counts, strict=True)
+        kept = [call for (call, maker), count in counted if maker in makers and count > UNREFERRED]
+        for call in kept:
+            del self.calls[call]
+
+    def error(self) -> NotAwaited | None:
+        """Return the error of a workflow that ends now; None when nothing was forgotten."""
+        if not self.calls and not self.coroutines:
+            return None
+        # A gather that was forgotten stands for its branches.
+        inside = {id(branch) for call in self.calls if isinstance(call, Gather) for branch in call.branches}
+        names = [str(call) for call in self.calls if id(call) not in inside] + self.coroutines
+        msg = f"the workflow ended without awaiting {listed(names)}; write `await` before each"
+        return NotAwaited(msg)

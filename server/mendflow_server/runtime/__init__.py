@@ -1,0 +1,1 @@
+"""The process: its clock, event loop, timers, random bytes and forks."""

@@ -1,0 +1,99 @@
+"""Changes as values of statements.
+
+They are laid out on the event loop, which has the changes beside it, so that the thread that writes has nothing to do
+but to hand them to SQLite.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mendflow_server.store.interface import StoreError
+from mendflow_server.store.sqlite import rows
+from mendflow_server.store.sqlite.bulk import write_rows
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from mendflow_server.store.interface import Change
+
+
+class Parts:
+    """The values of some changes, by statement: row after row in one list."""
+
+    __slots__ = (
+        "_alerts",
+        "_ended",
+        "_events",
+        "_heartbeats",
+        "_labels",
+        "_new",
+        "_taken",
+        "_updates",
+    )
+
+    def __init__(self) -> None:
+        self._taken: list[Any] = []
+        self._new: list[Any] = []
+        self._updates: list[Any] = []
+        self._events: list[Any] = []
+        self._labels: list[Any] = []
+        self._heartbeats: list[Any] = []
+        self._ended: list[Any] = []
+        self._alerts: list[Any] = []
+
+    def add(self, change: Change, key: int) -> None:
+        """Add a change whose row has this key. Raises `StoreError` on a history that would have a gap."""
+        row, guard = change.row, change.guard
+        last = 0 if guard is None else guard.last_sequence
+        for sequence, content in change.events:
+            last += 1
+            if sequence != last:
+                raise _gap(change)
+            self._events += (key, sequence, content)
+        if row.last_sequence != last:
+            raise _gap(change)
+        if guard is None:
+            self._new += rows.to_insert(row, key)
+            for name, value in row.labels.items():
+                self._labels += (name, value, row.create_time, key)
+        else:
+            self._updates += rows.to_update(row, guard)
+            if change.final:
+                self._ended.append(key)
+        if change.taken or change.alerts or change.heartbeats:
+            self._add_beside(change, key)
+
+    def _add_beside(self, change: Change, key: int) -> None:
+        for taken in change.taken:
+            self._taken += (taken, key)
+        for alert in change.alerts:
+            self._alerts += (alert.time, key, alert.name, alert.severity, alert.message)
+        if not change.final:
+            for beat in change.heartbeats:
+                self._heartbeats += (key, beat.step_key, beat.attempt, beat.details)
+
+    def write(self, connection: sqlite3.Connection) -> bool:
+        """Write them; answer False as soon as one proves refused, for the caller to roll back."""
+
+        def write(name: str, values: list[Any], width: int) -> bool:
+            return write_rows(connection, name, values, width) * width == len(values)
+
+        # What is taken goes first: an end looks whether anything is left in the inbox.
+        write_rows(connection, "take_message", self._taken, 2)
+        if not (
+            write("insert_workflow", self._new, rows.INSERTED) and write("update_workflow", self._updates, rows.UPDATED)
+        ):
+            return False
+        write_rows(connection, "insert_event", self._events, 3)
+        write_rows(connection, "insert_label", self._labels, 4)
+        write_rows(connection, "write_heartbeat", self._heartbeats, 4)
+        write_rows(connection, "drop_heartbeats", self._ended, 1)
+        write_rows(connection, "insert_alert", self._alerts, 5)
+        return True
+
+
+def _gap(change: Change) -> StoreError:
+    """The driver is at fault, and nothing may be written."""
+    message = f"the events of workflow {change.row.workflow_id!r} do not follow its last sequence without a gap"
+    return StoreError(message)

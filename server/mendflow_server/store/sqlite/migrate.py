@@ -1,0 +1,110 @@
+"""The schema's versions, and which files are ours."""
+
+from __future__ import annotations
+
+import sqlite3
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+from mendflow_server.store.interface import StoreRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: "MFLW", by which ``file`` and this server know the database.
+APPLICATION_ID: Final = 0x4D464C57
+
+#: STRICT tables.
+_OLDEST_SQLITE: Final = (3, 37, 0)
+
+
+def migrations() -> list[str]:
+    """Answer the scripts in their order; the first makes version 1."""
+    folder = files(__package__).joinpath("migrations")
+    scripts = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name)
+    return [script.read_text(encoding="utf-8") for script in scripts]
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the file to the newest schema, or raise `StoreRefused` and leave it as it was."""
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        message = f"SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed"
+        raise StoreRefused(message)
+    _refuse_foreign(connection, path)
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        message = f"{path} cannot use write-ahead logging (it stays at {mode!r}); give a file on a local disk"
+        raise StoreRefused(message)
+    _migrate(connection, path)
+
+
+def refuse_unreadable(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `StoreRefused` unless the file has exactly the newest schema."""
+    _refuse_foreign(connection, path)
+    version, newest = _version(connection), len(migrations())
+    if not version:
+        message = f"{path} is empty: no server has used it yet; check the path"
+        raise StoreRefused(message)
+    if version < newest:
+        message = (
+            f"{path} has schema {version}, and this version reads schema {newest}; "
+            "start this version's server on it once, or name the running server with --server"
+        )
+        raise StoreRefused(message)
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application_id != APPLICATION_ID and (tables or application_id):
+        message = f"{path} is another program's database; give another file"
+        raise StoreRefused(message)
+    _refuse_newer(_version(connection), path)
+
+
+def _refuse_newer(version: int, path: Path) -> None:
+    newest = len(migrations())
+    if version > newest:
+        message = (
+            f"{path} was written by a newer version (schema {version}, this one knows {newest}); "
+            "install that version, or give another file"
+        )
+        raise StoreRefused(message)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Run what is missing in one transaction: a file is at one version or at the other."""
+    scripts = migrations()
+    if _version(connection) == len(scripts):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Read again under the lock: a file must not be migrated twice.
+        version = _version(connection)
+        _refuse_newer(version, path)
+        for script in scripts[version:]:
+            for statement in _statements(script):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(scripts)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script; ``executescript`` would commit before it begins."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

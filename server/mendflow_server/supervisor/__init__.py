@@ -1,0 +1,1 @@
+"""Recovery at the start, and the regular ticks after it."""
