@@ -52,8 +52,9 @@ format: $(VENV)/dev ## lay the code out and mend what ruff can mend
 protos: $(VENV)/dev ## generate client/mendflow/v1 from protos/
 	@$(RUN) tools/generate_protos.py
 
-reference: $(VENV)/dev ## write docs/reference.md from the comments in protos/
+reference: $(VENV)/dev ## write docs/reference.md and docs/errors.md from the comments in protos/
 	@$(RUN) tools/generate_reference.py
+	@$(RUN) -m tools.generate_errors
 
 promise: $(VENV)/dev ## at a release: what later changes of the contract are compared with
 	@$(VENV)/bin/buf build protos --exclude-source-info --output tools/contract.binpb

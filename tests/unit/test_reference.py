@@ -1,4 +1,4 @@
-"""docs/reference.md is what the protos' comments say, and the page of status codes leaves none out."""
+"""docs/reference.md and docs/errors.md are what the protos' comments say, and no status code is left out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mendflow_server import errors
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "protos/mendflow/v1").glob("*.proto"))
 REFERENCE = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
+ERRORS = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
 STATUS_CODES = (ROOT / "docs/clients/status-codes.md").read_text(encoding="utf-8")
 
 
@@ -22,6 +23,13 @@ def test_the_committed_reference_is_fresh(tmp_path: Path) -> None:
     output = tmp_path / "reference.md"
     subprocess.run([sys.executable, str(ROOT / "tools/generate_reference.py"), "--output", str(output)], check=True)
     assert output.read_text(encoding="utf-8") == REFERENCE, "make reference"
+
+
+def test_the_committed_page_of_errors_is_fresh(tmp_path: Path) -> None:
+    output = tmp_path / "errors.md"
+    command = [sys.executable, "-m", "tools.generate_errors", "--output", str(output)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    assert output.read_text(encoding="utf-8") == ERRORS, "make reference"
 
 
 def test_it_has_every_rpc_field_and_value() -> None:
@@ -52,11 +60,14 @@ def test_every_link_of_the_reference_has_its_place() -> None:
 def test_every_code_and_reason_is_in_the_table_of_what_to_do() -> None:
     codes = {code.name for code in grpc.StatusCode if re.search(rf"\b{code.name}\b", PROTOS)} - {"OK"}
     assert {"CANCELLED", "DEADLINE_EXCEEDED", "OUT_OF_RANGE"} <= codes
-    table = set(re.findall(r"^\| `(\w+)` \| (?:`(\w+)`|—) \|", STATUS_CODES, re.MULTILINE))
-    assert codes <= {code for code, _ in table}
+    table = {
+        (code, reason) for reason, code in re.findall(r"^\| \[`(\w+)`\]\(#\w+\) \| `(\w+)` \|", ERRORS, re.MULTILINE)
+    }
+    without_a_reason = set(re.findall(r"^\| `(\w+)` \|", STATUS_CODES, re.MULTILINE))
+    assert codes <= {code for code, _ in table} | without_a_reason
     classes = [thing for thing in vars(errors).values() if isinstance(thing, type)]
     refusals = [kind for kind in classes if issubclass(kind, errors.Refusal) and hasattr(kind, "reason")]
     told = {(refusal.code.name, refusal.reason) for refusal in refusals}
     reasons = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}  # noqa: SIM118 - an enum's wrapper is no dict
     assert {reason for _, reason in told} == reasons
-    assert {(code, reason) for code, reason in table if reason} == told
+    assert table == told

@@ -25,119 +25,263 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT: a field is malformed; BadRequest names each one."""
+    """INVALID_ARGUMENT: a field of the request is malformed. BadRequest names
+    each such field.
+
+    Retry: no. Correct the fields that BadRequest names.
+    """
     ERROR_REASON_UNKNOWN_WORKFLOW_TYPE: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT: no such workflow type is served; metadata "served"
-    lists those that are.
+    """INVALID_ARGUMENT: the server does not serve this workflow type. Metadata
+    "served" lists the types that it serves.
+
+    Retry: no. Correct the name, or retry after the type is deployed.
     """
     ERROR_REASON_INPUT_MISMATCH: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT: the input does not fit the type's schema; BadRequest
-    names each place.
+    """INVALID_ARGUMENT: a payload does not match the schema of its type.
+    BadRequest names each place.
+
+    Retry: no. Correct the payload. ListWorkflowTypes returns the schema.
     """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT: the page token is not one of this server's, or was
-    given out for another filter.
+    """INVALID_ARGUMENT: this server did not issue the page token, or issued it
+    for another filter.
+
+    Retry: no. Start again with the first page, and keep the filter equal from
+    page to page.
     """
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 5
-    """INVALID_ARGUMENT: something is larger than the limit in metadata "limit"."""
+    """INVALID_ARGUMENT: a value exceeds its limit. Metadata "limit" is the limit
+    and "size" is the size of the value.
+
+    Retry: no. Send less. Store large data elsewhere, and send its name.
+    """
     ERROR_REASON_WORKFLOW_NOT_FOUND: _ErrorReason.ValueType  # 6
-    """NOT_FOUND: no workflow of this id; ResourceInfo names it."""
+    """NOT_FOUND: no workflow has this id. It was never started here, or was
+    purged. ResourceInfo names it.
+
+    Retry: no. Check the id. If the reply to your start is still due, start
+    first, with the same id.
+    """
     ERROR_REASON_ALREADY_STARTED: _ErrorReason.ValueType  # 7
-    """ALREADY_EXISTS: the id is taken by a workflow of another type or input;
-    metadata "differs" says which.
+    """ALREADY_EXISTS: a workflow of another type or input has this id. Metadata
+    "differs" is "type" or "input".
+
+    Retry: no. Choose another id, or read the existing workflow. Your id
+    stands for two things.
     """
     ERROR_REASON_WORKFLOW_ENDED: _ErrorReason.ValueType  # 8
-    """FAILED_PRECONDITION: the workflow has ended; metadata "state"."""
+    """FAILED_PRECONDITION: the workflow has ended. Metadata "state" is its final
+    state. A signal that arrived before the end returns duplicate instead. A
+    retried cancel can return this error if its first reply was lost, and the
+    workflow caught the cancel and returned.
+
+    Retry: no. Read the outcome with GetWorkflow.
+    """
     ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 9
-    """FAILED_PRECONDITION: the verb needs another state; metadata "state"."""
+    """FAILED_PRECONDITION: the call needs a workflow in another state.
+    ResumeWorkflow needs PAUSED or QUARANTINED. Metadata "state" is the
+    current state.
+
+    Retry: no. Read the state with GetWorkflow. If the reply to an earlier try
+    was lost, that try succeeded.
+    """
     ERROR_REASON_SEQUENCE_BEYOND_END: _ErrorReason.ValueType  # 10
-    """OUT_OF_RANGE: after_sequence is beyond the newest event; metadata
-    "last_sequence".
+    """OUT_OF_RANGE: after_sequence exceeds the newest sequence, which is
+    metadata "last_sequence". The cursor belongs to another workflow, or to an
+    earlier one of this id.
+
+    Retry: no. Drop the cursor, and watch from 0.
     """
     ERROR_REASON_HISTORY_PURGED: _ErrorReason.ValueType  # 11
-    """OUT_OF_RANGE: the events asked for were purged; metadata
-    "first_sequence".
+    """OUT_OF_RANGE: the server has purged the requested events. Metadata
+    "first_sequence" is the oldest event that it has.
+
+    Retry: no. Watch with after_sequence set to first_sequence - 1. Earlier
+    events are gone.
     """
     ERROR_REASON_TOO_MANY_SIGNALS: _ErrorReason.ValueType  # 12
-    """RESOURCE_EXHAUSTED: 1,000 signals wait to be taken."""
+    """RESOURCE_EXHAUSTED: the workflow has as many untaken signals as the server
+    allows, 1,000 by default. Metadata "limit" is the limit. There is no
+    RetryInfo.
+
+    Retry: later. Retry with the same request_id after the workflow has taken
+    some signals. Back off slowly, or give up.
+    """
     ERROR_REASON_TOO_MANY_WATCHES: _ErrorReason.ValueType  # 13
-    """RESOURCE_EXHAUSTED: too many watches are open; RetryInfo."""
+    """RESOURCE_EXHAUSTED: too many watches are open on this server. Metadata
+    "limit" is the limit.
+
+    Retry: yes. Retry after RetryInfo with the same cursor. Close watches that
+    are not read.
+    """
     ERROR_REASON_TOO_MANY_OPEN_RUNS: _ErrorReason.ValueType  # 14
-    """RESOURCE_EXHAUSTED: too many workflows are open in memory; RetryInfo."""
+    """RESOURCE_EXHAUSTED: the server has too many workflows in memory. Metadata
+    "limit" is the limit.
+
+    Retry: yes. Retry after RetryInfo with the same id.
+    """
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 15
-    """UNAVAILABLE: the server drains; RetryInfo."""
+    """UNAVAILABLE: the server is shutting down or restarting.
+
+    Retry: yes. Retry after RetryInfo, on this server or another one, with the
+    same id or the last cursor.
+    """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 16
-    """UNAVAILABLE: the store does not commit; RetryInfo. What was asked for may
-    or may not have taken place: ask again under the same id.
+    """UNAVAILABLE: the store did not commit in time, or cannot be read. The
+    requested change may or may not have been committed.
+
+    Retry: yes. Retry after RetryInfo with the same id. Without an id the
+    retry can start or signal twice. The server's log and /health have the
+    cause.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 17
-    """INTERNAL: a fault of the server's own; the log has it under metadata
-    "error_id".
+    """INTERNAL: the server failed in an unexpected way. The change may have been
+    committed. Metadata "error_id" identifies the failure in the server log.
+
+    Retry: once. Retry once with the same id. Then search the server log for
+    error_id, and report the failure.
     """
     ERROR_REASON_MESSAGES_NOT_EXPORTED: _ErrorReason.ValueType  # 18
-    """FAILED_PRECONDITION: a message came where the type takes JSON; metadata
-    "command" makes messages of its types, "field" is where it came.
+    """FAILED_PRECONDITION: a protobuf message arrived where the workflow type
+    takes JSON. Metadata "field" is where it arrived. Metadata "command"
+    exports the messages.
+
+    Retry: no. Send JSON, or ask the operator to run the command and restart
+    the server.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in google.rpc.ErrorInfo, domain "mendflow". ErrorInfo.reason is
-    the value's name without the prefix ERROR_REASON_.
+    the value's name without the prefix ERROR_REASON_. Each comment has the
+    status code and the cause, then whether the same call can be retried, and
+    what to do.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT: a field is malformed; BadRequest names each one."""
+"""INVALID_ARGUMENT: a field of the request is malformed. BadRequest names
+each such field.
+
+Retry: no. Correct the fields that BadRequest names.
+"""
 ERROR_REASON_UNKNOWN_WORKFLOW_TYPE: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT: no such workflow type is served; metadata "served"
-lists those that are.
+"""INVALID_ARGUMENT: the server does not serve this workflow type. Metadata
+"served" lists the types that it serves.
+
+Retry: no. Correct the name, or retry after the type is deployed.
 """
 ERROR_REASON_INPUT_MISMATCH: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT: the input does not fit the type's schema; BadRequest
-names each place.
+"""INVALID_ARGUMENT: a payload does not match the schema of its type.
+BadRequest names each place.
+
+Retry: no. Correct the payload. ListWorkflowTypes returns the schema.
 """
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT: the page token is not one of this server's, or was
-given out for another filter.
+"""INVALID_ARGUMENT: this server did not issue the page token, or issued it
+for another filter.
+
+Retry: no. Start again with the first page, and keep the filter equal from
+page to page.
 """
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 5
-"""INVALID_ARGUMENT: something is larger than the limit in metadata "limit"."""
+"""INVALID_ARGUMENT: a value exceeds its limit. Metadata "limit" is the limit
+and "size" is the size of the value.
+
+Retry: no. Send less. Store large data elsewhere, and send its name.
+"""
 ERROR_REASON_WORKFLOW_NOT_FOUND: ErrorReason.ValueType  # 6
-"""NOT_FOUND: no workflow of this id; ResourceInfo names it."""
+"""NOT_FOUND: no workflow has this id. It was never started here, or was
+purged. ResourceInfo names it.
+
+Retry: no. Check the id. If the reply to your start is still due, start
+first, with the same id.
+"""
 ERROR_REASON_ALREADY_STARTED: ErrorReason.ValueType  # 7
-"""ALREADY_EXISTS: the id is taken by a workflow of another type or input;
-metadata "differs" says which.
+"""ALREADY_EXISTS: a workflow of another type or input has this id. Metadata
+"differs" is "type" or "input".
+
+Retry: no. Choose another id, or read the existing workflow. Your id
+stands for two things.
 """
 ERROR_REASON_WORKFLOW_ENDED: ErrorReason.ValueType  # 8
-"""FAILED_PRECONDITION: the workflow has ended; metadata "state"."""
+"""FAILED_PRECONDITION: the workflow has ended. Metadata "state" is its final
+state. A signal that arrived before the end returns duplicate instead. A
+retried cancel can return this error if its first reply was lost, and the
+workflow caught the cancel and returned.
+
+Retry: no. Read the outcome with GetWorkflow.
+"""
 ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 9
-"""FAILED_PRECONDITION: the verb needs another state; metadata "state"."""
+"""FAILED_PRECONDITION: the call needs a workflow in another state.
+ResumeWorkflow needs PAUSED or QUARANTINED. Metadata "state" is the
+current state.
+
+Retry: no. Read the state with GetWorkflow. If the reply to an earlier try
+was lost, that try succeeded.
+"""
 ERROR_REASON_SEQUENCE_BEYOND_END: ErrorReason.ValueType  # 10
-"""OUT_OF_RANGE: after_sequence is beyond the newest event; metadata
-"last_sequence".
+"""OUT_OF_RANGE: after_sequence exceeds the newest sequence, which is
+metadata "last_sequence". The cursor belongs to another workflow, or to an
+earlier one of this id.
+
+Retry: no. Drop the cursor, and watch from 0.
 """
 ERROR_REASON_HISTORY_PURGED: ErrorReason.ValueType  # 11
-"""OUT_OF_RANGE: the events asked for were purged; metadata
-"first_sequence".
+"""OUT_OF_RANGE: the server has purged the requested events. Metadata
+"first_sequence" is the oldest event that it has.
+
+Retry: no. Watch with after_sequence set to first_sequence - 1. Earlier
+events are gone.
 """
 ERROR_REASON_TOO_MANY_SIGNALS: ErrorReason.ValueType  # 12
-"""RESOURCE_EXHAUSTED: 1,000 signals wait to be taken."""
+"""RESOURCE_EXHAUSTED: the workflow has as many untaken signals as the server
+allows, 1,000 by default. Metadata "limit" is the limit. There is no
+RetryInfo.
+
+Retry: later. Retry with the same request_id after the workflow has taken
+some signals. Back off slowly, or give up.
+"""
 ERROR_REASON_TOO_MANY_WATCHES: ErrorReason.ValueType  # 13
-"""RESOURCE_EXHAUSTED: too many watches are open; RetryInfo."""
+"""RESOURCE_EXHAUSTED: too many watches are open on this server. Metadata
+"limit" is the limit.
+
+Retry: yes. Retry after RetryInfo with the same cursor. Close watches that
+are not read.
+"""
 ERROR_REASON_TOO_MANY_OPEN_RUNS: ErrorReason.ValueType  # 14
-"""RESOURCE_EXHAUSTED: too many workflows are open in memory; RetryInfo."""
+"""RESOURCE_EXHAUSTED: the server has too many workflows in memory. Metadata
+"limit" is the limit.
+
+Retry: yes. Retry after RetryInfo with the same id.
+"""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 15
-"""UNAVAILABLE: the server drains; RetryInfo."""
+"""UNAVAILABLE: the server is shutting down or restarting.
+
+Retry: yes. Retry after RetryInfo, on this server or another one, with the
+same id or the last cursor.
+"""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 16
-"""UNAVAILABLE: the store does not commit; RetryInfo. What was asked for may
-or may not have taken place: ask again under the same id.
+"""UNAVAILABLE: the store did not commit in time, or cannot be read. The
+requested change may or may not have been committed.
+
+Retry: yes. Retry after RetryInfo with the same id. Without an id the
+retry can start or signal twice. The server's log and /health have the
+cause.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 17
-"""INTERNAL: a fault of the server's own; the log has it under metadata
-"error_id".
+"""INTERNAL: the server failed in an unexpected way. The change may have been
+committed. Metadata "error_id" identifies the failure in the server log.
+
+Retry: once. Retry once with the same id. Then search the server log for
+error_id, and report the failure.
 """
 ERROR_REASON_MESSAGES_NOT_EXPORTED: ErrorReason.ValueType  # 18
-"""FAILED_PRECONDITION: a message came where the type takes JSON; metadata
-"command" makes messages of its types, "field" is where it came.
+"""FAILED_PRECONDITION: a protobuf message arrived where the workflow type
+takes JSON. Metadata "field" is where it arrived. Metadata "command"
+exports the messages.
+
+Retry: no. Send JSON, or ask the operator to run the command and restart
+the server.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
