@@ -111,7 +111,7 @@ class Look:
     #: How many attempts may run at once.
     slots: int
     #: How many workflows are in memory; None: they have not had the time to leave it.
-    open_runs: int | None = None
+    workflows_in_memory: int | None = None
     #: What wakes so soon, in seconds, may be in memory.
     soon: float = 0.0
 

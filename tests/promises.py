@@ -439,8 +439,11 @@ def _waiting_is_free(look: Look) -> Iterator[Broken]:
         and (row.wake is None or row.wake > look.time + look.soon)
     ]
     awake = sum(row.state not in FINAL_STATES for row in rows.values()) - len(waiting)
-    if look.open_runs is not None and look.open_runs > awake:
-        how = f"{look.open_runs} workflows are in memory; {len(waiting)} wait for long, {awake} have something to do"
+    if look.workflows_in_memory is not None and look.workflows_in_memory > awake:
+        how = (
+            f"{look.workflows_in_memory} workflows are in memory; "
+            f"{len(waiting)} wait for long, {awake} have something to do"
+        )
         yield Broken(Promise.WAITING_IS_FREE, "", how)
 
 

@@ -84,8 +84,8 @@ def findings(path: Path) -> Iterator[Finding]:
                 docstring = ast.get_docstring(node)
                 first = FIRST_WORDS.match(docstring or "")
                 if first:
-                    line = node.body[0].lineno
-                    yield Finding(path, line, first.group(), "begin with a PEP 257 verb: Return, Raise, Yield, Wait")
+                    better = "begin with a PEP 257 verb: Return, Raise, Yield, Wait"
+                    yield Finding(path, node.body[0].lineno, first.group(), better)
 
 
 def files(paths: Iterable[Path]) -> Iterator[Path]:

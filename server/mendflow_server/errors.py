@@ -20,7 +20,7 @@
     ├── not now
     │   ├── TooManySignals           TOO_MANY_SIGNALS        RESOURCE_EXHAUSTED
     │   ├── TooManyWatches           TOO_MANY_WATCHES        RESOURCE_EXHAUSTED
-    │   ├── TooManyOpenRuns          TOO_MANY_OPEN_RUNS      RESOURCE_EXHAUSTED
+    │   ├── TooManyWorkflowsInMemory TOO_MANY_WORKFLOWS_IN_MEMORY RESOURCE_EXHAUSTED
     │   ├── Draining                 DRAINING                UNAVAILABLE
     │   └── StoreNotCommitting       STORE_UNAVAILABLE       UNAVAILABLE
     └── ours
@@ -56,9 +56,9 @@ __all__ = [
     "SequenceBeyondEnd",
     "StoreNotCommitting",
     "TooLarge",
-    "TooManyOpenRuns",
     "TooManySignals",
     "TooManyWatches",
+    "TooManyWorkflowsInMemory",
     "UnknownWorkflowType",
     "WorkflowEnded",
     "WorkflowNotFound",
@@ -305,11 +305,11 @@ class TooManyWatches(Refusal):
         super().__init__(f"{limit} watches are open here", metadata={"limit": str(limit)}, retry_after=retry_after)
 
 
-class TooManyOpenRuns(Refusal):
+class TooManyWorkflowsInMemory(Refusal):
     """As many workflows as the limit allows are open in memory here."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    reason = "TOO_MANY_OPEN_RUNS"
+    reason = "TOO_MANY_WORKFLOWS_IN_MEMORY"
 
     def __init__(self, limit: int, *, retry_after: float = _SOON) -> None:
         super().__init__(

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     page_limit: Count = Field(1_000, description="Entries on a page.")
     untaken_signals_limit: Count = Field(1_000, description="Signals of one workflow that wait to be taken.")
     watch_limit: Count = Field(5_000, description="Watches open at once.")
-    open_runs_limit: Count = Field(20_000, description="Workflows in memory at once.")
+    workflows_in_memory_limit: Count = Field(20_000, description="Workflows in memory at once.")
     labels_limit: Count = Field(32, description="Labels on one workflow.")
     workflow_id_length: Annotated[int, Field(ge=16, le=1_000)] = Field(200, description="Characters in a workflow id.")
     wait_limit: Seconds = Field(60.0, description="Seconds of the longest wait of StartWorkflow and GetWorkflow.")

@@ -47,7 +47,9 @@ async def look_at(server: Server, store: Path, patience: float) -> list[Look]:
     looks = [Look(time.time(), read_store(store), slots=1)]
 
     def only_what_wakes_soon_is_in_memory() -> bool:
-        looks[1:] = [Look(time.time(), read_store(store), slots=1, open_runs=engine.open_runs, soon=AHEAD)]
+        looks[1:] = [
+            Look(time.time(), read_store(store), slots=1, workflows_in_memory=engine.workflows_in_memory, soon=AHEAD)
+        ]
         return not broken(Evidence(looks[1].stored, looks=looks[1:], over=False))
 
     await until(only_what_wakes_soon_is_in_memory, patience)

@@ -37,7 +37,7 @@ REASONS = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.Error
 CODES = {code.name for code in grpc.StatusCode}
 CODE_OF_NUMBER = {code.value[0]: code.name for code in grpc.StatusCode}
 #: Reasons that say when to ask again.
-COME_BACK = {"TOO_MANY_WATCHES", "TOO_MANY_OPEN_RUNS", "DRAINING", "STORE_UNAVAILABLE"}
+COME_BACK = {"TOO_MANY_WATCHES", "TOO_MANY_WORKFLOWS_IN_MEMORY", "DRAINING", "STORE_UNAVAILABLE"}
 #: Reasons that name a workflow.
 OF_A_WORKFLOW = {"WORKFLOW_NOT_FOUND", "ALREADY_STARTED", "WORKFLOW_ENDED", "WRONG_STATE", "SEQUENCE_BEYOND_END"}
 #: An invalid field without a name: the request could not be read at all.

@@ -302,7 +302,7 @@ async def test_a_removed_step_that_backs_off_keeps_nothing_in_memory(tmp_path: P
     async with serving(tmp_path, definitions={"order": order_of(old=False)}, evict_after=0.05) as server:
         await server.client.signal("o", "nudge")
         found = await at_rest(server.client, "o")
-        assert await until(lambda: not server.app.engine.open_runs)
+        assert await until(lambda: not server.app.engine.workflows_in_memory)
         found = await server.client.get("o")
         assert (found.reason, found.HasField("wake_time")) == (event_pb2.STATE_REASON_SIGNAL, False)
 

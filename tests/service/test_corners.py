@@ -338,7 +338,7 @@ async def test_an_evicted_run_executes_nothing(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         await server.client.start(nested, id="nested")
         await in_state(server.client, "nested", workflow_pb2.WORKFLOW_STATE_WAITING)
-        assert await until(lambda: server.app.engine.evict(at_once=True) or not server.app.engine.open_runs)
+        assert await until(lambda: server.app.engine.evict(at_once=True) or not server.app.engine.workflows_in_memory)
         await asyncio.sleep(0)
         gc.collect()
         assert RAN == []

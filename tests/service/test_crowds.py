@@ -103,7 +103,7 @@ async def test_a_large_batch_is_begun_a_portion_at_a_time(tmp_path: Path) -> Non
             f"many-{number}" for number in range(1_000)
         ]
         assert all(outcome.response.started for outcome in reply.outcomes)
-        assert await until(lambda: server.app.engine.open_runs == 0)
+        assert await until(lambda: server.app.engine.workflows_in_memory == 0)
         assert len(RAN) == 3_000
         assert sum(store.sizes) >= 4_000
         # Never more under way than a crowd and the portion that found room.
@@ -114,11 +114,11 @@ async def test_a_start_passes_a_batch_that_waits(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         store = Held(server.app)
         many = asyncio.ensure_future(server.stub.BatchStartWorkflows(batch("many", 1_000)))
-        assert await until(lambda: server.app.engine.open_runs > CROWD)
-        assert server.app.engine.open_runs <= CROWD + 2 * _PORTION
+        assert await until(lambda: server.app.engine.workflows_in_memory > CROWD)
+        assert server.app.engine.workflows_in_memory <= CROWD + 2 * _PORTION
         single = asyncio.ensure_future(server.client.start(steps_at_once, 1, id="single"))
         assert await until(lambda: "single" in server.app.engine._by_id)  # noqa: SLF001
-        assert server.app.engine.open_runs < 1_000
+        assert server.app.engine.workflows_in_memory < 1_000
         store.open.set()
         assert await (await single).result(timeout=5) == 1
         assert len((await many).outcomes) == 1_000
@@ -131,7 +131,7 @@ async def test_a_batch_does_not_wait_for_a_stalled_disk_for_ever(
     async with serving(tmp_path, definitions=MINE) as server:
         store = Held(server.app)
         many = asyncio.ensure_future(server.stub.BatchStartWorkflows(batch("many", 1_000)))
-        assert await until(lambda: server.app.engine.open_runs == 1_000)
+        assert await until(lambda: server.app.engine.workflows_in_memory == 1_000)
         store.open.set()
         assert all(outcome.response.started for outcome in (await many).outcomes)
 
@@ -140,19 +140,19 @@ async def test_who_hangs_up_on_a_batch_leaves_whole_workflows(tmp_path: Path) ->
     async with serving(tmp_path, definitions=MINE) as server:
         store = Held(server.app)
         many = server.stub.BatchStartWorkflows(batch("many", 1_000))
-        assert await until(lambda: server.app.engine.open_runs > CROWD)
+        assert await until(lambda: server.app.engine.workflows_in_memory > CROWD)
         many.cancel()
         with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
             await many
-        begun = server.app.engine.open_runs
+        begun = server.app.engine.workflows_in_memory
         store.open.set()
-        assert await until(lambda: server.app.engine.open_runs == 0)
+        assert await until(lambda: server.app.engine.workflows_in_memory == 0)
         # Each that was begun has ended, and each of the others was never there; one more portion may have found room.
         ended = len(RAN)
         assert begun <= ended <= begun + _PORTION
         again = await server.stub.BatchStartWorkflows(batch("many", 1_000))
         assert sum(outcome.response.started for outcome in again.outcomes) == 1_000 - ended
-        assert await until(lambda: server.app.engine.open_runs == 0)
+        assert await until(lambda: server.app.engine.workflows_in_memory == 0)
         assert len(RAN) == len(set(RAN)) == 1_000
 
 
@@ -168,7 +168,7 @@ async def test_who_waits_for_a_slot_gets_one_though_another_never_rests(tmp_path
         # They were served meanwhile, not after.
         assert sum(line.startswith("busy") for line in RAN) < 2_000
         await (await busy).terminate(reason="enough")
-        assert await until(lambda: server.app.engine.open_runs == 0)
+        assert await until(lambda: server.app.engine.workflows_in_memory == 0)
         assert server.app.engine.attempts.task_slots.free == 1
 
 
@@ -182,7 +182,7 @@ async def _begun(server: Any, definition: Any, count: int, workflow_id: str) -> 
 async def test_many_workflows_share_few_slots(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE, attempt_slots=3) as server:
         await server.stub.BatchStartWorkflows(batch("few", 200, steps=4))
-        assert await until(lambda: server.app.engine.open_runs == 0)
+        assert await until(lambda: server.app.engine.workflows_in_memory == 0)
         assert len(RAN) == len(set(RAN)) == 800
         assert server.app.engine.attempts.task_slots.free == 3
         listed = await server.stub.ListWorkflows(workflow_service_pb2.ListWorkflowsRequest(page_size=1_000))

@@ -381,7 +381,7 @@ async def test_eviction_of_code_that_exits_in_a_finally_harms_no_other(tmp_path:
     async with faultless(tmp_path) as server:
         handles = [await server.client.start(what) for what in (exits_when_dropped, waits_for_order)]
         engine = server.app.engine
-        assert await until(lambda: engine.evict(at_once=True) and not engine.open_runs)
+        assert await until(lambda: engine.evict(at_once=True) and not engine.workflows_in_memory)
         await handles[1].signal("go", {"name": "right"})
         assert await handles[1].result() == "right"
 

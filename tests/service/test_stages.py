@@ -52,7 +52,7 @@ async def begin(server: Server, steps: int) -> None:
         start.input.json = str(steps)
     reply = await server.stub.BatchStartWorkflows(request)
     assert all(outcome.response.started for outcome in reply.outcomes)
-    assert await until(lambda: server.app.engine.open_runs == 0)
+    assert await until(lambda: server.app.engine.workflows_in_memory == 0)
 
 
 async def history(server: Server, number: int) -> list[event_pb2.Event]:

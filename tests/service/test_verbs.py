@@ -161,7 +161,7 @@ async def test_cancel_reaches_a_workflow_that_is_not_in_memory(tmp_path: Path) -
     async with serving(tmp_path, evict_after=0.01) as server:
         await server.client.start("sleeper", 3600.0, id="subject")
         await until_state(server, "subject", "WAITING")
-        while server.app.engine.open_runs:
+        while server.app.engine.workflows_in_memory:
             await asyncio.sleep(0.01)
         await server.client.cancel("subject")
         await until_state(server, "subject", "CANCELLED")

@@ -35,7 +35,7 @@ CODES = {
     "HISTORY_PURGED": "OUT_OF_RANGE",
     "TOO_MANY_SIGNALS": "RESOURCE_EXHAUSTED",
     "TOO_MANY_WATCHES": "RESOURCE_EXHAUSTED",
-    "TOO_MANY_OPEN_RUNS": "RESOURCE_EXHAUSTED",
+    "TOO_MANY_WORKFLOWS_IN_MEMORY": "RESOURCE_EXHAUSTED",
     "DRAINING": "UNAVAILABLE",
     "STORE_UNAVAILABLE": "UNAVAILABLE",
     "INTERNAL": "INTERNAL",
@@ -57,14 +57,14 @@ EXAMPLES = [
     errors.HistoryPurged("order-17", 12),
     errors.TooManySignals("order-17", 1000),
     errors.TooManyWatches(10_000),
-    errors.TooManyOpenRuns(50_000),
+    errors.TooManyWorkflowsInMemory(50_000),
     errors.Draining(),
     errors.StoreNotCommitting(),
     errors.InternalFault("0123456789abcdef"),
 ]
 RETRIED = {
     "TOO_MANY_WATCHES",
-    "TOO_MANY_OPEN_RUNS",
+    "TOO_MANY_WORKFLOWS_IN_MEMORY",
     "DRAINING",
     "STORE_UNAVAILABLE",
 }

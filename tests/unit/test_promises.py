@@ -211,7 +211,7 @@ def look(evidence: Evidence, **other: Any) -> None:
     }
     running = {"r": history(evidence)[:2]}
     rows["r"] = Row("x", workflow_pb2.WORKFLOW_STATE_RUNNING, 1, 2)
-    values: dict[str, Any] = {"time": RESTARTED, "stored": Stored(running, rows), "slots": 1, "open_runs": 2}
+    values: dict[str, Any] = {"time": RESTARTED, "stored": Stored(running, rows), "slots": 1, "workflows_in_memory": 2}
     evidence.looks.append(Look(**(values | other)))
 
 
@@ -313,7 +313,7 @@ FAULTS: list[tuple[str, set[str], Callable[[Evidence], object]]] = [
     ("slept too long", {"recovery by default"}, lambda each: asleep(each, due=-5.0, woken=2.5)),
     ("slept on", {"recovery by default"}, lambda each: asleep(each, due=3.0, woken=5.5)),
     ("slot kept", {"waiting is free"}, lambda each: look(each, slots=2)),
-    ("memory kept", {"waiting is free"}, lambda each: look(each, open_runs=3)),
+    ("memory kept", {"waiting is free"}, lambda each: look(each, workflows_in_memory=3)),
     ("serving in trouble", {"honest health"}, lambda each: say(each, said(7.0), said(8.0, "no disk"))),
     ("nobody was told", {"honest health"}, lambda each: say(each, said(4.0), said(12.0))),
     ("not serving, all is well", {"honest health"}, lambda each: say(each, said(2.0, "a mood"), said(8.0, "no disk"))),

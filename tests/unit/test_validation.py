@@ -47,7 +47,7 @@ class Limits:
     page_limit: int = 1_000
     untaken_signals_limit: int = 1_000
     watch_limit: int = 1_000
-    open_runs_limit: int = 10_000
+    workflows_in_memory_limit: int = 10_000
     attempt_slots: int = 1_000
     thread_slots: int = 32
     wait_limit: float = 60.0

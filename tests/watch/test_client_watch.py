@@ -129,7 +129,7 @@ async def test_a_lost_reply_of_a_start_leaves_one_workflow(server: Server, proxy
         await client.server_info()
         starting = asyncio.create_task(client.start("echo", "once"))
         # The request gets through, the reply does not.
-        while not server.app.engine.open_runs and not [row async for row in server.client.list()]:
+        while not server.app.engine.workflows_in_memory and not [row async for row in server.client.list()]:
             await asyncio.sleep(0)
         proxy.cut()
         handle = await starting

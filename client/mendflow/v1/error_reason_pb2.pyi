@@ -114,7 +114,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Retry: yes. Retry after RetryInfo with the same cursor. Close watches that
     are not read.
     """
-    ERROR_REASON_TOO_MANY_OPEN_RUNS: _ErrorReason.ValueType  # 14
+    ERROR_REASON_TOO_MANY_WORKFLOWS_IN_MEMORY: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED: the server has too many workflows in memory. Metadata
     "limit" is the limit.
 
@@ -249,7 +249,7 @@ ERROR_REASON_TOO_MANY_WATCHES: ErrorReason.ValueType  # 13
 Retry: yes. Retry after RetryInfo with the same cursor. Close watches that
 are not read.
 """
-ERROR_REASON_TOO_MANY_OPEN_RUNS: ErrorReason.ValueType  # 14
+ERROR_REASON_TOO_MANY_WORKFLOWS_IN_MEMORY: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED: the server has too many workflows in memory. Metadata
 "limit" is the limit.
 

@@ -837,7 +837,7 @@ class Limits(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     UNTAKEN_SIGNALS_FIELD_NUMBER: _builtins.int
     WATCHES_FIELD_NUMBER: _builtins.int
-    OPEN_RUNS_FIELD_NUMBER: _builtins.int
+    WORKFLOWS_IN_MEMORY_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
@@ -858,7 +858,7 @@ class Limits(_message.Message):
     """Signals of one workflow that wait to be taken."""
     watches: _builtins.int
     """Watches open at once, on this replica."""
-    open_runs: _builtins.int
+    workflows_in_memory: _builtins.int
     """Workflows in memory at once, on this replica."""
     attempts: _builtins.int
     """Attempts of async steps at once, on this replica. What waits holds none."""
@@ -881,7 +881,7 @@ class Limits(_message.Message):
         page_size: _builtins.int = ...,
         untaken_signals: _builtins.int = ...,
         watches: _builtins.int = ...,
-        open_runs: _builtins.int = ...,
+        workflows_in_memory: _builtins.int = ...,
         attempts: _builtins.int = ...,
         threads: _builtins.int = ...,
         wait: _duration_pb2.Duration | None = ...,
@@ -889,7 +889,7 @@ class Limits(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "batch_size", b"batch_size", "history_events", b"history_events", "labels", b"labels", "open_runs", b"open_runs", "page_size", b"page_size", "payload_bytes", b"payload_bytes", "request_bytes", b"request_bytes", "threads", b"threads", "untaken_signals", b"untaken_signals", "wait", b"wait", "watches", b"watches", "workflow_id_length", b"workflow_id_length"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "batch_size", b"batch_size", "history_events", b"history_events", "labels", b"labels", "page_size", b"page_size", "payload_bytes", b"payload_bytes", "request_bytes", b"request_bytes", "threads", b"threads", "untaken_signals", b"untaken_signals", "wait", b"wait", "watches", b"watches", "workflow_id_length", b"workflow_id_length", "workflows_in_memory", b"workflows_in_memory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -136,7 +136,7 @@ class WorkflowServiceServicer(object):
         ALREADY_EXISTS      ALREADY_STARTED: the id is taken by another type or
         input
         FAILED_PRECONDITION MESSAGES_NOT_EXPORTED
-        RESOURCE_EXHAUSTED  TOO_MANY_OPEN_RUNS
+        RESOURCE_EXHAUSTED  TOO_MANY_WORKFLOWS_IN_MEMORY
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,7 +61,7 @@ class WorkflowServiceStub:
       ALREADY_EXISTS      ALREADY_STARTED: the id is taken by another type or
                           input
       FAILED_PRECONDITION MESSAGES_NOT_EXPORTED
-      RESOURCE_EXHAUSTED  TOO_MANY_OPEN_RUNS
+      RESOURCE_EXHAUSTED  TOO_MANY_WORKFLOWS_IN_MEMORY
     """
     BatchStartWorkflows: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchStartWorkflowsRequest, _workflow_service_pb2.BatchStartWorkflowsResponse]
     """Starts up to 1,000 workflows, each with its own outcome; one refusal does
@@ -152,7 +152,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
       ALREADY_EXISTS      ALREADY_STARTED: the id is taken by another type or
                           input
       FAILED_PRECONDITION MESSAGES_NOT_EXPORTED
-      RESOURCE_EXHAUSTED  TOO_MANY_OPEN_RUNS
+      RESOURCE_EXHAUSTED  TOO_MANY_WORKFLOWS_IN_MEMORY
     """
     BatchStartWorkflows: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchStartWorkflowsRequest, _workflow_service_pb2.BatchStartWorkflowsResponse]  # type: ignore[assignment]
     """Starts up to 1,000 workflows, each with its own outcome; one refusal does
@@ -246,7 +246,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
           ALREADY_EXISTS      ALREADY_STARTED: the id is taken by another type or
                               input
           FAILED_PRECONDITION MESSAGES_NOT_EXPORTED
-          RESOURCE_EXHAUSTED  TOO_MANY_OPEN_RUNS
+          RESOURCE_EXHAUSTED  TOO_MANY_WORKFLOWS_IN_MEMORY
         """
 
     @_abc_1.abstractmethod

@@ -107,7 +107,7 @@ class Limits(Protocol):
         """Watches open at once."""
 
     @property
-    def open_runs_limit(self) -> int:
+    def workflows_in_memory_limit(self) -> int:
         """Workflows in memory at once."""
 
     @property

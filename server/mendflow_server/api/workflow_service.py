@@ -261,7 +261,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         published.page_size = limits.page_limit
         published.untaken_signals = limits.untaken_signals_limit
         published.watches = limits.watch_limit
-        published.open_runs = limits.open_runs_limit
+        published.workflows_in_memory = limits.workflows_in_memory_limit
         published.attempts = limits.attempt_slots
         published.threads = limits.thread_slots
         published.wait.FromNanoseconds(round(limits.wait_limit * 1_000_000_000))

@@ -56,7 +56,7 @@ class Engine(Memory):
 
         For whoever started it, and waits, it has the end as well: that saves a turn of the loop.
 
-        Raises `Draining`, `StoreNotCommitting` and `TooManyOpenRuns`; the future `AlreadyStarted` and
+        Raises `Draining`, `StoreNotCommitting` and `TooManyWorkflowsInMemory`; the future `AlreadyStarted` and
         `StoreNotCommitting`.
         """
         self._refuse_if_unable()
@@ -72,8 +72,8 @@ class Engine(Memory):
             else:
                 self._answer(future, command, existing.row, existing.history.started)
             return future
-        if len(self._by_id) >= self.settings.open_runs_limit and not self.evict(at_once=True):
-            raise errors.TooManyOpenRuns(self.settings.open_runs_limit)
+        if len(self._by_id) >= self.settings.workflows_in_memory_limit and not self.evict(at_once=True):
+            raise errors.TooManyWorkflowsInMemory(self.settings.workflows_in_memory_limit)
         execution = self._new_execution(command)
         self._by_id[command.workflow_id] = execution
         self._starts[execution] = [(future, command)]

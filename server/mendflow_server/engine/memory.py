@@ -409,7 +409,7 @@ class Memory:
         return len(self.attempts.bodies)
 
     @property
-    def open_runs(self) -> int:
+    def workflows_in_memory(self) -> int:
         """How many workflows are in memory."""
         return len(self._by_id)
 

@@ -202,11 +202,13 @@ class Supervisor(CrashBudgetPort):
 
     async def _load_due(self) -> None:
         try:
-            room = max(0, self._settings.open_runs_limit - self._engine.open_runs - self._engine.loading)
+            room = max(
+                0, self._settings.workflows_in_memory_limit - self._engine.workflows_in_memory - self._engine.loading
+            )
             until = round((self._clock.time() + HORIZON) * 1e6)
             if room:
                 left_alone = self._trying.left_alone
-                due = await self._store.due(until, limit=DUE_PAGE + self._engine.open_runs + len(left_alone))
+                due = await self._store.due(until, limit=DUE_PAGE + self._engine.workflows_in_memory + len(left_alone))
                 absent = [key for _, key in due if key not in left_alone and not self._engine.has(key)]
                 self._engine.load(absent[:room])
         except StoreError as error:
