@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from mendflow.ids import new_id
 from mendflow.v1 import event_pb2
-from mendflow_server.history.state import set_time
-from mendflow_server.store.interface import Batch, Change
+from mendflow_server.history.timestamps import set_time
+from mendflow_server.store.records import Batch, Change
 from mendflow_server.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mendflow_server.store.interface import Row
+    from mendflow_server.store.records import Row
 
 #: Workflows in one commit.
 AT_ONCE = 5_000

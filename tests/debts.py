@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from mendflow.v1 import failure_pb2
 from mendflow_server.history.state import FINAL_DETAILS
-from mendflow_server.store.interface import InboxKind
+from mendflow_server.store.records import InboxKind
 from tests.evidence import open_attempts
 
 if TYPE_CHECKING:

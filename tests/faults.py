@@ -33,7 +33,7 @@ from mendflow_server.health.monitor import HealthMonitor
 from mendflow_server.history.state import CallRecord, History
 from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.store.committer import Committer
-from mendflow_server.store.interface import CommitUnknown, StoreError, StoreUnavailable
+from mendflow_server.store.errors import CommitUnknown, StoreError, StoreUnavailable
 from mendflow_server.store.sqlite import connection
 from mendflow_server.store.sqlite.file_lock import FileLock
 from mendflow_server.store.sqlite.queries import QUERIES
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from mendflow.v1.workflow_service_pb2 import WatchWorkflowResponse
     from mendflow_server.attempts.attempts import Order
     from mendflow_server.settings import Settings
-    from mendflow_server.store.interface import Batch, BatchResult
+    from mendflow_server.store.records import Batch, BatchResult
 
 #: How long a commit takes that is slow, in seconds: long enough for a reply to get out before it.
 SLOW = 0.3

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from mendflow_server.store.interface import Batch, BatchResult, Life, Store, Suspect
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.records import Batch, BatchResult, Life, Suspect
 
 #: All that is served. Imported here, so that a process which has imported this module makes cheap servers by forking.
 MODULES = tuple(importlib.import_module(name) for name in ("tests.workflows", "examples.campaign", "examples.order"))

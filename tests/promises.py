@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.engine.watch_hub import kind_of
 from mendflow_server.history.state import FINAL_DETAILS, FINAL_STATES
-from mendflow_server.store.interface import InboxKind
+from mendflow_server.store.records import InboxKind
 from tests.debts import STOPS, Debt, owed
 from tests.evidence import (
     Answer,

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mendflow.v1 import failure_pb2
-from mendflow_server.history.builder import Journal
+from mendflow_server.history.builder import HistoryBuilder
 from mendflow_server.history.state import CallRecord, History
-from mendflow_server.replay.workflow_runner import NonDeterminism, Run
+from mendflow_server.replay.workflow_runner import NonDeterminism, WorkflowRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,16 +60,16 @@ class Simulation:
         #: Why the run was stopped; empty: it was not.
         self.pause = ""
         self.history = History()
-        self.journal = Journal(self.history)
-        self.journal.now = 1_000.0
+        self.builder = HistoryBuilder(self.history)
+        self.builder.now = 1_000.0
         if events is None:
-            event = self.journal.new()
+            event = self.builder.new()
             event.workflow_started.workflow_type = definition.name
-            self.journal.add(event)
+            self.builder.add(event)
         for event in events or []:
             self.history.apply(event)
         self.events = list(events or [])
-        self.run = Run(definition, self.journal, argument, payload_limit=LIMIT)
+        self.run = WorkflowRunner(definition, self.builder, argument, payload_limit=LIMIT)
 
     def begin(self) -> Simulation:
         self.drive(self.run.begin)
@@ -77,12 +77,12 @@ class Simulation:
 
     def drive(self, call: Callable[..., None], *arguments: object) -> None:
         """Drive the code as the engine does: what cannot go on is taken back. Raises `NonDeterminism`."""
-        before = len(self.journal.pending)
+        before = len(self.builder.pending)
         withdrawn = list(self.run.unwanted)
         try:
             call(*arguments)
         except NonDeterminism as error:
-            self.journal.undo_to(before)
+            self.builder.undo_to(before)
             self.run.unwanted[:] = withdrawn
             self.run.close()
             self.pause = str(error)
@@ -92,20 +92,20 @@ class Simulation:
     def start_wanted(self) -> None:
         for key in list(self.run.wanted):
             if key not in self.history.open and len(self.history.open_attempts()) < self.slots:
-                event = self.journal.new()
+                event = self.builder.new()
                 event.attempt_started.step_key = key
                 event.attempt_started.step_name = self.run.wanted[key][0].step.name
                 event.attempt_started.attempt = 1
                 event.attempt_started.input.CopyFrom(self.run.wanted[key][1])
-                self.journal.add(event)
+                self.builder.add(event)
 
     def settle(self, key: str, *, fail: bool = False) -> None:
         """Give an open call its outcome; no timer fires while the run is stopped."""
         record = self.history.open[key]
         if self.pause and record.kind == "timer":
             return
-        self.journal.now += 1
-        event = self.journal.new()
+        self.builder.now += 1
+        event = self.builder.new()
         cancelled = key in self.run.unwanted
         if record.kind == "timer":
             event.timer_fired.key = key
@@ -124,7 +124,7 @@ class Simulation:
             event.attempt_succeeded.step_key = key
             event.attempt_succeeded.attempt = 1
             event.attempt_succeeded.output.json = json.dumps(f"{key} {event.sequence}")
-        self.journal.add(event)
+        self.builder.add(event)
         if self.pause:
             return
         if record.kind == "signal":
@@ -134,15 +134,15 @@ class Simulation:
 
     def cancel(self) -> None:
         """Record a cancel request, and deliver it."""
-        event = self.journal.new()
+        event = self.builder.new()
         event.cancel_requested.actor = "test"
-        self.journal.add(event)
+        self.builder.add(event)
         if not self.pause:
             self.drive(self.run.cancel_recorded)
 
     @property
     def all_events(self) -> list[Any]:
-        return self.events + self.journal.pending
+        return self.events + self.builder.pending
 
     @property
     def outcome(self) -> tuple[bool, Any, str]:

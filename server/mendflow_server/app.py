@@ -32,8 +32,7 @@ from mendflow_server.runtime.version import VERSION
 from mendflow_server.store.committer import Committer
 from mendflow_server.store.factory import files_of, open_store
 from mendflow_server.supervisor.supervisor import Supervisor
-from mendflow_server.telemetry import build_exporter, trace_from_metadata
-from mendflow_server.telemetry.log_observer import LogsAndSpans
+from mendflow_server.telemetry import build_exporter, build_observer, trace_from_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -93,8 +92,8 @@ class App:
         self.store = open_store(settings.store, signal_limit=settings.untaken_signals_limit)
         await self.store.open()
         stack.push_async_callback(self.store.close)
-        clock.go_on_from(await self.store.last_beat() / 1e6)
-        note = Note(self.store.note)
+        clock.resume_from(await self.store.last_beat() / 1e6)
+        note = Note(self.store.crash_marker_path)
         stack.callback(note.close)
         spans = build_exporter()
         if spans is not None:
@@ -107,7 +106,7 @@ class App:
             store=self.store,
             committer=self.committer,
             watchers=self.watchers,
-            observer=LogsAndSpans(spans),
+            observer=build_observer(spans),
             note=note,
             definitions=self.definitions,
             replica_id=self.replica_id,
@@ -129,7 +128,7 @@ class App:
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
-        trace = partial(trace_from_metadata, random_bytes=self.engine.entropy)
+        trace = partial(trace_from_metadata, random_bytes=self.engine.random_bytes)
         build = partial(
             build_grpc_server,
             settings,
@@ -173,14 +172,14 @@ class App:
 
     def _signals(self) -> Signals:
         now = self.clock.monotonic()
-        oldest = self.committer.oldest
+        oldest = self.committer.uncommitted_since
         return Signals(
             oldest_uncommitted_age=None if oldest is None else now - oldest,
             last_commit_age=now - self.committer.last_commit,
             last_tick_age=now - self.supervisor.last_tick,
             recovered=self.supervisor.recovered,
             draining=self.engine.draining,
-            store_failure=self.committer.failing or self.engine.trying.failing,
+            store_failure=self.committer.failure or self.engine.retrying_store.failure,
             store_damage=self.store.damage,
         )
 

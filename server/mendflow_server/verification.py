@@ -18,14 +18,15 @@ from mendflow import errors
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.history.state import FINAL_DETAILS, FINAL_STATES
 from mendflow_server.replay.rehearsal import Rehearsal, rehearse
-from mendflow_server.store.interface import Filter, StoreError
+from mendflow_server.store.errors import StoreError
+from mendflow_server.store.records import Filter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from mendflow import Client
     from mendflow.authoring.workflow import Workflow
-    from mendflow_server.store.interface import Cursor, Page
+    from mendflow_server.store.records import Cursor, Page
 
 __all__ = ["OPEN_STATES", "Entry", "Finding", "ServerSource", "Source", "StoreSource", "Tally", "Verdict", "verify"]
 

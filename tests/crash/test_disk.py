@@ -13,7 +13,7 @@ import pytest
 
 from mendflow.v1 import workflow_pb2
 from mendflow_server.execution.crash_marker import Note
-from mendflow_server.store.interface import StoreUnavailable
+from mendflow_server.store.errors import StoreUnavailable
 from tests.conftest import ROOT
 from tests.crash.volumes import (
     OnAVolume,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mendflow import Client
-from mendflow_server.store.interface import StoreRefused
+from mendflow_server.store.errors import StoreRefused
 from mendflow_server.store.sqlite import SqliteStore
 from tests.conftest import ServerProcess
 from tests.mounting import mount, unmount

@@ -18,15 +18,16 @@ from mendflow import Client
 from mendflow.errors import ServerUnavailable
 from mendflow.v1 import workflow_pb2
 from mendflow_server import app
+from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.factory import open_store
-from mendflow_server.store.interface import CommitUnknown, StoreUnavailable
 from tests.conftest import DEFINITIONS, Server, http_health, serving, settings_for, until
 from tests.promises import Effect, Evidence, Told, broken, read_store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mendflow_server.store.interface import Batch, BatchResult, Store
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.records import Batch, BatchResult
 
 SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 SOON = {"commit_age_limit": 0.3, "commit_patience": 0.3, "probe_interval": 0.2, "good_probes": 1}
@@ -165,7 +166,7 @@ async def leave_behind(directory: Path) -> list[Told]:
         ("begin_life", False),
         ("begin_life", True),
         ("suspects", False),
-        ("under_way", False),
+        ("in_progress", False),
         ("stopped_for", False),
         ("load", False),
         ("write_suspects", False),

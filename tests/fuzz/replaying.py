@@ -11,9 +11,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from mendflow.v1 import event_pb2, failure_pb2
-from mendflow_server.history.builder import Journal
-from mendflow_server.history.state import FINAL_DETAILS, History, seconds
-from mendflow_server.replay.workflow_runner import NonDeterminism, Run
+from mendflow_server.history.builder import HistoryBuilder
+from mendflow_server.history.state import FINAL_DETAILS, History
+from mendflow_server.history.timestamps import seconds
+from mendflow_server.replay.workflow_runner import NonDeterminism, WorkflowRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,8 +33,8 @@ _GOES_ON = {"workflow_resumed", "cancel_requested", *FINAL_DETAILS}
 Decision = tuple[str | bytes, ...]
 
 
-class Retelling(Journal):
-    """A journal in which a value that the code asks for anew is the one that was recorded when it did so first.
+class Retelling(HistoryBuilder):
+    """A builder in which a value that the code asks for anew is the one that was recorded when it did so first.
 
     So whatever it makes of it must be as it was, too.
     """
@@ -55,11 +56,11 @@ class Retelling(Journal):
 
 def replayed(
     workflow: Workflow[Any, Any], argument: object, events: Sequence[Event], later: Iterable[Event] = ()
-) -> Run:
+) -> WorkflowRunner:
     """Answer a new run that has replayed these events and gone on until it waits; ``later`` has values for it."""
-    journal = Retelling(folded(events), later)
-    journal.now = 1_000_000.0
-    run = Run(workflow, journal, argument, payload_limit=LIMIT)
+    builder = Retelling(folded(events), later)
+    builder.now = 1_000_000.0
+    run = WorkflowRunner(workflow, builder, argument, payload_limit=LIMIT)
     try:
         run.begin()
     except NonDeterminism:
@@ -174,10 +175,10 @@ def _came_too_late(event: Event) -> bool:
     return event.signal_received.undelivered or event.HasField("cancel_requested")
 
 
-def _decided(run: Run) -> list[Decision]:
+def _decided(run: WorkflowRunner) -> list[Decision]:
     """Answer what the code has decided beyond its history, in order."""
-    decisions = [decision for event in run.journal.pending if (decision := _decision(event)) is not None]
-    for key in run.asked:
+    decisions = [decision for event in run.builder.pending if (decision := _decision(event)) is not None]
+    for key in run.newly_wanted:
         if key in run.wanted and key not in run.history.calls:
             call, payload = run.wanted[key]
             decisions.append(("attempt_started", key, call.step.name, payload.SerializeToString(deterministic=True)))
@@ -212,7 +213,7 @@ def _particulars(event: Event) -> Decision:
             return ()
 
 
-def _faults_of_end(run: Run, final: Event) -> list[str]:
+def _faults_of_end(run: WorkflowRunner, final: Event) -> list[str]:
     kind = final.WhichOneof("detail")
     if run.error is None:
         output = run.workflow.output_type.encode(run.value)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mendflow.v1 import event_pb2, failure_pb2
 from mendflow_server.execution import closing
-from mendflow_server.history.builder import Journal
+from mendflow_server.history.builder import HistoryBuilder
 from mendflow_server.history.state import History
-from mendflow_server.replay.workflow_runner import Run
+from mendflow_server.replay.workflow_runner import WorkflowRunner
 from tests.conftest import serving
 from tests.fuzz.acting import ACTS, act, let_end
 from tests.fuzz.forms import fuzz
@@ -51,14 +51,14 @@ class World:
     """A run, and an outside world that the test decides: it writes the history as the engine does."""
 
     def __init__(self, program: Any) -> None:
-        self.journal = Journal(History())
-        self.journal.now = 1_000.0
-        event = self.journal.new()
+        self.builder = HistoryBuilder(History())
+        self.builder.now = 1_000.0
+        event = self.builder.new()
         event.workflow_started.workflow_type = run_program.name
-        self.journal.add(event)
+        self.builder.add(event)
         self._program = program
         #: None: it is stopped.
-        self.run: Run | None = None
+        self.run: WorkflowRunner | None = None
         #: At rest: how many events there were, what was awaited, what was being cancelled.
         self.rests: list[tuple[int, set[str], set[str]]] = []
         self._withdrawn: set[str] = set()
@@ -66,55 +66,55 @@ class World:
 
     @property
     def events(self) -> list[event_pb2.Event]:
-        return self.journal.pending
+        return self.builder.pending
 
     @property
     def done(self) -> bool:
         """Whether the code has ended, or the workflow."""
-        return self.journal.history.final is not None or (self.run is not None and self.run.done)
+        return self.builder.history.final is not None or (self.run is not None and self.run.done)
 
     def _go_on(self) -> None:
         """Replay what there is, and go on."""
-        self.run = Run(run_program, self.journal, self._program, payload_limit=LIMIT)
+        self.run = WorkflowRunner(run_program, self.builder, self._program, payload_limit=LIMIT)
         self._drove(self.run, self.run.begin)
 
-    def _drove(self, run: Run, drive: Any, *what: Any) -> None:
-        history = self.journal.history
+    def _drove(self, run: WorkflowRunner, drive: Any, *what: Any) -> None:
+        history = self.builder.history
         drive(*what)
         self._withdrawn |= set(run.unwanted)
         run.unwanted.clear()
-        asked, run.asked = run.asked, []
+        asked, run.newly_wanted = run.newly_wanted, []
         for key in asked:
             if key in run.wanted:
                 self._want(run, key)
         self._withdrawn &= set(history.open)
         self.rests.append((len(self.events), set(run.wanted), set(self._withdrawn)))
 
-    def _want(self, run: Run, key: str) -> None:
+    def _want(self, run: WorkflowRunner, key: str) -> None:
         """Start a step's next attempt, if none is open and nothing is in its way."""
-        record = self.journal.history.open.get(key)
+        record = self.builder.history.open.get(key)
         if record is not None and (record.started is not None or record.paused):
             return
-        event = self.journal.new()
+        event = self.builder.new()
         event.attempt_started.step_key = key
         event.attempt_started.attempt = 1 if record is None else record.attempt + 1
         if record is None:
             call, payload = run.wanted[key]
             event.attempt_started.step_name = call.step.name
             event.attempt_started.input.CopyFrom(payload)
-        self.journal.add(event)
+        self.builder.add(event)
 
     def happen(self, how: str, which: int) -> None:
         """Let something happen, if it can."""
-        self.journal.now += 1
-        history = self.journal.history
+        self.builder.now += 1
+        history = self.builder.history
         if how == "cancel":
             self._cancel()
         elif how == "signal":
-            event = self.journal.new()
+            event = self.builder.new()
             event.signal_received.name = SIGNALS[which % len(SIGNALS)]
             event.signal_received.data.json = json.dumps(f"signal {event.sequence}")
-            self.journal.add(event)
+            self.builder.add(event)
             if self.run is not None:
                 self._drove(self.run, self.run.signal_recorded, event.signal_received.name)
         elif how == "resume":
@@ -125,15 +125,15 @@ class World:
             self._die(which if how == "quarantine" else None)
         elif how == "terminate":
             self._stop()
-            closing.terminated(self.journal, event_pb2.WorkflowTerminated(actor="test"))
+            closing.terminated(self.builder, event_pb2.WorkflowTerminated(actor="test"))
         elif history.open:
             keys = sorted(history.open)
             self._settle(keys[which % len(keys)], how)
 
     def _add(self, fill: Callable[[event_pb2.Event], None]) -> None:
-        event = self.journal.new()
+        event = self.builder.new()
         fill(event)
-        self.journal.add(event)
+        self.builder.add(event)
 
     def _stop(self) -> None:
         if self.run is not None:
@@ -141,13 +141,13 @@ class World:
             self.run = None
 
     def _cancel(self) -> None:
-        history = self.journal.history
+        history = self.builder.history
         if history.cancel:
             return
         self._add(lambda event: event.cancel_requested.SetInParent())
         if history.stopped:
             # Quarantined: its code must not run, so there is no clean-up.
-            closing.cancelled(self.journal, cut=list(history.open), deadline=False)
+            closing.cancelled(self.builder, cut=list(history.open), deadline=False)
         elif self.run is not None:
             self._drove(self.run, self.run.cancel_recorded)
         else:
@@ -155,7 +155,7 @@ class World:
 
     def _die(self, guilty: int | None) -> None:
         """The process dies and another takes over, which may find an attempt ``guilty`` and keep it from running."""
-        history = self.journal.history
+        history = self.builder.history
         cut_off = history.open_attempts()
         if history.stopped and not cut_off:
             return
@@ -164,14 +164,14 @@ class World:
         self._add(lambda event: event.workflow_recovered.SetInParent())
         for record in cut_off:
             quarantined = guilty is not None and not history.stopped and record is cut_off[guilty % len(cut_off)]
-            event = self.journal.new()
+            event = self.builder.new()
             detail = event.attempt_failed
             detail.step_key, detail.attempt = record.key, record.attempt
             detail.failure.kind = failure_pb2.FAILURE_KIND_LOST
             detail.decision.action = (
                 failure_pb2.RETRY_ACTION_QUARANTINE_WORKFLOW if quarantined else failure_pb2.RETRY_ACTION_RETRY
             )
-            self.journal.add(event)
+            self.builder.add(event)
             if quarantined:
                 self._add(lambda event: event.workflow_quarantined.SetInParent())
         if not history.stopped:
@@ -179,8 +179,8 @@ class World:
 
     def _settle(self, key: str, how: str) -> None:
         """Give an open call an outcome, or a step another attempt."""
-        record = self.journal.history.open[key]
-        event = self.journal.new()
+        record = self.builder.history.open[key]
+        event = self.builder.new()
         if record.kind != "step":
             if self.run is None or (record.kind == "signal" and record.wake_time is None):
                 return  # Time stands still for what is stopped.
@@ -198,7 +198,7 @@ class World:
         else:
             self._fail(event, record, how)
             return
-        self.journal.add(event)
+        self.builder.add(event)
         if self.run is not None:
             self._drove(self.run, self.run.outcome_recorded, key)
 
@@ -210,11 +210,11 @@ class World:
             detail.decision.action = failure_pb2.RETRY_ACTION_CANCEL_STEP
         else:
             detail.decision.action = _ACTIONS[how]
-        self.journal.add(event)
+        self.builder.add(event)
         run = self.run
         if run is not None and record.outcome is not None:
             self._drove(run, run.outcome_recorded, record.key)
-        elif record.paused and not self.journal.history.stopped:
+        elif record.paused and not self.builder.history.stopped:
             self._add(lambda event: event.workflow_paused.SetInParent())
             self._stop()
         elif run is not None and not record.paused:
@@ -266,14 +266,14 @@ def _end(world: World) -> None:
     run = world.run
     if run is None or not run.done:
         return
-    event = world.journal.new()
+    event = world.builder.new()
     if run.error is None:
         event.workflow_succeeded.output.CopyFrom(run.workflow.output_type.encode(run.value))
     elif isinstance(run.error, asyncio.CancelledError) and run.history.cancel:
         event.workflow_cancelled.SetInParent()
     else:
         event.workflow_failed.failure.message = str(run.error)
-    world.journal.add(event)
+    world.builder.add(event)
 
 
 @pytest.fixture

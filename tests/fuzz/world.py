@@ -20,7 +20,7 @@ from mendflow_server.api.page_tokens import events_token, types_token, workflows
 from mendflow_server.api.validation import check_list_workflows
 from mendflow_server.errors import Refusal
 from mendflow_server.store.factory import open_store
-from mendflow_server.store.interface import Batch, Change, Cursor, Row, Verdict
+from mendflow_server.store.records import Batch, Change, CommitOutcome, Cursor, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,7 @@ async def seed(store_url: str, count: int) -> None:
     try:
         changes = [_seeded(kind, index) for kind in _SEEDED for index in range(count)]
         result = await store.commit(Batch(changes))
-        assert set(result.changes) <= {Verdict.DONE}
+        assert set(result.changes) <= {CommitOutcome.COMMITTED}
     finally:
         await store.close()
 

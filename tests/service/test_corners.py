@@ -26,7 +26,7 @@ from mendflow import (
 from mendflow.v1 import failure_pb2, workflow_pb2
 from mendflow_server.app import App
 from mendflow_server.execution.execution import Execution
-from mendflow_server.store.interface import CommitUnknown, StoreUnavailable
+from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.supervisor.supervisor import Supervisor
 from tests.conftest import serving, settings_for, until
 

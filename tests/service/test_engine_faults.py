@@ -293,6 +293,6 @@ async def test_workflow_whose_pausing_fails_as_well_is_left_alone(server: Server
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Execution, "take_over", take_over)
             await server.client.start(two_steps, id="subject")
-            assert await until(lambda: bool(engine.trying.left_alone), 10)
+            assert await until(lambda: bool(engine.retrying_store.unreadable), 10)
         assert len(fails) <= 4
         assert await server.client.run(two_steps, id="neighbour", timeout=10) == "held"

@@ -91,15 +91,15 @@ async def test_a_store_that_does_not_commit_makes_it_not_ready_but_alive(tmp_pat
         await ready(server)
         app = server.app
         # The age of a batch that waits for its commit, as a full disk makes it.
-        app.committer.oldest = app.clock.monotonic() - 1.0
-        app.committer.failing = "the disk is full"
+        app.committer.uncommitted_since = app.clock.monotonic() - 1.0
+        app.committer.failure = "the disk is full"
         app.health.probe()
         status, body = await get(server, "/health")
         assert status == 503
         assert any("has waited" in reason for reason in body["reasons"])
         assert "the disk is full" in body["reasons"]
         assert (await get(server, "/health/live"))[0] == 200
-        app.committer.oldest, app.committer.failing = None, ""
+        app.committer.uncommitted_since, app.committer.failure = None, ""
         app.committer.last_commit = app.clock.monotonic()
         app.health.probe()
         assert not app.health.ready.ok, "one good probe is not enough"

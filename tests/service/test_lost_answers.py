@@ -10,7 +10,8 @@ import pytest
 
 from mendflow.v1 import operator_service_pb2, workflow_pb2
 from mendflow_server.store.committer import Committer
-from mendflow_server.store.interface import Batch, BatchResult, CommitUnknown, InboxKind, Message, StoreError, Verdict
+from mendflow_server.store.errors import CommitUnknown, StoreError
+from mendflow_server.store.records import Batch, BatchResult, CommitOutcome, InboxKind, Message
 from tests.conftest import serving
 from tests.promises import Evidence, Told, broken, read_store
 
@@ -56,7 +57,7 @@ class OneIsBroken:
             raise CommitUnknown
         if batch.messages:
             raise StoreError("malformed")
-        return BatchResult([Verdict.LOST for _ in batch.changes], [], [], [])
+        return BatchResult([CommitOutcome.CONFLICT for _ in batch.changes], [], [], [])
 
     async def find(self, workflow_ids: Any) -> dict[str, Any]:
         return {name: ROWS[name] for name in workflow_ids if name in self.kept}
@@ -76,13 +77,13 @@ async def test_what_was_done_stays_done_when_its_batch_is_taken_apart(tmp_path: 
         ROWS["known"] = row
         store: Any = OneIsBroken()
         committer = Committer(store, server.app.clock)
-        told: list[Verdict] = []
+        told: list[CommitOutcome] = []
         change: Any = _NewRow(row)
-        committer.change(change, lambda _, verdict: told.append(verdict))
-        committer.message(Message(0, "known", InboxKind.SIGNAL, "r", 0, b""), lambda *_: None)
+        committer.submit(change, lambda _, outcome: told.append(outcome))
+        committer.submit_message(Message(0, "known", InboxKind.SIGNAL, "r", 0, b""), lambda *_: None)
         await committer.run_once()
         await asyncio.sleep(0)
-        assert told == [Verdict.DONE]
+        assert told == [CommitOutcome.COMMITTED]
 
 
 class _NewRow:

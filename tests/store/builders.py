@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mendflow_server.store.interface import Batch, Change, Guard, InboxKind, Message, Row, Verdict
+from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard, InboxKind, Message, Row
 
 if TYPE_CHECKING:
-    from mendflow_server.store.interface import BatchResult, Store
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.records import BatchResult
 
 RUNNING, WAITING, PAUSED, CANCELLING, SUCCEEDED = 2, 3, 4, 6, 7
 
@@ -70,9 +71,9 @@ async def start(store: Store, workflow_id: str = "order-1", *events: bytes, **fi
     """A row that is in the store."""
     row = make_row(workflow_id, **fields)
     result = await commit(store, new(row, *(events or (b"one", b"two"))))
-    assert result.changes == [Verdict.DONE]
+    assert result.changes == [CommitOutcome.COMMITTED]
     return row
 
 
-async def send(store: Store, *messages: Message) -> list[Verdict]:
+async def send(store: Store, *messages: Message) -> list[CommitOutcome]:
     return (await commit(store, messages=messages)).messages

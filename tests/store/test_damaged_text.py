@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.interface import StoreDamaged
-from mendflow_server.store.retrying import Trying
+from mendflow_server.store.errors import StoreDamaged
+from mendflow_server.store.retrying import RetryingStore
 from mendflow_server.store.sqlite import SqliteStore
 from tests.store.builders import commit, make_row, new
 
@@ -30,9 +30,9 @@ async def test_text_that_nobody_wrote_is_damage(tmp_path: Path, column: str) -> 
             other.commit()
         with pytest.raises(StoreDamaged, match="restore a copy"):
             await store.find(["order-1"])
-        trying = Trying(store)
+        trying = RetryingStore(store)
         assert [loaded.row.workflow_id for loaded in await trying.load([damaged.key, whole.key])] == ["order-2"]
-        assert trying.left_alone == {damaged.key}
-        assert not trying.failing
+        assert trying.unreadable == {damaged.key}
+        assert not trying.failure
     finally:
         await store.close()

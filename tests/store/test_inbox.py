@@ -1,4 +1,4 @@
-"""Messages: their verdicts and order, and the race with the end."""
+"""Messages: their outcomes and order, and the race with the end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.interface import InboxKind, Message, Verdict
+from mendflow_server.store.records import CommitOutcome, InboxKind, Message
 from tests.store.builders import cancel, commit, end, follow, make_row, new, send, signal, start
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ async def test_messages_lie_in_the_order_of_their_commits(store: Store) -> None:
 
 async def test_a_message_for_nobody_is_missing(store: Store) -> None:
     result = await commit(store, messages=(signal("nobody"), cancel("nobody")))
-    assert result.messages == [Verdict.MISSING, Verdict.MISSING]
+    assert result.messages == [CommitOutcome.NOT_FOUND, CommitOutcome.NOT_FOUND]
     assert result.message_keys == [0, 0]
     assert result.message_ids == [0, 0]
 
@@ -47,7 +47,7 @@ async def test_a_message_for_nobody_is_missing(store: Store) -> None:
 async def test_a_message_finds_the_workflow_that_its_own_batch_starts(store: Store) -> None:
     row = make_row()
     result = await commit(store, new(row, b"one"), messages=(signal(),))
-    assert result.messages == [Verdict.DONE]
+    assert result.messages == [CommitOutcome.COMMITTED]
     assert result.message_keys == [row.key]
 
 
@@ -57,54 +57,57 @@ async def test_a_signal_sent_twice_is_one(store: Store) -> None:
     result = await commit(
         store, messages=(signal(request_id="a"), signal(request_id="a"), signal("order-2", request_id="a"))
     )
-    assert result.messages == [Verdict.DONE, Verdict.DUPLICATE, Verdict.DONE]
+    assert result.messages == [CommitOutcome.COMMITTED, CommitOutcome.DUPLICATE, CommitOutcome.COMMITTED]
     assert result.message_keys[1] == row.key
     assert result.message_ids[1] == 0
-    assert await send(store, signal(), signal()) == [Verdict.DONE, Verdict.DONE]
+    assert await send(store, signal(), signal()) == [CommitOutcome.COMMITTED, CommitOutcome.COMMITTED]
 
 
 async def test_a_signal_is_known_again_after_it_was_taken_and_after_the_end(store: Store) -> None:
     row = await start(store)
     result = await commit(store, messages=(signal(request_id="a"),))
-    await commit(store, follow(row, b"taken", taken=tuple(result.message_ids)))
+    await commit(store, follow(row, b"taken", consumed=tuple(result.message_ids)))
     assert (await store.load([row.key]))[0].inbox == []
-    assert await send(store, signal(request_id="a")) == [Verdict.DUPLICATE]
+    assert await send(store, signal(request_id="a")) == [CommitOutcome.DUPLICATE]
     await commit(store, end(row))
-    assert await send(store, signal(request_id="a")) == [Verdict.DUPLICATE]
+    assert await send(store, signal(request_id="a")) == [CommitOutcome.DUPLICATE]
 
 
 async def test_after_the_end_nothing_is_added(store: Store) -> None:
     row = await start(store)
-    assert (await commit(store, end(row), messages=(signal(),))).messages == [Verdict.ENDED]
-    assert await send(store, signal(request_id="a"), cancel()) == [Verdict.ENDED, Verdict.ENDED]
+    assert (await commit(store, end(row), messages=(signal(),))).messages == [CommitOutcome.WORKFLOW_ENDED]
+    assert await send(store, signal(request_id="a"), cancel()) == [
+        CommitOutcome.WORKFLOW_ENDED,
+        CommitOutcome.WORKFLOW_ENDED,
+    ]
     assert (await store.load([row.key]))[0].inbox == []
     # A refused signal was not seen: it may be sent to a later workflow of this id.
-    assert await send(store, signal(request_id="a")) == [Verdict.ENDED]
+    assert await send(store, signal(request_id="a")) == [CommitOutcome.WORKFLOW_ENDED]
 
 
 async def test_an_end_waits_for_what_came_before_it(store: Store) -> None:
     row = await start(store)
     ids = (await commit(store, messages=(signal(), cancel()))).message_ids
     too_early = make_row(key=row.key, last_sequence=2)
-    assert (await commit(store, end(too_early, taken=(ids[0],)))).changes == [Verdict.INBOX]
+    assert (await commit(store, end(too_early, consumed=(ids[0],)))).changes == [CommitOutcome.INBOX_NOT_EMPTY]
     (loaded,) = await store.load([row.key])
     assert [message.id for message in loaded.inbox] == ids
     assert loaded.row == row
-    assert (await commit(store, end(row, taken=tuple(ids)))).changes == [Verdict.DONE]
+    assert (await commit(store, end(row, consumed=tuple(ids)))).changes == [CommitOutcome.COMMITTED]
 
 
 async def test_a_change_that_is_refused_takes_nothing(store: Store) -> None:
     row = await start(store)
     ids = (await commit(store, messages=(signal(),))).message_ids
     stale = make_row(key=row.key, generation=3, last_sequence=2)
-    assert (await commit(store, follow(stale, b"x", taken=tuple(ids)))).changes == [Verdict.LOST]
+    assert (await commit(store, follow(stale, b"x", consumed=tuple(ids)))).changes == [CommitOutcome.CONFLICT]
     assert len((await store.load([row.key]))[0].inbox) == 1
 
 
 async def test_nobody_takes_another_workflows_message(store: Store) -> None:
     row, other = await start(store), await start(store, "order-2")
     ids = (await commit(store, messages=(signal(),))).message_ids
-    await commit(store, follow(other, b"x", taken=tuple(ids)))
+    await commit(store, follow(other, b"x", consumed=tuple(ids)))
     assert len((await store.load([row.key]))[0].inbox) == 1
 
 
@@ -112,24 +115,24 @@ async def test_nobody_takes_another_workflows_message(store: Store) -> None:
 async def test_signals_are_limited_and_commands_are_not(store: Store, untaken: int) -> None:
     row = await start(store, untaken_signals=untaken)
     room = LIMIT - untaken
-    verdicts = await send(store, cancel(), *[signal() for _ in range(room - 1)])
-    assert set(verdicts) == {Verdict.DONE}
+    outcomes = await send(store, cancel(), *[signal() for _ in range(room - 1)])
+    assert set(outcomes) == {CommitOutcome.COMMITTED}
     result = await commit(store, messages=(signal(request_id="a"), signal(request_id="b"), signal(request_id="a")))
-    assert result.messages == [Verdict.DONE, Verdict.FULL, Verdict.DUPLICATE]
+    assert result.messages == [CommitOutcome.COMMITTED, CommitOutcome.INBOX_FULL, CommitOutcome.DUPLICATE]
     assert result.message_ids[1] == 0
-    assert await send(store, cancel()) == [Verdict.DONE]
+    assert await send(store, cancel()) == [CommitOutcome.COMMITTED]
     # What was refused may be sent again once there is room.
     taken = (await store.load([row.key]))[0].inbox[1].id
-    await commit(store, follow(row, b"taken", taken=(taken,)))
-    assert await send(store, signal(request_id="b")) == [Verdict.DONE]
+    await commit(store, follow(row, b"taken", consumed=(taken,)))
+    assert await send(store, signal(request_id="b")) == [CommitOutcome.COMMITTED]
 
 
 @pytest.mark.parametrize("kind", [InboxKind.CANCEL, InboxKind.RESUME, InboxKind.TERMINATE])
 async def test_a_command_that_is_sent_again_is_known_again(store: Store, kind: InboxKind) -> None:
     row = await start(store)
     command = Message(0, "order-1", kind, "auto-1", 5_000, b"")
-    assert await send(store, command, command) == [Verdict.DONE, Verdict.DUPLICATE]
+    assert await send(store, command, command) == [CommitOutcome.COMMITTED, CommitOutcome.DUPLICATE]
     inbox = (await store.load([row.key]))[0].inbox
-    await commit(store, follow(row, b"taken", taken=tuple(message.id for message in inbox)))
-    assert await send(store, command) == [Verdict.DUPLICATE]
+    await commit(store, follow(row, b"taken", consumed=tuple(message.id for message in inbox)))
+    assert await send(store, command) == [CommitOutcome.DUPLICATE]
     assert (await store.load([row.key]))[0].inbox == []

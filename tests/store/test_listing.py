@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.interface import Batch, Filter
+from mendflow_server.store.records import Batch, Filter
 from tests.store.builders import PAUSED, RUNNING, SUCCEEDED, WAITING, make_row, new
 
 if TYPE_CHECKING:
-    from mendflow_server.store.interface import Row, Store
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.records import Row
 
 STATES = [RUNNING, WAITING, PAUSED, SUCCEEDED]
 

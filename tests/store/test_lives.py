@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.interface import Heartbeat, Life, StoreError, StoreUnavailable, Suspect
+from mendflow_server.store.errors import StoreError, StoreUnavailable
+from mendflow_server.store.records import Heartbeat, Life, Suspect
 from tests.store.builders import commit, follow, send, signal, start
 
 if TYPE_CHECKING:

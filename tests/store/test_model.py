@@ -1,4 +1,4 @@
-"""Any batches: the store and a model of the protocol's rules give the same verdicts and hold the same things."""
+"""Any batches: the store and a model of the protocol's rules give the same outcomes and hold the same things."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mendflow_server.store.interface import Batch, Change, Guard, InboxKind, Message, Row, Verdict
+from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard, InboxKind, Message, Row
 from mendflow_server.store.sqlite import SqliteStore
 from tests.store.builders import RUNNING, SUCCEEDED, make_row
 
@@ -94,42 +94,42 @@ class Model:
         if drawn.final:
             row.state, row.end_time = SUCCEEDED, 5
         taken = tuple(message.id for message in known.inbox) if known and drawn.take and guard else ()
-        return Change(row, guard, events, taken=taken, final=drawn.final)
+        return Change(row, guard, events, consumed=taken, final=drawn.final)
 
-    def judge_change(self, change: Change) -> Verdict:
+    def judge_change(self, change: Change) -> CommitOutcome:
         known = self.workflows.get(change.row.workflow_id)
         if change.guard is None:
             if known:
-                return Verdict.TAKEN
+                return CommitOutcome.ID_EXISTS
             self.workflows[change.row.workflow_id] = Modelled(change.row, [content for _, content in change.events])
-            return Verdict.DONE
+            return CommitOutcome.COMMITTED
         assert known
         if change.guard != Guard(known.row.generation, known.row.last_sequence):
-            return Verdict.LOST
-        left = [message for message in known.inbox if message.id not in change.taken]
+            return CommitOutcome.CONFLICT
+        left = [message for message in known.inbox if message.id not in change.consumed]
         if change.final and left:
-            return Verdict.INBOX
+            return CommitOutcome.INBOX_NOT_EMPTY
         known.row, known.inbox = change.row, left
         known.events += [content for _, content in change.events]
-        return Verdict.DONE
+        return CommitOutcome.COMMITTED
 
-    def judge_message(self, message: Message, number: int) -> Verdict:
+    def judge_message(self, message: Message, number: int) -> CommitOutcome:
         known = self.workflows.get(message.workflow_id)
         if known is None:
-            return Verdict.MISSING
+            return CommitOutcome.NOT_FOUND
         signal = message.kind is InboxKind.SIGNAL
         if message.request_id and message.request_id in known.seen:
-            return Verdict.DUPLICATE
+            return CommitOutcome.DUPLICATE
         if known.row.state == SUCCEEDED:
-            return Verdict.ENDED
+            return CommitOutcome.WORKFLOW_ENDED
         signals = sum(each.kind is InboxKind.SIGNAL for each in known.inbox)
         if signal and known.row.untaken_signals + signals >= LIMIT:
-            return Verdict.FULL
+            return CommitOutcome.INBOX_FULL
         known.seen.add(message.request_id)
         known.inbox.append(
             Message(number, message.workflow_id, message.kind, message.request_id, message.time, message.content)
         )
-        return Verdict.DONE
+        return CommitOutcome.COMMITTED
 
 
 async def run(drawn: list[tuple[list[Wanted], list[Message]]], path: Path) -> None:
@@ -140,9 +140,9 @@ async def run(drawn: list[tuple[list[Wanted], list[Message]]], path: Path) -> No
         batch = Batch([model.change(each) for each in changes], sent)
         result = await store.commit(batch)
         assert result.changes == [model.judge_change(change) for change in batch.changes]
-        for message, verdict, number in zip(sent, result.messages, result.message_ids, strict=True):
-            assert verdict is model.judge_message(message, number)
-            assert (number > 0) == (verdict is Verdict.DONE)
+        for message, outcome, number in zip(sent, result.messages, result.message_ids, strict=True):
+            assert outcome is model.judge_message(message, number)
+            assert (number > 0) == (outcome is CommitOutcome.COMMITTED)
             if number:
                 assert number > highest
                 highest = number
@@ -154,7 +154,7 @@ async def run(drawn: list[tuple[list[Wanted], list[Message]]], path: Path) -> No
             assert each.events == known.events
             assert each.inbox == known.inbox
         under_way = [known.row.key for known in model.workflows.values() if known.row.state == RUNNING or known.inbox]
-        assert await store.under_way(after_key=0, limit=100) == sorted(under_way)
+        assert await store.in_progress(after_key=0, limit=100) == sorted(under_way)
     await store.close()
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mendflow_server.store.errors import StoreError, StoreRefused
 from mendflow_server.store.factory import open_store
-from mendflow_server.store.interface import StoreError, StoreRefused
 from mendflow_server.store.sqlite import SqliteStore
 from mendflow_server.store.sqlite.filesystem import file_system_of
 from tests.store.builders import start
@@ -95,7 +95,7 @@ async def test_a_second_store_on_the_file_is_refused_until_the_first_closes(tmp_
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
-from mendflow_server.store.interface import Batch
+from mendflow_server.store.records import Batch
 from mendflow_server.store.sqlite import SqliteStore
 from tests.store.builders import make_row, new
 async def hold():

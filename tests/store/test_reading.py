@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.interface import Batch
+from mendflow_server.store.records import Batch
 from tests.store.builders import CANCELLING, PAUSED, RUNNING, WAITING, commit, end, follow, make_row, new, signal, start
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ async def test_under_way_answers_what_runs_and_what_has_news(store: Store) -> No
     ended = await start(store, "ended")
     await commit(store, end(ended), messages=(signal("order-3"), signal("order-3"), signal("order-1")))
     expected = [rows[index].key for index in (0, 1, 3, 5)]
-    assert await store.under_way(after_key=0, limit=10) == expected
+    assert await store.in_progress(after_key=0, limit=10) == expected
     for size in (1, 2, 3):
         pages, after = [], 0
-        while page := await store.under_way(after_key=after, limit=size):
+        while page := await store.in_progress(after_key=after, limit=size):
             assert len(page) <= size
             pages += page
             after = page[-1]

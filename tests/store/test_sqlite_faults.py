@@ -9,7 +9,8 @@ from unittest import mock
 
 import pytest
 
-from mendflow_server.store.interface import CommitUnknown, Guard, Life, StoreUnavailable, Verdict
+from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
+from mendflow_server.store.records import CommitOutcome, Guard, Life
 from mendflow_server.store.sqlite import SqliteStore, writer
 from tests.mounting import fill, small_disk
 from tests.store.builders import commit, follow, make_row, new, start
@@ -56,7 +57,9 @@ async def test_a_disk_that_fails_before_the_commit_changes_nothing(store: Sqlite
         await commit(store, follow(make_row(key=row.key, last_sequence=2), LARGE), new(make_row("order-2"), b"one"))
     assert await store.heads([row.key]) == {row.key: Guard(1, 2)}
     assert await store.find(["order-2"]) == {}
-    assert (await commit(store, follow(row, LARGE), new(make_row("order-2"), b"one"))).changes == [Verdict.DONE] * 2
+    assert (await commit(store, follow(row, LARGE), new(make_row("order-2"), b"one"))).changes == [
+        CommitOutcome.COMMITTED
+    ] * 2
     assert await store.read_events(row.key, 2, limit=1, max_bytes=1) == [LARGE]
 
 
@@ -73,7 +76,7 @@ async def test_a_disk_that_fails_in_the_commit_leaves_the_outcome_to_be_settled(
             assert await store.heads([row.key]) == {row.key: Guard(1, 2)}
             assert await store.find(["order-2"]) == {}
             assert fresh.key == 0
-    assert (await commit(store, follow(row, b"three"), new(fresh, b"one"))).changes == [Verdict.DONE] * 2
+    assert (await commit(store, follow(row, b"three"), new(fresh, b"one"))).changes == [CommitOutcome.COMMITTED] * 2
     assert (await store.load([row.key, fresh.key]))[0].events == [b"one", b"two", b"three"]
 
 
@@ -92,8 +95,8 @@ async def test_a_disk_that_is_full_says_so_and_costs_no_connection(tmp_path: Pat
                 assert await store.heads([row.key]) == {row.key: Guard(1, 2)}
             ballast.unlink()
             assert (await commit(store, follow(row, b"three"), new(make_row("order-2"), b"one"))).changes == [
-                Verdict.DONE,
-                Verdict.DONE,
+                CommitOutcome.COMMITTED,
+                CommitOutcome.COMMITTED,
             ]
         connecting.assert_not_called()
         assert (await store.load([row.key]))[0].events == [b"one", b"two", b"three"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.store.interface import Filter
+from mendflow_server.store.records import Filter
 from mendflow_server.store.sqlite import SqliteStore
 from mendflow_server.store.sqlite.queries import QUERIES
 
@@ -83,8 +83,8 @@ def test_lists_walk_an_index_and_never_sort(connection: sqlite3.Connection, name
     [
         ("due", "INDEX workflows_due (wake_time>? AND wake_time<?)"),
         ("due", "COVERING INDEX workflows_due"),
-        ("under_way", "INDEX workflows_under_way (key>?)"),
-        ("under_way", "INDEX inbox_by_workflow (key>?)"),
+        ("in_progress", "INDEX workflows_under_way (key>?)"),
+        ("in_progress", "INDEX inbox_by_workflow (key>?)"),
         ("stopped_for", "INDEX workflows_stopped (reason=? AND key>?)"),
         ("read_events", "events USING PRIMARY KEY (key=? AND sequence>?)"),
         ("load_events", "events USING PRIMARY KEY (key=?)"),

@@ -78,7 +78,7 @@ def test_a_version_is_true_and_recorded_for_a_new_workflow() -> None:
     assert live.history.calls["version:twice"].outcome is not None
     again = Simulation(versioned(), events=live.all_events).begin()
     assert keys(again) == ["extra"]
-    assert again.journal.pending == []
+    assert again.builder.pending == []
 
 
 def test_a_version_is_false_and_not_recorded_while_recorded_calls_lie_ahead() -> None:
@@ -267,7 +267,7 @@ def test_a_drive_that_cannot_go_on_leaves_the_history_as_it_was() -> None:
     again = Simulation(changed, events=events)
     with pytest.raises(NonDeterminism, match=r"step other \(event 4\)"):
         again.begin()
-    assert again.journal.pending == []
+    assert again.builder.pending == []
     expected = History.of(event.SerializeToString() for event in events)
     assert again.history.calls.keys() == expected.calls.keys()
     assert again.history.open.keys() == expected.open.keys()
@@ -283,10 +283,10 @@ def test_a_taken_signal_goes_back_to_its_place_in_the_mailbox() -> None:
 
     again = Simulation(without_other, events=recorded(waits, "work", "other")).begin()
     for text in ("first", "second"):
-        event = again.journal.new()
+        event = again.builder.new()
         event.signal_received.name = "go"
         event.signal_received.data.json = f'"{text}"'
-        again.journal.add(event)
+        again.builder.add(event)
     before = list(again.history.mailbox["go"])
     with pytest.raises(NonDeterminism, match="step extra"):
         again.drive(again.run.signal_recorded, "go")
@@ -337,9 +337,9 @@ def test_gathers_may_be_nested_to_any_depth(depth: int, ending: str) -> None:
     live = Simulation(nested).begin()
     key = "gather[0]/" * depth + "extra"
     if ending == "cancelled":
-        event = live.journal.new()
+        event = live.builder.new()
         event.cancel_requested.actor = "test"
-        live.journal.add(event)
+        live.builder.add(event)
         live.drive(live.run.cancel_recorded)
         live.settle(key)
         assert isinstance(live.run.error, asyncio.CancelledError)

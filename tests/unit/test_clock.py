@@ -93,7 +93,7 @@ def test_many_short_readings_do_not_hold_it_up() -> None:
 def test_it_goes_on_from_where_the_last_process_was(ahead: float, *, goes_on: bool) -> None:
     host = Host()
     clock = host.clock()
-    clock.go_on_from(NOW + ahead)
+    clock.resume_from(NOW + ahead)
     assert clock.time() == (NOW + ahead if goes_on else NOW)
     assert clock.behind() == (ahead if goes_on else 0)
     host.passes(10.0)

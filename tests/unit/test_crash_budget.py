@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mendflow_server.healing.crash_budget import Plan, Schedule, Unit, after_death, patience
-from mendflow_server.store.interface import Suspect
+from mendflow_server.store.records import Suspect
 from tests.scale import scaled
 
 if TYPE_CHECKING:

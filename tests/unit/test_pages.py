@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mendflow_server.api import page_tokens
 from mendflow_server.errors import InvalidPageToken
-from mendflow_server.store.interface import Cursor, Filter
+from mendflow_server.store.records import Cursor, Filter
 
 FILTERS = [
     Filter(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mendflow.v1 import event_pb2, failure_pb2, payload_pb2, workflow_pb2
-from mendflow_server.store.interface import InboxKind
+from mendflow_server.store.records import InboxKind
 from tests.evidence import Pressure
 from tests.promises import (
     Answer,

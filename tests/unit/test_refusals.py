@@ -8,11 +8,12 @@ import pytest
 
 from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.store.committer import Committer
-from mendflow_server.store.interface import BatchResult, StoreDamaged, StoreError, StoreUnavailable, Verdict
+from mendflow_server.store.errors import StoreDamaged, StoreError, StoreUnavailable
+from mendflow_server.store.records import BatchResult, CommitOutcome
 from tests.store.builders import make_row, new
 
 if TYPE_CHECKING:
-    from mendflow_server.store.interface import Batch
+    from mendflow_server.store.records import Batch
 
 
 class Scripted:
@@ -29,17 +30,17 @@ class Scripted:
             if size == len(batch.changes):
                 del self._script[index]
                 raise error
-        return BatchResult([Verdict.DONE] * len(batch.changes), [], [], [])
+        return BatchResult([CommitOutcome.COMMITTED] * len(batch.changes), [], [], [])
 
 
-async def verdicts_of(store: Any, count: int) -> tuple[list[Verdict], Committer]:
+async def verdicts_of(store: Any, count: int) -> tuple[list[CommitOutcome], Committer]:
     """Commit so many new workflows in one batch; answer what became of each."""
     committer = Committer(store, SystemClock())
-    told: list[Verdict] = []
+    told: list[CommitOutcome] = []
     for number in range(count):
-        committer.change(new(make_row(f"order-{number}"), b"one"), lambda _change, verdict: told.append(verdict))
+        committer.submit(new(make_row(f"order-{number}"), b"one"), lambda _change, outcome: told.append(outcome))
     await committer.run_once()
-    await committer.room()  # A turn of the loop, in which they are told.
+    await committer.wait_for_capacity()  # A turn of the loop, in which they are told.
     return told, committer
 
 
@@ -51,19 +52,19 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("refusal", [StoreError("malformed"), StoreDamaged("damaged")])
 async def test_a_refusal_ends_what_failed_before_it(refusal: StoreError) -> None:
     store = Scripted((1, StoreUnavailable("the disk is full")), (1, refusal), (1, refusal))
-    (verdict,), committer = await verdicts_of(store, 1)
-    assert verdict is (Verdict.DAMAGED if isinstance(refusal, StoreDamaged) else Verdict.LOST)
-    assert not committer.failing, "the store answers: nobody else is to be refused for it"
+    (outcome,), committer = await verdicts_of(store, 1)
+    assert outcome is (CommitOutcome.DAMAGED if isinstance(refusal, StoreDamaged) else CommitOutcome.CONFLICT)
+    assert not committer.failure, "the store answers: nobody else is to be refused for it"
 
 
 async def test_damage_that_passes_costs_nothing() -> None:
     store = Scripted((1, StoreDamaged("damaged")))
-    assert (await verdicts_of(store, 1))[0] == [Verdict.DONE]
+    assert (await verdicts_of(store, 1))[0] == [CommitOutcome.COMMITTED]
     assert store.sizes == [1, 1]
 
 
 async def test_only_what_lies_in_the_damage_is_given_up() -> None:
     damaged = StoreDamaged("damaged")
     store = Scripted((3, damaged), (1, damaged), (1, damaged))
-    verdicts, _ = await verdicts_of(store, 3)
-    assert verdicts == [Verdict.DAMAGED, Verdict.DONE, Verdict.DONE]
+    outcomes, _ = await verdicts_of(store, 3)
+    assert outcomes == [CommitOutcome.DAMAGED, CommitOutcome.COMMITTED, CommitOutcome.COMMITTED]

@@ -101,7 +101,7 @@ def test_every_prefix_replays_to_the_same_decisions(program: Any, choices: list[
     events = live.all_events
     for length, wanted, opened, outcome in snapshots:
         again = Simulation(definition, events=events[:length]).begin()
-        assert again.journal.pending == [], "a replay of what was at rest decides nothing new"
+        assert again.builder.pending == [], "a replay of what was at rest decides nothing new"
         assert sorted(again.run.wanted) == wanted
         assert sorted(again.history.open) == opened
         assert again.outcome == outcome
@@ -109,7 +109,7 @@ def test_every_prefix_replays_to_the_same_decisions(program: Any, choices: list[
         # From the middle of a turn: what the code decides anew is what it decided before.
         again = Simulation(definition, events=events[:length]).begin()
         expected = [event for event in events[length:] if decided_by_code(event)]
-        decided = [event for event in again.journal.pending if decided_by_code(event)]
+        decided = [event for event in again.builder.pending if decided_by_code(event)]
         for event, recorded in zip(decided, expected, strict=False):
             assert same_decision(event, recorded)
 
@@ -302,10 +302,10 @@ def test_dropping_a_run_runs_no_more_of_its_code() -> None:
             ran.append("after the clean-up")
 
     simulation = Simulation(careful).begin()
-    pending = len(simulation.journal.pending)
+    pending = len(simulation.builder.pending)
     simulation.run.close()
     assert ran == []
-    assert len(simulation.journal.pending) == pending
+    assert len(simulation.builder.pending) == pending
 
 
 def test_dropping_a_run_leaves_no_branch_of_a_clean_up_unawaited(recwarn: pytest.WarningsRecorder) -> None:

@@ -34,7 +34,8 @@ from mendflow_server.api.interfaces import Begun, Ending, StartCommand
 from mendflow_server.api.operator_service import OperatorService
 from mendflow_server.api.server import SERVICE_NAMES, CannotListen, build_grpc_server
 from mendflow_server.api.workflow_service import WorkflowService
-from mendflow_server.store.interface import CommitUnknown, Cursor, Filter, Page, Row, StoreUnavailable
+from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
+from mendflow_server.store.records import Cursor, Filter, Page, Row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mendflow_server.history.builder import Journal
+from mendflow_server.history.builder import HistoryBuilder
 from mendflow_server.history.state import History
 from tests.fuzz.edits import Leaf, Node, edited_program, programs
 from tests.simulation import Simulation, folded, structure_of
@@ -44,9 +44,9 @@ def history_of(program: Node, happened: list[tuple[str, int]], slots: int) -> li
 
 def _signal(life: Simulation, name: str) -> None:
     """A signal comes, awaited or not."""
-    event = life.journal.new()
+    event = life.builder.new()
     event.signal_received.name = name
-    life.journal.add(event)
+    life.builder.add(event)
     life.drive(life.run.signal_recorded, name)
 
 
@@ -91,14 +91,14 @@ def test_undo_of_any_suffix_that_code_added_gives_the_fold_of_the_prefix(
         assert structure_of(history) == structure_of(folded(events[:end]))
 
 
-def journal_with(*fills: Callable[[Event], Any]) -> Journal:
-    """Return a journal with events that are filled in like this."""
-    journal = Journal(History())
+def journal_with(*fills: Callable[[Event], Any]) -> HistoryBuilder:
+    """Return a builder with events that are filled in like this."""
+    builder = HistoryBuilder(History())
     for fill in fills:
-        event = journal.new()
+        event = builder.new()
         fill(event)
-        journal.add(event)
-    return journal
+        builder.add(event)
+    return builder
 
 
 def _started(event: Event) -> None:
@@ -119,17 +119,17 @@ def _timer_started(event: Event) -> None:
 
 
 def test_undo_to_a_length_keeps_the_events_before_it() -> None:
-    journal = journal_with(_started, _signal_received, _signal_taken, _timer_started)
-    journal.undo_to(2)
-    assert [event.WhichOneof("detail") for event in journal.pending] == ["workflow_started", "signal_received"]
-    assert structure_of(journal.history) == structure_of(folded(journal.pending))
-    assert journal.new().sequence == 3
+    builder = journal_with(_started, _signal_received, _signal_taken, _timer_started)
+    builder.undo_to(2)
+    assert [event.WhichOneof("detail") for event in builder.pending] == ["workflow_started", "signal_received"]
+    assert structure_of(builder.history) == structure_of(folded(builder.pending))
+    assert builder.new().sequence == 3
 
 
 def test_undo_of_a_taken_signal_puts_it_before_those_that_came_later() -> None:
-    journal = journal_with(_started, _signal_received, _signal_received, _signal_taken)
-    journal.undo_to(3)
-    assert list(journal.history.mailbox["s"]) == [2, 3]
+    builder = journal_with(_started, _signal_received, _signal_received, _signal_taken)
+    builder.undo_to(3)
+    assert list(builder.history.mailbox["s"]) == [2, 3]
 
 
 def test_undo_of_a_close_opens_the_call_again_at_the_end_of_the_open_ones() -> None:
@@ -139,9 +139,9 @@ def test_undo_of_a_close_opens_the_call_again_at_the_end_of_the_open_ones() -> N
     def other_timer(event: Event) -> None:
         event.timer_started.key = "sleep#2"
 
-    journal = journal_with(_started, _timer_started, other_timer, cancelled)
-    journal.undo_to(3)
+    builder = journal_with(_started, _timer_started, other_timer, cancelled)
+    builder.undo_to(3)
     # The one difference from the fold of the events before, and nothing depends on it.
-    assert list(journal.history.open) == ["sleep#2", "sleep"]
-    assert list(folded(journal.pending).open) == ["sleep", "sleep#2"]
-    assert structure_of(journal.history) == structure_of(folded(journal.pending))
+    assert list(builder.history.open) == ["sleep#2", "sleep"]
+    assert list(folded(builder.pending).open) == ["sleep", "sleep#2"]
+    assert structure_of(builder.history) == structure_of(folded(builder.pending))

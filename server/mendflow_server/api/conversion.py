@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from mendflow.v1.event_pb2 import Event
-    from mendflow_server.store.interface import Row
+    from mendflow_server.store.records import Row
 
 __all__ = ["describe", "describe_into", "set_micros"]
 

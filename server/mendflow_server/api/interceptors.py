@@ -13,7 +13,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from mendflow_server.errors import InternalFault, InvalidFields, Refusal, StoreNotCommitting, to_status
-from mendflow_server.store.interface import CommitUnknown, StoreUnavailable
+from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

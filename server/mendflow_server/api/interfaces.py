@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mendflow.authoring.workflow import Workflow
     from mendflow.v1.payload_pb2 import Payload
     from mendflow.v1.workflow_service_pb2 import WatchWorkflowResponse
-    from mendflow_server.store.interface import Cursor, Filter, Page, Row
+    from mendflow_server.store.records import Cursor, Filter, Page, Row
 
 __all__ = ["Begun", "Ending", "EnginePort", "Limits", "StartCommand"]
 

@@ -17,10 +17,10 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from mendflow_server.errors import InvalidPageToken
-from mendflow_server.store.interface import Cursor
+from mendflow_server.store.records import Cursor
 
 if TYPE_CHECKING:
-    from mendflow_server.store.interface import Filter
+    from mendflow_server.store.records import Filter
 
 __all__ = [
     "events_cursor",

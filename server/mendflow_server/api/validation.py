@@ -16,7 +16,7 @@ from mendflow.codec import oversize
 from mendflow.errors import MessageNotExported, PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.errors import InputMismatch, InvalidFields, MessagesNotExported, TooLarge, UnknownWorkflowType
-from mendflow_server.store.interface import Filter
+from mendflow_server.store.records import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

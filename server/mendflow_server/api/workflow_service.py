@@ -35,7 +35,7 @@ from mendflow_server.api.validation import (
 )
 from mendflow_server.errors import to_status
 from mendflow_server.history.state import FINAL_STATES
-from mendflow_server.store.interface import Cursor
+from mendflow_server.store.records import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

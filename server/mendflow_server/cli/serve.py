@@ -16,7 +16,7 @@ from mendflow_server.api.server import CannotListen
 from mendflow_server.http.server import CannotListenHttp
 from mendflow_server.runtime.event_loop import LoopNotInstalled, run_on_loop
 from mendflow_server.settings import SettingsError, load_settings
-from mendflow_server.store.interface import StoreError
+from mendflow_server.store.errors import StoreError
 from mendflow_server.telemetry.logging import configure_logs
 
 if TYPE_CHECKING:

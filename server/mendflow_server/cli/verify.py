@@ -21,8 +21,8 @@ from mendflow.v1 import workflow_pb2
 from mendflow_server import verification
 from mendflow_server.cli.serve import load_workflows
 from mendflow_server.settings import SettingsError, load_settings
+from mendflow_server.store.errors import StoreError
 from mendflow_server.store.factory import inspect_store
-from mendflow_server.store.interface import StoreError
 from mendflow_server.verification import Finding, ServerSource, Source, StoreSource, Tally, Verdict
 
 if TYPE_CHECKING:

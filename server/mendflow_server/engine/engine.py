@@ -20,7 +20,7 @@ from mendflow_server.engine.memory import Memory
 from mendflow_server.engine.requests import Begun, Ending
 from mendflow_server.execution.execution import Execution
 from mendflow_server.history.state import FINAL_STATES, History
-from mendflow_server.store.interface import InboxKind, Message, Row, Verdict
+from mendflow_server.store.records import CommitOutcome, InboxKind, Message, Row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mendflow_server.engine.requests import StartCommand
     from mendflow_server.engine.watch_hub import WatchHub
     from mendflow_server.execution.held import Held
-    from mendflow_server.store.interface import Change, Cursor, Filter, Page
+    from mendflow_server.store.records import Change, Cursor, Filter, Page
 
 log = structlog.get_logger("mendflow.engine")
 
@@ -83,13 +83,13 @@ class Engine(Memory):
 
     async def room(self) -> None:
         """Let what is under way come first, before more is begun of what is in no hurry."""
-        await self.committer.room()
+        await self.committer.wait_for_capacity()
 
     def _new_execution(self, command: StartCommand) -> Execution:
         row = Row(
             key=0,
             workflow_id=command.workflow_id,
-            uid=self.entropy(16).hex(),
+            uid=self.random_bytes(16).hex(),
             workflow_type=command.definition.name,
             state=workflow_pb2.WORKFLOW_STATE_PENDING,
             reason=0,
@@ -108,7 +108,7 @@ class Engine(Memory):
 
     def _begin(self, execution: Execution, command: StartCommand) -> None:
         row = execution.row
-        event = execution.journal.new()
+        event = execution.builder.new()
         detail = event.workflow_started
         detail.workflow_type = row.workflow_type
         detail.uid = row.uid
@@ -118,7 +118,7 @@ class Engine(Memory):
             detail.input.CopyFrom(command.input)
         for name, value in command.labels.items():
             detail.labels[name] = value
-        execution.journal.add(event)
+        execution.builder.add(event)
         execution.begin(command.argument)
 
     def _answer(
@@ -137,8 +137,8 @@ class Engine(Memory):
     def _refuse_if_unable(self) -> None:
         if self.draining:
             raise errors.Draining
-        if self.committer.failing:
-            raise errors.StoreNotCommitting(self.committer.failing)
+        if self.committer.failure:
+            raise errors.StoreNotCommitting(self.committer.failure)
 
     def _be_patient(self, future: asyncio.Future[Any]) -> None:
         self._patience.append((self.clock.monotonic() + self.settings.commit_patience, future))
@@ -149,7 +149,7 @@ class Engine(Memory):
         while self._patience and (self._patience[0][0] <= now or self._patience[0][1].done()):
             _, future = self._patience.popleft()
             if not future.done():
-                future.set_exception(errors.StoreNotCommitting(self.committer.failing or "the store is slow"))
+                future.set_exception(errors.StoreNotCommitting(self.committer.failure or "the store is slow"))
                 future.exception()  # Whoever asked may be gone.
 
     # Asking.
@@ -223,13 +223,13 @@ class Engine(Memory):
         content = event_pb2.SignalReceived(name=name, request_id=request_id, actor=actor)
         if data is not None and data.WhichOneof("kind"):
             content.data.CopyFrom(data)
-        verdict, _ = await self._send(workflow_id, InboxKind.SIGNAL, request_id, content.SerializeToString())
-        if verdict is Verdict.FULL:
+        outcome, _ = await self._send(workflow_id, InboxKind.SIGNAL, request_id, content.SerializeToString())
+        if outcome is CommitOutcome.INBOX_FULL:
             raise errors.TooManySignals(workflow_id, self.settings.untaken_signals_limit)
-        if verdict is Verdict.ENDED:
+        if outcome is CommitOutcome.WORKFLOW_ENDED:
             row = await self.find(workflow_id)
             raise errors.WorkflowEnded(workflow_id, row.state)
-        return verdict is Verdict.DUPLICATE and bool(request_id)
+        return outcome is CommitOutcome.DUPLICATE and bool(request_id)
 
     async def cancel(self, workflow_id: str, *, reason: str, request_id: str, actor: str) -> Row:
         """Ask for the end; answer the row as it is then."""
@@ -260,8 +260,8 @@ class Engine(Memory):
         A workflow that has ended already is refused, unless it is in the ``wanted`` state.
         """
         if row.state not in FINAL_STATES:
-            verdict, message_id = await self._send(row.workflow_id, kind, "", content.SerializeToString())
-            if verdict is Verdict.DONE:
+            outcome, message_id = await self._send(row.workflow_id, kind, "", content.SerializeToString())
+            if outcome is CommitOutcome.COMMITTED:
                 future = self._taken_waits.setdefault(message_id, self._loop.create_future())
                 timer = self._loop.call_later(self.settings.commit_patience, _give_up, future)
                 try:
@@ -270,7 +270,7 @@ class Engine(Memory):
                     timer.cancel()
                     self._taken_waits.pop(message_id, None)
             row = await self.find(row.workflow_id)
-            if verdict in (Verdict.DONE, Verdict.DUPLICATE):
+            if outcome in (CommitOutcome.COMMITTED, CommitOutcome.DUPLICATE):
                 # A cancel may be caught, and a resumed workflow may have ended; but a terminate that came to an end
                 # has come too late.
                 late = kind is InboxKind.TERMINATE and row.state in FINAL_STATES and row.state != wanted
@@ -280,38 +280,40 @@ class Engine(Memory):
             raise errors.WorkflowEnded(row.workflow_id, row.state)
         return row
 
-    async def _send(self, workflow_id: str, kind: InboxKind, request_id: str, content: bytes) -> tuple[Verdict, int]:
+    async def _send(
+        self, workflow_id: str, kind: InboxKind, request_id: str, content: bytes
+    ) -> tuple[CommitOutcome, int]:
         self._refuse_if_unable()
         # Always with a request id, so that a commit of unknown outcome can be sent again.
         message = Message(
             0,
             workflow_id,
             kind,
-            request_id or f"auto-{self.entropy(16).hex()}",
+            request_id or f"auto-{self.random_bytes(16).hex()}",
             round(self.clock.time() * 1e6),
             content,
         )
-        future: asyncio.Future[tuple[Verdict, int]] = self._loop.create_future()
+        future: asyncio.Future[tuple[CommitOutcome, int]] = self._loop.create_future()
         self._be_patient(future)
-        self.committer.message(message, lambda *told: self._sent(future, *told))
-        verdict, message_id = await asyncio.shield(future)
-        if verdict is Verdict.MISSING:
+        self.committer.submit_message(message, lambda *told: self._sent(future, *told))
+        outcome, message_id = await asyncio.shield(future)
+        if outcome is CommitOutcome.NOT_FOUND:
             raise errors.WorkflowNotFound(workflow_id)
-        if verdict is Verdict.DAMAGED:
+        if outcome is CommitOutcome.DAMAGED:
             raise errors.StoreNotCommitting(self.store.damage)
-        if verdict is Verdict.LOST:
+        if outcome is CommitOutcome.CONFLICT:
             raise errors.InternalFault(message.request_id)
-        return verdict, message_id
+        return outcome, message_id
 
     def _sent(
         self,
-        future: asyncio.Future[tuple[Verdict, int]],
+        future: asyncio.Future[tuple[CommitOutcome, int]],
         message: Message,
-        verdict: Verdict,
+        outcome: CommitOutcome,
         key: int,
         message_id: int,
     ) -> None:
-        if verdict is Verdict.DONE:
+        if outcome is CommitOutcome.COMMITTED:
             if message.kind is not InboxKind.SIGNAL:
                 self._taken_waits.setdefault(message_id, self._loop.create_future())
             self.deliver(
@@ -320,11 +322,11 @@ class Engine(Memory):
                     message_id, message.workflow_id, message.kind, message.request_id, message.time, message.content
                 ),
             )
-        if verdict is Verdict.DUPLICATE:
+        if outcome is CommitOutcome.DUPLICATE:
             # Perhaps our own, of a commit whose answer was lost: its driver may not know of it.
             self._check_inbox(key)
         if not future.done():
-            future.set_result((verdict, message_id))
+            future.set_result((outcome, message_id))
 
     def _check_inbox(self, key: int) -> None:
         execution = self._by_key.get(key)
@@ -346,7 +348,7 @@ class Engine(Memory):
         if fresh:
             self._became_durable(execution, row)
         self.watchers.publish(row.key, events, ended=change.final)
-        for message_id in change.taken:
+        for message_id in change.consumed:
             taken = self._taken_waits.pop(message_id, None)
             if taken is not None and not taken.done():
                 taken.set_result(None)
@@ -441,7 +443,7 @@ class Engine(Memory):
     def _leave_alone(self, execution: Held) -> None:
         """No other driver has it: the file is damaged where it lies. On disk it stays as it is."""
         if execution.row.key:
-            self.trying.left_alone.add(execution.row.key)
+            self.retrying_store.unreadable.add(execution.row.key)
         for future, _ in self._starts.pop(execution, []):
             if not future.done():
                 future.set_exception(errors.StoreNotCommitting(self.store.damage))
@@ -449,7 +451,7 @@ class Engine(Memory):
 
     async def _take_up_again(self, workflow_id: str) -> None:
         """If the other driver was this process after all, go on from what is on disk."""
-        row = (await self.trying.until_done(lambda: self.store.find([workflow_id]))).get(workflow_id)
+        row = (await self.retrying_store.until_done(lambda: self.store.find([workflow_id]))).get(workflow_id)
         if row is not None and row.replica_id == self.replica_id:
             self.load([row.key])
 

@@ -25,10 +25,10 @@ from mendflow_server.attempts.attempts import Attempts
 from mendflow_server.execution.execution import Execution
 from mendflow_server.healing.engine_faults import EngineFaults
 from mendflow_server.history.state import FINAL_STATES, History, UnknownEvent
-from mendflow_server.runtime.random_bytes import Entropy
+from mendflow_server.runtime.random_bytes import RandomBytes
 from mendflow_server.runtime.timers import Timers
-from mendflow_server.store.interface import Guard, Message, Row
-from mendflow_server.store.retrying import Trying
+from mendflow_server.store.records import Guard, Message, Row
+from mendflow_server.store.retrying import RetryingStore
 
 if TYPE_CHECKING:
     import contextvars
@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     from mendflow_server.attempts.attempts import Body, Order
     from mendflow_server.execution.crash_marker import Note
     from mendflow_server.execution.held import Held
-    from mendflow_server.execution.kernel import Observer
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.settings import Settings
     from mendflow_server.store.committer import Committer
-    from mendflow_server.store.interface import Change, Loaded, Store
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.records import Change, Loaded
+    from mendflow_server.telemetry.observer import Observer
 
 log = structlog.get_logger("mendflow.engine")
 
@@ -91,9 +92,9 @@ class Memory:
         self.settings = settings
         self.clock = clock
         self.store = store
-        self.trying = Trying(store)
+        self.retrying_store = RetryingStore(store)
         self.committer = committer
-        committer.all_told = self._all_told
+        committer.after_batch = self._all_told
         self.observer = observer
         self.note = note
         self.definitions = definitions
@@ -115,7 +116,7 @@ class Memory:
             payload_limit=settings.payload_limit,
             cancel_grace=settings.cancel_grace,
         )
-        self.entropy = Entropy()
+        self.random_bytes = RandomBytes()
         self._random = random.Random()  # noqa: S311 - for jitter
         self._by_id: dict[str, Execution] = {}
         self._by_key: dict[int, Execution] = {}
@@ -181,7 +182,7 @@ class Memory:
                 execution.queued -= 1
                 if execution.gone:
                     continue
-                execution.journal.now = now
+                execution.builder.now = now
                 dirty[execution] = None
                 self._guarded(execution, call)
             self._dirty = {}
@@ -258,7 +259,7 @@ class Memory:
 
     async def _load(self, wanted: dict[int, bool]) -> None:
         try:
-            found = await self.trying.load(list(wanted))
+            found = await self.retrying_store.load(list(wanted))
         finally:
             missed = [(key, message) for key in wanted for message in self._loading.pop(key, [])]
         for loaded in found:
@@ -288,7 +289,7 @@ class Memory:
             return
         faulted = self._faults.judge(loaded)
         if faulted.hopeless:
-            self.trying.left_alone.add(row.key)
+            self.retrying_store.unreadable.add(row.key)
             log.critical("workflow_left_alone", workflow_id=row.workflow_id, error_id=row.uid, error=faulted.error)
             return
         guard = Guard(row.generation, row.last_sequence)
@@ -347,7 +348,7 @@ class Memory:
         """Read the workflow's inbox, then call back."""
 
         async def read() -> None:
-            loaded = await self.trying.until_done(lambda: self.store.load([execution.row.key]))
+            loaded = await self.retrying_store.until_done(lambda: self.store.load([execution.row.key]))
             then(loaded[0].inbox if loaded else [])
 
         task = self._loop.create_task(read())

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mendflow.authoring.workflow import Workflow
     from mendflow.v1.event_pb2 import Event, TraceContext
     from mendflow.v1.payload_pb2 import Payload
-    from mendflow_server.store.interface import Row
+    from mendflow_server.store.records import Row
 
 __all__ = ["Begun", "Ending", "StartCommand"]
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from mendflow_server.settings import Settings
-    from mendflow_server.store.interface import Row, Store
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.records import Row
 
 #: The most events that a topic keeps, and the most bytes.
 RING_EVENTS = 256

@@ -10,38 +10,38 @@ from mendflow.codec import oversize
 from mendflow.errors import PayloadError
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.failures.retry import cancelled_failure, classify
-from mendflow_server.history.workflow_status import State
-from mendflow_server.store.interface import InboxKind
+from mendflow_server.history.workflow_status import WorkflowStatus
+from mendflow_server.store.records import InboxKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mendflow.v1 import payload_pb2
-    from mendflow_server.history.builder import Journal
-    from mendflow_server.replay.workflow_runner import Run
-    from mendflow_server.store.interface import Message
+    from mendflow_server.history.builder import HistoryBuilder
+    from mendflow_server.replay.workflow_runner import WorkflowRunner
+    from mendflow_server.store.records import Message
 
     #: The start and the close of an attempt.
     Closed = list[tuple[event_pb2.Event, event_pb2.Event]]
 
 #: Its code must wait for the supervisor's turn.
-HELD = State(workflow_pb2.WORKFLOW_STATE_WAITING, event_pb2.STATE_REASON_SUSPECTED, "the workflow function")
+HELD = WorkflowStatus(workflow_pb2.WORKFLOW_STATE_WAITING, event_pb2.STATE_REASON_SUSPECTED, "the workflow function")
 
 _POLICY = RetryPolicy()
 
 
-def not_served(workflow_type: str) -> State:
+def not_served(workflow_type: str) -> WorkflowStatus:
     """Answer the state of a workflow that no server here can run."""
     explanation = f"no server serves {workflow_type} and understands its history"
-    return State(workflow_pb2.WORKFLOW_STATE_WAITING, event_pb2.STATE_REASON_NOT_SERVED, explanation)
+    return WorkflowStatus(workflow_pb2.WORKFLOW_STATE_WAITING, event_pb2.STATE_REASON_NOT_SERVED, explanation)
 
 
-def of_run(journal: Journal, run: Run, now: float, payload_limit: int) -> Closed:
+def of_run(builder: HistoryBuilder, run: WorkflowRunner, now: float, payload_limit: int) -> Closed:
     """End as the code ended."""
     error = run.error
     if error is None:
         try:
-            output = run.workflow.output_type.answer(run.value, _input(journal))
+            output = run.workflow.output_type.answer(run.value, _input(builder))
             size = oversize(output, payload_limit)
             if size:
                 msg = f"the workflow's result has {size} bytes; the limit is {payload_limit}"
@@ -49,72 +49,72 @@ def of_run(journal: Journal, run: Run, now: float, payload_limit: int) -> Closed
         except PayloadError as refused:
             error = refused
         else:
-            event = journal.new()
+            event = builder.new()
             event.workflow_succeeded.SetInParent()
             if output.WhichOneof("kind"):
                 event.workflow_succeeded.output.CopyFrom(output)
-            journal.add(event)
+            builder.add(event)
             return []
-    if isinstance(error, asyncio.CancelledError) and journal.history.cancel:
-        return cancelled(journal, cut=[], deadline=False)
+    if isinstance(error, asyncio.CancelledError) and builder.history.cancel:
+        return cancelled(builder, cut=[], deadline=False)
     failure = classify(error, policy=_POLICY, now=now).failure
-    return failed(journal, failure, event_pb2.STATE_REASON_UNSPECIFIED)
+    return failed(builder, failure, event_pb2.STATE_REASON_UNSPECIFIED)
 
 
-def _input(journal: Journal) -> payload_pb2.Payload | None:
-    started = journal.history.started
+def _input(builder: HistoryBuilder) -> payload_pb2.Payload | None:
+    started = builder.history.started
     return None if started is None else started.workflow_started.input
 
 
-def failed(journal: Journal, failure: failure_pb2.Failure, reason: event_pb2.StateReason.ValueType) -> Closed:
+def failed(builder: HistoryBuilder, failure: failure_pb2.Failure, reason: event_pb2.StateReason.ValueType) -> Closed:
     """End as FAILED."""
-    closed = close_attempts(journal)
-    event = journal.new()
+    closed = close_attempts(builder)
+    event = builder.new()
     event.workflow_failed.failure.CopyFrom(failure)
     event.workflow_failed.reason = reason
-    journal.add(event)
+    builder.add(event)
     return closed
 
 
-def too_long(journal: Journal, limit: int) -> Closed:
+def too_long(builder: HistoryBuilder, limit: int) -> Closed:
     """End as FAILED because the history is as long as it may be."""
     failure = failure_pb2.Failure(
         kind=failure_pb2.FAILURE_KIND_PERMANENT,
         type="mendflow.HistoryLimit",
         message=f"the history reached its limit of {limit} events; split the work over several workflows",
     )
-    return failed(journal, failure, event_pb2.STATE_REASON_HISTORY_LIMIT)
+    return failed(builder, failure, event_pb2.STATE_REASON_HISTORY_LIMIT)
 
 
-def cancelled(journal: Journal, *, cut: Sequence[str], deadline: bool) -> Closed:
+def cancelled(builder: HistoryBuilder, *, cut: Sequence[str], deadline: bool) -> Closed:
     """End as CANCELLED; ``cut`` has the keys of calls that are cut off."""
-    closed = close_attempts(journal)
-    event = journal.new()
+    closed = close_attempts(builder)
+    event = builder.new()
     event.workflow_cancelled.SetInParent()
     event.workflow_cancelled.cut_keys.extend(cut)
     if deadline:
         event.workflow_cancelled.reason = event_pb2.STATE_REASON_CLEANUP_DEADLINE
-    journal.add(event)
+    builder.add(event)
     return closed
 
 
-def terminated(journal: Journal, detail: event_pb2.WorkflowTerminated) -> Closed:
+def terminated(builder: HistoryBuilder, detail: event_pb2.WorkflowTerminated) -> Closed:
     """End as TERMINATED."""
-    closed = close_attempts(journal)
-    event = journal.new()
+    closed = close_attempts(builder)
+    event = builder.new()
     event.workflow_terminated.CopyFrom(detail)
-    journal.add(event)
+    builder.add(event)
     return closed
 
 
-def close_attempts(journal: Journal) -> Closed:
+def close_attempts(builder: HistoryBuilder) -> Closed:
     """Close every open attempt: its workflow ends."""
     closed: Closed = []
-    for record in journal.history.open_attempts():
+    for record in builder.history.open_attempts():
         started = record.started
         if started is None:
             continue
-        event = journal.new()
+        event = builder.new()
         detail = event.attempt_failed
         detail.step_key = record.key
         detail.attempt = record.attempt
@@ -123,7 +123,7 @@ def close_attempts(journal: Journal) -> Closed:
         detail.decision.action = failure_pb2.RETRY_ACTION_CANCEL_STEP
         detail.decision.reason = failure_pb2.RETRY_REASON_WORKFLOW_ENDED
         detail.decision.explanation = "The workflow has ended and takes no further attempt."
-        journal.add(event)
+        builder.add(event)
         closed.append((started, event))
     return closed
 

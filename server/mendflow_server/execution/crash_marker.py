@@ -13,7 +13,7 @@ import errno
 import mmap
 from typing import TYPE_CHECKING
 
-from mendflow_server.store.interface import StoreUnavailable
+from mendflow_server.store.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,7 +1,7 @@
 """One open workflow in memory: what happens to it becomes events, and commits become effects.
 
 Theory of operation. Every input (an attempt's report, a timer, a message from
-the inbox) becomes events in the journal; the run is driven as far as it goes;
+the inbox) becomes events in the builder; the run is driven as far as it goes;
 what it asks for becomes more events; then one change with all of them goes to
 the committer. Effects (an attempt's code, a cancel, a reply, a frame) are kept
 in `_effects` and happen when that change is on disk, never before.
@@ -19,16 +19,16 @@ from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.execution import closing
 from mendflow_server.execution.stepping import Stepping
 from mendflow_server.healing.engine_faults import NONE
-from mendflow_server.history.state import set_time
+from mendflow_server.history.timestamps import set_time
 from mendflow_server.replay.rehearsal import rehearse
-from mendflow_server.replay.workflow_runner import NonDeterminism, Run
-from mendflow_server.store.interface import InboxKind, Message
+from mendflow_server.replay.workflow_runner import NonDeterminism, WorkflowRunner
+from mendflow_server.store.records import InboxKind, Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mendflow_server.healing.engine_faults import Faulted
-    from mendflow_server.store.interface import Loaded
+    from mendflow_server.store.records import Loaded
 
 
 class Execution(Stepping):
@@ -39,7 +39,7 @@ class Execution(Stepping):
     # Beginning.
 
     def begin(self, argument: object) -> None:
-        """Begin a new workflow, whose first event is in the journal."""
+        """Begin a new workflow, whose first event is in the builder."""
         self._make_run(argument)
 
     def take_over(self, loaded: Loaded, *, retry: bool, faulted: Faulted = NONE) -> None:
@@ -59,11 +59,11 @@ class Execution(Stepping):
             workflow_pb2.WORKFLOW_STATE_CANCELLING,
         )
         if previous_replica_id != self.row.replica_id and (cut_off or state in moving):
-            event = self.journal.new()
+            event = self.builder.new()
             event.workflow_recovered.generation = self.row.generation
             event.workflow_recovered.replica_id = self.row.replica_id
             event.workflow_recovered.previous_replica_id = previous_replica_id
-            self.journal.add(event)
+            self.builder.add(event)
         for record in cut_off:
             if faulted.times:
                 self._lose(record, f"an internal error of the server ended this attempt: {faulted.error}")
@@ -78,10 +78,10 @@ class Execution(Stepping):
             # Not what was stopped for another reason, perhaps just now.
             unfit = self.history.stopped_reason == event_pb2.STATE_REASON_NON_DETERMINISM
             if retry and unfit and self._could_go_on(loaded.events):
-                event = self.journal.new()
+                event = self.builder.new()
                 event.workflow_resumed.actor = "supervisor"
                 event.workflow_resumed.reason = "the code that is served now can replay it"
-                self.journal.add(event)
+                self.builder.add(event)
             self.go_on()
         for message in loaded.inbox:
             if not self.gone:
@@ -95,7 +95,7 @@ class Execution(Stepping):
             f"{self.row.uid}, then resume the workflow to try again"
         )
         if self.history.cancel:
-            self._finish(closing.cancelled(self.journal, cut=list(self.history.open), deadline=False))
+            self._finish(closing.cancelled(self.builder, cut=list(self.history.open), deadline=False))
         elif not self.history.stopped:
             self._pause(event_pb2.STATE_REASON_ENGINE_FAULT, self._faulted, "")
 
@@ -107,7 +107,7 @@ class Execution(Stepping):
         note.enter(self.row.key)
         try:
             limit = self.kernel.settings.payload_limit
-            return not rehearse(self.workflow, events, payload_limit=limit, now=self.journal.now).problem
+            return not rehearse(self.workflow, events, payload_limit=limit, now=self.builder.now).problem
         finally:
             note.leave()
 
@@ -141,7 +141,9 @@ class Execution(Stepping):
     def _make_run(self, argument: object) -> None:
         if self.workflow is None:
             return
-        self.run = Run(self.workflow, self.journal, argument, payload_limit=self.kernel.settings.payload_limit)
+        self.run = WorkflowRunner(
+            self.workflow, self.builder, argument, payload_limit=self.kernel.settings.payload_limit
+        )
         self._drive(self.run.begin)
 
     # Driving.
@@ -149,19 +151,19 @@ class Execution(Stepping):
     def _drive(self, call: Callable[..., None], *arguments: object) -> None:
         """Run the code until it rests, then act on what it asks for.
 
-        A drive is a transaction: what was in the journal before it stays, and
+        A drive is a transaction: what was in the builder before it stays, and
         what it added is taken back when the code cannot go on.
         """
         run = self.run
         if run is None:
             return
-        before = len(self.journal.pending)
+        before = len(self.builder.pending)
         note = self.kernel.note
         note.enter(self.row.key)
         try:
             call(*arguments)
         except NonDeterminism as error:
-            self.journal.undo_to(before)
+            self.builder.undo_to(before)
             self._cannot_replay(str(error))
             return
         finally:
@@ -173,8 +175,8 @@ class Execution(Stepping):
         if run.done:
             self._end(run)
             return
-        if run.asked:
-            asked, run.asked = run.asked, []
+        if run.newly_wanted:
+            asked, run.newly_wanted = run.newly_wanted, []
             for key in asked:
                 if key in run.wanted:
                     self._want(key)
@@ -189,11 +191,11 @@ class Execution(Stepping):
         self._pause(event_pb2.STATE_REASON_NON_DETERMINISM, explanation, "")
 
     def _pause(self, reason: event_pb2.StateReason.ValueType, explanation: str, step_key: str) -> None:
-        event = self.journal.new()
+        event = self.builder.new()
         event.workflow_paused.reason = reason
         event.workflow_paused.explanation = explanation
         event.workflow_paused.step_key = step_key
-        self.journal.add(event)
+        self.builder.add(event)
         name = event_pb2.StateReason.Name(reason).removeprefix("STATE_REASON_").lower()
         self._alert(f"workflow_paused_{name}", event_pb2.ALERT_SEVERITY_WARNING, explanation)
         self._drop_run()
@@ -204,11 +206,11 @@ class Execution(Stepping):
             f"the server died {crashes} times with {what} running alone; it is kept from running until it is resumed "
             "(mendflow resume) or terminated (mendflow terminate)"
         )
-        event = self.journal.new()
+        event = self.builder.new()
         event.workflow_quarantined.step_key = step_key
         event.workflow_quarantined.crashes = crashes
         event.workflow_quarantined.explanation = explanation
-        self.journal.add(event)
+        self.builder.add(event)
         self._alert("workflow_quarantined", event_pb2.ALERT_SEVERITY_CRITICAL, explanation)
         self._drop_run()
 
@@ -217,12 +219,12 @@ class Execution(Stepping):
     def woken(self) -> None:
         """Its timer went off: let everything that is due happen."""
         self._timer = None
-        now = self.journal.now
+        now = self.builder.now
         if self.history.final is not None:
             return
         deadline = self.history.cleanup_deadline
         if deadline is not None and deadline <= now:
-            self._finish(closing.cancelled(self.journal, cut=list(self.history.open), deadline=True))
+            self._finish(closing.cancelled(self.builder, cut=list(self.history.open), deadline=True))
             return
         if self.history.stopped:
             return
@@ -242,12 +244,12 @@ class Execution(Stepping):
             record = self.history.open.get(key)
             if record is None or self.history.stopped:
                 continue
-            event = self.journal.new()
+            event = self.builder.new()
             if record.kind == "timer":
                 event.timer_fired.key = key
             else:
                 event.signal_timed_out.key = key
-            self.journal.add(event)
+            self.builder.add(event)
             if self.run is not None:
                 self._drive(self.run.outcome_recorded, key)
             if self.history.final is not None:
@@ -262,9 +264,9 @@ class Execution(Stepping):
         self._seen.add(message.id)
         self._taken.append(message.id)
         if message.kind is InboxKind.SIGNAL:
-            event = self.journal.new()
+            event = self.builder.new()
             event.signal_received.MergeFromString(message.content)
-            self.journal.add(event)
+            self.builder.add(event)
             if self.run is not None and not self.history.stopped:
                 self._drive(self.run.signal_recorded, event.signal_received.name)
         elif message.kind is InboxKind.CANCEL:
@@ -273,34 +275,34 @@ class Execution(Stepping):
             self._take_resume(message)
         else:
             detail = event_pb2.WorkflowTerminated.FromString(message.content)
-            self._finish(closing.terminated(self.journal, detail))
+            self._finish(closing.terminated(self.builder, detail))
 
     def _take_cancel(self, message: Message) -> None:
         if self.history.cancel:
             return
         quarantined = self.history.stopped == workflow_pb2.WORKFLOW_STATE_QUARANTINED
-        event = self.journal.new()
+        event = self.builder.new()
         event.cancel_requested.MergeFromString(message.content)
-        set_time(event.cancel_requested.cleanup_deadline, self.journal.now + self.kernel.settings.cleanup_timeout)
-        self.journal.add(event)
+        set_time(event.cancel_requested.cleanup_deadline, self.builder.now + self.kernel.settings.cleanup_timeout)
+        self.builder.add(event)
         self._effects.append(lambda: self.kernel.observer.operator_act(self.row, event))
         if quarantined or self.opaque or self._faulted or self.kernel.holds(self.row.key, ""):
             # Its code cannot or must not run, so there is no clean-up.
-            self._finish(closing.cancelled(self.journal, cut=list(self.history.open), deadline=False))
+            self._finish(closing.cancelled(self.builder, cut=list(self.history.open), deadline=False))
         elif self.run is not None:
             self._drive(self.run.cancel_recorded)
         else:
             self.go_on()
             if self.history.stopped and self.history.final is None:
                 # It was paused, and its code still cannot run: there is no clean-up to wait for.
-                self._finish(closing.cancelled(self.journal, cut=list(self.history.open), deadline=False))
+                self._finish(closing.cancelled(self.builder, cut=list(self.history.open), deadline=False))
 
     def _take_resume(self, message: Message) -> None:
         if not self.history.stopped:
             return
-        event = self.journal.new()
+        event = self.builder.new()
         event.workflow_resumed.MergeFromString(message.content)
-        self.journal.add(event)
+        self.builder.add(event)
         self._effects.append(lambda: self.kernel.observer.operator_act(self.row, event))
         self.kernel.forgive(self.row.key)
         if self._faulted:
@@ -310,10 +312,10 @@ class Execution(Stepping):
 
     # Ending.
 
-    def _end(self, run: Run) -> None:
+    def _end(self, run: WorkflowRunner) -> None:
         """The code has returned or raised: the final event."""
         self._report_progress(last=True)
-        self._finish(closing.of_run(self.journal, run, self.kernel.clock.time(), self.kernel.settings.payload_limit))
+        self._finish(closing.of_run(self.builder, run, self.kernel.clock.time(), self.kernel.settings.payload_limit))
 
     def _near_history_limit(self) -> None:
         limit = self.kernel.settings.history_limit
@@ -321,14 +323,14 @@ class Execution(Stepping):
             return
         # Room for what closes the open calls and for the end itself.
         if self.history.last_sequence + 2 * len(self.history.open) + 8 >= limit:
-            self._finish(closing.too_long(self.journal, limit))
+            self._finish(closing.too_long(self.builder, limit))
         elif not self._warned:
             self._warned = True
             message = f"the history has {self.history.last_sequence} events; at {limit} the workflow fails"
             self._alert("history_near_limit", event_pb2.ALERT_SEVERITY_WARNING, message)
 
     def _finish(self, closed: Sequence[tuple[event_pb2.Event, event_pb2.Event]]) -> None:
-        """The final event is in the journal; attempts that it closed are told once it is on disk."""
+        """The final event is in the builder; attempts that it closed are told once it is on disk."""
         for started, event in closed:
             self._closed(started, event)
         self._drop_run()

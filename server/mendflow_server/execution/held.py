@@ -1,6 +1,6 @@
 """A workflow in memory, and its way to the disk.
 
-What happens to it gathers in the journal; `flush` sends all of it to the
+What happens to it gathers in the builder; `flush` sends all of it to the
 committer as one change, guarded by what this driver read: the generation and
 the last sequence. Effects wait for that change. When the guard proves stale,
 another driver has the workflow, and everything here is dropped.
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mendflow_server.attempts.attempts import Body, Listener, Order
 from mendflow_server.execution import closing
-from mendflow_server.history.builder import Journal
-from mendflow_server.history.state import History, seconds
-from mendflow_server.history.workflow_status import State, next_time, state_of
-from mendflow_server.store.interface import Alert, Change, Guard, Heartbeat, InboxKind, Message, Row, Verdict
+from mendflow_server.history.builder import HistoryBuilder
+from mendflow_server.history.timestamps import seconds
+from mendflow_server.history.workflow_status import WorkflowStatus, derive_status, next_time
+from mendflow_server.store.records import Alert, Change, CommitOutcome, Guard, Heartbeat, InboxKind, Message, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from mendflow.v1 import event_pb2
     from mendflow_server.attempts.attempts import Slots
     from mendflow_server.execution.kernel import Kernel
-    from mendflow_server.replay.workflow_runner import Run
+    from mendflow_server.history.state import History
+    from mendflow_server.replay.workflow_runner import WorkflowRunner
     from mendflow_server.runtime.timers import Timer
 
 
@@ -53,11 +54,11 @@ class Held(Listener):
         "_warned",
         "_withdrawn",
         "bodies",
+        "builder",
         "gone",
         "guard",
         "history",
         "in_commit",
-        "journal",
         "kernel",
         "queued",
         "rested",
@@ -80,10 +81,10 @@ class Held(Listener):
         self.row = row
         self.guard = guard
         self.history = history
-        self.journal = Journal(history)
+        self.builder = HistoryBuilder(history)
         #: None: no server of this kind can run it.
         self.workflow = workflow
-        self.run: Run | None = None
+        self.run: WorkflowRunner | None = None
         self.bodies: dict[str, Body] = {}
         #: Dropped: nothing may come of it any more.
         self.gone = False
@@ -128,7 +129,7 @@ class Held(Listener):
             or self._slot_waits
             or self._busy
             or self._report_timer is not None
-            or self.journal.pending
+            or self.builder.pending
         )
 
     @property
@@ -137,12 +138,12 @@ class Held(Listener):
         return self.workflow is None
 
     def _alert(self, name: str, severity: event_pb2.AlertSeverity.ValueType, message: str) -> None:
-        event = self.journal.new()
+        event = self.builder.new()
         event.alert_raised.name = name
         event.alert_raised.severity = severity
         event.alert_raised.message = message
-        self.journal.add(event)
-        self._alerts.append(Alert(round(self.journal.now * 1e6), name, severity, message))
+        self.builder.add(event)
+        self._alerts.append(Alert(round(self.builder.now * 1e6), name, severity, message))
 
     def _drop_run(self) -> None:
         for slots in self._slot_waits.values():
@@ -156,7 +157,7 @@ class Held(Listener):
     def _set_timer(self) -> None:
         wake = None
         if not self.opaque or self.history.cancel:
-            wake = next_time(self.history, self.journal.now, self._nobody_asks)
+            wake = next_time(self.history, self.builder.now, self._nobody_asks)
         if wake is None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -184,18 +185,18 @@ class Held(Listener):
             return
         if self.history.last_sequence >= self.kernel.history_warning:
             self._near_history_limit()
-        pending = self.journal.pending
+        pending = self.builder.pending
         if not pending and not self._heartbeats and not self._taken and not self._row_differs():
             self._set_timer()
             self.rested = self.kernel.clock.monotonic()
             if self._retried and self.idle:
                 self.kernel.try_again(self)
             return
-        self.journal.pending = []
+        self.builder.pending = []
         events = [(event.sequence, event.SerializeToString()) for event in pending]
         change = Change(self._next_row(), self.guard, events, final=self.history.final is not None)
         if self._taken:
-            change.taken = tuple(self._taken)
+            change.consumed = tuple(self._taken)
         if self._heartbeats:
             change.heartbeats = tuple(self._heartbeats.values())
         if self._alerts:
@@ -203,25 +204,25 @@ class Held(Listener):
         self._sent = Cause(pending, self._effects, self._launches)
         self._effects, self._launches, self._taken, self._heartbeats, self._alerts = [], [], [], {}, []
         self.in_commit = True
-        self.kernel.committer.change(change, self.decided)
+        self.kernel.committer.submit(change, self.decided)
 
     def _row_differs(self) -> bool:
         state = self._state()
         return state.state != self.row.state or state.reason != self.row.reason
 
-    def _state(self) -> State:
+    def _state(self) -> WorkflowStatus:
         if self._not_served and not self.history.stopped and self.history.final is None and not self.history.cancel:
             return closing.not_served(self.row.workflow_type)
         if self._held and not self.history.stopped and self.history.final is None and not self.history.cancel:
             return closing.HELD
         wanted = None if self.run is None else self.run.wanted
-        return state_of(self.history, busy=self._busy, slot_waits=len(self._slot_waits), wanted=wanted)
+        return derive_status(self.history, busy=self._busy, slot_waits=len(self._slot_waits), wanted=wanted)
 
     def _next_row(self) -> Row:
         state, reason, explanation, wake = self._state()
         history = self.history
         final = history.final
-        return self.row.moved_on(
+        return self.row.advanced(
             state,
             reason,
             explanation,
@@ -231,28 +232,28 @@ class Held(Listener):
             history.untaken_signals,
         )
 
-    def decided(self, change: Change, verdict: Verdict) -> None:
+    def decided(self, change: Change, outcome: CommitOutcome) -> None:
         """The committer's answer."""
         cause, self._sent = self._sent, _NOTHING
         self.in_commit = False
         try:
-            self._go_on_after(change, verdict, cause)
+            self._go_on_after(change, outcome, cause)
         except BaseException as error:  # noqa: BLE001 - a fault of our own in one workflow must not take the others with it
             self.kernel.fault(self, error)
             self.launch(cause.launches, [])  # It is gone: only their slots are given back.
 
-    def _go_on_after(self, change: Change, verdict: Verdict, cause: Cause) -> None:
-        if verdict is Verdict.INBOX:
+    def _go_on_after(self, change: Change, outcome: CommitOutcome, cause: Cause) -> None:
+        if outcome is CommitOutcome.INBOX_NOT_EMPTY:
             self.in_commit = True
             self.kernel.read_inbox(self, lambda messages: self._resend(change, cause, messages))
             return
-        if verdict is not Verdict.DONE:
+        if outcome is not CommitOutcome.COMMITTED:
             self.drop()
             self.launch(cause.launches, [])
-            if verdict is Verdict.TAKEN:
+            if outcome is CommitOutcome.ID_EXISTS:
                 self.kernel.taken(self)
             else:
-                self.kernel.lost(self, damaged=verdict is Verdict.DAMAGED)
+                self.kernel.lost(self, damaged=outcome is CommitOutcome.DAMAGED)
             return
         fresh = self.guard is None
         self.row = change.row
@@ -269,7 +270,7 @@ class Held(Listener):
     def _resend(self, change: Change, cause: Cause, messages: list[Message]) -> None:
         """Messages arrived before the end: they come into the history before it, undelivered."""
         final = cause.events.pop()
-        taken = list(change.taken)
+        taken = list(change.consumed)
         cancelled = bool(self.history.cancel)
         for message in messages:
             if message.id in taken:
@@ -283,10 +284,10 @@ class Held(Listener):
         cause.events.append(final)
         self.history.last_sequence = final.sequence
         change.events = [(event.sequence, event.SerializeToString()) for event in cause.events]
-        change.taken = tuple(taken)
+        change.consumed = tuple(taken)
         change.row.last_sequence = final.sequence
         self._sent = cause
-        self.kernel.committer.change(change, self.decided)
+        self.kernel.committer.submit(change, self.decided)
 
     def drop(self) -> None:
         """Let go of it: nothing that is not on disk may take effect any more."""

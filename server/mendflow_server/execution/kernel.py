@@ -12,43 +12,12 @@ if TYPE_CHECKING:
     from mendflow_server.attempts.attempts import Attempts, Order
     from mendflow_server.execution.crash_marker import Note
     from mendflow_server.execution.held import Held
-    from mendflow_server.history.state import History
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.runtime.timers import Timers
     from mendflow_server.settings import Settings
     from mendflow_server.store.committer import Committer
-    from mendflow_server.store.interface import Change, Message, Row
-
-
-class Observer(Protocol):
-    """Who is told of what is on disk: logs and spans."""
-
-    #: Whether `attempt_closed` is of interest.
-    traces: bool
-
-    def workflow_started(self, row: Row) -> None:
-        """A new workflow is on disk."""
-
-    def workflow_recovered(self, row: Row, event: event_pb2.Event) -> None:
-        """A workflow was taken over."""
-
-    def attempt_failed(self, row: Row, event: event_pb2.Event) -> None:
-        """An attempt failed, was lost or was cancelled."""
-
-    def attempt_closed(self, row: Row, history: History, started: event_pb2.Event, closed: event_pb2.Event) -> None:
-        """An attempt is closed: its span can be told."""
-
-    def workflow_ended(self, row: Row, history: History, final: event_pb2.Event) -> None:
-        """A workflow has ended: its span can be told."""
-
-    def operator_act(self, row: Row, event: event_pb2.Event) -> None:
-        """Someone cancelled, resumed or terminated a workflow."""
-
-    def alert(self, row: Row, event: event_pb2.Event) -> None:
-        """An alert was raised."""
-
-    def attempt_context(self, row: Row, history: History, step_key: str, number: int) -> contextvars.Context:
-        """Answer the context variables that an attempt's code starts with."""
+    from mendflow_server.store.records import Change, Message
+    from mendflow_server.telemetry.observer import Observer
 
 
 class Kernel(Protocol):

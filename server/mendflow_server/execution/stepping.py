@@ -16,8 +16,8 @@ from mendflow.v1 import event_pb2, failure_pb2
 from mendflow_server.attempts.attempts import Body, Order, Report, Slots
 from mendflow_server.execution.held import Held
 from mendflow_server.failures.retry import cancelled_failure, decide, lost_failure
-from mendflow_server.history.state import set_time
-from mendflow_server.store.interface import Heartbeat
+from mendflow_server.history.timestamps import set_time
+from mendflow_server.store.records import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ class Stepping(Held):
         record = self.history.open.get(key)
         if record is not None:
             due = record.next_attempt_time
-            if record.started is not None or record.paused or (due is not None and due > self.journal.now):
+            if record.started is not None or record.paused or (due is not None and due > self.builder.now):
                 return
             if record.held and self.kernel.holds(self.row.key, key):
                 return
@@ -96,7 +96,7 @@ class Stepping(Held):
             return
         step = self.run.wanted[key][0].step
         row = self.row
-        event = self.journal.new()
+        event = self.builder.new()
         detail = event.attempt_started
         detail.step_key = key
         detail.step_name = step.name
@@ -110,9 +110,9 @@ class Stepping(Held):
         timeout = self.kernel.settings.attempt_timeout if isinstance(step.timeout, Default) else step.timeout
         deadline = None
         if timeout is not None:
-            deadline = self.journal.now + timeout
+            deadline = self.builder.now + timeout
             set_time(detail.deadline, deadline)
-        self.journal.add(event)
+        self.builder.add(event)
         heartbeat = self._last_heartbeats.get(key, b"")
         # By place, in the order of `Order`: by name it takes twice as long.
         order = Order(
@@ -162,7 +162,7 @@ class Stepping(Held):
     def ended_at_once(self, body: Body) -> None:
         """Take in what came of an attempt that ended at once."""
         if body.at_once is not None:
-            self.journal.now = body.end_time
+            self.builder.now = body.end_time
             self._attempt_reported(body, body.at_once)
 
     def reported(self, body: Body, report: Report) -> None:
@@ -206,14 +206,14 @@ class Stepping(Held):
         started = record.started
         if self._reported:
             self._reported.pop(key, None)
-        event = self.journal.new()
+        event = self.builder.new()
         if report.failure is None:
             detail = event.attempt_succeeded
             detail.step_key = key
             detail.attempt = order.number
             if report.output is not None and report.output.WhichOneof("kind"):
                 detail.output.CopyFrom(report.output)
-            self.journal.add(event)
+            self.builder.add(event)
         else:
             self._fail_attempt(event, record, report, order)
         self._closed(started, event)
@@ -243,12 +243,12 @@ class Stepping(Held):
                 cancelled_failure("") if withdrawn else failure,
                 not_retried=report.not_retried,
                 failed_attempts=record.failed_attempts + 1,
-                first_attempt_time=self.journal.now if record.first_attempt_time is None else record.first_attempt_time,
-                now=self.journal.now,
+                first_attempt_time=self.builder.now if record.first_attempt_time is None else record.first_attempt_time,
+                now=self.builder.now,
                 jitter=self.kernel.jitter(),
             )
         )
-        self.journal.add(event)
+        self.builder.add(event)
         self._effects.append(lambda: self.kernel.observer.attempt_failed(self.row, event))
         # Also one that is paused because of its code: that alone would be resumed without an operator.
         goes_on = self.history.stopped_reason in (0, event_pb2.STATE_REASON_NON_DETERMINISM)
@@ -264,7 +264,7 @@ class Stepping(Held):
         started = record.started
         crashes = self.kernel.quarantined(self.row.key, key)
         held = not crashes and self.kernel.holds(self.row.key, key)
-        event = self.journal.new()
+        event = self.builder.new()
         detail = event.attempt_failed
         detail.step_key = key
         detail.attempt = record.attempt
@@ -288,12 +288,12 @@ class Stepping(Held):
                     detail.failure,
                     not_retried=False,
                     failed_attempts=record.failed_attempts,
-                    first_attempt_time=self.journal.now,
-                    now=self.journal.now,
+                    first_attempt_time=self.builder.now,
+                    now=self.builder.now,
                     jitter=0.0,
                 )
             )
-        self.journal.add(event)
+        self.builder.add(event)
         self._effects.append(lambda: self.kernel.observer.attempt_failed(self.row, event))
         if started is not None:
             self._closed(started, event)
@@ -342,12 +342,12 @@ class Stepping(Held):
             self._heartbeats[key] = Heartbeat(key, body.order.number, body.heartbeat)
             body.heartbeat = None
         if body.progress is not None:
-            event = self.journal.new()
+            event = self.builder.new()
             detail = event.progress_reported
             detail.step_key, detail.attempt = key, body.order.number
             detail.done, detail.total, detail.message = body.progress
             body.progress = None
-            self.journal.add(event)
+            self.builder.add(event)
 
     def _report_progress(self, *, last: bool = False) -> None:
         """Put the workflow's own newest progress on record, at most one a second, and the last."""
@@ -360,11 +360,11 @@ class Stepping(Held):
             self._report_later()
             return
         self._reported[""] = now
-        event = self.journal.new()
+        event = self.builder.new()
         detail = event.progress_reported
         detail.report, detail.done, detail.total, detail.message = run.progress
         run.progress = None
-        self.journal.add(event)
+        self.builder.add(event)
 
     def _report_later(self) -> None:
         if self._report_timer is None:

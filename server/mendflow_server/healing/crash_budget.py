@@ -48,7 +48,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mendflow_server.store.interface import Suspect
+from mendflow_server.store.records import Suspect
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence

@@ -19,7 +19,7 @@ from mendflow.v1 import event_pb2, failure_pb2
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mendflow_server.store.interface import Loaded
+    from mendflow_server.store.records import Loaded
 
 __all__ = ["EngineFaults", "Faulted"]
 

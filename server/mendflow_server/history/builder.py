@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mendflow.v1 import event_pb2
-from mendflow_server.history.state import History, micros_of
+from mendflow_server.history.timestamps import micros_of
+
+if TYPE_CHECKING:
+    from mendflow_server.history.state import History
 
 
-class Journal:
+class HistoryBuilder:
     """A history, and the events that lead it on and are not on their way to the disk yet."""
 
     __slots__ = ("_nanos", "_seconds", "_stamped", "history", "now", "pending")

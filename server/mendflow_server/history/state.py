@@ -16,11 +16,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
+from mendflow_server.history.timestamps import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from google.protobuf.timestamp_pb2 import Timestamp
 
     from mendflow.v1.payload_pb2 import Payload
 
@@ -47,23 +46,6 @@ _LABELS = {"step": "step", "timer": "timer", "signal": "signal wait", "value": "
 
 class UnknownEvent(Exception):
     """A newer server wrote an event that this one does not know."""
-
-
-def seconds(moment: Timestamp) -> float:
-    """Answer a timestamp as seconds since the epoch."""
-    return float(moment.seconds + moment.nanos / 1e9)
-
-
-def set_time(moment: Timestamp, when: float) -> None:
-    """Set a timestamp from seconds since the epoch, to the microsecond."""
-    micros = micros_of(when)
-    moment.seconds = micros // 1_000_000
-    moment.nanos = micros % 1_000_000 * 1000
-
-
-def micros_of(when: float) -> int:
-    """Answer seconds as microseconds, rounded."""
-    return int(when * 1_000_000 + 0.5)  # `round` takes three times as long.
 
 
 class CallRecord:

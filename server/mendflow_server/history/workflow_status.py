@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LONGEST_EXPLANATION: Final = 1_000
 
 
-class State(NamedTuple):
+class WorkflowStatus(NamedTuple):
     """The part of a row that follows from the history."""
 
     state: int
@@ -27,7 +27,7 @@ class State(NamedTuple):
     wake: float | None = None
 
 
-_RUNNING: Final = State(workflow_pb2.WORKFLOW_STATE_RUNNING)
+_RUNNING: Final = WorkflowStatus(workflow_pb2.WORKFLOW_STATE_RUNNING)
 
 
 def due_time(record: CallRecord) -> float | None:
@@ -56,7 +56,7 @@ def next_time(history: History, now: float, nobody_asks: Callable[[str], bool]) 
 
 
 def wake_time(history: History, wanted: Container[str] | None) -> float | None:
-    """Return when anything of the workflow goes on by itself; see `state_of` for ``wanted``."""
+    """Return when anything of the workflow goes on by itself; see `derive_status` for ``wanted``."""
     times = [
         time
         for record in history.open.values()
@@ -72,7 +72,9 @@ def _counts(record: CallRecord, wanted: Container[str] | None) -> bool:
     return wanted is None or record.kind != "step" or record.started is not None or record.key in wanted
 
 
-def state_of(history: History, *, busy: bool, slot_waits: int, wanted: Container[str] | None = None) -> State:
+def derive_status(
+    history: History, *, busy: bool, slot_waits: int, wanted: Container[str] | None = None
+) -> WorkflowStatus:
     """Return the state.
 
     ``busy`` says that its code has still to run, ``slot_waits`` how many attempts wait in line. ``wanted`` has the
@@ -82,9 +84,9 @@ def state_of(history: History, *, busy: bool, slot_waits: int, wanted: Container
         return _final(history.final)
     if history.stopped:
         why = history.stopped_explanation[:LONGEST_EXPLANATION]
-        return State(history.stopped, history.stopped_reason, why, wake=history.cleanup_deadline)
+        return WorkflowStatus(history.stopped, history.stopped_reason, why, wake=history.cleanup_deadline)
     if history.cancel:
-        return State(workflow_pb2.WORKFLOW_STATE_CANCELLING, wake=wake_time(history, wanted))
+        return WorkflowStatus(workflow_pb2.WORKFLOW_STATE_CANCELLING, wake=wake_time(history, wanted))
     if busy:
         return _RUNNING
     for record in history.open.values():
@@ -93,24 +95,24 @@ def state_of(history: History, *, busy: bool, slot_waits: int, wanted: Container
     return _waiting(history, slot_waits, wanted)
 
 
-def _final(event: event_pb2.Event) -> State:
+def _final(event: event_pb2.Event) -> WorkflowStatus:
     detail = event.WhichOneof("detail") or ""
     reason = 0
     if detail == "workflow_failed":
         reason = event.workflow_failed.reason
     elif detail == "workflow_cancelled":
         reason = event.workflow_cancelled.reason
-    return State(FINAL_DETAILS[detail], reason)
+    return WorkflowStatus(FINAL_DETAILS[detail], reason)
 
 
-def _waiting(history: History, slot_waits: int, wanted: Container[str] | None) -> State:
+def _waiting(history: History, slot_waits: int, wanted: Container[str] | None) -> WorkflowStatus:
     waiting = workflow_pb2.WORKFLOW_STATE_WAITING
     wake = wake_time(history, wanted)
     if slot_waits:
-        return State(waiting, event_pb2.STATE_REASON_SLOT, f"{slot_waits} attempts wait for a slot", wake)
+        return WorkflowStatus(waiting, event_pb2.STATE_REASON_SLOT, f"{slot_waits} attempts wait for a slot", wake)
     held = [record.key for record in history.open.values() if record.held]
     if held:
-        return State(waiting, event_pb2.STATE_REASON_SUSPECTED, ", ".join(held[:5]), wake)
+        return WorkflowStatus(waiting, event_pb2.STATE_REASON_SUSPECTED, ", ".join(held[:5]), wake)
     counting = [record for record in history.open.values() if _counts(record, wanted)]
     first = min(counting, key=lambda record: due_time(record) or float("inf"), default=None)
     if first is None:
@@ -122,4 +124,4 @@ def _waiting(history: History, slot_waits: int, wanted: Container[str] | None) -
     else:
         reason = event_pb2.STATE_REASON_SIGNAL
     explanation = first.name if first.kind == "signal" else first.key
-    return State(waiting, reason, explanation, wake)
+    return WorkflowStatus(waiting, reason, explanation, wake)

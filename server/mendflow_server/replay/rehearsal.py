@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mendflow.errors import PayloadError
 from mendflow.v1 import event_pb2
-from mendflow_server.history.builder import Journal
-from mendflow_server.history.state import FINAL_DETAILS, History, UnknownEvent, seconds
-from mendflow_server.replay.workflow_runner import NonDeterminism, Run
+from mendflow_server.history.builder import HistoryBuilder
+from mendflow_server.history.state import FINAL_DETAILS, History, UnknownEvent
+from mendflow_server.history.timestamps import seconds
+from mendflow_server.replay.workflow_runner import NonDeterminism, WorkflowRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,10 +56,10 @@ def rehearse(
         return Rehearsal(f"the history cannot be read: {type(error).__name__}: {error}")
     if history.started is None:
         return Rehearsal("the history has no first event")
-    journal = Journal(history)
-    journal.now = seconds(newest.time) if now is None else now
+    builder = HistoryBuilder(history)
+    builder.now = seconds(newest.time) if now is None else now
     try:
-        run = Run(workflow, journal, _argument(workflow, history.started), payload_limit=payload_limit)
+        run = WorkflowRunner(workflow, builder, _argument(workflow, history.started), payload_limit=payload_limit)
     except PayloadError as error:
         return Rehearsal(f"the workflow's recorded input does not fit its type any more: {error}")
     try:
@@ -78,7 +79,7 @@ def _argument(workflow: Workflow[Any, Any], started: event_pb2.Event) -> object:
     return workflow.input_type.decode(detail.input if detail.HasField("input") else None)
 
 
-def _ending(run: Run) -> str:
+def _ending(run: WorkflowRunner) -> str:
     """Return how the code ends, in words; empty while it waits."""
     if not run.done:
         return ""
@@ -95,7 +96,7 @@ def _ending(run: Run) -> str:
     return f"raised {type(error).__name__}: {text}" if text else f"raised {type(error).__name__}"
 
 
-def _misfit(run: Run) -> str:
+def _misfit(run: WorkflowRunner) -> str:
     """Return why what the code returned is not a value of the workflow's type; empty when it is."""
     try:
         run.workflow.output_type.encode(run.value)
@@ -104,7 +105,7 @@ def _misfit(run: Run) -> str:
     return ""
 
 
-def _problem_of_end(run: Run, final: event_pb2.Event | None) -> str:
+def _problem_of_end(run: WorkflowRunner, final: event_pb2.Event | None) -> str:
     """Return how the code ends otherwise than a finished history; empty: it does not."""
     detail = None if final is None else final.WhichOneof("detail")
     if detail not in FINAL_DETAILS or final is None or detail == "workflow_terminated":

@@ -17,7 +17,7 @@ When a drive comes to rest and the code does not fit the history, by the rule of
 `mendflow_server.replay.claims`, `NonDeterminism` is raised, and the engine takes back
 what the drive added. With nothing unclaimed the run is live: new calls run.
 
-A run has no clock, randomness or I/O: the journal carries the time, values are
+A run has no clock, randomness or I/O: the builder carries the time, values are
 recorded. It asks for steps through `wanted` and `unwanted`; the engine acts on
 them once the run has come to rest and their events are on disk.
 """
@@ -36,7 +36,7 @@ from mendflow.authoring.step import StepCall
 from mendflow.codec import oversize
 from mendflow.errors import PayloadError, SignalTimeout, StepFailed
 from mendflow.v1 import failure_pb2, payload_pb2
-from mendflow_server.history.state import set_time
+from mendflow_server.history.timestamps import set_time
 from mendflow_server.replay.claims import Claims, opened
 from mendflow_server.replay.fibers import Fiber, Group, explained, not_durable
 from mendflow_server.replay.inputs import input_problem, is_unstable
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from mendflow.authoring.workflow import Workflow
     from mendflow.v1.event_pb2 import Event
-    from mendflow_server.history.builder import Journal
+    from mendflow_server.history.builder import HistoryBuilder
     from mendflow_server.history.state import CallRecord
 
 #: What the cancel request is called among the keys; no call has it.
@@ -63,7 +63,7 @@ class NonDeterminism(BaseException):
     """The code no longer makes the calls that the history records. Not for workflow code to catch."""
 
 
-class Run:
+class WorkflowRunner:
     """One workflow's code, in memory."""
 
     __slots__ = (
@@ -83,12 +83,12 @@ class Run:
         "_unawaited",
         "_unmatched",
         "_versions",
-        "asked",
+        "builder",
         "done",
         "driving",
         "error",
         "history",
-        "journal",
+        "newly_wanted",
         "progress",
         "unwanted",
         "value",
@@ -96,14 +96,16 @@ class Run:
         "workflow",
     )
 
-    def __init__(self, workflow: Workflow[Any, Any], journal: Journal, argument: object, *, payload_limit: int) -> None:
+    def __init__(
+        self, workflow: Workflow[Any, Any], builder: HistoryBuilder, argument: object, *, payload_limit: int
+    ) -> None:
         self.workflow = workflow
-        self.journal = journal
-        self.history = journal.history
+        self.builder = builder
+        self.history = builder.history
         #: Steps that are awaited and need an attempt: the call and its recorded input.
         self.wanted: dict[str, tuple[StepCall[Any], payload_pb2.Payload]] = {}
         #: Those of them that were asked for since the engine last looked.
-        self.asked: list[str] = []
+        self.newly_wanted: list[str] = []
         #: Steps whose attempt is to be cancelled.
         self.unwanted: list[str] = []
         #: The workflow's newest progress report: number, done, total, message.
@@ -145,18 +147,18 @@ class Run:
         self._drive(self._run_runnable)
 
     def outcome_recorded(self, key: str) -> None:
-        """An outcome of this call was added to the journal: deliver it."""
+        """An outcome of this call was added to the builder: deliver it."""
         if key in self._awaiting:
             self._push(key)
             self._context.run(self._settle, None)
 
     def cancel_recorded(self) -> None:
-        """The cancel request was added to the journal: deliver it."""
+        """The cancel request was added to the builder: deliver it."""
         heapq.heappush(self._ready, (self.history.cancel, CANCEL))
         self._drive()
 
     def signal_recorded(self, name: str) -> None:
-        """A signal was added to the journal: hand it to who waits longest, if anyone does."""
+        """A signal was added to the builder: hand it to who waits longest, if anyone does."""
         self._match_signals(name)
         self._drive()
 
@@ -190,8 +192,8 @@ class Run:
 
     @property
     def time(self) -> float:
-        """The journal's time."""
-        return self.journal.now
+        """The builder's time."""
+        return self.builder.now
 
     def call_made(self, call: object) -> None:
         """Note a call that the code has made; it must await it before it ends."""
@@ -230,10 +232,10 @@ class Run:
         return record.outcome.value_recorded.value.json
 
     def _record_value(self, key: str, text: str) -> str:
-        event = self.journal.new()
+        event = self.builder.new()
         event.value_recorded.key = key
         event.value_recorded.value.json = text
-        self.journal.add(event)
+        self.builder.add(event)
         return event.value_recorded.value.json
 
     def report_progress(self, done: int, total: int, message: str) -> None:
@@ -401,7 +403,7 @@ class Run:
             payload = record.input or payload_pb2.Payload()
         if record is None or record.outcome is None:
             self.wanted[key] = (call, payload)
-            self.asked.append(key)
+            self.newly_wanted.append(key)
         else:
             self._push(key)
         return None
@@ -426,10 +428,10 @@ class Run:
             self._claims.claim(record, f"timer {key}", inserted=call.inserted)
         self._block(fiber, key, call)
         if record is None:
-            event = self.journal.new()
+            event = self.builder.new()
             event.timer_started.key = key
-            set_time(event.timer_started.fire_time, self.journal.now + call.seconds)
-            self.journal.add(event)
+            set_time(event.timer_started.fire_time, self.builder.now + call.seconds)
+            self.builder.add(event)
             return
         self._expect(record, "timer", "")
         if record.outcome is not None:
@@ -454,12 +456,12 @@ class Run:
         self._signal_waits.setdefault(call.name, []).append(key)
 
     def _record_wait(self, key: str, call: SignalWait[Any]) -> None:
-        event = self.journal.new()
+        event = self.builder.new()
         event.signal_awaited.key = key
         event.signal_awaited.name = call.name
         if call.timeout is not None:
-            set_time(event.signal_awaited.deadline, self.journal.now + call.timeout)
-        self.journal.add(event)
+            set_time(event.signal_awaited.deadline, self.builder.now + call.timeout)
+        self.builder.add(event)
 
     def _take_signals(self) -> None:
         """Hand the signals that are there to the waits that still stand; record those that are left over."""
@@ -506,10 +508,10 @@ class Run:
             record = self.history.calls.get(key)
             if record is not None and record.outcome is not None:
                 continue  # It timed out or was cancelled.
-            event = self.journal.new()
+            event = self.builder.new()
             event.signal_taken.key = key
             event.signal_taken.signal_sequence = self.history.mailbox[name][0]
-            self.journal.add(event)
+            self.builder.add(event)
             self._push(key)
 
     # Outcomes.
@@ -580,7 +582,7 @@ class Run:
         if record is not None and record.started is not None:
             self.unwanted.append(key)
             return
-        event = self.journal.new()
+        event = self.builder.new()
         event.call_cancelled.key = key
-        self.journal.add(event)
+        self.builder.add(event)
         self._push(key)

@@ -30,7 +30,7 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds that only ever go forward, and never jump: for limits and ages."""
 
-    def go_on_from(self, moment: float) -> None:
+    def resume_from(self, moment: float) -> None:
         """Read no earlier time than this from now on, unless that is too far ahead of the wall clock."""
 
     def behind(self) -> float:
@@ -62,8 +62,8 @@ class SystemClock:
         """See `Clock.monotonic`."""
         return self._monotonic()
 
-    def go_on_from(self, moment: float) -> None:
-        """See `Clock.go_on_from`."""
+    def resume_from(self, moment: float) -> None:
+        """See `Clock.resume_from`."""
         if self._last < moment <= self._wall() + CARRIED:
             self._last = moment
 

@@ -12,7 +12,7 @@ import os
 FETCHED = 4096
 
 
-class Entropy:
+class RandomBytes:
     """Not for several threads, and not to be taken along by a fork once it was used."""
 
     def __init__(self) -> None:

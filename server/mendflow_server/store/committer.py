@@ -21,25 +21,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from mendflow_server.store.interface import (
-    Batch,
-    BatchResult,
-    CommitUnknown,
-    Guard,
-    StoreDamaged,
-    StoreError,
-    StoreUnavailable,
-    Verdict,
-)
+from mendflow_server.store.errors import CommitUnknown, StoreDamaged, StoreError, StoreUnavailable
+from mendflow_server.store.records import Batch, BatchResult, CommitOutcome, Guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mendflow_server.runtime.clock import Clock
-    from mendflow_server.store.interface import Change, Message, Store
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.records import Change, Message
 
-    ChangeDone = Callable[[Change, Verdict], None]
-    MessageDone = Callable[[Message, Verdict, int, int], None]
+    ChangeDone = Callable[[Change, CommitOutcome], None]
+    MessageDone = Callable[[Message, CommitOutcome, int, int], None]
 
 log = structlog.get_logger("mendflow.commit")
 
@@ -47,9 +40,9 @@ log = structlog.get_logger("mendflow.commit")
 MOST_CHANGES = 512
 #: How long to wait before a batch that failed is sent again, in seconds.
 RETRY_PAUSE = 0.25
-#: With more changes than this on their way there is no `Committer.room`.
+#: With more changes than this on their way there is no `Committer.wait_for_capacity`.
 CROWD = 192
-#: How long `Committer.room` is waited for at most, in seconds.
+#: How long `Committer.wait_for_capacity` is waited for at most, in seconds.
 ROOM_PATIENCE = 0.1
 
 
@@ -70,33 +63,33 @@ class Committer:
         #: Who waits for room.
         self._rooms: collections.deque[asyncio.Future[None]] = collections.deque()
         #: When the oldest batch that is not on disk was taken, by the monotonic clock; None: all is on disk.
-        self.oldest: float | None = None
+        self.uncommitted_since: float | None = None
         #: When the newest batch reached the disk, by the monotonic clock.
         self.last_commit = clock.monotonic()
         #: Called when all of a decided batch have been told of.
-        self.all_told: Callable[[], None] = _nothing
+        self.after_batch: Callable[[], None] = _nothing
         #: Why the last try failed; empty while commits work.
-        self.failing = ""
+        self.failure = ""
         #: What has been logged of it since.
         self._said: set[str] = set()
 
-    def change(self, change: Change, done: ChangeDone) -> None:
+    def submit(self, change: Change, done: ChangeDone) -> None:
         """Commit a change; ``done`` is called on the loop once it is decided."""
         self._changes.append((change, done))
         self._on_their_way += 1
         self._wake.set()
 
-    def message(self, message: Message, done: MessageDone) -> None:
-        """Commit a message; ``done`` gets its verdict, the workflow's key and the message's id."""
+    def submit_message(self, message: Message, done: MessageDone) -> None:
+        """Commit a message; ``done`` gets its outcome, the workflow's key and the message's id."""
         self._messages.append((message, done))
         self._wake.set()
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
-        return self.oldest is None and not self._telling and not self._changes and not self._messages
+        return self.uncommitted_since is None and not self._telling and not self._changes and not self._messages
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Wait, though not for long, until few changes are on their way.
 
         Whoever begins many things and is in no hurry asks first: a few workflows at a time are driven faster than
@@ -131,10 +124,10 @@ class Committer:
             self._wake.clear()
         if not changes and not messages:
             return
-        self.oldest = self._clock.monotonic()
+        self.uncommitted_since = self._clock.monotonic()
         batch = Batch([change for change, _ in changes], [message for message, _ in messages])
         result = await self._commit(batch)
-        self.oldest = None
+        self.uncommitted_since = None
         self.last_commit = self._clock.monotonic()
         # Not from this task: what follows runs workflow code and begins steps, which must not take it for theirs.
         self._telling += 1
@@ -145,9 +138,9 @@ class Committer:
     ) -> None:
         self._telling -= 1
         # A fault of a listener's must not stop the commits of all others.
-        for (change, done), verdict in zip(changes, result.changes, strict=True):
+        for (change, done), outcome in zip(changes, result.changes, strict=True):
             try:
-                done(change, verdict)
+                done(change, outcome)
             except Exception:
                 log.exception("commit_listener_fault")
         for index, (message, told) in enumerate(messages):
@@ -156,7 +149,7 @@ class Committer:
             except Exception:
                 log.exception("commit_listener_fault")
         try:
-            self.all_told()
+            self.after_batch()
         except Exception:
             log.exception("commit_listener_fault")
         self._on_their_way -= len(changes)
@@ -191,7 +184,7 @@ class Committer:
         if len(batch.changes) + len(batch.messages) == 1:
             log.critical("change_refused_by_store", error=str(error))
             self._answered()
-            refused = [Verdict.DAMAGED if isinstance(error, StoreDamaged) else Verdict.LOST]
+            refused = [CommitOutcome.DAMAGED if isinstance(error, StoreDamaged) else CommitOutcome.CONFLICT]
             return BatchResult(
                 refused[: len(batch.changes)],
                 refused[: len(batch.messages)],
@@ -210,21 +203,21 @@ class Committer:
 
     def _answered(self) -> None:
         """The store does what it is asked, or says why it never will."""
-        if self.failing:
-            self.failing = ""
+        if self.failure:
+            self.failure = ""
             self._said.clear()
             log.info("store_commits_again")
 
     def _failed(self, error: StoreError) -> None:
-        self.failing = str(error) or type(error).__name__
-        if self.failing not in self._said:
+        self.failure = str(error) or type(error).__name__
+        if self.failure not in self._said:
             # Each cause once, for the second may say more: what began as an error of the disk is read-only now.
-            self._said.add(self.failing)
-            log.error("store_does_not_commit", error=self.failing)
+            self._said.add(self.failure)
+            log.error("store_does_not_commit", error=self.failure)
 
     async def _settle(self, batch: Batch) -> BatchResult:
         """Find out what became of a batch of unknown outcome, and send again what was not done."""
-        verdicts: dict[int, Verdict] = {}
+        outcomes: dict[int, CommitOutcome] = {}
         fresh = [change.row.workflow_id for change in batch.changes if change.guard is None]
         rows = await self._store.find(fresh) if fresh else {}
         heads = await self._store.heads([change.row.key for change in batch.changes if change.guard is not None])
@@ -236,21 +229,21 @@ class Committer:
                     again.append(index)
                 elif row.uid == change.row.uid:
                     change.row.key = row.key
-                    verdicts[index] = Verdict.DONE
+                    outcomes[index] = CommitOutcome.COMMITTED
                 else:
-                    verdicts[index] = Verdict.TAKEN
+                    outcomes[index] = CommitOutcome.ID_EXISTS
                 continue
             head = heads.get(change.row.key)
             if head == change.guard:
                 again.append(index)
             elif head == Guard(change.row.generation, change.row.last_sequence):
-                verdicts[index] = Verdict.DONE
+                outcomes[index] = CommitOutcome.COMMITTED
             else:
-                verdicts[index] = Verdict.LOST
+                outcomes[index] = CommitOutcome.CONFLICT
         # A message carries a request id always, so that sending it twice leaves one.
         result = await self._store.commit(Batch([batch.changes[index] for index in again], batch.messages))
-        verdicts.update(zip(again, result.changes, strict=True))
-        result.changes = [verdicts[index] for index in range(len(batch.changes))]
+        outcomes.update(zip(again, result.changes, strict=True))
+        result.changes = [outcomes[index] for index in range(len(batch.changes))]
         return result
 
 

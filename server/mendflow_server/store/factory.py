@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from mendflow_server.store.interface import StoreRefused
+from mendflow_server.store.errors import StoreRefused
 from mendflow_server.store.sqlite import SqliteInspector, SqliteStore
 from mendflow_server.store.sqlite.filesystem import files_at, resolve
 

@@ -17,7 +17,8 @@ from mendflow.v1 import event_pb2
 from mendflow_server.engine.memory import LOAD_PAGE, CrashBudgetPort
 from mendflow_server.healing.crash_budget import Unit, after_death
 from mendflow_server.history.state import History
-from mendflow_server.store.interface import Life, Loaded, StoreError
+from mendflow_server.store.errors import StoreError
+from mendflow_server.store.records import Life, Loaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from mendflow_server.healing.crash_budget import Schedule
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.settings import Settings
-    from mendflow_server.store.interface import Store, Suspect
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.records import Suspect
 
 log = structlog.get_logger("mendflow.supervisor")
 
@@ -45,7 +47,7 @@ class Supervisor(CrashBudgetPort):
     def __init__(self, *, engine: Engine, store: Store, clock: Clock, settings: Settings) -> None:
         self._engine = engine
         self._store = store
-        self._trying = engine.trying
+        self._retrying_store = engine.retrying_store
         self._clock = clock
         self._settings = settings
         self._schedule: Schedule | None = None
@@ -68,9 +70,9 @@ class Supervisor(CrashBudgetPort):
         began = self._clock.monotonic()
         now = round(self._clock.time() * 1e6)
         life = Life(self._engine.replica_id, now, now, drained=False)
-        previous = await self._trying.until_done(lambda: self._store.begin_life(life))
+        previous = await self._retrying_store.until_done(lambda: self._store.begin_life(life))
         self._begun = True
-        ledger = await self._trying.until_done(self._store.suspects)
+        ledger = await self._retrying_store.until_done(self._store.suspects)
         loaded = await self._under_way([suspect.key for suspect in ledger])
         await self._judge(previous, ledger, loaded)
         self._engine.loads_open = True
@@ -104,20 +106,20 @@ class Supervisor(CrashBudgetPort):
         ordered = sorted(keys)
         loaded: list[Loaded] = []
         for start in range(0, len(ordered), LOAD_PAGE):
-            loaded += await self._trying.load(ordered[start : start + LOAD_PAGE])
+            loaded += await self._retrying_store.load(ordered[start : start + LOAD_PAGE])
         return loaded
 
     async def _all_keys(self, reason: int | None) -> list[int]:
         keys: list[int] = []
         while True:
-            page = await self._trying.until_done(partial(self._page, reason, keys[-1] if keys else 0))
+            page = await self._retrying_store.until_done(partial(self._page, reason, keys[-1] if keys else 0))
             keys += page
             if len(page) < DUE_PAGE:
                 return keys
 
     async def _page(self, reason: int | None, after: int) -> list[int]:
         if reason is None:
-            return await self._store.under_way(after_key=after, limit=DUE_PAGE)
+            return await self._store.in_progress(after_key=after, limit=DUE_PAGE)
         return await self._store.stopped_for(reason, after_key=after, limit=DUE_PAGE)
 
     async def _judge(self, previous: Life | None, ledger: list[Suspect], loaded: list[Loaded]) -> None:
@@ -136,7 +138,7 @@ class Supervisor(CrashBudgetPort):
         self._schedule.start(self._clock.monotonic())
         # On disk before any of them runs again: the next death may come at once.
         suspects = self._schedule.ledger()
-        await self._trying.until_done(lambda: self._store.write_suspects(suspects))
+        await self._retrying_store.until_done(lambda: self._store.write_suspects(suspects))
         self._quarantined = dict(plan.quarantined)
         self._engine.suspects = bool(plan.ledger)
         held = sum(suspect.held for suspect in plan.ledger)
@@ -207,9 +209,9 @@ class Supervisor(CrashBudgetPort):
             )
             until = round((self._clock.time() + HORIZON) * 1e6)
             if room:
-                left_alone = self._trying.left_alone
-                due = await self._store.due(until, limit=DUE_PAGE + self._engine.workflows_in_memory + len(left_alone))
-                absent = [key for _, key in due if key not in left_alone and not self._engine.has(key)]
+                unreadable = self._retrying_store.unreadable
+                due = await self._store.due(until, limit=DUE_PAGE + self._engine.workflows_in_memory + len(unreadable))
+                absent = [key for _, key in due if key not in unreadable and not self._engine.has(key)]
                 self._engine.load(absent[:room])
         except StoreError as error:
             log.warning("due_not_read", error=str(error))

@@ -10,12 +10,12 @@ import structlog
 from opentelemetry import context as otel_context
 
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-from mendflow_server.telemetry import attempt_context
+from mendflow_server.telemetry.trace_context import attempt_context
 
 if TYPE_CHECKING:
     from mendflow_server.history.state import History
-    from mendflow_server.store.interface import Row
-    from mendflow_server.telemetry import SpanProjector
+    from mendflow_server.store.records import Row
+    from mendflow_server.telemetry.spans import SpanProjector
 
 log = structlog.get_logger("mendflow.workflow")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from mendflow_server.store.interface import StoreDamaged, StoreError, StoreRefused, StoreUnavailable
+from mendflow_server.store.errors import StoreDamaged, StoreError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mendflow_server.store.interface import StoreError
+from mendflow_server.store.errors import StoreError
 from mendflow_server.store.sqlite import rows
 from mendflow_server.store.sqlite.bulk import write_rows
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from mendflow_server.store.interface import Change
+    from mendflow_server.store.records import Change
 
 
 class Parts:
@@ -61,11 +61,11 @@ class Parts:
             self._updates += rows.to_update(row, guard)
             if change.final:
                 self._ended.append(key)
-        if change.taken or change.alerts or change.heartbeats:
+        if change.consumed or change.alerts or change.heartbeats:
             self._add_beside(change, key)
 
     def _add_beside(self, change: Change, key: int) -> None:
-        for taken in change.taken:
+        for taken in change.consumed:
             self._taken += (taken, key)
         for alert in change.alerts:
             self._alerts += (alert.time, key, alert.name, alert.severity, alert.message)

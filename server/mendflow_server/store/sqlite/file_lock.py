@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from mendflow_server.store.interface import StoreRefused
+from mendflow_server.store.errors import StoreRefused
 from mendflow_server.store.sqlite.filesystem import lock_path, refuse_unfit_file
 from mendflow_server.store.sqlite.holders import holders_of
 

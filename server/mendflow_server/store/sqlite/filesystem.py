@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from mendflow_server.store.interface import StoreRefused
+from mendflow_server.store.errors import StoreRefused
 
 _NETWORK: Final = frozenset(
     {

@@ -1,10 +1,10 @@
-"""Messages into the inbox: their verdicts, in their order."""
+"""Messages into the inbox: their outcomes, in their order."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mendflow_server.store.interface import InboxKind, Verdict
+from mendflow_server.store.records import CommitOutcome, InboxKind
 from mendflow_server.store.sqlite.bulk import read_rows, to_json, write_rows
 from mendflow_server.store.sqlite.queries import QUERIES
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from mendflow_server.store.interface import BatchResult, Message
+    from mendflow_server.store.records import BatchResult, Message
 
 _FIRST_FINAL_STATE: Final = 7
 
@@ -35,26 +35,26 @@ class Delivery:
         self._signals: dict[int, int] = {}
 
     def write(self, result: BatchResult) -> None:
-        """Add those that may be added, and every verdict to the result."""
+        """Add those that may be added, and every outcome to the result."""
         self._read()
         added: list[object] = []
         requests: list[object] = []
         count = 0
         for message in self._messages:
-            verdict = self._judge(message)
+            outcome = self._judge(message)
             key = self._receivers.get(message.workflow_id, (0,))[0]
-            if verdict is Verdict.DONE:
+            if outcome is CommitOutcome.COMMITTED:
                 count += 1
                 added += (key, int(message.kind), message.request_id, message.time, message.content)
                 if message.request_id:
                     requests += (key, message.request_id)
-            result.messages.append(verdict)
+            result.messages.append(outcome)
             result.message_keys.append(key)
         write_rows(self._connection, "insert_message", added, 5)
         write_rows(self._connection, "insert_request", requests, 2)
         number = self._connection.execute(QUERIES["newest_message"]).fetchone()[0] - count if count else 0
-        for verdict in result.messages:
-            done = verdict is Verdict.DONE
+        for outcome in result.messages:
+            done = outcome is CommitOutcome.COMMITTED
             number += done
             result.message_ids.append(number if done else 0)
 
@@ -74,20 +74,20 @@ class Delivery:
             keys = to_json(list(signalled))
             self._signals = dict(read_rows(self._connection, QUERIES["count_signals"], {"keys": keys}))
 
-    def _judge(self, message: Message) -> Verdict:
+    def _judge(self, message: Message) -> CommitOutcome:
         receiver = self._receivers.get(message.workflow_id)
         if receiver is None:
-            return Verdict.MISSING
+            return CommitOutcome.NOT_FOUND
         key, state, untaken = receiver
         signal = message.kind is InboxKind.SIGNAL
         if (key, message.request_id) in self._seen:
-            return Verdict.DUPLICATE
+            return CommitOutcome.DUPLICATE
         if state >= _FIRST_FINAL_STATE:
-            return Verdict.ENDED
+            return CommitOutcome.WORKFLOW_ENDED
         if signal:
             if untaken + self._signals[key] >= self._signal_limit:
-                return Verdict.FULL
+                return CommitOutcome.INBOX_FULL
             self._signals[key] += 1
         if message.request_id:
             self._seen.add((key, message.request_id))
-        return Verdict.DONE
+        return CommitOutcome.COMMITTED

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from mendflow_server.store.interface import Filter, StoreError, StoreRefused
+from mendflow_server.store.errors import StoreError, StoreRefused
 from mendflow_server.store.sqlite.connection import connect_inspector, translate_at_open, unavailable
 from mendflow_server.store.sqlite.listing import read_page
 from mendflow_server.store.sqlite.migrate import refuse_unreadable
@@ -30,7 +30,7 @@ from mendflow_server.store.sqlite.reader import BYTES_AT_ONCE, EVENTS_AT_ONCE, r
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mendflow_server.store.interface import Cursor, Page
+    from mendflow_server.store.records import Cursor, Filter, Page
 
 _T = TypeVar("_T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mendflow_server.store.interface import Cursor, Page
+from mendflow_server.store.records import Cursor, Page
 from mendflow_server.store.sqlite.bulk import read_rows, to_json
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.rows import from_columns
@@ -12,7 +12,7 @@ from mendflow_server.store.sqlite.rows import from_columns
 if TYPE_CHECKING:
     import sqlite3
 
-    from mendflow_server.store.interface import Filter
+    from mendflow_server.store.records import Filter
 
 #: Rows that one page looks at.
 LOOKS: Final = 5_000

@@ -6,7 +6,7 @@ import sqlite3
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from mendflow_server.store.interface import StoreRefused
+from mendflow_server.store.errors import StoreRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

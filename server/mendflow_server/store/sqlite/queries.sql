@@ -159,7 +159,7 @@ SELECT json_group_array(json_array(wake_time, key)) FROM (
     WHERE wake_time IS NOT NULL AND wake_time <= :until ORDER BY wake_time, key LIMIT :limit
 )
 
--- name: under_way
+-- name: in_progress
 -- The keys of all that a driver must look at, from a key on.
 SELECT json_group_array(key) FROM (
     SELECT key FROM (

@@ -10,16 +10,8 @@ import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mendflow_server.store.interface import (
-    Guard,
-    Heartbeat,
-    InboxKind,
-    Loaded,
-    Message,
-    StoreError,
-    StoreUnavailable,
-    Suspect,
-)
+from mendflow_server.store.errors import StoreError, StoreUnavailable
+from mendflow_server.store.records import Guard, Heartbeat, InboxKind, Loaded, Message, Suspect
 from mendflow_server.store.sqlite.bulk import read_rows, to_json
 from mendflow_server.store.sqlite.connection import connect_reader, is_harmless, unavailable
 from mendflow_server.store.sqlite.queries import QUERIES
@@ -29,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mendflow_server.store.interface import Row
+    from mendflow_server.store.records import Row
     from mendflow_server.store.sqlite.connection import Damage
 
 _T = TypeVar("_T")
@@ -108,9 +100,9 @@ class Reader:
         """Answer (wake_time, key), earliest first."""
         return [(wake_time, key) for wake_time, key in self._all("due", until=until, limit=limit)]
 
-    def under_way(self, after_key: int, limit: int) -> list[int]:
+    def in_progress(self, after_key: int, limit: int) -> list[int]:
         """Answer keys of what a driver must look at."""
-        return self._all("under_way", after_key=after_key, limit=limit)
+        return self._all("in_progress", after_key=after_key, limit=limit)
 
     def stopped_for(self, reason: int, after_key: int, limit: int) -> list[int]:
         """Answer keys of open workflows with this reason."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from mendflow_server.store.interface import Row, StoreDamaged
+from mendflow_server.store.errors import StoreDamaged
+from mendflow_server.store.records import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mendflow_server.store.interface import Guard
+    from mendflow_server.store.records import Guard
 
 
 #: How many values `to_insert` and `to_update` answer.

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from mendflow_server.store.interface import StoreUnavailable
+from mendflow_server.store.errors import StoreUnavailable
 from mendflow_server.store.sqlite.connection import Damage
 from mendflow_server.store.sqlite.encoder import Parts
 from mendflow_server.store.sqlite.file_lock import FileLock
@@ -19,7 +19,7 @@ from mendflow_server.store.sqlite.writer import Writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from mendflow_server.store.interface import (
+    from mendflow_server.store.records import (
         Batch,
         BatchResult,
         Cursor,
@@ -67,8 +67,8 @@ class SqliteStore:
         return self._damage.found
 
     @property
-    def note(self) -> Path | None:
-        """See `Store.note`. It lies beside the database."""
+    def crash_marker_path(self) -> Path | None:
+        """See `Store.crash_marker_path`. It lies beside the database."""
         return note_path(self._path)
 
     async def open(self) -> None:
@@ -142,9 +142,9 @@ class SqliteStore:
         """See `Store.due`."""
         return await self._read(lambda reader: reader.due(until, limit))
 
-    async def under_way(self, *, after_key: int, limit: int) -> list[int]:
-        """See `Store.under_way`."""
-        return await self._read(lambda reader: reader.under_way(after_key, limit))
+    async def in_progress(self, *, after_key: int, limit: int) -> list[int]:
+        """See `Store.in_progress`."""
+        return await self._read(lambda reader: reader.in_progress(after_key, limit))
 
     async def stopped_for(self, reason: int, *, after_key: int, limit: int) -> list[int]:
         """See `Store.stopped_for`."""

@@ -8,7 +8,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from mendflow_server.store.interface import StoreUnavailable
+from mendflow_server.store.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,13 +11,8 @@ import contextlib
 import sqlite3
 from typing import TYPE_CHECKING, TypeVar
 
-from mendflow_server.store.interface import (
-    BatchResult,
-    CommitUnknown,
-    Life,
-    StoreError,
-    Verdict,
-)
+from mendflow_server.store.errors import CommitUnknown, StoreError
+from mendflow_server.store.records import BatchResult, CommitOutcome, Life
 from mendflow_server.store.sqlite.bulk import write_rows
 from mendflow_server.store.sqlite.connection import (
     code_of,
@@ -36,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mendflow_server.store.interface import Batch, Change, Suspect
+    from mendflow_server.store.records import Batch, Change, Suspect
     from mendflow_server.store.sqlite.connection import Damage
 
 _T = TypeVar("_T")
@@ -75,19 +70,19 @@ class Writer:
         """Commit the batch, whose changes have these keys and are laid out in ``parts``."""
         result = self._transact(lambda connection: self._write(connection, batch, keys, parts))
         # Only now: a row without a key is one that is not in the store.
-        for change, key, verdict in zip(batch.changes, keys, result.changes, strict=True):
-            if change.guard is None and verdict is Verdict.DONE:
+        for change, key, outcome in zip(batch.changes, keys, result.changes, strict=True):
+            if change.guard is None and outcome is CommitOutcome.COMMITTED:
                 change.row.key = key
         return result
 
     def _write(self, connection: sqlite3.Connection, batch: Batch, keys: Sequence[int], parts: Parts) -> BatchResult:
         """Write a batch inside a transaction that has begun and that the caller ends."""
-        verdicts = [Verdict.DONE] * len(keys)
+        outcomes = [CommitOutcome.COMMITTED] * len(keys)
         if keys and not parts.write(connection):
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
-            verdicts = [_write_one(connection, change, key) for change, key in zip(batch.changes, keys, strict=True)]
-        result = BatchResult(verdicts, [], [], [])
+            outcomes = [_write_one(connection, change, key) for change, key in zip(batch.changes, keys, strict=True)]
+        result = BatchResult(outcomes, [], [], [])
         if batch.messages:
             Delivery(connection, batch.messages, self._signal_limit).write(result)
         return result
@@ -172,23 +167,23 @@ class Writer:
                 connection.close()
 
 
-def _write_one(connection: sqlite3.Connection, change: Change, key: int) -> Verdict:
+def _write_one(connection: sqlite3.Connection, change: Change, key: int) -> CommitOutcome:
     """Write a change by itself, under a savepoint: what becomes of it leaves the others alone."""
     parts = Parts()
     parts.add(change, key)
     connection.execute("SAVEPOINT one")
     if parts.write(connection):
-        verdict = Verdict.DONE
+        outcome = CommitOutcome.COMMITTED
     else:
         connection.execute("ROLLBACK TO one")
-        verdict = _refusal(connection, change)
+        outcome = _refusal(connection, change)
     connection.execute("RELEASE one")
-    return verdict
+    return outcome
 
 
-def _refusal(connection: sqlite3.Connection, change: Change) -> Verdict:
+def _refusal(connection: sqlite3.Connection, change: Change) -> CommitOutcome:
     if change.guard is None:
-        return Verdict.TAKEN
+        return CommitOutcome.ID_EXISTS
     guard = (change.row.key, change.guard.generation, change.guard.last_sequence)
     held = connection.execute(QUERIES["guard_holds"], guard).fetchone()
-    return Verdict.LOST if held is None else Verdict.INBOX
+    return CommitOutcome.CONFLICT if held is None else CommitOutcome.INBOX_NOT_EMPTY
