@@ -11,8 +11,8 @@ import pytest
 
 from mendflow_server.store.interface import CommitUnknown, Guard, Life, StoreUnavailable, Verdict
 from mendflow_server.store.sqlite import SqliteStore, writer
-from tests.mounting import fill, small_disk
 from tests.store.builders import commit, follow, make_row, new, start
+from tests.support.mounting import fill, small_disk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
