@@ -24,13 +24,13 @@ from mendflow import Client, Workflow
 from mendflow.v1 import operator_service_pb2_grpc, workflow_service_pb2_grpc
 from mendflow_server.app import App
 from mendflow_server.settings import Settings, load_settings
-from tests import workflows as test_workflows
+from tests.support import workflows as test_workflows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-TESTS = Path(__file__).parent
-ROOT = TESTS.parent
+ROOT = Path(__file__).resolve().parents[1]
+SUPPORT = ROOT / "tests/support"
 
 DEFINITIONS = {thing.name: thing for thing in vars(test_workflows).values() if isinstance(thing, Workflow)}
 
@@ -126,7 +126,7 @@ class ServerProcess:
     directory: Path
     modules: tuple[str, ...] = ("workflows",)
     environment: dict[str, str] = field(default_factory=dict)
-    #: Disturbances and faults of `tests.faults` that each life has.
+    #: Disturbances and faults of `tests.support.faults` that each life has.
     faults: tuple[str, ...] = ()
     grpc_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
@@ -165,10 +165,10 @@ class ServerProcess:
             **os.environ,
             "MENDFLOW_TEST_JOURNAL": str(self.directory / "journal.txt"),
             "MENDFLOW_LOG_FORMAT": "json",
-            "PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]),
             **self.environment,
         }
-        root = ["-m", "tests.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.cli"]
+        root = ["-m", "tests.support.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.cli"]
         command = [sys.executable, *root, "serve", *self.modules]
         command += ["--store", f"sqlite:///{self.store}"]
         command += ["--grpc-address", self.grpc_address, "--http-address", self.http_address]

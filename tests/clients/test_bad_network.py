@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mendflow import Client
-from tests.watch.proxy import Proxy
+from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:
     from tests.clients.programs import Program

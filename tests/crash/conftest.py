@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.crash.volumes import OnAVolume
-from tests.mounting import small_disk
+from tests.support.mounting import small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,11 +21,11 @@ from mendflow import Client
 from mendflow.errors import WrongState
 from mendflow.v1 import payload_pb2, workflow_pb2, workflow_service_pb2
 from mendflow_server.history.state import FINAL_STATES
-from tests.crash.stories import Moment
-from tests.evidence import Pressure
-from tests.load_workflows import EFFECTS, LIVES
-from tests.promises import Death, Told, Watched, copy_store, open_attempts, read_effects, read_store
-from tests.watch.watchers import RawWatch
+from tests.support.evidence import Pressure
+from tests.support.load_workflows import EFFECTS, LIVES
+from tests.support.promises import Death, Told, Watched, copy_store, open_attempts, read_effects, read_store
+from tests.support.stories import Moment
+from tests.support.watchers import RawWatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from mendflow.v1 import event_pb2
     from tests.conftest import ServerProcess
-    from tests.crash.stories import Act, Story, Watch
-    from tests.promises import Stored
+    from tests.support.promises import Stored
+    from tests.support.stories import Act, Story, Watch
 
 CLIENTS: Final = 4
 #: How often progress is looked at, in seconds, and how many looks without any count as some.

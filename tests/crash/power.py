@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.conftest import ServerProcess
-from tests.promises import read_store
+from tests.support.promises import read_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from random import Random
 
-    from tests.promises import Stored
+    from tests.support.promises import Stored
 
 #: The files that a store's data is in.
 SUFFIXES: Final = ("", "-wal", "-journal")

@@ -15,16 +15,16 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_pb2
 from tests.conftest import serving_process
-from tests.faults import set_clock
-from tests.load_workflows import EFFECTS
-from tests.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
+from tests.support.faults import set_clock
+from tests.support.load_workflows import EFFECTS
+from tests.support.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from tests.conftest import ServerProcess
-    from tests.promises import Stored
+    from tests.support.promises import Stored
 
 HOUR: Final = 3_600.0
 #: How long what waits is to wait, in seconds.
@@ -149,7 +149,7 @@ def serving_by_a_jumping_clock(directory: Path) -> Iterator[ServerProcess]:
     set_clock(directory, 0.0)
     with serving_process(
         directory,
-        modules=("tests.load_workflows",),
+        modules=("tests.support.load_workflows",),
         environment={"MENDFLOW_EVICT_AFTER": "0.3", "MENDFLOW_PROBE_INTERVAL": "0.2"},
         faults=("jumping_clock",),
     ) as server:

@@ -15,7 +15,7 @@ import pytest
 from mendflow.errors import ServerUnavailable
 from mendflow.v1 import workflow_pb2
 from tests.crash.volumes import OnAVolume, breaches, calling
-from tests.promises import read_effects, read_store
+from tests.support.promises import read_effects, read_store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,7 +24,7 @@ from tests.crash.volumes import (
     read_only,
     refuses_to_grow,
 )
-from tests.mounting import fill, mount, small_disk
+from tests.support.mounting import fill, mount, small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,7 +206,7 @@ def test_a_network_file_system_ends_the_start_with_advice(on_a_directory: OnAVol
     table = server.directory / "mountinfo"
     table.write_text(f"36 25 0:32 / {server.volume.resolve()} rw shared:1 - nfs4 host:/export rw\n", "utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", ON_A_NETWORK, table, "serve", "tests.load_workflows", "--store", f"sqlite:///{server.store}"],
+        [sys.executable, "-c", ON_A_NETWORK, table, "serve", "tests.support.load_workflows", "--store", f"sqlite:///{server.store}"],
         capture_output=True, text=True, check=False, timeout=30, cwd=server.directory,
         env={**os.environ, "PYTHONPATH": str(ROOT), "MENDFLOW_TEST_JOURNAL": str(server.effects)},
     )  # fmt: skip

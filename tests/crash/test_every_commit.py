@@ -26,10 +26,10 @@ from examples.smtp_server import Mailbox, mail_server
 from mendflow.errors import ServerUnavailable, WrongState
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.history.state import FINAL_STATES
-from tests.crash.trial import SUBJECT, Case, Trial, run_trial
-from tests.killing import Point
-from tests.promises import Told, open_attempts, read_store
-from tests.scale import SOAK, scaled
+from tests.support.killing import Point
+from tests.support.promises import Told, open_attempts, read_store
+from tests.support.scale import SOAK, scaled
+from tests.support.trial import SUBJECT, Case, Trial, run_trial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence

@@ -9,7 +9,7 @@ import pytest
 
 from mendflow import Client
 from tests.conftest import ServerProcess, serving_process
-from tests.exit_workflows import WAYS
+from tests.support.exit_workflows import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """Return a server on each of the loops."""
     directory = tmp_path_factory.mktemp(request.param)
     environment = {"MENDFLOW_EVENT_LOOP": request.param}
-    with serving_process(directory, modules=("tests.exit_workflows",), environment=environment) as process:
+    with serving_process(directory, modules=("tests.support.exit_workflows",), environment=environment) as process:
         yield process
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.crash.trial import SUBJECT, Case, run_trial
-from tests.killing import Point
-from tests.promises import Promise, broken
+from tests.support.killing import Point
+from tests.support.promises import Promise, broken
+from tests.support.trial import SUBJECT, Case, run_trial
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.crash.trial import Trial
+    from tests.support.trial import Trial
 
 #: How long a workflow may take that ends, in seconds; one with a fault may never end.
 LIMIT = 4.0

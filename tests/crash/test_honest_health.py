@@ -21,11 +21,22 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mendflow import Client
-from tests import killing
 from tests.conftest import free_port, until
-from tests.crash.trial import PROCESSES
-from tests.faults import NO_COMMIT, NO_TICK
-from tests.promises import Answer, Evidence, Health, Promise, Told, Trouble, Watched, broken, read_effects, read_store
+from tests.support import killing
+from tests.support.faults import NO_COMMIT, NO_TICK
+from tests.support.promises import (
+    Answer,
+    Evidence,
+    Health,
+    Promise,
+    Told,
+    Trouble,
+    Watched,
+    broken,
+    read_effects,
+    read_store,
+)
+from tests.support.trial import PROCESSES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -14,7 +14,7 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from tests.conftest import ServerProcess, serving_process
-from tests.promises import Death, Evidence, Told, Watched, broken, copy_store, read_store
+from tests.support.promises import Death, Evidence, Told, Watched, broken, copy_store, read_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -243,7 +243,6 @@ async def test_code_that_cannot_replay_pauses_and_goes_on_when_fixed_code_is_dep
     )
     module.write_text(body.format("one"))
     server = ServerProcess(tmp_path, modules=("changing",))
-    server.environment["PYTHONPATH"] = str(tmp_path)
     server.start()
     try:
         async with Client(server.grpc_address) as client:

@@ -16,7 +16,7 @@ from mendflow import Client
 from mendflow_server.store.errors import StoreRefused
 from mendflow_server.store.sqlite import SqliteStore
 from tests.conftest import ServerProcess
-from tests.mounting import mount, unmount
+from tests.support.mounting import mount, unmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,10 +19,10 @@ from mendflow import Client
 from mendflow_server.store.sqlite import connection, writer
 from tests.crash.load import Load
 from tests.crash.power import PoweredServer, build_platter, mixed, syncs
-from tests.crash.stories import draw_stories, wrong_ends
-from tests.load_workflows import EFFECTS
-from tests.promises import Death, Evidence, Promise, Told, Watched, broken, read_effects, read_store
-from tests.scale import SOAK, scaled
+from tests.support.load_workflows import EFFECTS
+from tests.support.promises import Death, Evidence, Promise, Told, Watched, broken, read_effects, read_store
+from tests.support.scale import SOAK, scaled
+from tests.support.stories import draw_stories, wrong_ends
 
 if TYPE_CHECKING:
     import sqlite3
@@ -48,7 +48,7 @@ def platter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def powered(tmp_path: Path, platter: Path) -> Iterator[PoweredServer]:
     """A server whose power can be cut, not started yet."""
-    server = PoweredServer(tmp_path, modules=("tests.load_workflows",), library=platter, rng=Random(SEEDS[0]))
+    server = PoweredServer(tmp_path, modules=("tests.support.load_workflows",), library=platter, rng=Random(SEEDS[0]))
     try:
         yield server
     finally:
@@ -170,7 +170,7 @@ async def test_the_power_may_be_cut_at_any_sync(tmp_path: Path, platter: Path) -
         (tmp_path / name).mkdir()
         faults = ("frequent_checkpoints",)
         return PoweredServer(
-            tmp_path / name, modules=("tests.load_workflows",), faults=faults, library=platter, rng=rng
+            tmp_path / name, modules=("tests.support.load_workflows",), faults=faults, library=platter, rng=rng
         )
 
     whole = server("whole")

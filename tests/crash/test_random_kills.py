@@ -18,11 +18,11 @@ import pytest
 from mendflow.v1 import failure_pb2
 from tests.conftest import serving_process
 from tests.crash.load import Load
-from tests.crash.stories import draw_stories, wrong_ends
-from tests.load_workflows import EFFECTS
-from tests.promises import Evidence, broken, delays, read_effects, read_store
-from tests.scale import scaled
-from tests.watch.watchers import unfaithful
+from tests.support.load_workflows import EFFECTS
+from tests.support.promises import Evidence, broken, delays, read_effects, read_store
+from tests.support.scale import scaled
+from tests.support.stories import draw_stories, wrong_ends
+from tests.support.watchers import unfaithful
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ SEEDS = [int(os.environ["MENDFLOW_SEED"])] if os.environ.get("MENDFLOW_SEED") el
 async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, seed: int) -> None:
     rng = Random(seed)
     stories = draw_stories(rng, count=COUNT, lives=KILLS + 1)
-    with serving_process(tmp_path, modules=("tests.load_workflows",)) as server:
+    with serving_process(tmp_path, modules=("tests.support.load_workflows",)) as server:
         load = Load(server, stories)
         try:
             async with asyncio.timeout(LIMIT):

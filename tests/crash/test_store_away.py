@@ -21,7 +21,7 @@ from mendflow_server import app
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.factory import open_store
 from tests.conftest import DEFINITIONS, Server, http_health, serving, settings_for, until
-from tests.promises import Effect, Evidence, Told, broken, read_store
+from tests.support.promises import Effect, Evidence, Told, broken, read_store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,9 @@ from mendflow import Client
 from mendflow.errors import ServerUnavailable
 from mendflow_server.history.state import FINAL_STATES
 from tests.conftest import ServerProcess
-from tests.load_workflows import EFFECTS
-from tests.mounting import fill, mount, unmount
-from tests.promises import Broken, Evidence, Told, broken, read_effects, read_store
+from tests.support.load_workflows import EFFECTS
+from tests.support.mounting import fill, mount, unmount
+from tests.support.promises import Broken, Evidence, Told, broken, read_effects, read_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -34,7 +34,7 @@ SOON = {
 class OnAVolume(ServerProcess):
     """A server whose store lies in a directory of its own. Its log and the steps' effects lie beside that."""
 
-    modules: tuple[str, ...] = ("tests.load_workflows",)
+    modules: tuple[str, ...] = ("tests.support.load_workflows",)
     environment: dict[str, str] = field(default_factory=lambda: dict(SOON))
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.scale import SOAK, scaled
+from tests.support.scale import SOAK, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

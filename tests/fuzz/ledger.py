@@ -11,7 +11,7 @@ from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.engine.watch_hub import kind_of
 from mendflow_server.history.state import FINAL_STATES, History
 from mendflow_server.store.records import InboxKind
-from tests.promises import Evidence, Row, Stored, Told, broken, read_store
+from tests.support.promises import Evidence, Row, Stored, Told, broken, read_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field
 
 from mendflow import gather, step, wait_signal, workflow
 from mendflow.v1.payload_pb2 import Payload
-from tests import workflows
 from tests.conftest import DEFINITIONS
-from tests.workflows import note_down
+from tests.support import workflows
+from tests.support.workflows import note_down
 
 #: These kill the process, hold its loop or a thread for as long as their input says, or write without end.
 _NOT_SERVED = {"poison", "holds_thread", "heartbeats", "chatty"}

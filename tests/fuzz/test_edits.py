@@ -40,8 +40,8 @@ from tests.fuzz.edits import (
     unmarked,
 )
 from tests.fuzz.forms import fuzz
-from tests.promises import read_store
-from tests.simulation import Simulation, folded, structure_of
+from tests.support.promises import read_store
+from tests.support.simulation import Simulation, folded, structure_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

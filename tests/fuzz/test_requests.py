@@ -15,7 +15,7 @@ from tests.fuzz.contract import BY_NAME, METHODS, Answer, Method
 from tests.fuzz.forms import fuzz
 from tests.fuzz.messages import REQUEST_LIMIT, messages
 from tests.fuzz.world import World
-from tests.scale import scaled
+from tests.support.scale import scaled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mendflow.v1 import event_pb2, failure_pb2
-from tests.deploying import at_rest, deployment, events_of, module_of, state_name
+from tests.support.deploying import at_rest, deployment, events_of, module_of, state_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mendflow import Client
     from mendflow.v1.event_pb2 import Event
-    from tests.deploying import Deployment
+    from tests.support.deploying import Deployment
 
 OLD = "await a(); await b(); await wait_signal('s'); await c()"
 

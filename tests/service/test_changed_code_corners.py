@@ -24,7 +24,7 @@ from mendflow import (
 )
 from mendflow.v1 import event_pb2, workflow_pb2
 from tests.conftest import serving, until
-from tests.deploying import PRELUDE, at_rest, deployment, events_of, module_of, state_name, wait_event
+from tests.support.deploying import PRELUDE, at_rest, deployment, events_of, module_of, state_name, wait_event
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,8 +23,8 @@ from mendflow.errors import (
     WrongState,
 )
 from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
-from tests import workflows
 from tests.conftest import Server, ServerProcess, free_port, serving
+from tests.support import workflows
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,7 @@ from google.protobuf import json_format
 
 from mendflow.v1 import event_pb2, operator_service_pb2, workflow_pb2
 from mendflow.v1 import workflow_service_pb2 as ws
-from tests.conftest import ROOT, TESTS, free_port, serving_process
+from tests.conftest import ROOT, SUPPORT, free_port, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ SECONDS = 60
 
 
 def environment(**more: str) -> dict[str, str]:
-    paths = [str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
     # Set by many build machines: a pipe must stay plain all the same.
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FORCE_COLOR": "1", **more}
 

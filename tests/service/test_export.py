@@ -16,7 +16,7 @@ from mendflow import Client, gather, sleep, step, wait_signal, workflow
 from mendflow.histories import BadHistory, history_text, read_history
 from mendflow.testing import Replay, ReplayFailed, replay
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-from tests.conftest import ROOT, TESTS, free_port, serving_process
+from tests.conftest import ROOT, SUPPORT, free_port, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +83,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def run(server: ServerProcess, *arguments: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
-    paths = [str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [*COMMAND, "export", *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MENDFLOW_SERVER": server.grpc_address, **variables},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TESTS, ServerProcess
+from tests.conftest import ROOT, SUPPORT, ServerProcess
 
 COMMAND = [sys.executable, "-m", "mendflow.cli"]
 BEGIN = "from dataclasses import dataclass\nfrom typing import Any\nfrom mendflow import workflow\n"
@@ -31,7 +31,7 @@ def write(folder: Path, text: str, name: str = "shop.py") -> None:
 
 
 def export(folder: Path, *arguments: str, modules: tuple[str, ...] = ("shop",)) -> subprocess.CompletedProcess[str]:
-    paths = [str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [*COMMAND, "export-protos", *modules, "--out", "protos", *arguments],
         # Two versions of a module within a second would share their compiled code.

@@ -13,7 +13,7 @@ from mendflow_server.store.committer import Committer
 from mendflow_server.store.errors import CommitUnknown, StoreError
 from mendflow_server.store.records import Batch, BatchResult, CommitOutcome, InboxKind, Message
 from tests.conftest import serving
-from tests.promises import Evidence, Told, broken, read_store
+from tests.support.promises import Evidence, Told, broken, read_store
 
 if TYPE_CHECKING:
     from pathlib import Path

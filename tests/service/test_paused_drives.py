@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mendflow.v1 import event_pb2, failure_pb2
-from tests.deploying import PRELUDE, at_rest, deployment, events_of, module_of, state_name, wait_event
+from tests.support.deploying import PRELUDE, at_rest, deployment, events_of, module_of, state_name, wait_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mendflow import Client
     from mendflow.v1 import workflow_pb2
     from mendflow.v1.event_pb2 import Event
-    from tests.deploying import Deployment
+    from tests.support.deploying import Deployment
 
 FLAGGED = """
 @step

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import ROOT
-from tests.deploying import deployment
+from tests.support.deploying import deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.deploying import Deployment
+    from tests.support.deploying import Deployment
 
 
 def page() -> list[str]:

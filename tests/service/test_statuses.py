@@ -1,7 +1,7 @@
 """Clear refusal: bad input over every rpc gets its code, reason and field, and leaves the store as it was.
 
 Uses the fixture ``server`` (tests/conftest.py): a running server that serves
-tests/workflows.py, with ``stub`` and ``operator``, the two services' stubs, and
+tests/support/workflows.py, with ``stub`` and ``operator``, the two services' stubs, and
 ``channel``, the grpc.aio channel they use.
 """
 
@@ -81,7 +81,7 @@ NOT_EXPORTED = (
     "FAILED_PRECONDITION",
     "MESSAGES_NOT_EXPORTED",
     (),
-    {"command": "mendflow export-protos tests.workflows --out protos", "field": "input.message"},
+    {"command": "mendflow export-protos tests.support.workflows --out protos", "field": "input.message"},
 )
 MISMATCH = ("INVALID_ARGUMENT", "INPUT_MISMATCH")
 TOKEN = ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN")

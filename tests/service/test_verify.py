@@ -22,7 +22,7 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import workflow_pb2
 from mendflow_server.store.factory import inspect_store
-from tests.conftest import ROOT, TESTS, ServerProcess, free_port
+from tests.conftest import ROOT, SUPPORT, ServerProcess, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ def run(directory: Path, *arguments: str, **variables: str) -> subprocess.Comple
 
 
 def environment(directory: Path, **variables: str) -> dict[str, str]:
-    paths = [str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),

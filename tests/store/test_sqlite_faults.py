@@ -12,8 +12,8 @@ import pytest
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.records import CommitOutcome, Guard, Life
 from mendflow_server.store.sqlite import SqliteStore, writer
-from tests.mounting import fill, small_disk
 from tests.store.builders import commit, follow, make_row, new, start
+from tests.support.mounting import fill, small_disk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -11,7 +11,7 @@ from mendflow import gather, now, sleep, step, version, wait_signal, workflow
 from mendflow.errors import DefinitionError
 from mendflow_server.history.state import History
 from mendflow_server.replay.workflow_runner import NonDeterminism
-from tests.simulation import Simulation
+from tests.support.simulation import Simulation
 
 if TYPE_CHECKING:
     from mendflow import Workflow

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mendflow_server.healing.crash_budget import Plan, Schedule, Unit, after_death, patience
 from mendflow_server.store.records import Suspect
-from tests.scale import scaled
+from tests.support.scale import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import pytest
 
 from mendflow import StepFailed, gather, sleep, step, wait_signal, workflow
 from mendflow.errors import NotAwaited
-from tests.simulation import Simulation
+from tests.support.simulation import Simulation
 
 
 @step

@@ -15,7 +15,7 @@ from mendflow.codec import Arguments
 from mendflow.v1.payload_pb2 import Payload
 from mendflow_server.replay.inputs import input_problem
 from mendflow_server.replay.workflow_runner import NonDeterminism
-from tests.simulation import Simulation
+from tests.support.simulation import Simulation
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ import pytest
 
 from mendflow.v1 import event_pb2, failure_pb2, payload_pb2, workflow_pb2
 from mendflow_server.store.records import InboxKind
-from tests.evidence import Pressure
-from tests.promises import (
+from tests.support.evidence import Pressure
+from tests.support.promises import (
     Answer,
     Death,
     Effect,

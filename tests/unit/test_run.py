@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mendflow import StepFailed, gather, now, random, sleep, step, uuid4, wait_signal, workflow
 from mendflow_server.replay.workflow_runner import NonDeterminism
-from tests.simulation import Simulation
+from tests.support.simulation import Simulation
 
 if TYPE_CHECKING:
     from mendflow import Workflow

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mendflow_server.history.builder import HistoryBuilder
 from mendflow_server.history.state import History
 from tests.fuzz.edits import Leaf, Node, edited_program, programs
-from tests.simulation import Simulation, folded, structure_of
+from tests.support.simulation import Simulation, folded, structure_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,9 @@ from mendflow import Client, workflow
 from mendflow.errors import ServerUnavailable, WorkflowNotFound
 from mendflow.v1 import event_pb2
 from tests.conftest import Server, ServerProcess, free_port, serving
-from tests.promises import Evidence, Watched, broken, read_store
-from tests.watch.proxy import Proxy
-from tests.workflows import note_down
+from tests.support.promises import Evidence, Watched, broken, read_store
+from tests.support.proxy import Proxy
+from tests.support.workflows import note_down
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

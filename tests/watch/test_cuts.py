@@ -20,11 +20,11 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_service_pb2_grpc
 from tests.conftest import serving_process
-from tests.load_workflows import EFFECTS, Leg
-from tests.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
-from tests.scale import scaled
-from tests.watch.proxy import Proxy
-from tests.watch.watchers import CHANNEL_OPTIONS, RawWatch, as_watched, unfaithful
+from tests.support.load_workflows import EFFECTS, Leg
+from tests.support.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
+from tests.support.proxy import Proxy
+from tests.support.scale import scaled
+from tests.support.watchers import CHANNEL_OPTIONS, RawWatch, as_watched, unfaithful
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,7 +216,7 @@ class Storm:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_cut_anywhere_every_watch_is_the_stored_history(tmp_path: Path, seed: int) -> None:
     signs_of_life = {"MENDFLOW_WATCH_HEARTBEAT": "0.05"}
-    with serving_process(tmp_path, modules=("tests.load_workflows",), environment=signs_of_life) as server:
+    with serving_process(tmp_path, modules=("tests.support.load_workflows",), environment=signs_of_life) as server:
         storm = Storm(server, Random(seed))
         try:
             async with asyncio.timeout(LIMIT):

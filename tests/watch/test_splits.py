@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from mendflow.v1 import event_pb2, workflow_service_pb2
 from mendflow_server.engine import watch_hub
 from tests.conftest import serving
-from tests.load_workflows import Leg, errand
-from tests.promises import Evidence, Promise, Watched, broken, read_store
-from tests.scale import scaled
-from tests.watch.watchers import of_kinds
+from tests.support.load_workflows import Leg, errand
+from tests.support.promises import Evidence, Promise, Watched, broken, read_store
+from tests.support.scale import scaled
+from tests.support.watchers import of_kinds
 
 if TYPE_CHECKING:
     from pathlib import Path

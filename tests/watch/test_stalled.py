@@ -16,10 +16,10 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
 from tests.conftest import serving_process
-from tests.load_workflows import EFFECTS, Leg
-from tests.promises import Evidence, Promise, Stored, Told, broken, read_effects, read_store
-from tests.scale import scaled
-from tests.watch.watchers import CHANNEL_OPTIONS, RawWatch, as_watched, unfaithful
+from tests.support.load_workflows import EFFECTS, Leg
+from tests.support.promises import Evidence, Promise, Stored, Told, broken, read_effects, read_store
+from tests.support.scale import scaled
+from tests.support.watchers import CHANNEL_OPTIONS, RawWatch, as_watched, unfaithful
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,7 +186,7 @@ async def phases(server: ServerProcess, client: Client, stubs: list[Any], number
 @pytest.mark.timeout(LIMIT + 60)
 async def test_those_who_never_read_cost_nothing_more_and_hold_nobody_up(tmp_path: Path) -> None:
     """The same server, the same rounds, the same watchers: first alone, then among 980 who never read."""
-    with serving_process(tmp_path, modules=("tests.load_workflows",)) as server:
+    with serving_process(tmp_path, modules=("tests.support.load_workflows",)) as server:
         async with (
             asyncio.timeout(LIMIT),
             Client(server.grpc_address, timeout=30.0) as client,
@@ -224,7 +224,7 @@ def evidence(server: ServerProcess, stored: Stored, told: list[Told], watches: l
 @pytest.mark.timeout(LIMIT + 60)
 async def test_those_who_stall_on_an_old_history_cost_a_small_frame_each(tmp_path: Path) -> None:
     steps = 100
-    with serving_process(tmp_path, modules=("tests.load_workflows",)) as server:
+    with serving_process(tmp_path, modules=("tests.support.load_workflows",)) as server:
         async with asyncio.timeout(LIMIT), Client(server.grpc_address) as client, stubs_to(server) as stubs:
             assert await client.run("errand", [asdict(Leg("bulk", steps))], id="subject") == ["stepped"]
             history = [event async for event in client.handle("subject").events()]

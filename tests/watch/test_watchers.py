@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mendflow.v1 import event_pb2, workflow_service_pb2
-from tests.watch.watchers import RawWatch, Stream, unfaithful
+from tests.support.watchers import RawWatch, Stream, unfaithful
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

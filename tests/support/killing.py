@@ -36,7 +36,7 @@ from mendflow_server.runtime.event_loop import run_on_loop
 from mendflow_server.settings import load_settings
 from mendflow_server.store.factory import open_store
 from mendflow_server.telemetry.logging import configure_logs
-from tests.faults import FAULTS
+from tests.support.faults import FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from mendflow_server.store.records import Batch, BatchResult, Life, Suspect
 
 #: All that is served. Imported here, so that a process which has imported this module makes cheap servers by forking.
-MODULES = tuple(importlib.import_module(name) for name in ("tests.workflows", "examples.campaign", "examples.order"))
+MODULES = tuple(
+    importlib.import_module(name) for name in ("tests.support.workflows", "examples.campaign", "examples.order")
+)
 
 
 @dataclass(frozen=True, order=True)

@@ -25,17 +25,17 @@ from mendflow import Client
 from mendflow.errors import SequenceOutOfRange, WorkflowNotFound
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_pb2
 from mendflow_server.history.state import FINAL_STATES
-from tests import killing
-from tests.evidence import Pressure
-from tests.killing import Point, Post
-from tests.promises import Death, Evidence, Told, Watched, broken, copy_store, delays, read_effects, read_store
+from tests.support import killing
+from tests.support.evidence import Pressure
+from tests.support.killing import Point, Post
+from tests.support.promises import Death, Evidence, Told, Watched, broken, copy_store, delays, read_effects, read_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from tests.promises import Effect
+    from tests.support.promises import Effect
 
 #: The workflow of a trial.
 SUBJECT = "subject"
@@ -185,7 +185,7 @@ async def run_trial(
 ) -> Trial:
     """Let the workflow run to its end, killing the server once at each of these boundaries, one in each life.
 
-    ``fault`` names one of `tests.faults` that every life of the server has.
+    ``fault`` names one of `tests.support.faults` that every life of the server has.
     """
     await asyncio.to_thread(directory.mkdir)
     trial = Trial(case, directory, tuple(fatal), fault)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mendflow.v1 import event_pb2, workflow_pb2
-from tests.load_workflows import Leg
+from tests.support.load_workflows import Leg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

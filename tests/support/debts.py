@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 from mendflow.v1 import failure_pb2
 from mendflow_server.history.state import FINAL_DETAILS
 from mendflow_server.store.records import InboxKind
-from tests.evidence import open_attempts
+from tests.support.evidence import open_attempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mendflow.v1 import event_pb2
-    from tests.evidence import History, Stored
+    from tests.support.evidence import History, Stored
 
 #: The events after which a workflow stands still, and the one after which it goes on.
 STOPS: Final = frozenset({"workflow_paused", "workflow_quarantined"})

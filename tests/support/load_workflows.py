@@ -30,8 +30,8 @@ from mendflow import (
     workflow,
 )
 from mendflow.authoring.step import Step
-from tests import workflows
-from tests.workflows import QUICK, flaky, note_down, refuse, resumable
+from tests.support import workflows
+from tests.support.workflows import QUICK, flaky, note_down, refuse, resumable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

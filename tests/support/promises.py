@@ -3,7 +3,7 @@
 It takes what is left when all is over (the store's histories and rows, the journal in which each real execution of a
 step is a line, what clients were told, what watchers saw), what of these there was at each death where a server was
 killed, looks at a server in which workflows wait, and what it said of its health beside what was the matter with it:
-`tests.evidence` has the words. It never takes the server's word for anything.
+`tests.support.evidence` has the words. It never takes the server's word for anything.
 
 How soon "within a second of the restart" is: from when the next life's process is up (it has been made and has imported
 what it serves; nothing of the server has run yet) to the event with which each thing that was due goes on, by the
@@ -22,8 +22,8 @@ from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.engine.watch_hub import kind_of
 from mendflow_server.history.state import FINAL_DETAILS, FINAL_STATES
 from mendflow_server.store.records import InboxKind
-from tests.debts import STOPS, Debt, owed
-from tests.evidence import (
+from tests.support.debts import STOPS, Debt, owed
+from tests.support.evidence import (
     Answer,
     Death,
     Effect,

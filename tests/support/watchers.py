@@ -10,7 +10,7 @@ import grpc
 
 from mendflow.v1 import workflow_service_pb2
 from mendflow_server.engine.watch_hub import kind_of
-from tests.promises import Watched
+from tests.support.promises import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The command with disturbances and faults put in: `python -m tests.disturbed NAME,NAME serve …`.
+"""The command with disturbances and faults put in: `python -m tests.support.disturbed NAME,NAME serve …`.
 
 A composition root for tests: nothing in the shipped server can switch them on.
 """
@@ -9,7 +9,7 @@ import sys
 from contextlib import ExitStack
 
 from mendflow.cli import main
-from tests.faults import FAULTS
+from tests.support.faults import FAULTS
 
 if __name__ == "__main__":
     with ExitStack() as stack:

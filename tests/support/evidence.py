@@ -1,7 +1,7 @@
 """What can be seen of a server from outside: its store's file, the steps' own journal, what clients were told and saw.
 
-`tests.promises` judges by this alone. Nothing here asks the server what it thinks of itself, but for its health, whose
-answers are evidence like any other.
+`tests.support.promises` judges by this alone. Nothing here asks the server what it thinks of itself, but for its
+health, whose answers are evidence like any other.
 """
 
 from __future__ import annotations
