@@ -1,95 +1,150 @@
-"""The engine: the verbs on workflows, and who waits for what.
+"""The engine: the verbs on workflows, and what their executions report.
 
-An answer leaves only once what it tells of is on disk: a start's future and an
-end's are settled when the committer says so. A caller who hangs up stops
-waiting; what was begun goes on.
+The engine is made of four parts: `Waiters` (the callers), `ExecutionCache`
+(the workflows in memory), `Loader` (how they get there) and `CommandSender`
+(the messages to them).
 """
 
 from __future__ import annotations
 
-import asyncio
-import collections
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from mendflow.codec import same_payload
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server import errors
-from mendflow_server.engine.memory import Memory
-from mendflow_server.engine.requests import Begun, Ending
+from mendflow_server.engine.availability import ensure_available
+from mendflow_server.engine.cache import ExecutionCache
+from mendflow_server.engine.commands import CommandSender
+from mendflow_server.engine.loader import Loader
+from mendflow_server.engine.reader import WorkflowReader
+from mendflow_server.engine.requests import Snapshot, StartResult
+from mendflow_server.engine.waiters import Waiters
+from mendflow_server.engine.watch_hub import WatchHub
 from mendflow_server.execution.execution import Execution
 from mendflow_server.history.state import FINAL_STATES, History
-from mendflow_server.store.records import CommitOutcome, InboxKind, Message, Row
+from mendflow_server.history.timestamps import micros_of
+from mendflow_server.runtime.random_bytes import RandomBytes
+from mendflow_server.runtime.tasks import BackgroundTasks
+from mendflow_server.store.records import CommitOutcome, Row
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import asyncio
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+    from mendflow.authoring.workflow import Workflow
     from mendflow.v1 import payload_pb2, workflow_service_pb2
-    from mendflow_server.engine.requests import StartCommand
-    from mendflow_server.engine.watch_hub import WatchHub
-    from mendflow_server.execution.held import Held
-    from mendflow_server.store.records import Change, Cursor, Filter, Page
+    from mendflow_server.engine.waiters import StartWaiter
+    from mendflow_server.execution.services import Services
+    from mendflow_server.execution.start_command import StartCommand
+    from mendflow_server.healing.crash_budget import Unit
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.records import Change, Cursor, Filter, Loaded, Page
+    from mendflow_server.store.retrying import RetryingStore
 
 log = structlog.get_logger("mendflow.engine")
 
 
-class Engine(Memory):
+class Engine:
     """The workflows of this process, and the verbs on them."""
 
-    def __init__(self, *, watchers: WatchHub, **parts: Any) -> None:
-        super().__init__(**parts)
-        self.watchers = watchers
-        self.start_time = self.clock.time()
-        self._starts: dict[Held, list[tuple[asyncio.Future[Begun], StartCommand]]] = {}
-        #: Callers whose workflow is on disk and who wait for its end, by its key, with the timers of their patience.
-        self._begun: dict[int, tuple[Row, asyncio.Future[Begun], asyncio.TimerHandle]] = {}
-        self._end_waits: dict[int, set[asyncio.Future[Ending | None]]] = {}
-        self._taken_waits: dict[int, asyncio.Future[None]] = {}
-        #: Callers who wait for a commit, and until when (monotonic).
-        self._patience: collections.deque[tuple[float, asyncio.Future[Any]]] = collections.deque()
+    def __init__(
+        self,
+        *,
+        services: Services,
+        store: Store,
+        retrying: RetryingStore,
+        definitions: Mapping[str, Workflow[Any, Any]],
+        replica_id: str,
+    ) -> None:
+        self._services = services
+        self._store = store
+        self._retrying = retrying
+        self.definitions = definitions
+        self.replica_id = replica_id
+        self.start_time = services.clock.time()
+        self._random_bytes = RandomBytes()
+        self._tasks = BackgroundTasks()
+        settings = services.settings
+        self._waiters = Waiters(services.clock, settings.commit_patience)
+        self.cache = ExecutionCache(
+            clock=services.clock, dispatcher=services.dispatcher, evict_after=settings.evict_after
+        )
+        self._reader = WorkflowReader(store, self.cache)
+        self.watchers = WatchHub(store, settings, self._reader.find)
+        self._loader = Loader(
+            services=services,
+            events=self,
+            cache=self.cache,
+            retrying=retrying,
+            definitions=definitions,
+            replica_id=replica_id,
+        )
+        self._commands = CommandSender(
+            services=services,
+            store=store,
+            reader=self._reader,
+            loader=self._loader,
+            waiters=self._waiters,
+            random_bytes=self._random_bytes,
+        )
 
     # Starting.
 
-    def start(self, command: StartCommand) -> asyncio.Future[Begun]:
-        """Start a workflow; the future has its row, and whether it is new, once it is on disk.
+    def start(self, command: StartCommand) -> asyncio.Future[StartResult]:
+        """Start a workflow. The future is resolved once the start is committed; cancelling it stops nothing.
 
-        For whoever started it, and waits, it has the end as well: that saves a turn of the loop.
+        For the caller that started it and waits, it is resolved at the end, which saves a turn of the loop.
 
-        Raises `Draining`, `StoreNotCommitting` and `TooManyWorkflowsInMemory`; the future `AlreadyStarted` and
+        Raises `Draining`, `StoreNotCommitting` and `TooManyWorkflowsInMemory`. The future raises `AlreadyStarted` and
         `StoreNotCommitting`.
         """
-        self._refuse_if_unable()
-        future: asyncio.Future[Begun] = self._loop.create_future()
-        existing = self._by_id.get(command.workflow_id)
+        ensure_available(self._services)
+        existing = self.cache.find(command.workflow_id)
         if existing is not None:
-            waiting = self._starts.get(existing)
-            if waiting is not None:
-                waiting.append((future, command))
-                self._be_patient(future)
-            elif existing.history.started is None:
-                self._answer_later(command.workflow_id, [(future, command)])
-            else:
-                self._answer(future, command, existing.row, existing.history.started)
-            return future
-        if len(self._by_id) >= self.settings.workflows_in_memory_limit and not self.evict(at_once=True):
-            raise errors.TooManyWorkflowsInMemory(self.settings.workflows_in_memory_limit)
-        execution = self._new_execution(command)
-        self._by_id[command.workflow_id] = execution
-        self._starts[execution] = [(future, command)]
-        self._be_patient(future)
-        self.act(execution, lambda: self._begin(execution, command))
+            return self._start_existing(existing, command)
+        limit = self._services.settings.workflows_in_memory_limit
+        if len(self.cache) >= limit and not self.cache.evict_idle(at_once=True):
+            raise errors.TooManyWorkflowsInMemory(limit)
+        execution = Execution(
+            self._services, self, self._new_row(command), History(), guard=None, workflow=command.definition
+        )
+        self.cache.add(execution)
+        future = self._waiters.add_start(execution, command)
+        self._services.dispatcher.enqueue(execution, lambda: execution.begin(command))
         return future
 
-    async def room(self) -> None:
-        """Let what is under way come first, before more is begun of what is in no hurry."""
-        await self.committer.wait_for_capacity()
+    async def start_and_wait(self, command: StartCommand) -> StartResult:
+        """Start a workflow and wait for its end, as long as the command says. Raises as `start` does."""
+        result = await self.start(command)
+        if result.final is not None or not (command.wait or result.row.state in FINAL_STATES):
+            return result
+        if result.started:
+            # Its wait is over, or the server shuts down.
+            snapshot = await self._latest(result.row.workflow_id)
+        else:
+            snapshot = await self.wait_end(result.row, command.wait)
+        return StartResult(snapshot.row, result.started, snapshot.final)
 
-    def _new_execution(self, command: StartCommand) -> Execution:
-        row = Row(
+    async def room(self) -> None:
+        """Apply backpressure: wait until few commits are in flight."""
+        await self._services.committer.room()
+
+    def _start_existing(self, existing: Execution, command: StartCommand) -> asyncio.Future[StartResult]:
+        if self._waiters.is_starting(existing):
+            return self._waiters.add_start(existing, command)
+        waiter = self._waiters.new_start(command)
+        if existing.history.started is None:
+            self._report_existing_later(command.workflow_id, [waiter])
+        else:
+            waiter.exists(existing.row, existing.history.started)
+        return waiter.future
+
+    def _new_row(self, command: StartCommand) -> Row:
+        return Row(
             key=0,
             workflow_id=command.workflow_id,
-            uid=self.random_bytes(16).hex(),
+            uid=self._random_bytes(16).hex(),
             workflow_type=command.definition.name,
             state=workflow_pb2.WORKFLOW_STATE_PENDING,
             reason=0,
@@ -98,387 +153,261 @@ class Engine(Memory):
             replica_id=self.replica_id,
             last_sequence=0,
             wake_time=None,
-            create_time=round(self.clock.time() * 1e6),
+            create_time=micros_of(self._services.clock.time()),
             end_time=None,
             untaken_signals=0,
             trace_id=command.trace.trace_id,
             labels=command.labels,
         )
-        return Execution(self, row, History(), guard=None, workflow=command.definition)
 
-    def _begin(self, execution: Execution, command: StartCommand) -> None:
-        row = execution.row
-        event = execution.builder.new()
-        detail = event.workflow_started
-        detail.workflow_type = row.workflow_type
-        detail.uid = row.uid
-        detail.workflow_id = row.workflow_id
-        detail.trace.CopyFrom(command.trace)
-        if command.input is not None and command.input.WhichOneof("kind"):
-            detail.input.CopyFrom(command.input)
-        for name, value in command.labels.items():
-            detail.labels[name] = value
-        execution.builder.add(event)
-        execution.begin(command.argument)
-
-    def _answer(
-        self, future: asyncio.Future[Begun], command: StartCommand, row: Row, started: event_pb2.Event | None
-    ) -> None:
-        """Answer a start whose id is taken: the same, or something else."""
-        if future.done():
-            return
-        if row.workflow_type != command.definition.name:
-            future.set_exception(errors.AlreadyStarted(row.workflow_id, "type"))
-        elif started is None or not same_payload(_input_of(started), command.input):
-            future.set_exception(errors.AlreadyStarted(row.workflow_id, "input"))
-        else:
-            future.set_result(Begun(row, started=False))
-
-    def _refuse_if_unable(self) -> None:
-        if self.draining:
-            raise errors.Draining
-        if self.committer.failure:
-            raise errors.StoreNotCommitting(self.committer.failure)
-
-    def _be_patient(self, future: asyncio.Future[Any]) -> None:
-        self._patience.append((self.clock.monotonic() + self.settings.commit_patience, future))
-
-    def lose_patience(self) -> None:
-        """Answer those who have waited too long for a commit (the supervisor's tick calls it)."""
-        now = self.clock.monotonic()
-        while self._patience and (self._patience[0][0] <= now or self._patience[0][1].done()):
-            _, future = self._patience.popleft()
-            if not future.done():
-                future.set_exception(errors.StoreNotCommitting(self.committer.failure or "the store is slow"))
-                future.exception()  # Whoever asked may be gone.
-
-    # Asking.
+    # Reading.
 
     async def find(self, workflow_id: str) -> Row:
-        """Answer a workflow's row as it is on disk. Raises `WorkflowNotFound`."""
-        execution = self._by_id.get(workflow_id)
-        if execution is not None and execution.guard is not None and not execution.gone:
-            return execution.row
-        row = (await self.store.find([workflow_id])).get(workflow_id)
-        if row is None:
-            raise errors.WorkflowNotFound(workflow_id)
-        return row
+        """Return a workflow's committed row. Raises `WorkflowNotFound`."""
+        return await self._reader.find(workflow_id)
 
-    async def get(self, workflow_id: str, *, wait: float) -> Ending:
-        """Answer a workflow with its first and, if it has ended, its final event; may wait for that."""
-        row = await self.find(workflow_id)
-        if wait > 0 and row.state not in FINAL_STATES:
-            row = (await self.wait_end(row, wait)).row
-        started = await self._event(row.key, 1)
-        final = await self._event(row.key, row.last_sequence) if row.state in FINAL_STATES else None
-        return Ending(row, started, final)
+    async def get(self, workflow_id: str, *, wait: float) -> Snapshot:
+        """Return a workflow with its first and final event; wait up to ``wait`` seconds for its end.
 
-    async def wait_end(self, row: Row, wait: float) -> Ending:
-        """Wait for the end, or that long, or for a drain; answer the row as it is then."""
-        if row.state not in FINAL_STATES and wait > 0 and not self.draining:
-            future: asyncio.Future[Ending | None] = self._loop.create_future()
-            waits = self._end_waits.setdefault(row.key, set())
-            waits.add(future)
-            timer = self._loop.call_later(wait, _give_up, future)
-            try:
-                if row.key not in self._by_key:
+        Raises `WorkflowNotFound`.
+        """
+        snapshot = await self._reader.snapshot(workflow_id)
+        if wait <= 0 or snapshot.final is not None:
+            return snapshot
+        ended = await self.wait_end(snapshot.row, wait)
+        return Snapshot(ended.row, snapshot.started, ended.final)
+
+    async def wait_end(self, row: Row, wait: float) -> Snapshot:
+        """Wait for a workflow's end, at most ``wait`` seconds and not while the server shuts down; return it as it is."""
+        if row.state not in FINAL_STATES and wait > 0 and not self._services.admission.draining:
+            with self._waiters.end_of(row.key, wait) as end:
+                if row.key not in self.cache:
                     row = await self.find(row.workflow_id)
                 if row.state not in FINAL_STATES:
-                    ending = await future
-                    if ending is not None:
-                        return ending
-                    row = await self.find(row.workflow_id)
-            finally:
-                timer.cancel()
-                waits.discard(future)
-                if not waits and self._end_waits.get(row.key) is waits:
-                    del self._end_waits[row.key]
-        final = await self._event(row.key, row.last_sequence) if row.state in FINAL_STATES else None
-        return Ending(row, None, final)
+                    snapshot = await end
+                    if snapshot is not None:
+                        return snapshot
+                    return await self._latest(row.workflow_id)
+        return Snapshot(row, None, await self._reader.final_event(row))
 
-    async def _event(self, key: int, sequence: int) -> event_pb2.Event | None:
-        found = await self.store.read_events(key, sequence - 1, limit=1, max_bytes=1)
-        return event_pb2.Event.FromString(found[0]) if found else None
+    async def _latest(self, workflow_id: str) -> Snapshot:
+        row = await self.find(workflow_id)
+        return Snapshot(row, None, await self._reader.final_event(row))
 
     async def list_workflows(self, condition: Filter, *, limit: int, after: Cursor | None) -> Page:
-        """Answer a page of rows, newest first."""
-        return await self.store.list_workflows(condition, limit=limit, after=after)
+        """Return a page of rows, newest first."""
+        return await self._reader.page(condition, limit=limit, after=after)
 
     async def read_events(self, key: int, after_sequence: int, *, limit: int, max_bytes: int) -> list[bytes]:
-        """Answer stored events after a sequence."""
-        return await self.store.read_events(key, after_sequence, limit=limit, max_bytes=max_bytes)
+        """Return stored events after a sequence, oldest first: at most ``limit`` and ``max_bytes``, at least one."""
+        return await self._reader.events(key, after_sequence, limit=limit, max_bytes=max_bytes)
 
     def watch(
         self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int]
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
-        """Yield frames of a workflow's events to its end."""
+        """Yield frames of a workflow's events until its end."""
         return self.watchers.watch(workflow_id, after_sequence=after_sequence, kinds=kinds)
 
-    # Messages.
+    # Commands.
 
     async def signal(
         self, workflow_id: str, *, name: str, data: payload_pb2.Payload | None, request_id: str, actor: str
     ) -> bool:
-        """Send a signal; answer whether its request id had been seen before."""
-        content = event_pb2.SignalReceived(name=name, request_id=request_id, actor=actor)
-        if data is not None and data.WhichOneof("kind"):
-            content.data.CopyFrom(data)
-        outcome, _ = await self._send(workflow_id, InboxKind.SIGNAL, request_id, content.SerializeToString())
-        if outcome is CommitOutcome.INBOX_FULL:
-            raise errors.TooManySignals(workflow_id, self.settings.untaken_signals_limit)
-        if outcome is CommitOutcome.WORKFLOW_ENDED:
-            row = await self.find(workflow_id)
-            raise errors.WorkflowEnded(workflow_id, row.state)
-        return outcome is CommitOutcome.DUPLICATE and bool(request_id)
+        """Send a signal; return whether its request id was used before."""
+        return await self._commands.signal(workflow_id, name=name, data=data, request_id=request_id, actor=actor)
 
     async def cancel(self, workflow_id: str, *, reason: str, request_id: str, actor: str) -> Row:
-        """Ask for the end; answer the row as it is then."""
-        row = await self.find(workflow_id)
-        if row.state == workflow_pb2.WORKFLOW_STATE_CANCELLING:
-            return row
-        content = event_pb2.CancelRequested(actor=actor, reason=reason, request_id=request_id)
-        return await self._command(row, InboxKind.CANCEL, content, workflow_pb2.WORKFLOW_STATE_CANCELLED)
+        """Cancel a workflow; return its row afterwards."""
+        return await self._commands.cancel(workflow_id, reason=reason, request_id=request_id, actor=actor)
 
     async def resume(self, workflow_id: str, *, reason: str, actor: str) -> Row:
-        """Let a stopped workflow go on; answer the row as it is then."""
-        row = await self.find(workflow_id)
-        stopped = (workflow_pb2.WORKFLOW_STATE_PAUSED, workflow_pb2.WORKFLOW_STATE_QUARANTINED)
-        if row.state not in FINAL_STATES and row.state not in stopped:
-            raise errors.WrongState(workflow_id, row.state, "only a PAUSED or QUARANTINED workflow can be resumed")
-        content = event_pb2.WorkflowResumed(actor=actor, reason=reason)
-        return await self._command(row, InboxKind.RESUME, content, None)
+        """Resume a stopped workflow; return its row afterwards."""
+        return await self._commands.resume(workflow_id, reason=reason, actor=actor)
 
     async def terminate(self, workflow_id: str, *, reason: str, actor: str) -> Row:
-        """End a workflow in any open state; answer the row as it is then."""
-        row = await self.find(workflow_id)
-        content = event_pb2.WorkflowTerminated(actor=actor, reason=reason)
-        return await self._command(row, InboxKind.TERMINATE, content, workflow_pb2.WORKFLOW_STATE_TERMINATED)
+        """End a workflow in any open state; return its row afterwards."""
+        return await self._commands.terminate(workflow_id, reason=reason, actor=actor)
 
-    async def _command(self, row: Row, kind: InboxKind, content: Any, wanted: int | None) -> Row:
-        """Send a message and, if it does not take long, wait until its driver has taken it in.
+    # What executions report (`ExecutionEvents`).
 
-        A workflow that has ended already is refused, unless it is in the ``wanted`` state.
-        """
-        if row.state not in FINAL_STATES:
-            outcome, message_id = await self._send(row.workflow_id, kind, "", content.SerializeToString())
-            if outcome is CommitOutcome.COMMITTED:
-                future = self._taken_waits.setdefault(message_id, self._loop.create_future())
-                timer = self._loop.call_later(self.settings.commit_patience, _give_up, future)
-                try:
-                    await asyncio.shield(future)
-                finally:
-                    timer.cancel()
-                    self._taken_waits.pop(message_id, None)
-            row = await self.find(row.workflow_id)
-            if outcome in (CommitOutcome.COMMITTED, CommitOutcome.DUPLICATE):
-                # A cancel may be caught, and a resumed workflow may have ended; but a terminate that came to an end
-                # has come too late.
-                late = kind is InboxKind.TERMINATE and row.state in FINAL_STATES and row.state != wanted
-                if not late:
-                    return row
-        if row.state != wanted:
-            raise errors.WorkflowEnded(row.workflow_id, row.state)
-        return row
-
-    async def _send(
-        self, workflow_id: str, kind: InboxKind, request_id: str, content: bytes
-    ) -> tuple[CommitOutcome, int]:
-        self._refuse_if_unable()
-        # Always with a request id, so that a commit of unknown outcome can be sent again.
-        message = Message(
-            0,
-            workflow_id,
-            kind,
-            request_id or f"auto-{self.random_bytes(16).hex()}",
-            round(self.clock.time() * 1e6),
-            content,
-        )
-        future: asyncio.Future[tuple[CommitOutcome, int]] = self._loop.create_future()
-        self._be_patient(future)
-        self.committer.submit_message(message, lambda *told: self._sent(future, *told))
-        outcome, message_id = await asyncio.shield(future)
-        if outcome is CommitOutcome.NOT_FOUND:
-            raise errors.WorkflowNotFound(workflow_id)
-        if outcome is CommitOutcome.DAMAGED:
-            raise errors.StoreNotCommitting(self.store.damage)
-        if outcome is CommitOutcome.CONFLICT:
-            raise errors.InternalFault(message.request_id)
-        return outcome, message_id
-
-    def _sent(
-        self,
-        future: asyncio.Future[tuple[CommitOutcome, int]],
-        message: Message,
-        outcome: CommitOutcome,
-        key: int,
-        message_id: int,
+    def committed(
+        self, execution: Execution, change: Change, events: Sequence[event_pb2.Event], *, fresh: bool
     ) -> None:
-        if outcome is CommitOutcome.COMMITTED:
-            if message.kind is not InboxKind.SIGNAL:
-                self._taken_waits.setdefault(message_id, self._loop.create_future())
-            self.deliver(
-                key,
-                Message(
-                    message_id, message.workflow_id, message.kind, message.request_id, message.time, message.content
-                ),
-            )
-        if outcome is CommitOutcome.DUPLICATE:
-            # Perhaps our own, of a commit whose answer was lost: its driver may not know of it.
-            self._check_inbox(key)
-        if not future.done():
-            future.set_result((outcome, message_id))
-
-    def _check_inbox(self, key: int) -> None:
-        execution = self._by_key.get(key)
-        if execution is None:
-            self.load([key])
-            return
-
-        def then(messages: list[Message]) -> None:
-            for message in messages:
-                self.deliver(key, message)
-
-        self.read_inbox(execution, then)
-
-    # What executions tell (`Kernel`).
-
-    def committed(self, execution: Held, change: Change, events: list[event_pb2.Event], *, fresh: bool) -> None:
-        """A change is on disk."""
+        """Publish a committed change to callers, watchers and the observer."""
         row = change.row
+        observer = self._services.observer
         if fresh:
-            self._became_durable(execution, row)
+            self._start_committed(execution, row)
         self.watchers.publish(row.key, events, ended=change.final)
-        for message_id in change.consumed:
-            taken = self._taken_waits.pop(message_id, None)
-            if taken is not None and not taken.done():
-                taken.set_result(None)
+        if change.taken:
+            self._waiters.messages_taken(change.taken)
         if change.alerts:
             for event in events:
                 if event.HasField("alert_raised"):
-                    self.observer.alert(row, event)
+                    observer.alert(row, event)
         if not fresh and events and events[0].HasField("workflow_recovered"):
-            self.observer.workflow_recovered(row, events[0])
-        if execution.gone and not change.final:
-            self._load_after_fault(execution)
+            observer.workflow_recovered(row, events[0])
+        if execution.closed and not change.final:
+            self._loader.load_after_fault(execution)
 
-    def _became_durable(self, execution: Held, row: Row) -> None:
-        """A new workflow's start is on disk: whoever waits for that is told."""
-        if not execution.gone:
-            self._by_key[row.key] = self._by_id[row.workflow_id]
-        self.observer.workflow_started(row)
-        for index, (future, command) in enumerate(self._starts.pop(execution, [])):
-            if index == 0:
-                self._started(future, command, row, ends=not execution.gone)
+    def _start_committed(self, execution: Execution, row: Row) -> None:
+        """Resolve the callers waiting on a start that is committed."""
+        if not execution.closed:
+            self.cache.add(execution)
+        self._services.observer.workflow_started(row)
+        waits = not (execution.closed or self._services.admission.draining)
+        for index, waiter in enumerate(self._waiters.take_starts(execution)):
+            if index:
+                waiter.exists(row, execution.history.started)
+            elif waiter.command.wait and waits:
+                self._waiters.wait_for_end_of(waiter, row)
             else:
-                self._answer(future, command, row, execution.history.started)
+                waiter.started(row)
 
-    def _started(self, future: asyncio.Future[Begun], command: StartCommand, row: Row, *, ends: bool) -> None:
-        """Answer who started it: now, or at its end."""
-        if future.done():
-            return
-        if not (command.wait and ends) or self.draining:
-            future.set_result(Begun(row, started=True))
-            return
-        timer = self._loop.call_later(command.wait, self._end_wait, row, None)
-        self._begun[row.key] = row, future, timer
-
-    def _end_wait(self, row: Row, final: event_pb2.Event | None) -> None:
-        """The end that the starter waits for has come, or its time is over."""
-        waiting = self._begun.pop(row.key, None)
-        if waiting is not None:
-            _, future, timer = waiting
-            timer.cancel()
-            if not future.done():
-                future.set_result(Begun(row, started=True, final=final, waited=True))
-
-    def finished(self, execution: Held, final: event_pb2.Event) -> None:
-        """The workflow's end is on disk."""
+    def closed(self, execution: Execution, final: event_pb2.Event) -> None:
+        """Evict a workflow whose end is committed, and report that to callers and the observer."""
         row = execution.row
-        if self.suspects:
-            self.suspect_ended(row.key, "")
-        execution.drop()
-        self._forget(execution)
-        self._faults.forget(row.key)
-        self.observer.workflow_ended(row, execution.history, final)
-        self._end_wait(row, final)
-        for future in self._end_waits.pop(row.key, ()):
-            if not future.done():
-                future.set_result(Ending(row, None, final))
+        guard = self._services.admission.guard
+        if guard.has_suspects:
+            guard.ended(row.key, "")
+        self.cache.evict(execution)
+        self._loader.forget_faults(row.key)
+        self._services.observer.workflow_ended(row, execution.history, final)
+        self._waiters.ended(row, final)
 
-    def taken(self, execution: Held) -> None:
-        """A new workflow's id proved taken: answer with the one there is."""
-        self._forget(execution)
-        waiting = self._starts.pop(execution, [])
-        self._answer_later(execution.row.workflow_id, waiting)
+    def conflicted(self, execution: Execution, outcome: CommitOutcome) -> None:
+        """Forget a workflow whose change the store refused.
 
-    def _answer_later(self, workflow_id: str, waiting: list[tuple[asyncio.Future[Begun], StartCommand]]) -> None:
-        task = self._loop.create_task(self._answer_taken(workflow_id, waiting))
-        self._loads.add(task)
-        task.add_done_callback(self._loads.discard)
-
-    async def _answer_taken(self, workflow_id: str, waiting: list[tuple[asyncio.Future[Begun], StartCommand]]) -> None:
-        try:
-            row = await self.find(workflow_id)
-            started = await self._event(row.key, 1)
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it
-            for future, _ in waiting:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for future, command in waiting:
-            self._answer(future, command, row, started)
-
-    def lost(self, execution: Held, *, damaged: bool) -> None:
-        """Another driver has the workflow; or the file is ``damaged`` where it lies."""
+        Its id may be taken, another driver may have it, or the file may be damaged where it is stored.
+        """
         row = execution.row
+        self.cache.remove(execution)
+        if outcome is CommitOutcome.TAKEN:
+            self._report_existing_later(row.workflow_id, self._waiters.take_starts(execution))
+            return
         log.warning("workflow_lost", workflow_id=row.workflow_id, generation=row.generation)
-        self._forget(execution)
-        if damaged:
-            self._leave_alone(execution)
+        if outcome is not CommitOutcome.DAMAGED:
+            self._tasks.start(self._load_if_mine(row.workflow_id))
             return
-        task = self._loop.create_task(self._take_up_again(row.workflow_id))
-        self._loads.add(task)
-        task.add_done_callback(self._loads.discard)
+        # No other driver has it. It stays in the store as it is.
+        if row.key:
+            self._retrying.unreadable.add(row.key)
+        for waiter in self._waiters.take_starts(execution):
+            waiter.refused(errors.StoreNotCommitting(self._store.damage))
 
-    def _leave_alone(self, execution: Held) -> None:
-        """No other driver has it: the file is damaged where it lies. On disk it stays as it is."""
-        if execution.row.key:
-            self.retrying_store.unreadable.add(execution.row.key)
-        for future, _ in self._starts.pop(execution, []):
-            if not future.done():
-                future.set_exception(errors.StoreNotCommitting(self.store.damage))
-                future.exception()  # Whoever asked may be gone.
+    def replay_failed(self, execution: Execution) -> None:
+        """Load a workflow again that is paused because of its code, and resume it if the code fits now."""
+        self.cache.evict(execution)
+        self._loader.load([execution.row.key], retry=True)
 
-    async def _take_up_again(self, workflow_id: str) -> None:
-        """If the other driver was this process after all, go on from what is on disk."""
-        row = (await self.retrying_store.until_done(lambda: self.store.find([workflow_id]))).get(workflow_id)
+    def faulted(self, execution: Execution, error: BaseException) -> None:
+        """Evict a workflow in which the server met an internal error, and load it again later."""
+        row = execution.row
+        log.error("engine_fault", workflow_id=row.workflow_id, error_id=row.uid, exc_info=error)
+        self._loader.evict_after_fault(execution, error)
+        for waiter in self._waiters.take_starts(execution):
+            waiter.refused(errors.InternalFault(row.uid))
+
+    def _report_existing_later(self, workflow_id: str, waiting: list[StartWaiter]) -> None:
+        self._tasks.start(self._report_existing(workflow_id, waiting))
+
+    async def _report_existing(self, workflow_id: str, waiting: list[StartWaiter]) -> None:
+        try:
+            snapshot = await self._reader.snapshot(workflow_id)
+        except Exception as error:  # noqa: BLE001 - the callers get it
+            for waiter in waiting:
+                waiter.refused(error)
+            return
+        for waiter in waiting:
+            waiter.exists(snapshot.row, snapshot.started)
+
+    async def _load_if_mine(self, workflow_id: str) -> None:
+        """Load a workflow from the store if the other driver was this process after all."""
+        row = (await self._retrying.until_done(lambda: self._store.find([workflow_id]))).get(workflow_id)
         if row is not None and row.replica_id == self.replica_id:
-            self.load([row.key])
+            self._loader.load([row.key])
 
-    def failed(self, execution: Held) -> None:
-        """A fault of our own dropped it: whoever waits for its start is told."""
-        for future, _ in self._starts.pop(execution, []):
-            if not future.done():
-                future.set_exception(errors.InternalFault(execution.row.uid))
+    # What the supervisor asks.
 
-    # Ending.
+    def open(self) -> None:
+        """Load workflows from now on, because the crash guard has judged the last crash."""
+        self._loader.open()
 
-    def begin_drain(self) -> None:
-        """Start nothing more; answer those who wait for an end with what there is."""
-        self.draining = True
-        for row, _, _ in list(self._begun.values()):
-            self._end_wait(row, None)
-        for waits in list(self._end_waits.values()):
-            for future in waits:
-                if not future.done():
-                    future.set_result(None)
+    def bring_in(self, loaded: Loaded, *, history: History | None = None, retry: bool = False) -> None:
+        """Continue a workflow that recovery has loaded; ``history`` is its decoded history."""
+        self._loader.bring_in(loaded, history=history, retry=retry)
 
+    def load(self, keys: Iterable[int]) -> None:
+        """Load workflows that are due and not in memory."""
+        self._loader.load(keys)
 
-def _input_of(started: event_pb2.Event) -> payload_pb2.Payload | None:
-    detail = started.workflow_started
-    return detail.input if detail.HasField("input") else None
+    def release(self, unit: Unit) -> None:
+        """Continue a suspect whose turn has come."""
+        execution = self.cache.get(unit.key)
+        if execution is None:
+            self._loader.load([unit.key])
+        elif unit.step_key:
+            self._services.dispatcher.enqueue(execution, lambda: execution.want(unit.step_key))
+        else:
+            self._services.dispatcher.enqueue(execution, execution.resume)
 
+    def expire(self, now: float) -> None:
+        """Refuse callers that have waited too long for a commit; ``now`` is in monotonic seconds."""
+        self._waiters.expire(now, self._services.committer.failing)
 
-def _give_up(future: asyncio.Future[Any]) -> None:
-    if not future.done():
-        future.set_result(None)
+    def has(self, key: int) -> bool:
+        """Return whether a workflow is in memory."""
+        return key in self.cache
+
+    def evict(self, *, at_once: bool = False) -> int:
+        """Evict workflows that rest; return how many."""
+        return self.cache.evict_idle(at_once=at_once)
+
+    @property
+    def workflows_in_memory(self) -> int:
+        """How many workflows are in memory."""
+        return len(self.cache)
+
+    @property
+    def workflows_loading(self) -> int:
+        """How many workflows are being loaded, or wait for that."""
+        return self._loader.loading
+
+    # Shutting down.
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is shutting down."""
+        return self._services.admission.draining
+
+    @property
+    def attempts_running(self) -> int:
+        """How many attempts' code runs."""
+        return len(self._services.attempts.running)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that happened is committed."""
+        return self._services.dispatcher.idle and self._services.committer.idle
+
+    def drain(self) -> None:
+        """Start nothing more, and release the callers that wait for an end."""
+        self._services.admission.close()
+        self._waiters.drain()
+
+    def hand_over(self) -> None:
+        """Interrupt what the drain has no more time for: async attempts are closed as lost, threads stay."""
+        for execution in self.cache:
+            if execution.stored:
+                self._services.dispatcher.enqueue(execution, execution.hand_over)
+
+    def close(self) -> None:
+        """Evict every workflow and stop all background work."""
+        for execution in self.cache:
+            self.cache.evict(execution)
+        self._services.attempts.close()
+        self._services.wall_timers.close()
+        self._services.monotonic_timers.close()
+        self._services.inbox.close()
+        self._loader.close()
+        self._tasks.cancel()

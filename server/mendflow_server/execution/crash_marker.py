@@ -1,10 +1,10 @@
-"""A note of whose workflow code has the loop, kept beside the store.
+"""The crash marker: which workflow's code has the event loop, in a file beside the store.
 
-Workflow code that kills the process in a replay has no attempt on record that
-could be blamed. So whoever lets workflow code run writes its workflow's key
-here first. The file is mapped into memory: a write costs a fraction of a
-microsecond and outlives the process, though not a power cut, which is nobody's
-fault anyway.
+Workflow code that crashes the process during a replay has no attempt on record
+that could be blamed. So the server writes the workflow's key to this file
+before it runs the code. The file is mapped into memory. A write costs a
+fraction of a microsecond and outlives the process, though not a power cut,
+which is no workflow's doing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 _SIZE = 8
 
 
-class Note:
-    """Without a path it keeps nothing. Raises `StoreUnavailable` where the file cannot be written."""
+class CrashMarker:
+    """The marker in the file at ``path``; without a path it keeps nothing.
+
+    Raises `StoreUnavailable` where the file cannot be written.
+    """
 
     def __init__(self, path: Path | None) -> None:
-        #: The workflow whose code had the loop when the last process ended; 0: none.
+        #: The key of the workflow whose code had the loop when the last process ended; 0: none.
         self.left = 0
         self._map: mmap.mmap | None = None
         #: The key in the map, as a list of one.
@@ -48,15 +51,15 @@ class Note:
         self.leave()
 
     def enter(self, key: int) -> None:
-        """The code of this workflow is about to have the loop."""
+        """Record that the code of this workflow gets the event loop."""
         self._cell[0] = key
 
     def leave(self) -> None:
-        """It has given the loop back."""
+        """Record that the code has returned the event loop."""
         self._cell[0] = 0
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._map is not None:
             if isinstance(self._cell, memoryview):
                 self._cell.release()

@@ -1,239 +1,409 @@
-"""One open workflow in memory: what happens to it becomes events, and commits become effects.
+"""One open workflow in memory: inputs become events, and commits become effects.
 
-Theory of operation. Every input (an attempt's report, a timer, a message from
-the inbox) becomes events in the builder; the run is driven as far as it goes;
-what it asks for becomes more events; then one change with all of them goes to
-the committer. Effects (an attempt's code, a cancel, a reply, a frame) are kept
-in `_effects` and happen when that change is on disk, never before.
+Theory of operation. Every input (an attempt's result, a timer, a message from
+the inbox) becomes events in the history builder. The workflow runner then runs
+the code as far as it can. What the code asks for becomes more events. At the
+end of the turn `flush` submits one change with all of them to the committer.
+Effects (an attempt's code, a cancellation, a reply, a frame) are kept in the
+unit of work and happen when that change is committed, never before.
 
-The row's generation and last sequence are the guard of each change. When it
-turns out stale, another driver has the workflow, and all of this is dropped.
+The row's generation and last sequence guard each change. When they turn out to
+be stale, another replica runs the workflow, and this execution is evicted.
+
+Control flows down by calls, and results flow up as return values. Only what
+`ExecutionEvents` lists is reported upwards.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mendflow.errors import PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
+from mendflow_server.attempts.model import AttemptResult
 from mendflow_server.execution import closing
-from mendflow_server.execution.stepping import Stepping
+from mendflow_server.execution.progress import Progress
+from mendflow_server.execution.steps import StepExecutor
+from mendflow_server.execution.unit_of_work import UnitOfWork
+from mendflow_server.failures.retry import cancelled_failure
 from mendflow_server.healing.engine_faults import NONE
+from mendflow_server.history.builder import HistoryBuilder
 from mendflow_server.history.timestamps import set_time
+from mendflow_server.history.workflow_status import WorkflowStatus, derive_status, next_time
 from mendflow_server.replay.rehearsal import rehearse
 from mendflow_server.replay.workflow_runner import NonDeterminism, WorkflowRunner
-from mendflow_server.store.records import InboxKind, Message
+from mendflow_server.store.records import CommitOutcome, InboxKind, Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mendflow.authoring.workflow import Workflow
+    from mendflow_server.attempts.model import AttemptRequest
+    from mendflow_server.attempts.running_attempt import RunningAttempt
+    from mendflow_server.execution.services import Services
+    from mendflow_server.execution.start_command import StartCommand
+    from mendflow_server.execution.unit_of_work import Sealed
     from mendflow_server.healing.engine_faults import Faulted
-    from mendflow_server.store.records import Loaded
+    from mendflow_server.history.state import History
+    from mendflow_server.runtime.timers import Timer
+    from mendflow_server.store.records import Change, Guard, Loaded, Row
+
+#: A workflow in one of these states was running when its process ended.
+_MOVING_STATES = (
+    workflow_pb2.WORKFLOW_STATE_PENDING,
+    workflow_pb2.WORKFLOW_STATE_RUNNING,
+    workflow_pb2.WORKFLOW_STATE_CANCELLING,
+)
+_NON_DETERMINISM = event_pb2.STATE_REASON_NON_DETERMINISM
+_ENGINE_FAULT = event_pb2.STATE_REASON_ENGINE_FAULT
+_PROCESS_ENDED = "the process that ran this attempt ended before it did"
 
 
-class Execution(Stepping):
-    """An open workflow in memory."""
+class ExecutionEvents(Protocol):
+    """What an execution reports upwards. The engine implements it."""
 
-    __slots__ = ()
+    def committed(
+        self, execution: Execution, change: Change, events: Sequence[event_pb2.Event], *, fresh: bool
+    ) -> None:
+        """Take note of a committed change; ``fresh`` says that it made the workflow."""
+
+    def closed(self, execution: Execution, final: event_pb2.Event) -> None:
+        """Take note that the workflow's end is committed."""
+
+    def conflicted(self, execution: Execution, outcome: CommitOutcome) -> None:
+        """Take note that the store refused a change: another driver has the workflow, or its file is damaged."""
+
+    def replay_failed(self, execution: Execution) -> None:
+        """Load the workflow again: its code could not replay the history, and a new result may change that."""
+
+    def faulted(self, execution: Execution, error: BaseException) -> None:
+        """Handle an internal error in this workflow."""
+
+
+class Execution:
+    """An open workflow in memory.
+
+    ``workflow`` is None when this server cannot run its code: it does not
+    serve the type, or does not understand an event. ``guard`` is None for a
+    new workflow.
+    """
+
+    __slots__ = (
+        "_builder",
+        "_events",
+        "_faulted",
+        "_held",
+        "_history_warned",
+        "_not_served",
+        "_progress",
+        "_result_came",
+        "_runner",
+        "_seen",
+        "_services",
+        "_steps",
+        "_timer",
+        "_timer_at",
+        "_unit",
+        "closed",
+        "history",
+        "queued",
+        "rested",
+        "workflow",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        events: ExecutionEvents,
+        row: Row,
+        history: History,
+        *,
+        guard: Guard | None,
+        workflow: Workflow[Any, Any] | None,
+    ) -> None:
+        self._services = services
+        self._events = events
+        self.history = history
+        self.workflow = workflow
+        self._builder = HistoryBuilder(history)
+        self._unit = UnitOfWork(row, guard, self._builder)
+        self._steps = StepExecutor(services, self._builder, self._unit, self)
+        self._runner: WorkflowRunner | None = None
+        self._progress: Progress | None = None
+        #: Evicted: nothing may follow from it any more.
+        self.closed = False
+        #: How many calls wait for its next turn.
+        self.queued = 0
+        #: When it last came to rest, in monotonic seconds.
+        self.rested = 0.0
+        #: Messages of the inbox that are in the history.
+        self._seen: set[int] | None = None
+        #: Its code waits until the crash guard releases it.
+        self._held = False
+        self._not_served = False
+        #: Why it is stopped while the messages after an internal error are taken in.
+        self._faulted = ""
+        self._history_warned = False
+        #: A result has come while the code could not replay the history; with it, it may.
+        self._result_came = False
+        self._timer: Timer | None = None
+        self._timer_at = 0.0
+
+    # What others see.
+
+    @property
+    def row(self) -> Row:
+        """The newest committed row; for a new workflow, the row of its first commit."""
+        return self._unit.row
+
+    @property
+    def stored(self) -> bool:
+        """Whether the workflow is in the store."""
+        return self._unit.guard is not None
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a change is submitted and not decided yet."""
+        return self._unit.in_flight
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can be evicted and loaded again without any loss."""
+        return not (
+            self._unit.in_flight
+            or self.queued
+            or self._builder.pending
+            or (self._progress is not None and self._progress.waiting)
+        ) and self._steps.idle
+
+    @property
+    def running(self) -> Sequence[RunningAttempt]:
+        """The attempts whose code runs."""
+        return tuple(self._steps.running.values())
 
     # Beginning.
 
-    def begin(self, argument: object) -> None:
-        """Begin a new workflow, whose first event is in the builder."""
-        self._make_run(argument)
+    def begin(self, command: StartCommand) -> None:
+        """Begin a new workflow: record its start and run its code."""
+        row = self.row
+        event = self._builder.new()
+        detail = event.workflow_started
+        detail.workflow_type = row.workflow_type
+        detail.uid = row.uid
+        detail.workflow_id = row.workflow_id
+        detail.trace.CopyFrom(command.trace)
+        if command.input is not None and command.input.WhichOneof("kind"):
+            detail.input.CopyFrom(command.input)
+        for name, value in command.labels.items():
+            detail.labels[name] = value
+        self._builder.add(event)
+        self._run(command.argument)
 
-    def take_over(self, loaded: Loaded, *, retry: bool, faulted: Faulted = NONE) -> None:
-        """Go on with a workflow out of the store: close what was cut off, replay, go on.
+    def resume_from(self, loaded: Loaded, *, retry: bool, faulted: Faulted = NONE) -> None:
+        """Continue a workflow out of the store: close interrupted attempts, replay, and take in its inbox.
 
-        With ``retry`` it is resumed if it was paused because the code could not
-        replay it, and the code of now can. ``faulted`` has the internal errors
-        of the server for which it is loaded again; from the second on it is
-        paused.
+        With ``retry`` a workflow that is paused because its code could not
+        replay the history is resumed if the code can now. ``faulted`` has the
+        internal errors for which it is loaded again; from the second one on it
+        is paused.
         """
-        previous_replica_id, state = loaded.row.replica_id, loaded.row.state
-        self._last_heartbeats = {heartbeat.step_key: heartbeat.details for heartbeat in loaded.heartbeats}
-        cut_off = self.history.open_attempts()
-        moving = (
-            workflow_pb2.WORKFLOW_STATE_PENDING,
-            workflow_pb2.WORKFLOW_STATE_RUNNING,
-            workflow_pb2.WORKFLOW_STATE_CANCELLING,
-        )
-        if previous_replica_id != self.row.replica_id and (cut_off or state in moving):
-            event = self.builder.new()
-            event.workflow_recovered.generation = self.row.generation
-            event.workflow_recovered.replica_id = self.row.replica_id
+        if loaded.heartbeats:
+            self._reports().restore(loaded.heartbeats)
+        interrupted = self.history.open_attempts()
+        row, previous_replica_id = self.row, loaded.row.replica_id
+        if previous_replica_id != row.replica_id and (interrupted or loaded.row.state in _MOVING_STATES):
+            event = self._builder.new()
+            event.workflow_recovered.generation = row.generation
+            event.workflow_recovered.replica_id = row.replica_id
             event.workflow_recovered.previous_replica_id = previous_replica_id
-            self.builder.add(event)
-        for record in cut_off:
-            if faulted.times:
-                self._lose(record, f"an internal error of the server ended this attempt: {faulted.error}")
-            else:
-                self._lose(record)
-        crashes = self.kernel.quarantined(self.row.key, "")
+            self._builder.add(event)
+        why = f"an internal error of the server ended this attempt: {faulted.error}" if faulted.times else _PROCESS_ENDED
+        for record in interrupted:
+            crashes = self._steps.lose(record, why)
+            if crashes:
+                self._quarantine(record.key, crashes)
+        crashes = self._services.admission.guard.quarantined(row.key, "")
         if crashes:
             self._quarantine("", crashes)
         if faulted.pauses:
             self._stop_after_faults(faulted.error)
         else:
-            # Not what was stopped for another reason, perhaps just now.
-            unfit = self.history.stopped_reason == event_pb2.STATE_REASON_NON_DETERMINISM
-            if retry and unfit and self._could_go_on(loaded.events):
-                event = self.builder.new()
+            # Not a workflow that was stopped for another reason, perhaps just now.
+            unfit = self.history.stopped_reason == _NON_DETERMINISM
+            if retry and unfit and self._can_replay(loaded.events):
+                event = self._builder.new()
                 event.workflow_resumed.actor = "supervisor"
                 event.workflow_resumed.reason = "the code that is served now can replay it"
-                self.builder.add(event)
-            self.go_on()
+                self._builder.add(event)
+            self.resume()
         for message in loaded.inbox:
-            if not self.gone:
-                self.take_in(message)
+            if not self.closed:
+                self.deliver(message)
         self._faulted = ""
 
+    def take_over_attempt(self, attempt: RunningAttempt) -> None:
+        """Take over code that an earlier execution of this workflow left running."""
+        self._steps.take_over(attempt)
+
+    def resume(self) -> None:
+        """Replay the history and continue, if the code may run."""
+        if self.history.final is not None or self.history.stopped:
+            return
+        if self.workflow is None:
+            self._not_served = True
+        elif self._services.admission.guard.holds(self.row.key, ""):
+            self._held = True
+        elif self._runner is None:
+            self._held = False
+            self._replay(self.workflow)
+
     def _stop_after_faults(self, error: str) -> None:
-        """Stop without running any of its code: the server met an internal error of its own twice in a row."""
+        """Stop without running any code, because the server met an internal error twice in a row."""
         self._faulted = (
             f"internal error of the server, twice in a row ({error}); search the server log for error_id "
             f"{self.row.uid}, then resume the workflow to try again"
         )
         if self.history.cancel:
-            self._finish(closing.cancelled(self.builder, cut=list(self.history.open), deadline=False))
+            self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=False))
         elif not self.history.stopped:
-            self._pause(event_pb2.STATE_REASON_ENGINE_FAULT, self._faulted, "")
+            self._pause(_ENGINE_FAULT, self._faulted, "")
 
-    def _could_go_on(self, events: Sequence[bytes]) -> bool:
-        """Return whether the code can replay the stored history. Nothing comes of trying."""
-        if self.workflow is None or self.kernel.holds(self.row.key, ""):
+    def _can_replay(self, events: Sequence[bytes]) -> bool:
+        """Return whether the code can replay the stored history. The try has no effect."""
+        if self.workflow is None or self._services.admission.guard.holds(self.row.key, ""):
             return False
-        note = self.kernel.note
-        note.enter(self.row.key)
+        marker = self._services.crash_marker
+        marker.enter(self.row.key)
         try:
-            limit = self.kernel.settings.payload_limit
-            return not rehearse(self.workflow, events, payload_limit=limit, now=self.builder.now).problem
+            limit = self._services.settings.payload_limit
+            return not rehearse(self.workflow, events, payload_limit=limit, now=self._builder.now).problem
         finally:
-            note.leave()
+            marker.leave()
 
-    def go_on(self) -> None:
-        """Replay what is recorded and go on, if its code may run."""
-        if self.history.final is not None or self.history.stopped:
-            return
-        if self.opaque:
-            self._not_served = True
-        elif self.kernel.holds(self.row.key, ""):
-            self._held = True
-        elif self.run is None:
-            self._held = False
-            self._replay()
-
-    def _replay(self) -> None:
+    def _replay(self, workflow: Workflow[Any, Any]) -> None:
         started = self.history.started
-        if started is None or self.workflow is None:
+        if started is None:
             return
         detail = started.workflow_started
-        try:
-            value_type = self.workflow.input_type
-            argument = (
-                None if value_type is None else value_type.decode(detail.input if detail.HasField("input") else None)
-            )
-        except PayloadError as error:
-            self._cannot_replay(f"the workflow's recorded input does not fit its type any more: {error}")
-            return
-        self._make_run(argument)
+        input_type = workflow.input_type
+        argument = None
+        if input_type is not None:
+            try:
+                argument = input_type.decode(detail.input if detail.HasField("input") else None)
+            except PayloadError as error:
+                self._pause(_NON_DETERMINISM, f"the recorded input does not fit the workflow's type: {error}", "")
+                return
+        self._run(argument)
 
-    def _make_run(self, argument: object) -> None:
+    def _run(self, argument: object) -> None:
         if self.workflow is None:
             return
-        self.run = WorkflowRunner(
-            self.workflow, self.builder, argument, payload_limit=self.kernel.settings.payload_limit
-        )
-        self._drive(self.run.begin)
+        limit = self._services.settings.payload_limit
+        runner = self._runner = WorkflowRunner(self.workflow, self._builder, argument, payload_limit=limit)
+        self._drive(runner, runner.begin)
 
     # Driving.
 
-    def _drive(self, call: Callable[..., None], *arguments: object) -> None:
+    def _drive(self, runner: WorkflowRunner, call: Callable[..., None], *arguments: object) -> None:
         """Run the code until it rests, then act on what it asks for.
 
-        A drive is a transaction: what was in the builder before it stays, and
-        what it added is taken back when the code cannot go on.
+        A drive is a transaction. The events before it stay; when the code cannot replay the history, the events that
+        the drive added are taken back, and the workflow pauses. Attempts in progress continue, and their results are
+        recorded. A workflow that is being cancelled ends at its clean-up deadline, unless other code comes before.
         """
-        run = self.run
-        if run is None:
-            return
-        before = len(self.builder.pending)
-        note = self.kernel.note
-        note.enter(self.row.key)
+        before = len(self._builder.pending)
+        marker = self._services.crash_marker
+        marker.enter(self._unit.row.key)
         try:
             call(*arguments)
         except NonDeterminism as error:
-            self.builder.undo_to(before)
-            self._cannot_replay(str(error))
+            self._builder.undo_to(before)
+            self._pause(_NON_DETERMINISM, str(error), "")
             return
         finally:
-            note.leave()
-        if run.unwanted:
-            for key in run.unwanted:
-                self._withdraw(key)
-            run.unwanted.clear()
-        if run.done:
-            self._end(run)
+            marker.leave()
+        if runner.unwanted:
+            for key in runner.take_unwanted():
+                self._steps.withdraw(key)
+        if runner.done:
+            if runner.progress is not None:
+                self._reports().record_workflow(runner)
+            limit = self._services.settings.payload_limit
+            self._finish(closing.of_run(self._builder, runner, self._services.clock.time(), limit))
             return
-        if run.newly_wanted:
-            asked, run.newly_wanted = run.newly_wanted, []
-            for key in asked:
-                if key in run.wanted:
-                    self._want(key)
-        if run.progress is not None:
-            self._report_progress()
+        if runner.asked:
+            for key in runner.take_asked():
+                self.want(key)
+        if runner.progress is not None:
+            self._reports().offer_workflow(runner)
 
-    def _cannot_replay(self, explanation: str) -> None:
-        """Stop: the code and the history do not agree. Attempts that run go on, and what comes of them is recorded.
-
-        One that is being cancelled ends at the deadline of its clean-up, if no other code comes before.
-        """
-        self._pause(event_pb2.STATE_REASON_NON_DETERMINISM, explanation, "")
+    def want(self, step_key: str) -> None:
+        """Start the next attempt of a step if the code awaits it and nothing holds it back."""
+        runner = self._runner
+        if runner is None:
+            return
+        wanted = runner.wanted.get(step_key)
+        if wanted is not None:
+            call, payload = wanted
+            heartbeat = b"" if self._progress is None else self._progress.last_heartbeat(step_key)
+            self._steps.want(step_key, call.step, payload, heartbeat)
 
     def _pause(self, reason: event_pb2.StateReason.ValueType, explanation: str, step_key: str) -> None:
-        event = self.builder.new()
+        """Stop until an operator, or other code, resumes the workflow."""
+        event = self._builder.new()
         event.workflow_paused.reason = reason
         event.workflow_paused.explanation = explanation
         event.workflow_paused.step_key = step_key
-        self.builder.add(event)
+        self._builder.add(event)
         name = event_pb2.StateReason.Name(reason).removeprefix("STATE_REASON_").lower()
-        self._alert(f"workflow_paused_{name}", event_pb2.ALERT_SEVERITY_WARNING, explanation)
-        self._drop_run()
+        self._unit.raise_alert(f"workflow_paused_{name}", event_pb2.ALERT_SEVERITY_WARNING, explanation)
+        self._stop_code()
 
     def _quarantine(self, step_key: str, crashes: int) -> None:
+        """Stop because the workflow keeps crashing the server."""
         what = f"step {step_key}" if step_key else "its workflow function"
         explanation = (
-            f"the server died {crashes} times with {what} running alone; it is kept from running until it is resumed "
+            f"the server crashed {crashes} times with {what} running alone; it does not run until it is resumed "
             "(mendflow resume) or terminated (mendflow terminate)"
         )
-        event = self.builder.new()
+        event = self._builder.new()
         event.workflow_quarantined.step_key = step_key
         event.workflow_quarantined.crashes = crashes
         event.workflow_quarantined.explanation = explanation
-        self.builder.add(event)
-        self._alert("workflow_quarantined", event_pb2.ALERT_SEVERITY_CRITICAL, explanation)
-        self._drop_run()
+        self._builder.add(event)
+        self._unit.raise_alert("workflow_quarantined", event_pb2.ALERT_SEVERITY_CRITICAL, explanation)
+        self._stop_code()
+
+    def _stop_code(self) -> None:
+        self._steps.stop_waiting()
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
 
     # Time.
 
-    def woken(self) -> None:
-        """Its timer went off: let everything that is due happen."""
+    def begin_turn(self, now: float) -> None:
+        """Set the time of new events, in seconds since the epoch."""
+        self._builder.now = now
+
+    def on_timer(self) -> None:
+        """Record everything that is due."""
         self._timer = None
-        now = self.builder.now
+        now = self._builder.now
         if self.history.final is not None:
             return
         deadline = self.history.cleanup_deadline
         if deadline is not None and deadline <= now:
-            self._finish(closing.cancelled(self.builder, cut=list(self.history.open), deadline=True))
+            self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=True))
             return
         if self.history.stopped:
             return
-        self._fire_due(now)
-        if self.run is not None:
-            for key in list(self.run.wanted):
-                self._want(key)
+        self._record_due(now)
+        if self._runner is not None:
+            for key in list(self._runner.wanted):
+                self.want(key)
 
-    def _fire_due(self, now: float) -> None:
+    def _record_due(self, now: float) -> None:
         """Record each timer and signal wait that is over, in their order, until one ends or stops the workflow."""
         due = [
             (record.wake_time, key)
@@ -244,95 +414,300 @@ class Execution(Stepping):
             record = self.history.open.get(key)
             if record is None or self.history.stopped:
                 continue
-            event = self.builder.new()
+            event = self._builder.new()
             if record.kind == "timer":
                 event.timer_fired.key = key
             else:
                 event.signal_timed_out.key = key
-            self.builder.add(event)
-            if self.run is not None:
-                self._drive(self.run.outcome_recorded, key)
+            self._builder.add(event)
+            if self._runner is not None:
+                self._drive(self._runner, self._runner.outcome_recorded, key)
             if self.history.final is not None:
                 return
 
+    def _arm_timer(self) -> None:
+        wake = None
+        if self.workflow is not None or self.history.cancel:
+            wake = next_time(self.history, self._builder.now, self._is_overlooked)
+        timer = self._timer
+        if timer is not None:
+            if wake == self._timer_at:
+                return
+            timer.cancel()
+            self._timer = None
+        if wake is not None:
+            self._timer_at = wake
+            dispatcher = self._services.dispatcher
+            self._timer = self._services.wall_timers.at(wake, lambda: dispatcher.enqueue(self, self.on_timer))
+
+    def _is_overlooked(self, step_key: str) -> bool:
+        """Return whether a step that is due has nothing in its way, because it fell due between two turns."""
+        wanted = None if self._runner is None else self._runner.wanted.get(step_key)
+        return wanted is not None and self._steps.is_overlooked(step_key, wanted[0].step)
+
+    # Attempts (`AttemptListener`, `StepOwner`).
+
+    def reported(self, attempt: RunningAttempt, result: AttemptResult) -> None:
+        """Record the attempt's result in the next turn."""
+        self._services.dispatcher.enqueue(self, lambda: self.on_attempt_result(attempt, result))
+
+    def heard(self, attempt: RunningAttempt) -> None:
+        """Record the attempt's newest report in the next turn."""
+        self._services.dispatcher.enqueue(self, lambda: self._on_attempt_report(attempt))
+
+    def ended(self, attempt: RunningAttempt) -> None:
+        """Start the step's next attempt in the next turn, if it waits for the end of this one."""
+        self._services.dispatcher.enqueue(self, lambda: self._on_code_ended(attempt))
+
+    def withdrawn(self, request: AttemptRequest) -> None:
+        """Record in the next turn that an attempt was cancelled before its code ran."""
+        result = AttemptResult(None, cancelled_failure("the attempt was cancelled before its code ran"))
+        self._services.dispatcher.enqueue(self, lambda: self._complete(request, result))
+
+    def slot_came(self, step_key: str) -> None:
+        """Use the slot that was kept for a step."""
+        slots = self._steps.release_slot(step_key)
+        if slots is not None:
+            self.want(step_key)
+            slots.offer()  # If the step did not take it, the next in line does.
+
+    def launch(self, requests: Sequence[AttemptRequest]) -> Sequence[RunningAttempt]:
+        """Run committed attempts; return those that ended at once."""
+        return self._steps.launch(requests, closed=self.closed)
+
+    def ended_at_once(self, attempt: RunningAttempt) -> None:
+        """Record the result of an attempt that ended at once."""
+        if attempt.at_once is not None:
+            self._builder.now = attempt.end_time
+            self.on_attempt_result(attempt, attempt.at_once)
+
+    def on_attempt_result(self, attempt: RunningAttempt, result: AttemptResult) -> None:
+        """Record an attempt's result and its last report, and continue the code if that resolves the step."""
+        request = attempt.request
+        if attempt.has_report:
+            if self._steps.open_record(request) is None:
+                return
+            self._reports().record(attempt)
+        self._complete(request, result)
+
+    def _complete(self, request: AttemptRequest, result: AttemptResult) -> None:
+        key, runner = request.step_key, self._runner
+        outcome = self._steps.complete(request, result, wanted=runner is None or key in runner.wanted)
+        if outcome is None:
+            return  # A late result.
+        if self._progress is not None:
+            self._progress.close_step(key)
+        if outcome.resolved:
+            if runner is not None:
+                self._drive(runner, runner.outcome_recorded, key)
+            elif self.history.stopped_reason == _NON_DETERMINISM:
+                self._result_came = True
+        elif outcome.retried:
+            self.want(key)
+        elif outcome.pause and self.history.stopped_reason in (0, _NON_DETERMINISM):
+            # Also a workflow that is paused because of its code: that alone would be resumed without an operator.
+            self._pause(event_pb2.STATE_REASON_RETRIES_EXHAUSTED, outcome.pause, key)
+
+    def _on_code_ended(self, attempt: RunningAttempt) -> None:
+        if self._steps.code_ended(attempt):
+            self.want(attempt.request.step_key)
+
+    def _on_attempt_report(self, attempt: RunningAttempt) -> None:
+        current = self._steps.running.get(attempt.request.step_key)
+        if current is attempt and not attempt.closed and self.history.final is None:
+            self._reports().offer(attempt)
+
+    def _reports(self) -> Progress:
+        progress = self._progress
+        if progress is None:
+            services = self._services
+            progress = self._progress = Progress(
+                self._builder,
+                self._unit,
+                services.clock,
+                services.monotonic_timers,
+                lambda: services.dispatcher.enqueue(self, self._record_reports),
+            )
+        return progress
+
+    def _record_reports(self) -> None:
+        if self.history.final is None and self._progress is not None:
+            self._progress.record_due(self._steps.running, self._runner)
+
+    def hand_over(self) -> None:
+        """Close what runs on the loop as lost, because the process ends.
+
+        A workflow with a running thread stays as it is: the next process closes its attempts.
+        """
+        for attempt in self._steps.leave_to_next_process():
+            record = self.history.open.get(attempt.request.step_key)
+            if record is not None and record.started is not None:
+                if attempt.has_report:
+                    self._reports().record(attempt)
+                crashes = self._steps.lose(record, _PROCESS_ENDED)
+                if crashes:
+                    self._quarantine(record.key, crashes)
+            attempt.abandon()
+
     # Messages.
 
-    def take_in(self, message: Message) -> None:
-        """Take a message out of the inbox into the history."""
+    def deliver(self, message: Message) -> None:
+        """Take a message from the inbox into the history, once."""
+        if self._seen is None:
+            self._seen = set()
         if message.id in self._seen or self.history.final is not None:
             return
         self._seen.add(message.id)
-        self._taken.append(message.id)
+        self._unit.consume(message.id)
         if message.kind is InboxKind.SIGNAL:
-            event = self.builder.new()
+            event = self._builder.new()
             event.signal_received.MergeFromString(message.content)
-            self.builder.add(event)
-            if self.run is not None and not self.history.stopped:
-                self._drive(self.run.signal_recorded, event.signal_received.name)
+            self._builder.add(event)
+            if self._runner is not None and not self.history.stopped:
+                self._drive(self._runner, self._runner.signal_recorded, event.signal_received.name)
         elif message.kind is InboxKind.CANCEL:
             self._take_cancel(message)
         elif message.kind is InboxKind.RESUME:
             self._take_resume(message)
         else:
             detail = event_pb2.WorkflowTerminated.FromString(message.content)
-            self._finish(closing.terminated(self.builder, detail))
+            self._finish(closing.terminated(self._builder, detail))
 
     def _take_cancel(self, message: Message) -> None:
         if self.history.cancel:
             return
         quarantined = self.history.stopped == workflow_pb2.WORKFLOW_STATE_QUARANTINED
-        event = self.builder.new()
+        event = self._builder.new()
         event.cancel_requested.MergeFromString(message.content)
-        set_time(event.cancel_requested.cleanup_deadline, self.builder.now + self.kernel.settings.cleanup_timeout)
-        self.builder.add(event)
-        self._effects.append(lambda: self.kernel.observer.operator_act(self.row, event))
-        if quarantined or self.opaque or self._faulted or self.kernel.holds(self.row.key, ""):
+        deadline = self._builder.now + self._services.settings.cleanup_timeout
+        set_time(event.cancel_requested.cleanup_deadline, deadline)
+        self._builder.add(event)
+        self._report_act(event)
+        held = self._services.admission.guard.holds(self.row.key, "")
+        if quarantined or self.workflow is None or self._faulted or held:
             # Its code cannot or must not run, so there is no clean-up.
-            self._finish(closing.cancelled(self.builder, cut=list(self.history.open), deadline=False))
-        elif self.run is not None:
-            self._drive(self.run.cancel_recorded)
+            self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=False))
+        elif self._runner is not None:
+            self._drive(self._runner, self._runner.cancel_recorded)
         else:
-            self.go_on()
+            self.resume()
             if self.history.stopped and self.history.final is None:
-                # It was paused, and its code still cannot run: there is no clean-up to wait for.
-                self._finish(closing.cancelled(self.builder, cut=list(self.history.open), deadline=False))
+                # It was paused, and its code still cannot run, so there is no clean-up to wait for.
+                self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=False))
 
     def _take_resume(self, message: Message) -> None:
         if not self.history.stopped:
             return
-        event = self.builder.new()
+        event = self._builder.new()
         event.workflow_resumed.MergeFromString(message.content)
-        self.builder.add(event)
-        self._effects.append(lambda: self.kernel.observer.operator_act(self.row, event))
-        self.kernel.forgive(self.row.key)
+        self._builder.add(event)
+        self._report_act(event)
+        self._services.admission.guard.forgive(self.row.key)
         if self._faulted:
-            self._pause(event_pb2.STATE_REASON_ENGINE_FAULT, self._faulted, "")
+            self._pause(_ENGINE_FAULT, self._faulted, "")
         else:
-            self.go_on()
+            self.resume()
+
+    def _report_act(self, event: event_pb2.Event) -> None:
+        observer, unit = self._services.observer, self._unit
+        unit.add_effect(lambda: observer.operator_act(unit.row, event))
+
+    # Committing.
+
+    def flush(self) -> None:
+        """Submit everything that has changed; called once per turn."""
+        unit = self._unit
+        if self.closed or unit.in_flight:
+            return
+        if self.history.last_sequence >= self._services.history_warning:
+            self._check_history_limit()
+        status = self._status()
+        if unit.has_changes(status):
+            self._services.committer.submit(unit.seal(status), self.on_commit)
+            return
+        self._arm_timer()
+        self.rested = self._services.clock.monotonic()
+        if self._result_came and self.idle:
+            self._events.replay_failed(self)
+
+    def _status(self) -> WorkflowStatus:
+        history = self.history
+        if (self._not_served or self._held) and not (history.stopped or history.final is not None or history.cancel):
+            return closing.not_served(self.row.workflow_type) if self._not_served else closing.HELD
+        wanted = None if self._runner is None else self._runner.wanted
+        steps = self._steps
+        return derive_status(history, busy=steps.busy, slot_waits=steps.waiting_for_slot, wanted=wanted)
+
+    def on_commit(self, change: Change, outcome: CommitOutcome) -> None:
+        """Continue after the committer has decided the submitted change."""
+        sealed = self._unit.settle()
+        launches = sealed.launches
+        try:
+            if outcome is CommitOutcome.DONE:
+                self._take_effect(change, sealed)
+                if change.final:
+                    self._events.closed(self, sealed.events[-1])
+                else:
+                    self._services.dispatcher.after_commit(self, launches)
+                    launches = ()
+            elif outcome is CommitOutcome.INBOX:
+                self._unit.hold(sealed)
+                self._services.inbox.read(self.row.key, lambda messages: self._resubmit(change, messages))
+                launches = ()
+            else:
+                self.evict()
+                self._events.conflicted(self, outcome)
+        except BaseException as error:  # noqa: BLE001 - an internal error in one workflow must not stop the others
+            self._events.faulted(self, error)
+        if launches:
+            self._steps.cancel_launches(launches)
+
+    def _take_effect(self, change: Change, sealed: Sealed) -> None:
+        fresh = self._unit.guard is None
+        self._unit.committed(change)
+        self._events.committed(self, change, sealed.events, fresh=fresh)
+        for effect in sealed.effects:
+            effect()
+
+    def _resubmit(self, change: Change, messages: Sequence[Message]) -> None:
+        """Submit a final change once more, with the messages that arrived before it."""
+        sealed = self._unit.settle()
+        self._unit.add_late_messages(change, sealed, messages)
+        self._unit.hold(sealed)
+        self._services.committer.submit(change, self.on_commit)
+
+    def fail(self, error: BaseException) -> None:
+        """Handle an internal error in one of this execution's calls."""
+        self._events.faulted(self, error)
 
     # Ending.
 
-    def _end(self, run: WorkflowRunner) -> None:
-        """The code has returned or raised: the final event."""
-        self._report_progress(last=True)
-        self._finish(closing.of_run(self.builder, run, self.kernel.clock.time(), self.kernel.settings.payload_limit))
-
-    def _near_history_limit(self) -> None:
-        limit = self.kernel.settings.history_limit
-        if self.history.final is not None:
+    def _check_history_limit(self) -> None:
+        limit, history = self._services.settings.history_limit, self.history
+        if history.final is not None:
             return
-        # Room for what closes the open calls and for the end itself.
-        if self.history.last_sequence + 2 * len(self.history.open) + 8 >= limit:
-            self._finish(closing.too_long(self.builder, limit))
-        elif not self._warned:
-            self._warned = True
-            message = f"the history has {self.history.last_sequence} events; at {limit} the workflow fails"
-            self._alert("history_near_limit", event_pb2.ALERT_SEVERITY_WARNING, message)
+        # This leaves room for the events that close the open calls, and for the end itself.
+        if history.last_sequence + 2 * len(history.open) + 8 >= limit:
+            self._finish(closing.too_long(self._builder, limit))
+        elif not self._history_warned:
+            self._history_warned = True
+            message = f"the history has {history.last_sequence} events; the workflow fails at {limit}"
+            self._unit.raise_alert("history_near_limit", event_pb2.ALERT_SEVERITY_WARNING, message)
 
     def _finish(self, closed: Sequence[tuple[event_pb2.Event, event_pb2.Event]]) -> None:
-        """The final event is in the builder; attempts that it closed are told once it is on disk."""
+        """Stop after the final event; the attempts that it closed are reported once it is committed."""
         for started, event in closed:
-            self._closed(started, event)
-        self._drop_run()
-        for body in self.bodies.values():
-            self._effects.append(body.cancel)
+            self._steps.closed(started, event)
+        self._stop_code()
+        self._steps.cancel_all()
+
+    def evict(self) -> None:
+        """Evict this execution and discard everything not yet committed."""
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._progress is not None:
+            self._progress.close()
+        self._steps.abandon_all()
+        self._steps.cancel_launches(self._unit.discard())
+        self._stop_code()  # Last, because a `finally` of the code may raise.

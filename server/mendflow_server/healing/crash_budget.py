@@ -1,45 +1,49 @@
-"""Who killed the server? The crash budget, pure: no clock, no store.
+"""Who crashed the server? The crash budget, as pure functions without a clock or a store.
 
 Theory of operation
 ===================
-A unit is what can kill a process: an attempt of a step, or workflow code (an
-empty step key). When a process has died, all that is known is which units were
-in flight. One of them did it, the others are its neighbours and must not pay.
+A unit is what can crash a process: an attempt of a step, or workflow code (an
+empty step key). After a crash all that is known is which units were in flight.
+One of them is guilty. The others are its neighbours and must not pay.
 
-**The ledger** lists who could be blamed. A unit in flight at a death enters it
-with ``deaths`` 1 and goes on at once; in flight at the next death too, it has 2
-and is a *suspect*: held back until its turn. A unit that ends, or lives for
-the *patience*, leaves the ledger. The patience is twice as long as the dead
-process lived, at least 5 s, at most 10 min: who kills soon, kills within it.
+**The ledger** lists the units that could be blamed. A unit in flight at a
+crash enters it with ``crashes`` 1 and continues at once. If it is in flight at
+the next crash too, it has 2 and becomes a *suspect*: the server holds it back
+until its turn. A unit that ends, or runs for the *patience*, leaves the
+ledger. The patience is twice the time that the crashed process ran, at least
+5 s and at most 10 min: a unit that crashes the process early does so within it.
 
-**The turns** of one life. Group zero are the units of the ledger that went on
-at once. Then the suspects come in groups of 1, 2, 4, 8 …, each when all of the
-group before it have left the ledger. So at any death either members of group
-zero were unsettled and no suspect ran, or exactly one group of suspects did.
-A group that dies is halved and comes first in the next life.
+**The release plan** orders the turns of one run of the server. Group zero are
+the units of the ledger that continued at once. Then the suspects follow in
+groups of 1, 2, 4, 8 …, each as soon as all of the group before it have left
+the ledger. So at any crash either members of group zero were unsettled and no
+suspect ran, or exactly one group of suspects ran. A group that was released at
+a crash is halved and comes first in the next run.
 
-**The blame.** ``alone`` counts the deaths at which a unit was the only one in
-flight, or the only suspect. In the second case a newcomer may have done it:
-that newcomer is in the next life's group zero, before the suspect's turn. If
-it kills again there, no suspect ran, and the suspect's count begins anew; if
-not, it has left the ledger and the count stands. So by killers among its
-neighbours an innocent has never more than one death on its count, and
-quarantine in company takes two at least. A killer on its own is quarantined
-after exactly ``budget`` deaths.
+**The blame.** ``alone`` counts the crashes at which a unit was the only one in
+flight, or the only suspect. In the second case a newcomer may be guilty. That
+newcomer is in the next run's group zero, before the suspect's turn. If it
+crashes the server again there, no suspect ran, and the suspect's count starts
+at zero. Otherwise the newcomer has left the ledger, and the count stands. So a
+guilty neighbour never brings an innocent unit's count above one, and
+quarantine in company takes at least two. A guilty unit that runs by itself is
+quarantined after exactly ``budget`` crashes.
 
-Who kills from outside kills at any time, and may meet the same suspect more
-than once. So where the next death would be the last, the next life *rests*
-first: for three times the patience no suspect runs. Who kills inside must wait
-for that; a life that ends before ended without it, and its count begins anew.
+A kill from outside comes at any time and may hit the same suspect more than
+once. So where the next crash would be the last, the next run *rests* first:
+for three times the patience no suspect runs. A guilty unit must wait for its
+release. A run that ends earlier ended without the suspect, and the suspect's
+count starts at zero.
 
-Limits: a unit that kills only after more than 10 min is not found. A process
-killed from outside, again and again with the same single unit in flight, looks
-as if that unit had done it; with others in flight only if, on top of that, a
-life outlives its rest and is killed before its suspect has ended.
+Limits: the budget does not find a unit that crashes the server only after more
+than 10 min. A process that is killed from outside again and again, with the
+same single unit in flight, looks as if that unit were guilty. With others in
+flight this takes, in addition, a run that outlasts its rest and is killed
+before its suspect has ended.
 
-**What must be on disk.** `Schedule.ledger` after `Schedule.start`, before any
-of the released units runs, and again before each later group runs. When a
-member leaves the ledger, that may be written late: it only costs a suspicion.
+**What must be committed.** `ReleasePlan.ledger` after `ReleasePlan.start`,
+before any released unit runs, and again before each later group runs. The
+removal of a unit may be written late; that only costs a suspicion.
 """
 
 from __future__ import annotations
@@ -53,21 +57,21 @@ from mendflow_server.store.records import Suspect
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["Plan", "Schedule", "Unit", "after_death", "patience"]
+__all__ = ["Plan", "ReleasePlan", "Unit", "after_crash", "patience"]
 
-#: Deaths in a row at which a unit must have been in flight to be held back.
+#: At so many crashes in a row a unit must have been in flight to be held back.
 SUSPECTED: Final = 2
 #: The least and the most patience, in seconds.
 SHORTEST_PATIENCE: Final = 5.0
 LONGEST_PATIENCE: Final = 600.0
-#: How many patiences a life rests before a suspect's last chance; at most the longest patience.
+#: A run rests for so many patiences before a suspect's last chance; at most for the longest patience.
 REST: Final = 3.0
-#: Deaths that quarantine takes when others were in flight: of one alone a newcomer may be guilty.
+#: Quarantine takes so many crashes when other units were in flight, because a newcomer may be guilty of one.
 LEAST_IN_COMPANY: Final = 2
 
 
 class Unit(NamedTuple):
-    """What can kill a process. ``step_key`` is empty for workflow code itself."""
+    """What can crash a process. ``step_key`` is empty for workflow code."""
 
     key: int
     step_key: str
@@ -75,40 +79,40 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the next life does after a death."""
+    """What the next run of the server does after a crash."""
 
-    #: The ledger as it stands before `Schedule.start`.
+    #: The ledger before `ReleasePlan.start`.
     ledger: list[Suspect]
-    #: Go on at once.
+    #: These units continue at once.
     free: list[Unit]
-    #: Never go on by themselves; with the deaths on each one's count.
+    #: These units stop until an operator resumes them; with the crashes counted against each.
     quarantined: list[tuple[Unit, int]]
-    #: When the suspects go on.
-    schedule: Schedule
+    #: When the suspects continue.
+    release_plan: ReleasePlan
 
 
 def patience(lived: float) -> float:
-    """Answer how long a unit must live to be trusted, when the process that died lived so long."""
+    """Return how long a unit must run to be trusted, in seconds; ``lived`` is how long the crashed process ran."""
     return min(max(2 * lived, SHORTEST_PATIENCE), LONGEST_PATIENCE)
 
 
-def after_death(
+def after_crash(
     ledger: Sequence[Suspect], in_flight: Collection[Unit], *, innocent: bool, lived: float, budget: int
 ) -> Plan:
-    """Answer what follows a death.
+    """Return the plan for the run after a crash.
 
-    ``ledger`` is what the life that ended had written, ``in_flight`` what it
-    left open, ``lived`` how long it was in seconds. An ``innocent`` death (a
-    recorded drain, a lost lease) clears all suspicion: everything is free.
+    ``ledger`` is what the crashed run had written, ``in_flight`` what it left
+    open, ``lived`` how long it ran in seconds. An ``innocent`` end (a recorded
+    drain, a lost lease) clears all suspicion: every unit is free.
     """
     before = {Unit(entry.key, entry.step_key): entry for entry in ledger}
     flying = sorted(set(in_flight))
     held = sorted(unit for unit, entry in before.items() if entry.held and unit not in in_flight)
     if innocent:
-        return Plan([], sorted({*flying, *held}), [], Schedule([], died=(), held=(), patience=patience(lived)))
+        return Plan([], sorted({*flying, *held}), [], ReleasePlan([], crashed=(), held=(), patience=patience(lived)))
 
-    died = [unit for unit in flying if unit in before and before[unit].deaths >= SUSPECTED]
-    unsettled = [unit for unit in flying if unit in before and before[unit].deaths < SUSPECTED]
+    crashed = [unit for unit in flying if unit in before and before[unit].crashes >= SUSPECTED]
+    unsettled = [unit for unit in flying if unit in before and before[unit].crashes < SUSPECTED]
     entries: dict[Unit, Suspect] = {}
     quarantined: list[tuple[Unit, int]] = []
     only_one = len(flying) == 1
@@ -116,64 +120,64 @@ def after_death(
     last_chance = False
     for unit in flying:
         entry = before.get(unit, Suspect(unit.key, unit.step_key, 0, 0, held=False))
-        blamed = only_one or (died == [unit] and not unsettled)
+        blamed = only_one or (crashed == [unit] and not unsettled)
         alone = entry.alone + blamed
-        deaths = entry.deaths + 1
+        crashes = entry.crashes + 1
         if blamed and alone >= enough:
             quarantined.append((unit, alone))
         else:
-            entries[unit] = replace(entry, deaths=deaths, alone=alone, held=deaths >= SUSPECTED)
+            entries[unit] = replace(entry, crashes=crashes, alone=alone, held=crashes >= SUSPECTED)
             last_chance |= blamed and not only_one and alone + 1 == enough
     for unit in held:
-        # No suspect ran: whoever did this death may have done the ones before it as well.
-        entries[unit] = before[unit] if died else replace(before[unit], alone=0)
-    # A quarantined workflow takes its other units out of the race.
+        # No suspect ran, so the guilty unit of this crash may be guilty of the earlier ones as well.
+        entries[unit] = before[unit] if crashed else replace(before[unit], alone=0)
+    # A quarantined workflow takes its other units out of the ledger.
     stopped = {unit.key for unit, _ in quarantined}
     entries = {unit: entry for unit, entry in entries.items() if unit.key not in stopped}
     waiting = [unit for unit in (*unsettled, *held) if unit in entries]
-    schedule = Schedule(
+    release_plan = ReleasePlan(
         entries.values(),
-        died=[unit for unit in died if unit in entries],
+        crashed=[unit for unit in crashed if unit in entries],
         held=waiting,
         patience=patience(lived),
         rests=last_chance,
     )
     free = [unit for unit in flying if unit in entries and not entries[unit].held]
-    return Plan(list(entries.values()), free, quarantined, schedule)
+    return Plan(list(entries.values()), free, quarantined, release_plan)
 
 
-class Schedule:
-    """The turns of one life. ``now`` is monotonic seconds and comes from outside.
+class ReleasePlan:
+    """The turns of one run of the server. The caller passes ``now``, in monotonic seconds.
 
-    ``died`` is the group that died, ``held`` the other suspects in their
-    order. Groups never mix the two, else halving would come to nothing. One
-    that rests first lives for a time without any suspect.
+    ``crashed`` is the group that ran at the crash, ``held`` the other suspects
+    in their order. A group never mixes the two, because halving would then
+    find nothing. With ``rests`` the run starts with a time without any suspect.
     """
 
     def __init__(
         self,
         entries: Iterable[Suspect],
         *,
-        died: Sequence[Unit],
+        crashed: Sequence[Unit],
         held: Sequence[Unit],
         patience: float,
         rests: bool = False,
     ) -> None:
         self._entries = {Unit(entry.key, entry.step_key): entry for entry in entries}
-        self._queues = (deque(died), deque(held))
-        self._size = max(1, len(died) // 2)
+        self._queues = (deque(crashed), deque(held))
+        self._size = max(1, len(crashed) // 2)
         self._patience = patience
         self._watched = {unit for unit, entry in self._entries.items() if not entry.held}
         self._rest = min(REST * patience, LONGEST_PATIENCE) if rests else 0.0
         self._since: float | None = None
 
     def start(self, now: float) -> list[Unit]:
-        """Begin the life, in which the plan's free units run from now on; answer the suspects that go with them."""
+        """Start the run, in which the plan's free units run; return the suspects released with them."""
         self._since = now
         return self._advance(now)
 
     def ended(self, unit: Unit, now: float) -> list[Unit]:
-        """Note that a unit has ended, or was cancelled in its wait; answer who goes on now."""
+        """Note that a unit has ended, or was cancelled while it waited; return the units released by that."""
         self._entries.pop(unit, None)
         self._watched.discard(unit)
         for queue in self._queues:
@@ -182,27 +186,27 @@ class Schedule:
         return self._advance(now)
 
     def tick(self, now: float) -> list[Unit]:
-        """Let time pass; answer who goes on now."""
+        """Note the time; return the units released by that."""
         return self._advance(now)
 
     @property
     def due(self) -> float | None:
-        """When the next `tick` may bring something; None: never."""
+        """When the next `tick` may release a unit; None: no tick will."""
         if self._since is None or not (self._watched or self._rest):
             return None
         return self._since + (self._rest or self._patience)
 
     def is_held(self, unit: Unit) -> bool:
-        """Tell whether a unit still waits for its turn."""
+        """Return whether a unit waits for its turn."""
         entry = self._entries.get(unit)
         return entry is not None and entry.held
 
     def ledger(self) -> list[Suspect]:
-        """Answer the ledger as it stands now, to be written."""
+        """Return the ledger as it must be written now."""
         return list(self._entries.values())
 
     def _advance(self, now: float) -> list[Unit]:
-        """Settle the group that is out; when it is settled, release the next."""
+        """Settle the group that was released; when it is settled, release the next."""
         if self._since is None:
             return []
         if self._watched or self._rest:

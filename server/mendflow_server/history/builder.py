@@ -42,6 +42,11 @@ class HistoryBuilder:
         self.history.apply(event)
         self.pending.append(event)
 
+    def take_pending(self) -> list[event_pb2.Event]:
+        """Return the new events, which go into one change; they are no longer pending."""
+        pending, self.pending = self.pending, []
+        return pending
+
     def undo_to(self, length: int) -> None:
         """Take back what workflow code added after the first ``length`` pending events."""
         while len(self.pending) > length:

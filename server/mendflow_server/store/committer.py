@@ -49,7 +49,7 @@ ROOM_PATIENCE = 0.1
 class Committer:
     """The one way to the store's `commit`."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, on_batch: Callable[[], None]) -> None:
         self._store = store
         self._clock = clock
         self._changes: collections.deque[tuple[Change, ChangeDone]] = collections.deque()

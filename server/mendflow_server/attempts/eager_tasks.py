@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Carriers:
+class EagerTasks:
     """Begins coroutines on a loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._spare = _Carrier(loop)
+        self._spare = _SpareTask(loop)
         self._closed = False
 
     def begin(self, coroutine: Coroutine[Any, Any, _T], context: contextvars.Context) -> asyncio.Task[Any] | _T:
@@ -44,11 +44,11 @@ class Carriers:
         except StopIteration as stop:
             result: _T = stop.value
             if spare.task.cancelling():
-                self._spare = _Carrier(self._loop)
+                self._spare = _SpareTask(self._loop)
             return result
         finally:
             asyncio.tasks._leave_task(self._loop, spare.task)  # noqa: SLF001
-        self._spare = _Carrier(self._loop)
+        self._spare = _SpareTask(self._loop)
         spare.carry(coroutine, context, waits_for)
         return spare.task
 
@@ -58,7 +58,7 @@ class Carriers:
         self._spare.task.cancel()
 
 
-class _Carrier:
+class _SpareTask:
     """A task that waits for a coroutine to carry on."""
 
     __slots__ = ("_carried", "_go", "parked", "task")

@@ -1,0 +1,36 @@
+"""What an attempt runs, and what it came to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from mendflow.authoring.step import Step
+    from mendflow.v1 import failure_pb2, payload_pb2
+
+
+class AttemptRequest(NamedTuple):
+    """One attempt of a step, as its AttemptStarted records it."""
+
+    step: Step[..., Any]
+    workflow_id: str
+    workflow_type: str
+    step_key: str
+    number: int
+    input: payload_pb2.Payload
+    idempotency_key: str
+    #: In seconds; None: no limit.
+    timeout: float | None
+    #: In seconds since the epoch; None: no limit.
+    deadline: float | None
+    #: Details of the newest heartbeat of an earlier attempt, as stored; empty: there is none.
+    last_heartbeat: bytes
+
+
+class AttemptResult(NamedTuple):
+    """What an attempt came to: an output or a failure."""
+
+    output: payload_pb2.Payload | None
+    failure: failure_pb2.Failure | None
+    #: The retry policy excludes this error from retries.
+    not_retried: bool = False
