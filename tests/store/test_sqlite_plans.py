@@ -12,6 +12,7 @@ import pytest
 from mendflow_server.store.records import Filter
 from mendflow_server.store.sqlite import SqliteStore
 from mendflow_server.store.sqlite.queries import QUERIES
+from mendflow_server.store.sqlite.rows import INSERT_WIDTH, UPDATE_WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,7 +23,7 @@ SMALL = {"newest_life", "last_beat", "drop_old_lives", "suspects", "drop_suspect
 
 #: How many values a row has.
 WIDTHS = {
-    "insert_workflow": 16, "update_workflow": 12, "insert_event": 3, "insert_label": 4,
+    "insert_workflow": INSERT_WIDTH, "update_workflow": UPDATE_WIDTH, "insert_event": 3, "insert_label": 4,
     "take_message": 2, "write_heartbeat": 4, "drop_heartbeats": 1, "insert_alert": 5, "insert_message": 5,
     "insert_request": 2, "insert_suspect": 5,
 }  # fmt: skip
