@@ -91,6 +91,8 @@ def test_lists_walk_an_index_and_never_sort(connection: sqlite3.Connection, name
         ("load_events", "events USING PRIMARY KEY (key=?)"),
         ("load_events", "events USING PRIMARY KEY (key=? AND sequence=?)"),
         ("load_inbox", "inbox USING INDEX inbox_by_workflow (key=?)"),
+        ("read_inbox", "inbox USING INDEX inbox_by_workflow (key=?)"),
+        ("read_inbox", "workflows USING INTEGER PRIMARY KEY (rowid=?)"),
         ("load_rows", "workflows USING INTEGER PRIMARY KEY (rowid=?)"),
         ("heads", "workflows USING INTEGER PRIMARY KEY (rowid=?)"),
         ("find", "(workflow_id=?)"),

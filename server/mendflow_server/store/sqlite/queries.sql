@@ -122,6 +122,14 @@ FROM json_each(:keys) AS wanted
 CROSS JOIN inbox INDEXED BY inbox_by_workflow ON inbox.key = wanted.value
 ORDER BY inbox.id
 
+-- name: read_inbox
+-- The messages in one workflow's inbox, in the order of commits.
+SELECT inbox.id, workflows.workflow_id, inbox.kind, inbox.request_id, inbox.time, inbox.content
+FROM workflows
+CROSS JOIN inbox INDEXED BY inbox_by_workflow ON inbox.key = workflows.key
+WHERE workflows.key = :key
+ORDER BY inbox.id
+
 -- name: load_heartbeats
 -- The heartbeats of these keys (a JSON array).
 SELECT key, step_key, attempt, details FROM heartbeats WHERE key IN (SELECT value FROM json_each(:keys))
