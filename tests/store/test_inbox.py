@@ -37,6 +37,25 @@ async def test_messages_lie_in_the_order_of_their_commits(store: Store) -> None:
     assert len(both[0].inbox) == 1
 
 
+async def test_an_inbox_read_alone_is_the_one_that_is_loaded(store: Store) -> None:
+    row = await start(store)
+    other = await start(store, "order-2")
+    sent = [signal(content=b"1"), signal("order-2", content=b"2"), cancel(), signal(request_id="a", content=b"\x00")]
+    ids = (await commit(store, messages=tuple(sent))).message_ids
+    loaded, loaded_other = await store.load([row.key, other.key])
+    assert await store.read_inbox(row.key) == loaded.inbox
+    assert await store.read_inbox(other.key) == loaded_other.inbox
+    assert [message.content for message in loaded.inbox] == [b"1", b"", b"\x00"]
+    await commit(store, follow(row, b"taken", consumed=(ids[0], ids[3])))
+    assert [message.id for message in await store.read_inbox(row.key)] == [ids[2]]
+
+
+async def test_an_inbox_of_no_workflow_is_empty(store: Store) -> None:
+    row = await start(store)
+    assert await store.read_inbox(row.key) == []
+    assert await store.read_inbox(999) == []
+
+
 async def test_a_message_for_nobody_is_missing(store: Store) -> None:
     result = await commit(store, messages=(signal("nobody"), cancel("nobody")))
     assert result.messages == [CommitOutcome.NOT_FOUND, CommitOutcome.NOT_FOUND]

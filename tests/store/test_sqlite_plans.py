@@ -12,6 +12,7 @@ import pytest
 from mendflow_server.store.records import Filter
 from mendflow_server.store.sqlite import SqliteStore
 from mendflow_server.store.sqlite.queries import QUERIES
+from mendflow_server.store.sqlite.rows import INSERT_WIDTH, UPDATE_WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,7 +23,7 @@ SMALL = {"newest_life", "last_beat", "drop_old_lives", "suspects", "drop_suspect
 
 #: How many values a row has.
 WIDTHS = {
-    "insert_workflow": 16, "update_workflow": 12, "insert_event": 3, "insert_label": 4,
+    "insert_workflow": INSERT_WIDTH, "update_workflow": UPDATE_WIDTH, "insert_event": 3, "insert_label": 4,
     "take_message": 2, "write_heartbeat": 4, "drop_heartbeats": 1, "insert_alert": 5, "insert_message": 5,
     "insert_request": 2, "insert_suspect": 5,
 }  # fmt: skip
@@ -90,6 +91,8 @@ def test_lists_walk_an_index_and_never_sort(connection: sqlite3.Connection, name
         ("load_events", "events USING PRIMARY KEY (key=?)"),
         ("load_events", "events USING PRIMARY KEY (key=? AND sequence=?)"),
         ("load_inbox", "inbox USING INDEX inbox_by_workflow (key=?)"),
+        ("read_inbox", "inbox USING INDEX inbox_by_workflow (key=?)"),
+        ("read_inbox", "workflows USING INTEGER PRIMARY KEY (rowid=?)"),
         ("load_rows", "workflows USING INTEGER PRIMARY KEY (rowid=?)"),
         ("heads", "workflows USING INTEGER PRIMARY KEY (rowid=?)"),
         ("find", "(workflow_id=?)"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Guard,
         Life,
         Loaded,
+        Message,
         Page,
         Row,
         Suspect,
@@ -65,6 +66,9 @@ class Store(Protocol):
 
     async def load(self, keys: Sequence[int]) -> list[Loaded]:
         """Answer all that is needed to drive these, in the order of ``keys``; missing ones are left out."""
+
+    async def read_inbox(self, key: int) -> list[Message]:
+        """Return the messages in a workflow's inbox, in the order of commits; none if there is no such workflow."""
 
     async def read_events(self, key: int, after_sequence: int, *, limit: int, max_bytes: int) -> list[bytes]:
         """Answer events after a sequence, oldest first: at most ``limit``, and at most

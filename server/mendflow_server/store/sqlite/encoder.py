@@ -81,9 +81,9 @@ class Parts:
 
         # What is taken goes first: an end looks whether anything is left in the inbox.
         write_rows(connection, "take_message", self._taken, 2)
-        if not (
-            write("insert_workflow", self._new, rows.INSERTED) and write("update_workflow", self._updates, rows.UPDATED)
-        ):
+        if not write("insert_workflow", self._new, rows.INSERT_WIDTH):
+            return False
+        if not write("update_workflow", self._updates, rows.UPDATE_WIDTH):
             return False
         write_rows(connection, "insert_event", self._events, 3)
         write_rows(connection, "insert_label", self._labels, 4)

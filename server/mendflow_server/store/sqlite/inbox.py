@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mendflow_server.store.records import CommitOutcome, InboxKind
 from mendflow_server.store.sqlite.bulk import read_rows, to_json, write_rows
 from mendflow_server.store.sqlite.queries import QUERIES
+from mendflow_server.store.sqlite.rows import FIRST_FINAL_STATE
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
     from mendflow_server.store.records import BatchResult, Message
-
-_FIRST_FINAL_STATE: Final = 7
 
 
 class Delivery:
@@ -82,7 +81,7 @@ class Delivery:
         signal = message.kind is InboxKind.SIGNAL
         if (key, message.request_id) in self._seen:
             return CommitOutcome.DUPLICATE
-        if state >= _FIRST_FINAL_STATE:
+        if state >= FIRST_FINAL_STATE:
             return CommitOutcome.WORKFLOW_ENDED
         if signal:
             if untaken + self._signals[key] >= self._signal_limit:

@@ -21,7 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from mendflow_server.store.errors import StoreError, StoreRefused
-from mendflow_server.store.sqlite.connection import connect_inspector, translate_at_open, unavailable
+from mendflow_server.store.sqlite.connection import (
+    connect_inspector,
+    in_read_transaction,
+    translate_at_open,
+    unavailable,
+)
 from mendflow_server.store.sqlite.listing import read_page
 from mendflow_server.store.sqlite.migrate import refuse_unreadable
 from mendflow_server.store.sqlite.queries import QUERIES
@@ -125,12 +130,7 @@ class SqliteInspector:
             self._opened = self._state()
             self._parameters = self._shared if self._has_log() else _IMMUTABLE
             self._connection = connect_inspector(self._path, self._parameters)
-        self._connection.execute("BEGIN")
-        try:
-            return work(self._connection)
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+        return in_read_transaction(self._connection, work)
 
     def _may_repeat(self, error: Exception) -> bool:
         """Return whether another way to read the file may succeed."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from mendflow_server.store.records import Cursor, Page
 from mendflow_server.store.sqlite.bulk import read_rows, to_json
 from mendflow_server.store.sqlite.queries import QUERIES
-from mendflow_server.store.sqlite.rows import from_columns
+from mendflow_server.store.sqlite.rows import FIRST_FINAL_STATE, from_columns
 
 if TYPE_CHECKING:
     import sqlite3
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 #: Rows that one page looks at.
 LOOKS: Final = 5_000
 
-_FIRST_FINAL_STATE: Final = 7
 _SMALLEST: Final = -(2**63)
 _LARGEST: Final = 2**63 - 1
 
@@ -42,7 +41,7 @@ def _seen(condition: Filter) -> str:
     states = sorted(set(condition.states))
     if condition.labels:
         return QUERIES["seen_by_label"]
-    if states and (states[-1] < _FIRST_FINAL_STATE or not condition.workflow_type):
+    if states and (states[-1] < FIRST_FINAL_STATE or not condition.workflow_type):
         # One branch for each state; SQLite merges them in order.
         by_state = QUERIES["seen_by_state"]
         return " UNION ALL ".join(by_state.replace("{state}", f":state_{state:d}") for state in states)

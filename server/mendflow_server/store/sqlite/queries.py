@@ -6,6 +6,8 @@ import re
 from importlib.resources import files
 from typing import Final
 
+from mendflow_server.store.sqlite.rows import fill_in
+
 _NAME: Final = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -16,7 +18,7 @@ def _read() -> dict[str, str]:
 
 
 def _statement(body: str) -> str:
-    return "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip()
+    return fill_in("\n".join(line for line in body.splitlines() if not line.startswith("--")).strip())
 
 
 #: Name to statement. The fragments ``seen_by_…`` and the lists around them are put together in ``listing.py``.

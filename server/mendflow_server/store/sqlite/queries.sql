@@ -11,21 +11,16 @@ SELECT coalesce(max(key), 0) + 1 FROM workflows
 
 -- name: insert_workflow
 -- A new workflow; no row is written when the id is taken.
-INSERT INTO workflows (
-    key, workflow_id, uid, workflow_type, state, reason, explanation, generation, replica_id, last_sequence,
-    wake_time, create_time, end_time, untaken_signals, trace_id, labels
-)
+INSERT INTO workflows ({columns})
 SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 ON CONFLICT (workflow_id) DO NOTHING
 
 -- name: update_workflow
 -- What a driver changes, while the row still holds its guard; and the end (a final state), only when nothing is left in
 -- the inbox.
-UPDATE workflows SET
-    state = column1, reason = column2, explanation = column3, generation = column4, replica_id = column5,
-    last_sequence = column6, wake_time = column7, end_time = column8, untaken_signals = column9
+UPDATE workflows SET {assignments}
 FROM (VALUES {values})
-WHERE key = column10 AND generation = column11 AND last_sequence = column12
+WHERE {guard}
     AND (column1 < 7 OR NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.key = workflows.key))
 
 -- name: guard_holds
@@ -101,17 +96,11 @@ SELECT json_group_array(json_array(key, generation, last_sequence)) FROM workflo
 
 -- name: find
 -- The rows of these workflow ids (a JSON array).
-SELECT json_group_array(json_array(
-    key, workflow_id, uid, workflow_type, state, reason, explanation, generation, replica_id, last_sequence,
-    wake_time, create_time, end_time, untaken_signals, trace_id, labels
-)) FROM workflows WHERE workflow_id IN (SELECT value FROM json_each(:workflow_ids))
+SELECT json_group_array(json_array({columns})) FROM workflows WHERE workflow_id IN (SELECT value FROM json_each(:workflow_ids))
 
 -- name: load_rows
 -- The rows of these keys (a JSON array).
-SELECT json_group_array(json_array(
-    key, workflow_id, uid, workflow_type, state, reason, explanation, generation, replica_id, last_sequence,
-    wake_time, create_time, end_time, untaken_signals, trace_id, labels
-)) FROM workflows WHERE key IN (SELECT value FROM json_each(:keys))
+SELECT json_group_array(json_array({columns})) FROM workflows WHERE key IN (SELECT value FROM json_each(:keys))
 
 -- name: load_events
 -- The histories of these keys (a JSON array), one after the other, as far as there is room.
@@ -131,6 +120,14 @@ SELECT json_group_array(json_array(key, hex(bytes))) FROM (
 SELECT inbox.key, inbox.id, inbox.kind, inbox.request_id, inbox.time, inbox.content
 FROM json_each(:keys) AS wanted
 CROSS JOIN inbox INDEXED BY inbox_by_workflow ON inbox.key = wanted.value
+ORDER BY inbox.id
+
+-- name: read_inbox
+-- The messages in one workflow's inbox, in the order of commits.
+SELECT inbox.id, workflows.workflow_id, inbox.kind, inbox.request_id, inbox.time, inbox.content
+FROM workflows
+CROSS JOIN inbox INDEXED BY inbox_by_workflow ON inbox.key = workflows.key
+WHERE workflows.key = :key
 ORDER BY inbox.id
 
 -- name: load_heartbeats
@@ -205,10 +202,7 @@ WHERE name = :label_name AND value = :label_value
 -- name: list_page
 -- The first rows of those seen for which the conditions hold. The rows come in the order in which they are seen,
 -- because the subquery is a co-routine and the outer loop; an ORDER BY here would read all of them for each page.
-SELECT json_group_array(json_array(
-    key, workflow_id, uid, workflow_type, state, reason, explanation, generation, replica_id, last_sequence,
-    wake_time, create_time, end_time, untaken_signals, trace_id, labels
-)) FROM (
+SELECT json_group_array(json_array({columns})) FROM (
     SELECT w.*
     FROM ({seen} ORDER BY create_time DESC, key DESC LIMIT :looks) AS seen
     CROSS JOIN workflows AS w ON w.key = seen.key

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from mendflow_server.store.errors import StoreError, StoreUnavailable
 from mendflow_server.store.records import Guard, Heartbeat, InboxKind, Loaded, Message, Suspect
 from mendflow_server.store.sqlite.bulk import read_rows, to_json
-from mendflow_server.store.sqlite.connection import connect_reader, is_harmless, unavailable
+from mendflow_server.store.sqlite.connection import connect_reader, in_read_transaction, is_harmless, unavailable
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.rows import from_columns
 
@@ -56,12 +56,7 @@ class Reader:
         try:
             if self._connection is None:
                 self._connection = connect_reader(self._path)
-            self._connection.execute("BEGIN")
-            try:
-                return work(self._connection)
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+            return in_read_transaction(self._connection, work)
         except sqlite3.Error as error:
             if not is_harmless(error):
                 with contextlib.suppress(sqlite3.Error):
@@ -91,6 +86,14 @@ class Reader:
             found = self.read(partial(_load, keys=some))
             loaded.extend(found[key] for key in some if key in found)
         return loaded
+
+    def read_inbox(self, key: int) -> list[Message]:
+        """Return the messages in a workflow's inbox, in the order of commits."""
+        found = self.read(lambda connection: connection.execute(QUERIES["read_inbox"], {"key": key}).fetchall())
+        return [
+            Message(number, workflow_id, InboxKind(kind), request_id, time, content)
+            for number, workflow_id, kind, request_id, time, content in found
+        ]
 
     def read_events(self, key: int, after_sequence: int, limit: int, max_bytes: int) -> list[bytes]:
         """Answer events after a sequence, within the limits."""

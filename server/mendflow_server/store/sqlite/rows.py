@@ -1,26 +1,65 @@
-"""A workflow's row to and from SQL."""
+"""Conversion between `Row` and the columns of the table ``workflows``.
+
+The fields of `Row` are the one list of the columns. ``queries.sql`` names that list with placeholders, which
+`fill_in` replaces.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from mendflow_server.store.errors import StoreDamaged
-from mendflow_server.store.records import Row
+from mendflow_server.store.records import Guard, Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mendflow_server.store.records import Guard
+#: All columns, in the order of `Row`'s fields. ``key`` is the first and ``labels`` the last.
+COLUMNS: Final = tuple(field.name for field in fields(Row))
+#: The columns that change after the insert, in the order in which ``update_workflow`` takes them.
+UPDATED_COLUMNS: Final = (
+    "state",
+    "reason",
+    "explanation",
+    "generation",
+    "replica_id",
+    "last_sequence",
+    "wake_time",
+    "end_time",
+    "untaken_signals",
+)
+#: The columns that must still hold the values of the guard.
+GUARDED_COLUMNS: Final = ("key", *Guard._fields)
+
+#: How many values `to_insert` and `to_update` return.
+INSERT_WIDTH: Final = len(COLUMNS)
+UPDATE_WIDTH: Final = len(UPDATED_COLUMNS) + len(GUARDED_COLUMNS)
+
+#: The smallest number of a final state; see `mendflow.v1.WorkflowState`.
+FIRST_FINAL_STATE: Final = 7
 
 
-#: How many values `to_insert` and `to_update` answer.
-INSERTED: Final = 16
-UPDATED: Final = 12
+def fill_in(statement: str) -> str:
+    """Return a statement of ``queries.sql`` with the columns in the place of its placeholders.
+
+    ``{columns}`` stands for all columns, ``{assignments}`` for the updated ones, each set to its value, and
+    ``{guard}`` for the comparison with the guard. SQLite names the values of a row ``column1``, ``column2``, ….
+    """
+    values = [f"{name} = column{number}" for number, name in enumerate((*UPDATED_COLUMNS, *GUARDED_COLUMNS), start=1)]
+    return (
+        statement.replace("{columns}", ", ".join(COLUMNS))
+        .replace("{assignments}", ", ".join(values[: len(UPDATED_COLUMNS)]))
+        .replace("{guard}", " AND ".join(values[len(UPDATED_COLUMNS) :]))
+    )
+
+
+# Each name is written out: `operator.attrgetter` takes more than twice as long, and each change needs one of these.
 
 
 def to_insert(row: Row, key: int) -> tuple[object, ...]:
-    """Answer the values of ``insert_workflow``."""
+    """Return the values of ``insert_workflow``, in the order of `COLUMNS`."""
     return (
         key,
         row.workflow_id,
@@ -42,7 +81,7 @@ def to_insert(row: Row, key: int) -> tuple[object, ...]:
 
 
 def to_update(row: Row, guard: Guard) -> tuple[object, ...]:
-    """Answer the values of ``update_workflow``."""
+    """Return the values of ``update_workflow``, in the order of `UPDATED_COLUMNS` and `GUARDED_COLUMNS`."""
     return (
         row.state,
         row.reason,
@@ -60,7 +99,7 @@ def to_update(row: Row, guard: Guard) -> tuple[object, ...]:
 
 
 def from_columns(columns: Sequence[Any]) -> Row:
-    """Make a row of the columns in the order of the schema."""
+    """Return the row whose columns are in the order of `COLUMNS`. Raise `StoreDamaged` if its labels are not JSON."""
     row = Row(*columns)
     try:
         row.labels = {} if columns[-1] == "{}" else json.loads(columns[-1])

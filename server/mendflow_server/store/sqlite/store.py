@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Guard,
         Life,
         Loaded,
+        Message,
         Page,
         Row,
         Suspect,
@@ -127,6 +128,10 @@ class SqliteStore:
     async def load(self, keys: Sequence[int]) -> list[Loaded]:
         """See `Store.load`."""
         return await self._read(lambda reader: reader.load(keys))
+
+    async def read_inbox(self, key: int) -> list[Message]:
+        """See `Store.read_inbox`."""
+        return await self._read(lambda reader: reader.read_inbox(key))
 
     async def read_events(self, key: int, after_sequence: int, *, limit: int, max_bytes: int) -> list[bytes]:
         """See `Store.read_events`."""
