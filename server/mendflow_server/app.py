@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import inspect
 import os
+import random
 import signal
-import sys
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,53 +20,75 @@ from mendflow_server.api.reflection import pools_of
 from mendflow_server.api.server import build_grpc_server
 from mendflow_server.api.server_watchdog import GrpcServer
 from mendflow_server.api.workflow_service import WorkflowService
+from mendflow_server.attempts.attempt_runner import AttemptRunner
 from mendflow_server.engine.engine import Engine
-from mendflow_server.engine.watch_hub import WatchHub
-from mendflow_server.execution.crash_marker import Note
+from mendflow_server.execution.crash_marker import CrashMarker
+from mendflow_server.execution.dispatcher import Dispatcher
+from mendflow_server.execution.inbox_reader import InboxReader
+from mendflow_server.execution.services import Services
+from mendflow_server.failures.retry import decide
+from mendflow_server.healing.admission import AdmissionGate
+from mendflow_server.healing.crash_guard import CrashGuard
 from mendflow_server.health.monitor import HealthMonitor, Signals
 from mendflow_server.http.server import HttpServer
 from mendflow_server.replay.forgotten import notice_forgotten
 from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.runtime.forking import Belongings, armed
+from mendflow_server.runtime.interpreter import collect_less, share_lock
+from mendflow_server.runtime.random_bytes import RandomBytes
+from mendflow_server.runtime.timers import Timers
 from mendflow_server.runtime.version import VERSION
 from mendflow_server.store.committer import Committer
 from mendflow_server.store.factory import files_of, open_store
+from mendflow_server.store.retrying import RetryingStore
+from mendflow_server.supervisor.recovery import Recovery
 from mendflow_server.supervisor.supervisor import Supervisor
 from mendflow_server.telemetry import build_exporter, build_observer, trace_from_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from mendflow.authoring.workflow import Workflow
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.settings import Settings
+    from mendflow_server.store.interface import Store
 
 log = structlog.get_logger("mendflow.app")
-
-#: The garbage collector's thresholds: allocations, and collections of the two younger generations.
-COLLECT_AFTER = (30_000, 20, 20)
-#: For how long a thread may keep the interpreter's lock that another one asks for, in seconds.
-SWITCH_INTERVAL = 0.001
 
 #: The signals that begin a drain; the second one ends the process.
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
-#: What is left of the drain's time for closing what was cut off, in seconds.
+#: The drain keeps so much of its time for closing the attempts that it interrupts, in seconds.
 DRAIN_RESERVE = 3.0
-#: How often the drain looks whether it is done, in seconds.
+#: How often the drain checks whether it is done, in seconds.
 DRAIN_LOOK = 0.02
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the server is built of. Each part is called with keywords, as `App` calls it; tests replace some."""
+
+    clock: Callable[[], Clock] = SystemClock
+    open_store: Callable[..., Store] = open_store
+    committer: Callable[..., Committer] = Committer
+    attempts: Callable[..., AttemptRunner] = AttemptRunner
+    engine: Callable[..., Engine] = Engine
+    supervisor: Callable[..., Supervisor] = Supervisor
+    health: Callable[..., HealthMonitor] = HealthMonitor
+
+
 class App:
-    """One server process. Use it as an async context manager; it serves from then on."""
+    """One server process, as an async context manager. It serves from `__aenter__` on."""
 
     def __init__(
-        self, settings: Settings, definitions: Mapping[str, Workflow[Any, Any]], *, clock: Clock | None = None
+        self, settings: Settings, definitions: Mapping[str, Workflow[Any, Any]], *, parts: Parts | None = None
     ) -> None:
         self.settings = settings
         self.definitions = definitions
-        self.clock = clock or SystemClock()
+        self._parts = parts or Parts()
+        self.clock = self._parts.clock()
         self.replica_id = f"{os.uname().nodename[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
+        self._random_bytes = RandomBytes()
         self.grpc_port = 0
         self.http_port = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -88,47 +110,92 @@ class App:
         await self._stack.aclose()
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
-        settings, clock = self.settings, self.clock
-        self.store = open_store(settings.store, signal_limit=settings.untaken_signals_limit)
+        settings, clock, parts = self.settings, self.clock, self._parts
+        self.store = parts.open_store(settings.store, signal_limit=settings.untaken_signals_limit)
         await self.store.open()
         stack.push_async_callback(self.store.close)
         clock.resume_from(await self.store.last_beat() / 1e6)
-        note = Note(self.store.crash_marker_path)
-        stack.callback(note.close)
-        spans = build_exporter()
-        if spans is not None:
-            stack.push_async_callback(asyncio.to_thread, spans.shutdown)
-        self.committer = Committer(self.store, clock)
-        self.watchers = WatchHub(self.store, settings)
-        self.engine = Engine(
-            settings=settings,
-            clock=clock,
+        retrying = self._retrying = RetryingStore(self.store)
+        guard = CrashGuard(store=self.store, retrying=retrying, clock=clock, budget=settings.crash_budget)
+        services = self._build_services(stack, guard)
+        self.committer = services.committer
+        self.engine = parts.engine(
+            services=services,
             store=self.store,
-            committer=self.committer,
-            watchers=self.watchers,
-            observer=build_observer(spans),
-            note=note,
+            retrying=retrying,
+            random_bytes=self._random_bytes,
             definitions=self.definitions,
             replica_id=self.replica_id,
         )
         stack.callback(self.engine.close)
         stack.enter_context(notice_forgotten(asyncio.get_running_loop()))
-        self.watchers.find = self.engine.find
-        self.supervisor = Supervisor(engine=self.engine, store=self.store, clock=clock, settings=settings)
+        recovery = Recovery(
+            engine=self.engine,
+            guard=guard,
+            marker=services.crash_marker,
+            store=self.store,
+            retrying=retrying,
+            clock=clock,
+        )
+        self.supervisor = parts.supervisor(
+            engine=self.engine,
+            recovery=recovery,
+            guard=guard,
+            store=self.store,
+            retrying=retrying,
+            clock=clock,
+            settings=settings,
+        )
         stack.callback(self.supervisor.close)
         stack.push_async_callback(self._stop_tasks)
-        self.health = HealthMonitor(clock, settings, self._signals)
+        self.health = parts.health(clock, settings, self._signals)
         await self._listen(stack)
         self._run(self.grpc.run())
         self._run(self.committer.run())
         self._run(self.supervisor.run())
+        self._run(self.supervisor.release_suspects())
         self._run(self.health.run())
-        self._run(self._beats())
+        self._run(self.supervisor.beats(settings.probe_interval, self.committer.probed))
         self._run(self.supervisor.recover())
+
+    def _build_services(self, stack: contextlib.AsyncExitStack, guard: CrashGuard) -> Services:
+        """Build what executions share."""
+        settings, clock, parts = self.settings, self.clock, self._parts
+        loop = asyncio.get_running_loop()
+        marker = CrashMarker(self.store.crash_marker_path)
+        stack.callback(marker.close)
+        spans = build_exporter()
+        if spans is not None:
+            stack.push_async_callback(asyncio.to_thread, spans.shutdown)
+        monotonic_timers = Timers(loop, clock.monotonic)
+        attempts = parts.attempts(
+            clock=clock,
+            timers=monotonic_timers,
+            slots=settings.attempt_slots,
+            threads=settings.thread_slots,
+            payload_limit=settings.payload_limit,
+            cancel_grace=settings.cancel_grace,
+        )
+        dispatcher = Dispatcher(clock, attempts.task_slots.offer)
+        return Services(
+            settings=settings,
+            clock=clock,
+            wall_timers=Timers(loop, clock.time),
+            monotonic_timers=monotonic_timers,
+            committer=parts.committer(self.store, clock, dispatcher.run_stages),
+            attempts=attempts,
+            dispatcher=dispatcher,
+            admission=AdmissionGate(attempts, guard),
+            observer=build_observer(spans),
+            crash_marker=marker,
+            inbox=InboxReader(self.store, self._retrying),
+            decide=decide,
+            random=random.Random().random,  # noqa: S311 - for jitter
+        )
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
-        trace = partial(trace_from_metadata, random_bytes=self.engine.random_bytes)
+        trace = partial(trace_from_metadata, random_bytes=self._random_bytes)
         build = partial(
             build_grpc_server,
             settings,
@@ -163,13 +230,6 @@ class App:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _beats(self) -> None:
-        """Prove the store by a small write every few seconds, also when nothing happens."""
-        while True:
-            await asyncio.sleep(self.settings.probe_interval)
-            if await self.supervisor.beat():
-                self.committer.last_commit = self.clock.monotonic()
-
     def _signals(self) -> Signals:
         now = self.clock.monotonic()
         oldest = self.committer.uncommitted_since
@@ -179,7 +239,7 @@ class App:
             last_tick_age=now - self.supervisor.last_tick,
             recovered=self.supervisor.recovered,
             draining=self.engine.draining,
-            store_failure=self.committer.failure or self.engine.retrying_store.failure,
+            store_failure=self.committer.failure or self._retrying.failure,
             store_damage=self.store.damage,
         )
 
@@ -188,42 +248,44 @@ class App:
         await asyncio.shield(self._failed)
 
     async def drain(self) -> None:
-        """Stop claiming, let short attempts finish, hand the rest over, end the streams."""
+        """Start nothing more, let short attempts finish, interrupt the rest, and end the streams."""
         engine, settings = self.engine, self.settings
-        log.info("draining", attempts=engine.running, seconds=settings.drain_timeout)
+        log.info("draining", attempts=engine.attempts_running, seconds=settings.drain_timeout)
         began = self.clock.monotonic()
-        engine.begin_drain()
+        engine.drain()
         self.health.probe()
-        self.watchers.drain()
+        engine.watchers.drain()
         reserve = min(DRAIN_RESERVE, settings.drain_timeout / 2)
-        await self._until(lambda: engine.running == 0 and engine.settled, began + settings.drain_timeout - reserve)
-        engine.cut_attempts()
+        limit = began + settings.drain_timeout - reserve
+        await self._until(lambda: engine.attempts_running == 0 and engine.settled, limit)
+        engine.hand_over()
         await self._until(lambda: engine.settled, began + settings.drain_timeout - reserve / 2)
         await self.grpc.stop(0.5)
         await self.supervisor.record_drain(reserve / 2)
-        log.info("drained", attempts_left=engine.running, seconds=round(self.clock.monotonic() - began, 3))
+        log.info("drained", attempts_left=engine.attempts_running, seconds=round(self.clock.monotonic() - began, 3))
 
     async def _until(self, done: Any, limit: float) -> None:
         while not done() and self.clock.monotonic() < limit:  # noqa: ASYNC110 - many things at once may end it
             await asyncio.sleep(DRAIN_LOOK)
 
 
-async def serve(settings: Settings, definitions: Mapping[str, Workflow[Any, Any]]) -> int:
-    """Serve until SIGTERM or SIGINT, then drain. Answers the process's exit code."""
+async def serve(
+    settings: Settings, definitions: Mapping[str, Workflow[Any, Any]], *, parts: Parts | None = None
+) -> int:
+    """Serve until SIGTERM or SIGINT, then drain. Return the process's exit code."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in ENDING:
         loop.add_signal_handler(number, stop.set)
     with armed(Belongings(loop, ENDING)) as belongings:
         belongings.files = files_of(settings.store)
-        return await _serve(settings, definitions, stop, belongings)
+        return await _serve(App(settings, definitions, parts=parts), stop, belongings)
 
 
-async def _serve(
-    settings: Settings, definitions: Mapping[str, Workflow[Any, Any]], stop: asyncio.Event, belongings: Belongings
-) -> int:
+async def _serve(app: App, stop: asyncio.Event, belongings: Belongings) -> int:
     loop = asyncio.get_running_loop()
-    async with App(settings, definitions) as app:
+    settings = app.settings
+    async with app:
         belongings.ports = frozenset({app.grpc_port, app.http_port})
         collect_less()
         share_lock()
@@ -234,7 +296,7 @@ async def _serve(
             http=_bound(settings.http_address, app.http_port),
             store=settings.store,
             replica_id=app.replica_id,
-            workflows=sorted(definitions),
+            workflows=sorted(app.definitions),
         )
         stopped = loop.create_task(stop.wait())
         failed = loop.create_task(app.failure())
@@ -249,25 +311,6 @@ async def _serve(
             signal.signal(number, signal.SIG_DFL)
         await app.drain()
     return 0
-
-
-def share_lock() -> None:
-    """Have the loop give up the interpreter's lock soon when another thread asks for it.
-
-    The store's thread needs it for some microseconds between statements: by default it waits 5 ms for it each time the
-    loop is busy, and while it waits nothing is on its way to the disk.
-    """
-    sys.setswitchinterval(SWITCH_INTERVAL)
-
-
-def collect_less() -> None:
-    """Have the garbage collector look at less, less often: by default it took a third of the server's time.
-
-    What the start has left is there to stay; and a workflow's memory is free as soon as it is dropped, without it.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
 
 
 def _bound(address: str, port: int) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mendflow_server.engine.requests import Begun, Ending, StartCommand
-
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Mapping
@@ -13,9 +11,11 @@ if TYPE_CHECKING:
     from mendflow.authoring.workflow import Workflow
     from mendflow.v1.payload_pb2 import Payload
     from mendflow.v1.workflow_service_pb2 import WatchWorkflowResponse
+    from mendflow_server.engine.requests import Snapshot, StartResult
+    from mendflow_server.execution.start_command import StartCommand
     from mendflow_server.store.records import Cursor, Filter, Page, Row
 
-__all__ = ["Begun", "Ending", "EnginePort", "Limits", "StartCommand"]
+__all__ = ["EnginePort", "Limits"]
 
 
 class EnginePort(Protocol):
@@ -33,19 +33,16 @@ class EnginePort(Protocol):
     def start_time(self) -> float:
         """When it started, in seconds since the epoch."""
 
-    def start(self, command: StartCommand) -> asyncio.Future[Begun]:
-        """Start a workflow: what began, once that is on disk and, where it may be, the command's wait is over.
+    def start(self, command: StartCommand) -> asyncio.Future[StartResult]:
+        """Start a workflow; the future is resolved once that is committed. Cancelling it stops nothing."""
 
-        Cancelling the future stops nothing.
-        """
+    async def start_and_wait(self, command: StartCommand) -> StartResult:
+        """Start a workflow and wait for its end, as long as the command says."""
 
-    async def room(self) -> None:
-        """Let what is under way come first, before more is begun of what is in no hurry."""
+    async def wait_for_capacity(self) -> None:
+        """Apply backpressure: wait until few commits are in flight."""
 
-    async def wait_end(self, row: Row, seconds: float, /) -> Ending:
-        """Wait for the end; returns earlier on the end or a drain."""
-
-    async def get(self, workflow_id: str, *, wait: float) -> Ending:
+    async def get(self, workflow_id: str, *, wait: float) -> Snapshot:
         """Answer a workflow, its end awaited for at most ``wait`` seconds; ``started`` is always set."""
 
     async def find(self, workflow_id: str) -> Row:

@@ -9,7 +9,6 @@ from mendflow.ids import new_id
 from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
 from mendflow_server.api.conversion import describe, describe_into, set_micros
 from mendflow_server.api.interceptors import as_refusal
-from mendflow_server.api.interfaces import StartCommand
 from mendflow_server.api.page_tokens import (
     events_cursor,
     events_token,
@@ -34,7 +33,7 @@ from mendflow_server.api.validation import (
     definition_of,
 )
 from mendflow_server.errors import to_status
-from mendflow_server.history.state import FINAL_STATES
+from mendflow_server.execution.start_command import StartCommand
 from mendflow_server.store.records import Cursor
 
 if TYPE_CHECKING:
@@ -45,7 +44,8 @@ if TYPE_CHECKING:
     from mendflow.authoring.workflow import Workflow
     from mendflow.codec import ValueType
     from mendflow.v1.event_pb2 import TraceContext
-    from mendflow_server.api.interfaces import Begun, EnginePort, Limits
+    from mendflow_server.api.interfaces import EnginePort, Limits
+    from mendflow_server.engine.requests import StartResult
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -86,15 +86,10 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> workflow_service_pb2.StartWorkflowResponse:
         """Start a workflow, and wait for its end if asked to."""
         command = self._start_command(request, self._trace(context.invocation_metadata()))
-        row, started, final, waited = await self._engine.start(command)
-        if final is None and (command.wait or row.state in FINAL_STATES):
-            if waited:
-                row = await self._engine.find(row.workflow_id)
-            ending = await self._engine.wait_end(row, 0.0 if waited else command.wait)
-            row, final = ending.row, ending.final
+        result = await self._engine.start_and_wait(command)
         response = workflow_service_pb2.StartWorkflowResponse()
-        response.started = started
-        response.workflow.CopyFrom(describe(row, final=final))
+        response.started = result.started
+        response.workflow.CopyFrom(describe(result.row, final=result.final))
         return response
 
     async def BatchStartWorkflows(
@@ -102,13 +97,13 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> workflow_service_pb2.BatchStartWorkflowsResponse:
         """Start many workflows, each with its own outcome."""
         check_batch(request, self._limits)
-        begun: list[asyncio.Future[Begun] | Exception] = []
+        begun: list[asyncio.Future[StartResult] | Exception] = []
         metadata = context.invocation_metadata()
         trace = self._trace(metadata)
         try:
             for index, start in enumerate(request.requests):
                 if index % _PORTION == 0:
-                    await self._engine.room()
+                    await self._engine.wait_for_capacity()
                 if not trace.parent_span_id:
                     trace = self._trace(metadata)  # No caller's trace: each has its own.
                 try:
@@ -285,7 +280,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
 
 
 async def _batch_response(
-    begun: Sequence[asyncio.Future[Begun] | Exception],
+    begun: Sequence[asyncio.Future[StartResult] | Exception],
 ) -> workflow_service_pb2.BatchStartWorkflowsResponse:
     response = workflow_service_pb2.BatchStartWorkflowsResponse()
     size = 0

@@ -14,5 +14,5 @@ def ensure_available(services: Services) -> None:
     """Raise `Draining` while the server shuts down, and `StoreNotCommitting` while the store takes no commits."""
     if services.admission.draining:
         raise errors.Draining
-    if services.committer.failing:
-        raise errors.StoreNotCommitting(services.committer.failing)
+    if services.committer.failure:
+        raise errors.StoreNotCommitting(services.committer.failure)

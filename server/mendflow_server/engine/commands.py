@@ -57,9 +57,9 @@ class CommandSender:
         if data is not None and data.WhichOneof("kind"):
             content.data.CopyFrom(data)
         outcome, _ = await self._send(workflow_id, InboxKind.SIGNAL, request_id, content.SerializeToString())
-        if outcome is CommitOutcome.FULL:
+        if outcome is CommitOutcome.INBOX_FULL:
             raise errors.TooManySignals(workflow_id, self._services.settings.untaken_signals_limit)
-        if outcome is CommitOutcome.ENDED:
+        if outcome is CommitOutcome.WORKFLOW_ENDED:
             row = await self._reader.find(workflow_id)
             raise errors.WorkflowEnded(workflow_id, row.state)
         return outcome is CommitOutcome.DUPLICATE and bool(request_id)
@@ -93,10 +93,10 @@ class CommandSender:
         """
         if row.state not in FINAL_STATES:
             outcome, message_id = await self._send(row.workflow_id, kind, "", content.SerializeToString())
-            if outcome is CommitOutcome.DONE:
+            if outcome is CommitOutcome.COMMITTED:
                 await self._waiters.message_taken(message_id)
             row = await self._reader.find(row.workflow_id)
-            if outcome in (CommitOutcome.DONE, CommitOutcome.DUPLICATE):
+            if outcome in (CommitOutcome.COMMITTED, CommitOutcome.DUPLICATE):
                 # Code may catch a cancellation, and a resumed workflow may have ended. But a terminate that came to
                 # another end came too late.
                 late = kind is InboxKind.TERMINATE and row.state in FINAL_STATES and row.state != wanted
@@ -116,13 +116,13 @@ class CommandSender:
         message = Message(0, workflow_id, kind, request_id, micros_of(self._services.clock.time()), content)
         future: asyncio.Future[tuple[CommitOutcome, int]] = asyncio.get_running_loop().create_future()
         self._waiters.until_committed(future)
-        self._services.committer.send(message, lambda *decided: self._decided(future, *decided))
+        self._services.committer.submit_message(message, lambda *decided: self._decided(future, *decided))
         outcome, message_id = await asyncio.shield(future)
-        if outcome is CommitOutcome.MISSING:
+        if outcome is CommitOutcome.NOT_FOUND:
             raise errors.WorkflowNotFound(workflow_id)
         if outcome is CommitOutcome.DAMAGED:
             raise errors.StoreNotCommitting(self._store.damage)
-        if outcome is CommitOutcome.LOST:
+        if outcome is CommitOutcome.CONFLICT:
             raise errors.InternalFault(request_id)
         return outcome, message_id
 
@@ -134,7 +134,7 @@ class CommandSender:
         key: int,
         message_id: int,
     ) -> None:
-        if outcome is CommitOutcome.DONE:
+        if outcome is CommitOutcome.COMMITTED:
             if message.kind is not InboxKind.SIGNAL:
                 self._waiters.expect_message(message_id)
             self._loader.deliver(key, message.stored_as(message_id))

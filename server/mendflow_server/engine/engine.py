@@ -24,7 +24,6 @@ from mendflow_server.engine.watch_hub import WatchHub
 from mendflow_server.execution.execution import Execution
 from mendflow_server.history.state import FINAL_STATES, History
 from mendflow_server.history.timestamps import micros_of
-from mendflow_server.runtime.random_bytes import RandomBytes
 from mendflow_server.runtime.tasks import BackgroundTasks
 from mendflow_server.store.records import CommitOutcome, Row
 
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from mendflow_server.execution.services import Services
     from mendflow_server.execution.start_command import StartCommand
     from mendflow_server.healing.crash_budget import Unit
+    from mendflow_server.runtime.random_bytes import RandomBytes
     from mendflow_server.store.interface import Store
     from mendflow_server.store.records import Change, Cursor, Filter, Loaded, Page
     from mendflow_server.store.retrying import RetryingStore
@@ -54,6 +54,7 @@ class Engine:
         services: Services,
         store: Store,
         retrying: RetryingStore,
+        random_bytes: RandomBytes,
         definitions: Mapping[str, Workflow[Any, Any]],
         replica_id: str,
     ) -> None:
@@ -63,7 +64,7 @@ class Engine:
         self.definitions = definitions
         self.replica_id = replica_id
         self.start_time = services.clock.time()
-        self._random_bytes = RandomBytes()
+        self._random_bytes = random_bytes
         self._tasks = BackgroundTasks()
         settings = services.settings
         self._waiters = Waiters(services.clock, settings.commit_patience)
@@ -86,7 +87,7 @@ class Engine:
             reader=self._reader,
             loader=self._loader,
             waiters=self._waiters,
-            random_bytes=self._random_bytes,
+            random_bytes=random_bytes,
         )
 
     # Starting.
@@ -126,9 +127,9 @@ class Engine:
             snapshot = await self.wait_end(result.row, command.wait)
         return StartResult(snapshot.row, result.started, snapshot.final)
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Apply backpressure: wait until few commits are in flight."""
-        await self._services.committer.room()
+        await self._services.committer.wait_for_capacity()
 
     def _start_existing(self, existing: Execution, command: StartCommand) -> asyncio.Future[StartResult]:
         if self._waiters.is_starting(existing):
@@ -178,7 +179,7 @@ class Engine:
         return Snapshot(ended.row, snapshot.started, ended.final)
 
     async def wait_end(self, row: Row, wait: float) -> Snapshot:
-        """Wait for a workflow's end, at most ``wait`` seconds and not while the server shuts down; return it as it is."""
+        """Return a workflow at its end, or as it is after ``wait`` seconds or when the server shuts down."""
         if row.state not in FINAL_STATES and wait > 0 and not self._services.admission.draining:
             with self._waiters.end_of(row.key, wait) as end:
                 if row.key not in self.cache:
@@ -239,8 +240,8 @@ class Engine:
         if fresh:
             self._start_committed(execution, row)
         self.watchers.publish(row.key, events, ended=change.final)
-        if change.taken:
-            self._waiters.messages_taken(change.taken)
+        if change.consumed:
+            self._waiters.messages_taken(change.consumed)
         if change.alerts:
             for event in events:
                 if event.HasField("alert_raised"):
@@ -282,7 +283,7 @@ class Engine:
         """
         row = execution.row
         self.cache.remove(execution)
-        if outcome is CommitOutcome.TAKEN:
+        if outcome is CommitOutcome.ID_EXISTS:
             self._report_existing_later(row.workflow_id, self._waiters.take_starts(execution))
             return
         log.warning("workflow_lost", workflow_id=row.workflow_id, generation=row.generation)
@@ -351,9 +352,14 @@ class Engine:
         else:
             self._services.dispatcher.enqueue(execution, execution.resume)
 
-    def expire(self, now: float) -> None:
-        """Refuse callers that have waited too long for a commit; ``now`` is in monotonic seconds."""
-        self._waiters.expire(now, self._services.committer.failing)
+    def tick(self, now: float) -> None:
+        """Run the timers that are due, and refuse callers that have waited too long for a commit.
+
+        ``now`` is in monotonic seconds.
+        """
+        self._services.wall_timers.run_due()
+        self._services.monotonic_timers.run_due()
+        self._waiters.expire(now, self._services.committer.failure)
 
     def has(self, key: int) -> bool:
         """Return whether a workflow is in memory."""

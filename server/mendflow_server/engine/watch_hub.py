@@ -25,7 +25,7 @@ from mendflow_server import errors
 from mendflow_server.history.state import FINAL_STATES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from mendflow_server.settings import Settings
     from mendflow_server.store.interface import Store
@@ -53,7 +53,7 @@ class Topic:
         self.ended = False
         self.waiting: set[asyncio.Future[None]] = set()
 
-    def add(self, events: list[event_pb2.Event]) -> None:
+    def add(self, events: Sequence[event_pb2.Event]) -> None:
         """Take in events that are on disk."""
         for event in events:
             size = event.ByteSize()
@@ -89,16 +89,16 @@ class Topic:
 class WatchHub:
     """All topics of this process."""
 
-    def __init__(self, store: Store, settings: Settings, find: Callable[[str], Awaitable[Row]] | None = None) -> None:
+    def __init__(self, store: Store, settings: Settings, find: Callable[[str], Awaitable[Row]]) -> None:
         self._store = store
         self._settings = settings
-        #: Set by the composition root: answers a row by id, or raises `WorkflowNotFound`.
-        self.find = find
+        #: Returns a committed row by id, or raises `WorkflowNotFound`.
+        self._find = find
         self._topics: dict[int, Topic] = {}
         self._draining = False
         self.open = 0
 
-    def publish(self, key: int, events: list[event_pb2.Event], *, ended: bool) -> None:
+    def publish(self, key: int, events: Sequence[event_pb2.Event], *, ended: bool) -> None:
         """Events of this workflow are on disk."""
         topic = self._topics.get(key)
         if topic is not None:
@@ -121,17 +121,14 @@ class WatchHub:
         """
         if self.open >= self._settings.watch_limit:
             raise errors.TooManyWatches(self._settings.watch_limit)
-        if self.find is None:
-            msg = "the hub has no way to find workflows"
-            raise RuntimeError(msg)
         self.open += 1
         key = 0
         try:
-            key = (await self.find(workflow_id)).key
+            key = (await self._find(workflow_id)).key
             topic = self._topics.setdefault(key, Topic())
             topic.watchers += 1
             # Read again now that the topic collects what comes after.
-            row = await self.find(workflow_id)
+            row = await self._find(workflow_id)
             topic.last_sequence = max(topic.last_sequence, row.last_sequence)
             topic.ended = topic.ended or row.state in FINAL_STATES
             if after_sequence > topic.last_sequence:

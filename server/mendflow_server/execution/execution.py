@@ -169,12 +169,15 @@ class Execution:
     @property
     def idle(self) -> bool:
         """Whether it can be evicted and loaded again without any loss."""
-        return not (
-            self._unit.in_flight
-            or self.queued
-            or self._builder.pending
-            or (self._progress is not None and self._progress.waiting)
-        ) and self._steps.idle
+        return (
+            not (
+                self._unit.in_flight
+                or self.queued
+                or self._builder.pending
+                or (self._progress is not None and self._progress.waiting)
+            )
+            and self._steps.idle
+        )
 
     @property
     def running(self) -> Sequence[RunningAttempt]:
@@ -217,7 +220,9 @@ class Execution:
             event.workflow_recovered.replica_id = row.replica_id
             event.workflow_recovered.previous_replica_id = previous_replica_id
             self._builder.add(event)
-        why = f"an internal error of the server ended this attempt: {faulted.error}" if faulted.times else _PROCESS_ENDED
+        why = (
+            f"an internal error of the server ended this attempt: {faulted.error}" if faulted.times else _PROCESS_ENDED
+        )
         for record in interrupted:
             crashes = self._steps.lose(record, why)
             if crashes:
@@ -331,8 +336,8 @@ class Execution:
             limit = self._services.settings.payload_limit
             self._finish(closing.of_run(self._builder, runner, self._services.clock.time(), limit))
             return
-        if runner.asked:
-            for key in runner.take_asked():
+        if runner.newly_wanted:
+            for key in runner.take_newly_wanted():
                 self.want(key)
         if runner.progress is not None:
             self._reports().offer_workflow(runner)
@@ -643,14 +648,14 @@ class Execution:
         sealed = self._unit.settle()
         launches = sealed.launches
         try:
-            if outcome is CommitOutcome.DONE:
+            if outcome is CommitOutcome.COMMITTED:
                 self._take_effect(change, sealed)
                 if change.final:
                     self._events.closed(self, sealed.events[-1])
                 else:
                     self._services.dispatcher.after_commit(self, launches)
                     launches = ()
-            elif outcome is CommitOutcome.INBOX:
+            elif outcome is CommitOutcome.INBOX_NOT_EMPTY:
                 self._unit.hold(sealed)
                 self._services.inbox.read(self.row.key, lambda messages: self._resubmit(change, messages))
                 launches = ()

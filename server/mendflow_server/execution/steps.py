@@ -21,7 +21,7 @@ from mendflow_server.healing.admission import Decision
 from mendflow_server.history.timestamps import set_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from mendflow.authoring.step import Step
     from mendflow.v1.payload_pb2 import Payload

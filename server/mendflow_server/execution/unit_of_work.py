@@ -128,7 +128,7 @@ class UnitOfWork:
         history = self._builder.history
         change = Change(self._next_row(status), self.guard, events, final=history.final is not None)
         if self._consumed is not None:
-            change.taken = tuple(self._consumed)
+            change.consumed = tuple(self._consumed)
             self._consumed = None
         if self._heartbeats is not None:
             change.heartbeats = tuple(self._heartbeats.values())
@@ -145,7 +145,7 @@ class UnitOfWork:
         state, reason, explanation, wake = status
         history = self._builder.history
         final = history.final
-        return self.row.moved_on(
+        return self.row.advanced(
             state,
             reason,
             explanation,
@@ -175,7 +175,7 @@ class UnitOfWork:
         """Put messages that arrived before the final event into the history before it, undelivered."""
         history, events = self._builder.history, sealed.events
         final = events.pop()
-        taken = list(change.taken)
+        taken = list(change.consumed)
         cancelled = bool(history.cancel)
         for message in messages:
             if message.id in taken:
@@ -191,7 +191,7 @@ class UnitOfWork:
         events.append(final)
         history.last_sequence = final.sequence
         change.events = [(event.sequence, event.SerializeToString()) for event in events]
-        change.taken = tuple(taken)
+        change.consumed = tuple(taken)
         change.row.last_sequence = final.sequence
 
     def discard(self) -> Sequence[AttemptRequest]:

@@ -139,6 +139,21 @@ class WorkflowRunner:
 
     # What the engine calls.
 
+    def take_newly_wanted(self) -> list[str]:
+        """Return the steps that the code has asked for since the last call."""
+        taken, self.newly_wanted = self.newly_wanted, []
+        return taken
+
+    def take_unwanted(self) -> list[str]:
+        """Return the steps that the code has cancelled since the last call."""
+        taken, self.unwanted = self.unwanted, []
+        return taken
+
+    def take_progress(self) -> tuple[int, int, int, str] | None:
+        """Return the newest progress report (number, done, total, message) that was not taken yet."""
+        taken, self.progress = self.progress, None
+        return taken
+
     def begin(self) -> None:
         """Replay what is recorded and go on until the code waits for something new. Raises `NonDeterminism`."""
         if self.history.cancel:

@@ -66,8 +66,8 @@ class Committer:
         self.uncommitted_since: float | None = None
         #: When the newest batch reached the disk, by the monotonic clock.
         self.last_commit = clock.monotonic()
-        #: Called when all of a decided batch have been told of.
-        self.after_batch: Callable[[], None] = _nothing
+        #: Called when every change and message of a decided batch has been reported.
+        self._on_batch = on_batch
         #: Why the last try failed; empty while commits work.
         self.failure = ""
         #: What has been logged of it since.
@@ -83,6 +83,10 @@ class Committer:
         """Commit a message; ``done`` gets its outcome, the workflow's key and the message's id."""
         self._messages.append((message, done))
         self._wake.set()
+
+    def probed(self) -> None:
+        """Note that the store has just taken a write of another kind."""
+        self.last_commit = self._clock.monotonic()
 
     @property
     def idle(self) -> bool:
@@ -149,7 +153,7 @@ class Committer:
             except Exception:
                 log.exception("commit_listener_fault")
         try:
-            self.after_batch()
+            self._on_batch()
         except Exception:
             log.exception("commit_listener_fault")
         self._on_their_way -= len(changes)
@@ -245,7 +249,3 @@ class Committer:
         outcomes.update(zip(again, result.changes, strict=True))
         result.changes = [outcomes[index] for index in range(len(batch.changes))]
         return result
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""

@@ -136,6 +136,10 @@ class Message:
     time: int
     content: bytes
 
+    def stored_as(self, message_id: int) -> Message:
+        """Return the message with the id that the store gave it."""
+        return Message(message_id, self.workflow_id, self.kind, self.request_id, self.time, self.content)
+
 
 class CommitOutcome(enum.Enum):
     """What became of a change or a message."""
@@ -240,9 +244,9 @@ class Suspect:
 
     key: int
     step_key: str
-    #: Deaths in a row at which it was in flight.
-    deaths: int
-    #: Deaths at which it was the only one that could be blamed.
+    #: Crashes in a row at which it was in flight.
+    crashes: int
+    #: Crashes at which it was the only one that could be blamed.
     alone: int
     #: Kept back until its turn.
     held: bool

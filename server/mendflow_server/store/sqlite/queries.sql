@@ -249,8 +249,8 @@ UPDATE replicas SET beat_time = ?, drained = max(drained, ?), beats = beats + 1 
 
 -- name: suspects
 -- The crash budget's ledger.
-SELECT json_group_array(json_array(key, step_key, deaths, alone, held)) FROM (
-    SELECT key, step_key, deaths, alone, held FROM suspects ORDER BY key, step_key
+SELECT json_group_array(json_array(key, step_key, crashes, alone, held)) FROM (
+    SELECT key, step_key, crashes, alone, held FROM suspects ORDER BY key, step_key
 )
 
 -- name: drop_suspects
@@ -259,5 +259,5 @@ DELETE FROM suspects
 
 -- name: insert_suspect
 -- One row of the ledger.
-INSERT INTO suspects (key, step_key, deaths, alone, held)
+INSERT INTO suspects (key, step_key, crashes, alone, held)
 SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL

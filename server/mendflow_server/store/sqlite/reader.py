@@ -118,8 +118,8 @@ class Reader:
     def suspects(self) -> list[Suspect]:
         """Answer the ledger."""
         return [
-            Suspect(key, step_key, deaths, alone, held=bool(held))
-            for key, step_key, deaths, alone, held in self._all("suspects")
+            Suspect(key, step_key, crashes, alone, held=bool(held))
+            for key, step_key, crashes, alone, held in self._all("suspects")
         ]
 
     def _all(self, name: str, **values: int) -> list[Any]:
