@@ -25,6 +25,7 @@ from mendflow.v1 import operator_service_pb2_grpc, workflow_service_pb2_grpc
 from mendflow_server.app import App
 from mendflow_server.settings import Settings, load_settings
 from tests.support import workflows as test_workflows
+from tests.support.files import whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -150,14 +151,12 @@ class ServerProcess:
     @property
     def journal(self) -> list[str]:
         """What the steps wrote: one line for each real execution."""
-        path = self.directory / "journal.txt"
-        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return whole_lines(self.directory / "journal.txt")
 
     @property
     def log(self) -> list[dict[str, Any]]:
         """What the server logged."""
-        lines = (self.directory / "server.log").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return [json.loads(line) for line in whole_lines(self.directory / "server.log") if line.startswith("{")]
 
     def start(self, *, wait: bool = True) -> None:
         """Start it, and wait until it is ready."""
@@ -186,7 +185,7 @@ class ServerProcess:
             if self.health()[0] == 200:
                 return
             time.sleep(0.02)
-        text = (self.directory / "server.log").read_text(encoding="utf-8")
+        text = (self.directory / "server.log").read_text(encoding="utf-8", errors="replace")
         pytest.fail(f"the server did not get ready:\n{text[-4000:]}")
 
     def health(self, path: str = "/health") -> tuple[int, dict[str, Any]]:

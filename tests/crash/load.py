@@ -22,6 +22,7 @@ from mendflow.errors import WrongState
 from mendflow.v1 import payload_pb2, workflow_pb2, workflow_service_pb2
 from mendflow_server.history.state import FINAL_STATES
 from tests.support.evidence import Pressure
+from tests.support.files import whole_lines
 from tests.support.load_workflows import EFFECTS, LIVES
 from tests.support.promises import Death, Told, Watched, copy_store, open_attempts, read_effects, read_store
 from tests.support.stories import Moment
@@ -144,8 +145,7 @@ class Load:
     @property
     def lives(self) -> list[float]:
         """When each life's process was up, by the wall clock in seconds."""
-        path = self._server.directory / LIVES
-        return [float(line) for line in path.read_text("ascii").splitlines()] if path.exists() else []
+        return [float(line) for line in whole_lines(self._server.directory / LIVES)]
 
     async def _reach_write(self, writes: int, latest: Moment) -> None:
         """Wait until this life has written so often to the store's log; at the latest until a moment of progress."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.conftest import ServerProcess
+from tests.support.files import whole_lines
 from tests.support.promises import read_store
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ def loading(library: Path, store: Path, platter: Path) -> dict[str, str]:
 def syncs(platter: Path) -> dict[str, int]:
     """Answer how often each of the store's files was synced, by suffix, and its directory."""
     counts = dict.fromkeys((*SUFFIXES, "directory"), 0)
-    path = platter / "syncs"
-    for line in path.read_text(encoding="ascii").splitlines() if path.exists() else []:
+    for line in whole_lines(platter / "syncs"):
         counts[line.rpartition(" ")[0]] += 1
     return counts
 

@@ -21,6 +21,7 @@ from mendflow_server import app
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.factory import open_store
 from tests.conftest import DEFINITIONS, Server, http_health, serving, settings_for, until
+from tests.support.files import whole_lines
 from tests.support.promises import Effect, Evidence, Told, broken, read_store
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ async def says(server: Server, code: int, text: str = "") -> None:
 
 def read_journal(path: Path) -> list[Effect]:
     """Answer the steps' real executions; their workflow is the first part of their text."""
-    lines = [line.split(" ") for line in path.read_text("utf-8").splitlines()]
+    lines = [line.split(" ") for line in whole_lines(path)]
     return [Effect(text.partition("-")[0], key, int(number), once) for _, key, number, once, text in lines]
 
 

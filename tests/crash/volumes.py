@@ -55,7 +55,7 @@ class OnAVolume(ServerProcess):
     @property
     def words(self) -> str:
         """All that it has said."""
-        return (self.directory / "server.log").read_text("utf-8")
+        return (self.directory / "server.log").read_text("utf-8", errors="replace")
 
     def errors(self, event: str) -> list[str]:
         """Answer what the log lines of one kind say."""

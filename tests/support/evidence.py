@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mendflow.v1 import event_pb2
+from tests.support.files import whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -215,7 +216,7 @@ def copy_store(store: Path, to: Path) -> Path:
 
 def read_effects(path: Path) -> list[Effect]:
     """Answer what the steps put down; nothing, if none has run."""
-    return [Effect(**json.loads(line)) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    return [Effect(**json.loads(line)) for line in whole_lines(path)]
 
 
 class Pressure:

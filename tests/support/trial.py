@@ -27,6 +27,7 @@ from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_p
 from mendflow_server.history.state import FINAL_STATES
 from tests.support import killing
 from tests.support.evidence import Pressure
+from tests.support.files import whole_lines
 from tests.support.killing import Point, Post
 from tests.support.promises import Death, Evidence, Told, Watched, broken, copy_store, delays, read_effects, read_store
 
@@ -156,8 +157,7 @@ class Trial:
         return [Point(line["kind"], line["number"], line["moment"]) for line in self._record(life)]
 
     def _record(self, life: int) -> list[dict[str, Any]]:
-        path = Post(self.directory, 0, life).record
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        return [json.loads(line) for line in whole_lines(Post(self.directory, 0, life).record)]
 
     def died(self, point: Point) -> None:
         """Keep what a killed life left, before the next one changes it."""
@@ -231,7 +231,7 @@ async def _live(trial: Trial, port: int, point: Point | None, clients: asyncio.T
             return
         server.join()
         if point is None or server.exitcode != -signal.SIGKILL:
-            log = trial.post().log.read_text(encoding="utf-8")
+            log = trial.post().log.read_text(encoding="utf-8", errors="replace")
             raise Wrong(f"life {trial.lives} ended by itself with {server.exitcode}:\n{log[-3000:]}")
         trial.died(point)
     finally:

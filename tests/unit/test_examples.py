@@ -17,6 +17,7 @@ from examples.audit import Finding, audit
 from mendflow import PermanentError
 from mendflow.authoring.context import ATTEMPT, Attempt
 from mendflow.v1 import event_pb2, failure_pb2
+from tests.support.files import whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,8 +69,7 @@ def to(recipient: str) -> campaign.Message:
 
 
 def filed(mailbox: Path) -> list[dict[str, Any]]:
-    lines = mailbox.read_text(encoding="utf-8").splitlines() if mailbox.exists() else []
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in whole_lines(mailbox)]
 
 
 def test_the_recipients_are_those_of_the_file() -> None:
