@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ import pytest
 
 from mendflow import Client, Workflow
 from mendflow.v1 import operator_service_pb2_grpc, workflow_service_pb2_grpc
-from mendflow_server.app import App
+from mendflow_server.app import App, Parts
 from mendflow_server.settings import Settings, load_settings
 from tests.support import workflows as test_workflows
 from tests.support.files import whole_lines
@@ -105,7 +106,9 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Server]:
     """Serve the test workflows in this process."""
     definitions = overrides.pop("definitions", DEFINITIONS)
     clock = overrides.pop("clock", None)
-    async with App(settings_for(directory, **overrides), definitions, clock=clock) as app:
+    parts = overrides.pop("parts", Parts() if clock is None else Parts(clock=lambda: clock))
+    new_app = overrides.pop("new_app", functools.partial(App, parts=parts))
+    async with new_app(settings_for(directory, **overrides), definitions) as app:
         while not app.supervisor.recovered:
             await asyncio.sleep(0.005)
         address = f"127.0.0.1:{app.grpc_port}"

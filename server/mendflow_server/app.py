@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.settings import Settings
     from mendflow_server.store.interface import Store
+    from mendflow_server.telemetry.observer import Observer
 
 log = structlog.get_logger("mendflow.app")
 
@@ -72,6 +73,7 @@ class Parts:
     open_store: Callable[..., Store] = open_store
     committer: Callable[..., Committer] = Committer
     attempts: Callable[..., AttemptRunner] = AttemptRunner
+    observer: Callable[..., Observer] = build_observer
     engine: Callable[..., Engine] = Engine
     supervisor: Callable[..., Supervisor] = Supervisor
     health: Callable[..., HealthMonitor] = HealthMonitor
@@ -115,9 +117,9 @@ class App:
         await self.store.open()
         stack.push_async_callback(self.store.close)
         clock.resume_from(await self.store.last_beat() / 1e6)
-        retrying = self._retrying = RetryingStore(self.store)
+        retrying = self.retrying = RetryingStore(self.store)
         guard = CrashGuard(store=self.store, retrying=retrying, clock=clock, budget=settings.crash_budget)
-        services = self._build_services(stack, guard)
+        services = self.services = self._build_services(stack, guard)
         self.committer = services.committer
         self.engine = parts.engine(
             services=services,
@@ -186,9 +188,9 @@ class App:
             attempts=attempts,
             dispatcher=dispatcher,
             admission=AdmissionGate(attempts, guard),
-            observer=build_observer(spans),
+            observer=parts.observer(spans),
             crash_marker=marker,
-            inbox=InboxReader(self.store, self._retrying),
+            inbox=InboxReader(self.store, self.retrying),
             decide=decide,
             random=random.Random().random,  # noqa: S311 - for jitter
         )
@@ -239,7 +241,7 @@ class App:
             last_tick_age=now - self.supervisor.last_tick,
             recovered=self.supervisor.recovered,
             draining=self.engine.draining,
-            store_failure=self.committer.failure or self._retrying.failure,
+            store_failure=self.committer.failure or self.retrying.failure,
             store_damage=self.store.damage,
         )
 
@@ -270,7 +272,10 @@ class App:
 
 
 async def serve(
-    settings: Settings, definitions: Mapping[str, Workflow[Any, Any]], *, parts: Parts | None = None
+    settings: Settings,
+    definitions: Mapping[str, Workflow[Any, Any]],
+    *,
+    new_app: Callable[[Settings, Mapping[str, Workflow[Any, Any]]], App] = App,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Return the process's exit code."""
     loop = asyncio.get_running_loop()
@@ -279,7 +284,7 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     with armed(Belongings(loop, ENDING)) as belongings:
         belongings.files = files_of(settings.store)
-        return await _serve(App(settings, definitions, parts=parts), stop, belongings)
+        return await _serve(new_app(settings, definitions), stop, belongings)
 
 
 async def _serve(app: App, stop: asyncio.Event, belongings: Belongings) -> int:

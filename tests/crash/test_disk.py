@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from mendflow.v1 import workflow_pb2
-from mendflow_server.execution.crash_marker import Note
+from mendflow_server.execution.crash_marker import CrashMarker
 from mendflow_server.store.errors import StoreUnavailable
 from tests.conftest import ROOT
 from tests.crash.volumes import (
@@ -117,10 +117,10 @@ def test_a_note_that_finds_no_room_says_so(tmp_path: Path) -> None:
         ballast = fill(tmp_path)
         path = tmp_path / "mendflow.db.note"
         with pytest.raises(StoreUnavailable) as refusal:
-            Note(path)
+            CrashMarker(path)
         assert str(refusal.value) == (f"{path} cannot be written: No space left on device; free some space on the disk")
         ballast.unlink()
-        Note(path).close()
+        CrashMarker(path).close()
 
 
 async def test_a_start_waits_for_a_lock_that_another_program_holds(on_a_directory: OnAVolume) -> None:
@@ -192,12 +192,13 @@ async def test_a_read_only_disk_is_refused_until_it_takes_writes_again(on_a_disk
 ON_A_NETWORK = """
 import functools, sys
 from pathlib import Path
-from unittest import mock
 from mendflow.cli import main
-from mendflow_server.store import factory
-table = Path(sys.argv.pop(1))
-with mock.patch.object(factory, "SqliteStore", functools.partial(factory.SqliteStore, mountinfo=table)):
-    main()
+from mendflow_server.app import App, Parts
+from mendflow_server.store.factory import open_store
+from mendflow_server.store.sqlite.store import SqliteStore
+sqlite = functools.partial(SqliteStore, mountinfo=Path(sys.argv.pop(1)))
+parts = Parts(open_store=functools.partial(open_store, sqlite=sqlite))
+main(obj=functools.partial(App, parts=parts))
 """
 
 

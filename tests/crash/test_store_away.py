@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import grpc
 import pytest
@@ -17,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mendflow import Client
 from mendflow.errors import ServerUnavailable
 from mendflow.v1 import workflow_pb2
-from mendflow_server import app
+from mendflow_server.app import App, Parts
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.factory import open_store
 from tests.conftest import DEFINITIONS, Server, http_health, serving, settings_for, until
@@ -125,27 +124,29 @@ async def test_commits_that_take_long_are_told_and_start_each_workflow_once(
 
     names = [f"slow{number}" for number in range(5)]
     told = []
-    with mock.patch.object(app, "open_store", slow_store):
-        async with serving(tmp_path, **SOON) as server, Client(server.address, retry_for=0.0) as client:
-            (store,) = stores
-            await says(server, 200)
-            store.gate.clear()
-            answers = await asyncio.gather(
-                *(client.start("three", name, id=name) for name in names), return_exceptions=True
-            )
-            assert {type(answer) for answer in answers} == {ServerUnavailable}
-            assert all("ask again under the same id" in str(answer) for answer in answers)
-            await says(server, 503, "look for what keeps the disk busy")
-            assert (await asyncio.to_thread(http_health, f"127.0.0.1:{server.app.http_port}", "/health/live"))[0] == 200
-            store.gate.set()
-            await says(server, 200)
-            for name in names:
-                handle = await client.start("three", name, id=name)
-                assert not handle.started, "it had been started"
-                told.append(Told("started", name, (await handle.get()).uid))
-                assert await handle.result() == f"{name}-1-2-3"
-                told.append(Told("result", name, await client.get(name)))
-            await server.app.drain()
+    async with (
+        serving(tmp_path, parts=Parts(open_store=slow_store), **SOON) as server,
+        Client(server.address, retry_for=0.0) as client,
+    ):
+        (store,) = stores
+        await says(server, 200)
+        store.gate.clear()
+        answers = await asyncio.gather(
+            *(client.start("three", name, id=name) for name in names), return_exceptions=True
+        )
+        assert {type(answer) for answer in answers} == {ServerUnavailable}
+        assert all("ask again under the same id" in str(answer) for answer in answers)
+        await says(server, 503, "look for what keeps the disk busy")
+        assert (await asyncio.to_thread(http_health, f"127.0.0.1:{server.app.http_port}", "/health/live"))[0] == 200
+        store.gate.set()
+        await says(server, 200)
+        for name in names:
+            handle = await client.start("three", name, id=name)
+            assert not handle.started, "it had been started"
+            told.append(Told("started", name, (await handle.get()).uid))
+            assert await handle.result() == f"{name}-1-2-3"
+            told.append(Told("result", name, await client.get(name)))
+        await server.app.drain()
     effects = read_journal(tmp_path / "journal.txt")
     assert len(effects) == 3 * len(names)
     assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), effects, told))
@@ -182,22 +183,21 @@ async def test_a_recovery_waits_for_a_store_that_is_away(tmp_path: Path, verb: s
         return stores[-1]
 
     told = await leave_behind(tmp_path)
-    with mock.patch.object(app, "open_store", away_store):
-        async with (
-            app.App(settings_for(tmp_path, **SOON), DEFINITIONS) as served,
-            grpc.aio.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel,
-            Client(f"127.0.0.1:{served.grpc_port}") as client,
-        ):
-            server = Server(served, channel, client)
-            await says(server, 503, "bring it back")
-            assert await until(lambda: stores[0].asked > 2), "it asks again and again"
-            stores[0].back = True
-            await says(server, 200)
-            await client.signal("waits", "go", "on", request_id="go")
-            told.append(Told("signalled", "waits", "go"))
-            for name in ("held", "waits"):
-                ended = await client.get(name, wait=5.0)
-                assert ended.state == SUCCEEDED
-                told.append(Told("result", name, ended))
-            await served.drain()
+    async with (
+        App(settings_for(tmp_path, **SOON), DEFINITIONS, parts=Parts(open_store=away_store)) as served,
+        grpc.aio.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel,
+        Client(f"127.0.0.1:{served.grpc_port}") as client,
+    ):
+        server = Server(served, channel, client)
+        await says(server, 503, "bring it back")
+        assert await until(lambda: stores[0].asked > 2), "it asks again and again"
+        stores[0].back = True
+        await says(server, 200)
+        await client.signal("waits", "go", "on", request_id="go")
+        told.append(Told("signalled", "waits", "go"))
+        for name in ("held", "waits"):
+            ended = await client.get(name, wait=5.0)
+            assert ended.state == SUCCEEDED
+            told.append(Told("result", name, ended))
+        await served.drain()
     assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), told=told))

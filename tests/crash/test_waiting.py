@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mendflow.v1 import event_pb2
+from mendflow_server.app import Parts
 from mendflow_server.history.state import FINAL_STATES
+from mendflow_server.supervisor.supervisor import Supervisor
 from tests.conftest import serving, until
-from tests.support.faults import FAULTS
+from tests.support.faults import build_with
 from tests.support.promises import Evidence, Look, Promise, broken, read_store
 
 if TYPE_CHECKING:
@@ -59,20 +61,18 @@ async def look_at(server: Server, store: Path, patience: float) -> list[Look]:
 @pytest.mark.parametrize("fault", ["", "slot_kept_in_backoff", "nothing_leaves_memory"])
 async def test_what_waits_holds_no_slot_and_no_memory(tmp_path: Path, fault: str) -> None:
     """One slot, and hundreds wait: the others go on, and the memory is empty but for what wakes soon."""
-    with ExitStack() as stack:
-        if fault:
-            FAULTS[fault](stack)
-        async with serving(tmp_path, attempt_slots=1, evict_after=REST) as server:
-            client = server.client
-            for workflow_type, value in (("sleeper", 3_600.0), ("wait_for", "w"), ("retried_late", "w")):
-                names = [f"{workflow_type}-{number}" for number in range(COUNT)]
-                await client.start_many(workflow_type, [value] * COUNT, ids=names)
-            await client.start_many("three", ["w"] * 20, ids=[f"other-{number}" for number in range(20)])
-            looks = await look_at(server, tmp_path / "mendflow.db", LITTLE_PATIENCE if fault else PATIENCE)
-            for number in range(COUNT if not fault else 0):
-                await client.signal(f"wait_for-{number}", "go", "on", request_id=f"go-{number}")
-            if not fault:
-                assert await client.handle("wait_for-0").result() == "w: on"
+    build = build_with([fault] if fault else [])
+    async with serving(tmp_path, attempt_slots=1, evict_after=REST, new_app=build.new_app) as server:
+        client = server.client
+        for workflow_type, value in (("sleeper", 3_600.0), ("wait_for", "w"), ("retried_late", "w")):
+            names = [f"{workflow_type}-{number}" for number in range(COUNT)]
+            await client.start_many(workflow_type, [value] * COUNT, ids=names)
+        await client.start_many("three", ["w"] * 20, ids=[f"other-{number}" for number in range(20)])
+        looks = await look_at(server, tmp_path / "mendflow.db", LITTLE_PATIENCE if fault else PATIENCE)
+        for number in range(COUNT if not fault else 0):
+            await client.signal(f"wait_for-{number}", "go", "on", request_id=f"go-{number}")
+        if not fault:
+            assert await client.handle("wait_for-0").result() == "w: on"
     found = broken(Evidence(read_store(tmp_path / "mendflow.db"), looks=looks, over=False))
     assert {breach.promise for breach in found} == ({Promise.WAITING_IS_FREE} if fault else set()), found
     waiting = [row for row in looks[-1].stored.rows.values() if row.state not in FINAL_STATES]
@@ -80,7 +80,7 @@ async def test_what_waits_holds_no_slot_and_no_memory(tmp_path: Path, fault: str
 
 
 async def test_what_fell_due_while_no_server_was_there_goes_on_with_the_recovery(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """And not with the first tick after it: here there is none."""
     async with serving(tmp_path, evict_after=REST) as server:
@@ -88,6 +88,6 @@ async def test_what_fell_due_while_no_server_was_there_goes_on_with_the_recovery
         assert await until(lambda: read_store(tmp_path / "mendflow.db").rows)
     while time.time() < (read_store(tmp_path / "mendflow.db").rows["asleep"].wake or 0.0):
         time.sleep(0.01)  # noqa: ASYNC251 - nothing else is there that could go on
-    monkeypatch.setattr("mendflow_server.supervisor.supervisor.TICK", 3_600.0)
-    async with serving(tmp_path) as server:
+    parts = Parts(supervisor=functools.partial(Supervisor, tick=3_600.0))
+    async with serving(tmp_path, parts=parts) as server:
         assert await server.client.handle("asleep").result(timeout=10) == "awake"

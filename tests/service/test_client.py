@@ -189,7 +189,7 @@ async def test_leaving_a_synchronous_watch_ends_its_call(server: Server) -> None
             return seen
 
     assert await asyncio.to_thread(use) == [1, 2]
-    while server.app.watchers.open:
+    while server.app.engine.watchers.open:
         await asyncio.sleep(0.005)
 
 

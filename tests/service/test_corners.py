@@ -26,8 +26,8 @@ from mendflow import (
 from mendflow.v1 import failure_pb2, workflow_pb2
 from mendflow_server.app import App
 from mendflow_server.execution.execution import Execution
+from mendflow_server.healing.crash_guard import CrashGuard
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
-from mendflow_server.supervisor.supervisor import Supervisor
 from tests.conftest import serving, settings_for, until
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ async def test_a_step_that_raises_a_base_exception_fails(tmp_path: Path) -> None
     async with serving(tmp_path, definitions=MINE) as server:
         handle = await server.client.start(odd_step, id="odd")
         await in_state(server.client, handle.id, workflow_pb2.WORKFLOW_STATE_FAILED)
-        assert server.app.engine.attempts.task_slots.free == server.app.settings.attempt_slots
+        assert server.app.services.attempts.task_slots.free == server.app.settings.attempt_slots
 
 
 async def test_the_cleanup_deadline_holds_though_a_cleanup_step_pauses(tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ async def test_the_history_limit_leaks_no_slot_and_runs_nothing(tmp_path: Path, 
         workflow = await handle.get(wait=5)
         assert workflow.state == workflow_pb2.WORKFLOW_STATE_FAILED
         await asyncio.sleep(0.1)
-        assert server.app.engine.running == 0
+        assert server.app.engine.attempts_running == 0
         events = [event async for event in handle.events()]
         assert len(RAN) == sum(event.HasField("attempt_succeeded") for event in events)
 
@@ -379,13 +379,13 @@ async def test_a_message_survives_an_eviction_in_the_same_turn(tmp_path: Path) -
         engine = server.app.engine
         handle = await server.client.start(waits, id="evicted")
         await in_state(server.client, "evicted", workflow_pb2.WORKFLOW_STATE_WAITING)
-        deliver = engine.deliver
+        deliver = engine.loader.deliver
 
         def and_evict(key: int, message: Any) -> None:
             deliver(key, message)
             engine.evict(at_once=True)
 
-        engine.deliver = and_evict  # type: ignore[method-assign]
+        engine.loader.deliver = and_evict  # type: ignore[method-assign]
         await handle.signal("go", "now")
         assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 
@@ -480,14 +480,14 @@ async def test_nothing_follows_the_final_event(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         engine = server.app.engine
         handle = await server.client.start(holds, 20.0, id="reports")
-        deliver = engine.deliver
+        deliver = engine.loader.deliver
 
         def and_report(key: int, message: Any) -> None:
             deliver(key, message)
-            for body in engine.attempts.bodies:  # As if the step reported in the same turn.
+            for body in server.app.services.attempts.running:  # As if the step reported in the same turn.
                 body.progressed(1, 2, "late")
 
-        engine.deliver = and_report  # type: ignore[method-assign]
+        engine.loader.deliver = and_report  # type: ignore[method-assign]
         await handle.terminate()
         kinds = [event.WhichOneof("detail") async for event in handle.events()]
         assert kinds[-1] == "workflow_terminated", kinds
@@ -497,16 +497,16 @@ async def test_a_fault_of_the_engine_strands_no_workflow(tmp_path: Path, monkeyp
     async with serving(tmp_path, definitions=MINE) as server:
         handle = await server.client.start(waits, id="fault")
         await in_state(server.client, "fault", workflow_pb2.WORKFLOW_STATE_WAITING)
-        take_in = Execution.take_in
+        deliver = Execution.deliver
         failed: list[bool] = []
 
         def fault(execution: Execution, message: Any) -> None:
             if not failed:
                 failed.append(True)
                 raise RuntimeError
-            take_in(execution, message)
+            deliver(execution, message)
 
-        monkeypatch.setattr(Execution, "take_in", fault)
+        monkeypatch.setattr(Execution, "deliver", fault)
         await handle.signal("go", "x")
         assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
         assert failed
@@ -555,18 +555,18 @@ async def test_a_signal_that_is_acknowledged_while_a_recovery_reads_is_taken(tmp
     async with serving(tmp_path, definitions=MINE) as server:
         await server.client.start(works_and_waits, id="called")
     app = App(settings_for(tmp_path), MINE)
-    judged, read, told = Supervisor._judge, asyncio.Event(), asyncio.Event()  # noqa: SLF001
+    judged, read, sent = CrashGuard.judge, asyncio.Event(), asyncio.Event()
 
-    async def judge(self: Supervisor, *what: Any) -> None:
-        # The workflow and its inbox have been read, and not been taken over.
+    async def judge(self: CrashGuard, *what: Any) -> int:
+        # The workflow and its inbox have been read, and are not in memory yet.
         read.set()
-        await told.wait()
-        await judged(self, *what)
+        await sent.wait()
+        return await judged(self, *what)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Supervisor, "_judge", judge)
+        patch.setattr(CrashGuard, "judge", judge)
         async with app, Client(f"127.0.0.1:{app.grpc_port}") as client:
             await read.wait()
             await client.signal("called", "go", 1)
-            told.set()
+            sent.set()
             assert (await client.get("called", wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED

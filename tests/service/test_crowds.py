@@ -117,7 +117,7 @@ async def test_a_start_passes_a_batch_that_waits(tmp_path: Path) -> None:
         assert await until(lambda: server.app.engine.workflows_in_memory > CROWD)
         assert server.app.engine.workflows_in_memory <= CROWD + 2 * _PORTION
         single = asyncio.ensure_future(server.client.start(steps_at_once, 1, id="single"))
-        assert await until(lambda: "single" in server.app.engine._by_id)  # noqa: SLF001
+        assert await until(lambda: "single" in [each.row.workflow_id for each in server.app.engine.cache])
         assert server.app.engine.workflows_in_memory < 1_000
         store.open.set()
         assert await (await single).result(timeout=5) == 1
@@ -169,13 +169,13 @@ async def test_who_waits_for_a_slot_gets_one_though_another_never_rests(tmp_path
         assert sum(line.startswith("busy") for line in RAN) < 2_000
         await (await busy).terminate(reason="enough")
         assert await until(lambda: server.app.engine.workflows_in_memory == 0)
-        assert server.app.engine.attempts.task_slots.free == 1
+        assert server.app.services.attempts.task_slots.free == 1
 
 
 async def _begun(server: Any, definition: Any, count: int, workflow_id: str) -> asyncio.Future[Any]:
     """Ask for a start and go on as soon as it is in memory: its commit may be held."""
     asked: asyncio.Future[Any] = asyncio.ensure_future(server.client.start(definition, count, id=workflow_id))
-    assert await until(lambda: workflow_id in server.app.engine._by_id)  # noqa: SLF001
+    assert await until(lambda: workflow_id in [each.row.workflow_id for each in server.app.engine.cache])
     return asked
 
 
@@ -184,7 +184,7 @@ async def test_many_workflows_share_few_slots(tmp_path: Path) -> None:
         await server.stub.BatchStartWorkflows(batch("few", 200, steps=4))
         assert await until(lambda: server.app.engine.workflows_in_memory == 0)
         assert len(RAN) == len(set(RAN)) == 800
-        assert server.app.engine.attempts.task_slots.free == 3
+        assert server.app.services.attempts.task_slots.free == 3
         listed = await server.stub.ListWorkflows(workflow_service_pb2.ListWorkflowsRequest(page_size=1_000))
         assert {each.state for each in listed.workflows} == {workflow_pb2.WORKFLOW_STATE_SUCCEEDED}
 
@@ -198,4 +198,4 @@ async def test_a_slot_kept_for_a_cancelled_workflow_goes_on_in_the_line(tmp_path
         for handle in line[1::2]:
             assert await handle.result(timeout=10) == 50
         assert await busy.result(timeout=5) == 100
-        assert server.app.engine.attempts.task_slots.free == 1
+        assert server.app.services.attempts.task_slots.free == 1

@@ -15,7 +15,9 @@ import pytest
 
 from mendflow import attempt, gather, sleep, step, wait_signal, workflow
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
+from mendflow_server.app import Parts
 from mendflow_server.execution.execution import Execution
+from mendflow_server.telemetry import build_observer
 from tests.conftest import serving, until
 
 if TYPE_CHECKING:
@@ -88,23 +90,24 @@ MINE = {each.name: each for each in (two_steps, waits_beside_a_step, thread_besi
 
 
 class Failing:
-    """An observer that fails for one workflow: in one of its methods, as often as the test says."""
+    """An observer that fails for the workflow "subject": in one of its methods, as often as the test says."""
 
-    def __init__(self, observer: Any, workflow_id: str, method: str, step_key: str = "") -> None:
-        self._observer = observer
-        self._workflow_id = workflow_id
-        self._method = method
-        self._step_key = step_key
-        self.times = 10_000
-        self.failed = 0
+    def __init__(self, spans: Any) -> None:
+        self._observer = build_observer(spans)
+        self.method = self.step_key = ""
+        self.times = self.failed = 0
+
+    def fail(self, method: str, step_key: str, times: int) -> None:
+        """Fail in this method, for one step or for all."""
+        self.method, self.step_key, self.times, self.failed = method, step_key, times, 0
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._observer, name)
-        if name != self._method:
+        if name != self.method:
             return method
 
         def failing(row: Any, *arguments: Any) -> Any:
-            concerned = row.workflow_id == self._workflow_id and (not self._step_key or self._step_key in arguments)
+            concerned = row.workflow_id == "subject" and (not self.step_key or self.step_key in arguments)
             if concerned and self.failed < self.times:
                 self.failed += 1
                 raise KeyError("inside the engine")
@@ -113,23 +116,24 @@ class Failing:
         return failing
 
 
+PARTS = Parts(observer=Failing)
+
+
 @contextlib.contextmanager
 def failing(server: Server, method: str, step_key: str = "") -> Iterator[Failing]:
     """Have the engine fail for the workflow "subject"."""
-    engine = server.app.engine
-    before = engine.observer
-    observer = Failing(before, "subject", method, step_key)
-    engine.observer = observer
+    observer: Any = server.app.services.observer
+    observer.fail(method, step_key, 10_000)
     try:
         yield observer
     finally:
-        engine.observer = before
+        observer.fail("", "", 0)
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     RAN.clear()
-    async with serving(tmp_path, definitions=MINE) as running:
+    async with serving(tmp_path, definitions=MINE, parts=PARTS) as running:
         yield running
 
 
@@ -270,11 +274,11 @@ async def test_internal_error_in_a_cleanup_ends_the_workflow_cancelled(server: S
 
 
 async def test_pause_for_internal_errors_lasts_over_a_restart(tmp_path: Path) -> None:
-    async with serving(tmp_path, definitions=MINE) as server:
+    async with serving(tmp_path, definitions=MINE, parts=PARTS) as server:
         with failing(server, "attempt_context", "holds"):
             await server.client.start(two_steps, id="subject")
             await in_state(server, PAUSED)
-    async with serving(tmp_path, definitions=MINE) as server:
+    async with serving(tmp_path, definitions=MINE, parts=PARTS) as server:
         paused = await server.client.get("subject")
         assert (paused.state, paused.reason) == (PAUSED, event_pb2.STATE_REASON_ENGINE_FAULT)
         await server.client.resume("subject")
@@ -283,16 +287,15 @@ async def test_pause_for_internal_errors_lasts_over_a_restart(tmp_path: Path) ->
 
 async def test_workflow_whose_pausing_fails_as_well_is_left_alone(server: Server) -> None:
     with failing(server, "attempt_context", "holds"):
-        engine = server.app.engine
         fails: list[None] = []
 
-        def take_over(self: Any, *arguments: Any, **options: Any) -> None:
+        def resume_from(self: Any, *arguments: Any, **options: Any) -> None:
             fails.append(None)
             raise LookupError
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Execution, "take_over", take_over)
+            patch.setattr(Execution, "resume_from", resume_from)
             await server.client.start(two_steps, id="subject")
-            assert await until(lambda: bool(engine.retrying_store.unreadable), 10)
+            assert await until(lambda: bool(server.app.retrying.unreadable), 10)
         assert len(fails) <= 4
         assert await server.client.run(two_steps, id="neighbour", timeout=10) == "held"

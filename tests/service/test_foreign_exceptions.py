@@ -15,6 +15,8 @@ import pytest
 
 from mendflow import RetryPolicy, attempt, sleep, step, wait_signal, workflow
 from mendflow.v1 import failure_pb2, payload_pb2, workflow_pb2, workflow_service_pb2
+from mendflow_server.app import Parts
+from mendflow_server.engine.engine import Engine
 from tests.conftest import serving, until
 
 if TYPE_CHECKING:
@@ -275,19 +277,17 @@ MINE = {
 @contextlib.asynccontextmanager
 async def faultless(directory: Path) -> AsyncIterator[Server]:
     """Serve, and make sure that the engine met no fault of its own and leaked no slot."""
-    async with serving(directory, definitions=MINE) as server:
-        faults: list[BaseException] = []
-        engine = server.app.engine
-        fault = engine.fault
+    faults: list[BaseException] = []
 
-        def noted(execution: Any, error: Any) -> None:
+    class Noting(Engine):
+        def faulted(self, execution: Any, error: BaseException) -> None:
             faults.append(error)
-            fault(execution, error)
+            super().faulted(execution, error)
 
-        engine.fault = noted  # type: ignore[method-assign]
+    async with serving(directory, definitions=MINE, parts=Parts(engine=Noting)) as server:
         yield server
         assert not faults
-        slots = engine.attempts
+        slots = server.app.services.attempts
         assert await until(lambda: slots.task_slots.free == server.app.settings.attempt_slots)
         assert await until(lambda: slots.thread_slots.free == server.app.settings.thread_slots)
 

@@ -76,7 +76,7 @@ async def test_what_was_done_stays_done_when_its_batch_is_taken_apart(tmp_path: 
         row = await server.app.engine.find("known")
         ROWS["known"] = row
         store: Any = OneIsBroken()
-        committer = Committer(store, server.app.clock)
+        committer = Committer(store, server.app.clock, lambda: None)
         told: list[CommitOutcome] = []
         change: Any = _NewRow(row)
         committer.submit(change, lambda _, outcome: told.append(outcome))

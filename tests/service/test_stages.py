@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mendflow import step, workflow
 from mendflow.v1 import event_pb2, workflow_service_pb2
-from mendflow_server.attempts.attempts import Attempts
+from mendflow_server.attempts.attempt_runner import AttemptRunner
 from mendflow_server.execution.execution import Execution
 from mendflow_server.runtime.clock import SystemClock
 from tests.conftest import serving, until
@@ -91,8 +91,8 @@ async def test_a_fault_in_one_leaves_the_others_alone(tmp_path: Path, monkeypatc
 
     for name in ("ended_at_once", "flush"):
         monkeypatch.setattr(Execution, name, fails_once(name, getattr(Execution, name), lambda self, *_: self))
-    launch = fails_once("launch", Attempts.launch, lambda _self, _order, listener, _context: listener)
-    monkeypatch.setattr(Attempts, "launch", launch)
+    launch = fails_once("launch", AttemptRunner.launch, lambda _self, _order, listener, _context: listener)
+    monkeypatch.setattr(AttemptRunner, "launch", launch)
     async with serving(tmp_path, definitions=MINE) as server:
         await begin(server, 3)
         for number in range(COUNT):
@@ -104,5 +104,4 @@ async def test_a_fault_in_one_leaves_the_others_alone(tmp_path: Path, monkeypatc
             assert events[-1].workflow_succeeded.output.json == "3"
             if f"hours-{number}" not in faulty:
                 assert len(events) == 8, "nothing of it was done twice"
-        engine = server.app.engine
-        assert engine.attempts.task_slots.free == engine.settings.attempt_slots
+        assert server.app.services.attempts.task_slots.free == server.app.settings.attempt_slots

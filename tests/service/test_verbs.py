@@ -71,8 +71,9 @@ async def bring_into(server: Server, state: str, tmp_path: Path) -> str:
 
 async def quarantine(server: Server, workflow_id: str) -> None:
     """Do what recovery does when the crash budget is used up: there is no other door to this state in one process."""
-    execution = server.app.engine._by_id[workflow_id]  # noqa: SLF001
-    server.app.engine.act(execution, lambda: execution._quarantine("", 3))  # noqa: SLF001
+    execution = server.app.engine.cache.find(workflow_id)
+    assert execution is not None
+    server.app.services.dispatcher.enqueue(execution, lambda: execution._quarantine("", 3))  # noqa: SLF001
 
 
 @pytest.fixture
@@ -203,6 +204,9 @@ async def test_clean_up_runs_after_a_cancel_and_is_cut_at_its_deadline(tmp_path:
 
 
 async def test_a_stopped_workflow_says_what_stopped_it(table: Server, tmp_path: Path) -> None:
-    for state, words in (("PAUSED", "step needs_help: "), ("QUARANTINED", "the server died 3 times with its workflow")):
+    for state, words in (
+        ("PAUSED", "step needs_help: "),
+        ("QUARANTINED", "the server crashed 3 times with its workflow"),
+    ):
         found = await until_state(table, await bring_into(table, state, tmp_path), state)
         assert found.explanation.startswith(words)

@@ -6,13 +6,10 @@ A composition root for tests: nothing in the shipped server can switch them on.
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
 
 from mendflow.cli import main
-from tests.support.faults import FAULTS
+from tests.support.faults import build_with
 
 if __name__ == "__main__":
-    with ExitStack() as stack:
-        for name in sys.argv.pop(1).split(","):
-            FAULTS[name](stack)
-        main(prog_name="mendflow")
+    names = sys.argv.pop(1).split(",")
+    main(prog_name="mendflow", obj=build_with(names).new_app)

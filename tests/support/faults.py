@@ -1,8 +1,8 @@
 """A server with a fault: the real one, in which one promise's mechanism is taken out.
 
-Each fault is what the checker is there for, so each must be reported by its promise's name. This is a composition
-root for tests: nothing in the shipped server can switch it on. Beside the faults are disturbances, which are like
-them but hurt no promise: the real mechanism is there.
+The checker is there to find each fault, so each must be reported by its promise's name. A fault replaces parts of the
+server by its constructors (`mendflow_server.app.Parts`); nothing in the shipped server can switch it on. Beside the
+faults are disturbances. They look alike but hurt no promise, because the real mechanism is there.
 """
 
 from __future__ import annotations
@@ -11,45 +11,43 @@ import asyncio
 import functools
 import mmap
 import os
+import sqlite3
 import struct
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
-from unittest import mock
+from typing import TYPE_CHECKING, Any, Final
 
 from mendflow.v1 import failure_pb2
-from mendflow_server import app
-from mendflow_server.attempts.attempts import Attempts, Listener
-from mendflow_server.engine import memory
+from mendflow_server.app import App, Parts
+from mendflow_server.attempts.attempt_runner import AttemptRunner
 from mendflow_server.engine.engine import Engine
-from mendflow_server.engine.requests import Begun, Ending
+from mendflow_server.engine.requests import StartResult
 from mendflow_server.engine.watch_hub import WatchHub
-from mendflow_server.execution import stepping
-from mendflow_server.execution.held import Held
-from mendflow_server.execution.stepping import Stepping
-from mendflow_server.failures.retry import decide
-from mendflow_server.health import monitor as health
+from mendflow_server.execution.execution import Execution
 from mendflow_server.health.monitor import HealthMonitor
-from mendflow_server.history.state import CallRecord, History
 from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.store.committer import Committer
 from mendflow_server.store.errors import CommitUnknown, StoreError, StoreUnavailable
-from mendflow_server.store.sqlite import connection
+from mendflow_server.store.factory import open_store
+from mendflow_server.store.sqlite.connection import WRITER_PRAGMAS
 from mendflow_server.store.sqlite.file_lock import FileLock
-from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.store import SqliteStore
 from mendflow_server.supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
-    from contextlib import ExitStack
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from mendflow.authoring.workflow import Workflow
     from mendflow.v1 import event_pb2
     from mendflow.v1.workflow_service_pb2 import WatchWorkflowResponse
-    from mendflow_server.attempts.attempts import Order
+    from mendflow_server.attempts.model import AttemptRequest, AttemptResult
+    from mendflow_server.attempts.running_attempt import RunningAttempt
+    from mendflow_server.execution.start_command import StartCommand
+    from mendflow_server.health.monitor import Signals
     from mendflow_server.settings import Settings
-    from mendflow_server.store.records import Batch, BatchResult
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.records import Batch, BatchResult, Change, Guard
 
 #: How long a commit takes that is slow, in seconds: long enough for a reply to get out before it.
 SLOW = 0.3
@@ -57,316 +55,449 @@ SLOW = 0.3
 NO_TICK, NO_COMMIT = Path("no-tick"), Path("no-commit")
 
 
-def _put_in(stack: ExitStack, owner: Any, name: str, other: Any) -> None:
-    stack.enter_context(mock.patch.object(owner, name, other))
+@dataclass(frozen=True)
+class Build:
+    """How a server is built: its parts, and what its store is made of."""
+
+    parts: Parts = field(default_factory=Parts)
+    app: Callable[..., App] = App
+    #: Makes the store of a path.
+    sqlite: Callable[..., SqliteStore] = SqliteStore
+    #: Each gets the store and returns one around it.
+    around_store: tuple[Callable[[Any], Any], ...] = ()
+
+    def with_parts(self, **changed: Any) -> Build:
+        """Return the build with other parts."""
+        return replace(self, parts=replace(self.parts, **changed))
+
+    def with_store(self, around: Callable[[Any], Any]) -> Build:
+        """Return the build with another store around what there is."""
+        return replace(self, around_store=(*self.around_store, around))
+
+    def open_store(self, url: str, **options: Any) -> Store:
+        """Make the store of a URL."""
+        store: Any = open_store(url, sqlite=self.sqlite, **options)
+        for around in self.around_store:
+            store = around(store)
+        made: Store = store
+        return made
+
+    def new_app(self, settings: Settings, definitions: Mapping[str, Workflow[Any, Any]]) -> App:
+        """Make the server."""
+        return self.app(settings, definitions, parts=replace(self.parts, open_store=self.open_store))
 
 
-def reply_before_commit(stack: ExitStack) -> None:
-    """A start is acknowledged while its commit is on its way."""
-    start = Engine.start
-
-    def hasty(self: Engine, command: Any) -> Any:
-        future = start(self, command)
-        if not future.done():
-            future.set_result(Begun(self._by_id[command.workflow_id].row, started=True))
-        return future
-
-    _put_in(stack, Engine, "start", hasty)
-    slow_commits(stack)
+def build_with(names: Iterable[str]) -> Build:
+    """Return a build with the faults and disturbances of these names."""
+    build = Build()
+    for name in names:
+        build = FAULTS[name](build)
+    return build
 
 
-def slow_commits(stack: ExitStack) -> None:
-    """A disturbance: the disk takes its time."""
-    commit = Committer._commit  # noqa: SLF001 - the mechanism itself
+class Around:
+    """A store around another one."""
 
-    async def slow(self: Committer, batch: Batch) -> BatchResult:
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def reply_before_commit(build: Build) -> Build:
+    """A start is acknowledged while its commit is in flight."""
+
+    class Hasty(Engine):
+        def start(self, command: StartCommand) -> asyncio.Future[StartResult]:
+            future = super().start(command)
+            execution = self.cache.find(command.workflow_id)
+            if not future.done() and execution is not None:
+                future.set_result(StartResult(execution.row, started=True))
+            return future
+
+    return slow_commits(build.with_parts(engine=Hasty))
+
+
+class _SlowStore(Around):
+    async def commit(self, batch: Batch) -> BatchResult:
         await asyncio.sleep(SLOW)
-        return await commit(self, batch)
+        result: BatchResult = await self._inner.commit(batch)
+        return result
 
-    _put_in(stack, Committer, "_commit", slow)
+
+def slow_commits(build: Build) -> Build:
+    """A disturbance: the disk takes its time."""
+    return build.with_store(_SlowStore)
 
 
-def signal_before_commit(stack: ExitStack) -> None:
-    """A signal is acknowledged while its commit is on its way."""
-    signal = Engine.signal
+def signal_before_commit(build: Build) -> Build:
+    """A signal is acknowledged while its commit is in flight."""
     sending: set[asyncio.Task[bool]] = set()
 
-    async def hasty(self: Engine, workflow_id: str, **options: Any) -> bool:
-        task = asyncio.get_running_loop().create_task(signal(self, workflow_id, **options))
-        sending.add(task)
-        task.add_done_callback(sending.discard)
-        return False
+    class Hasty(Engine):
+        async def signal(self, workflow_id: str, **options: Any) -> bool:
+            task = asyncio.get_running_loop().create_task(super().signal(workflow_id, **options))
+            sending.add(task)
+            task.add_done_callback(sending.discard)
+            return False
 
-    _put_in(stack, Engine, "signal", hasty)
-    slow_commits(stack)
-
-
-def result_before_commit(stack: ExitStack) -> None:
-    """Whoever waits for a workflow's end is told of it while its commit is on its way."""
-
-    def tell(held: Held, kernel: Engine) -> None:
-        final = held.history.final
-        if final is not None:
-            for future in kernel._end_waits.pop(held.row.key, ()):  # noqa: SLF001 - the mechanism itself
-                future.set_result(Ending(held._next_row(), None, final))  # noqa: SLF001 - the mechanism itself
-
-    _as_it_is_sent(stack, tell)
+    return slow_commits(build.with_parts(engine=Hasty))
 
 
-def frame_before_commit(stack: ExitStack) -> None:
-    """Watchers are sent what is on its way to the disk."""
-    publish = WatchHub.publish
+class _HastyCommitter(Committer):
+    """Reports each change when it is submitted."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.report: Callable[[Change], None] = _nothing
+
+    def submit(self, change: Change, done: Any) -> None:
+        super().submit(change, done)
+        self.report(change)
+
+
+def _nothing(_change: Change) -> None:
+    pass
+
+
+def result_before_commit(build: Build) -> Build:
+    """Callers that wait for a workflow's end learn of it while its commit is in flight."""
+
+    class Hasty(Engine):
+        def __init__(self, **parts: Any) -> None:
+            super().__init__(**parts)
+            parts["services"].committer.report = self._report
+
+        def _report(self, change: Change) -> None:
+            if change.final:
+                self.waiters.ended(change.row, _event(change.events[-1][1]))
+
+    return slow_commits(build.with_parts(engine=Hasty, committer=_HastyCommitter))
+
+
+def _event(data: bytes) -> event_pb2.Event:
+    from mendflow.v1 import event_pb2 as module  # noqa: PLC0415
+
+    return module.Event.FromString(data)
+
+
+def frame_before_commit(build: Build) -> Build:
+    """Watchers get what is not committed yet."""
     published: dict[int, int] = {}
 
-    def once(self: WatchHub, key: int, events: list[event_pb2.Event], *, ended: bool) -> None:
-        new = [event for event in events if event.sequence > published.get(key, 0)]
-        if new:
-            published[key] = new[-1].sequence
-        publish(self, key, new, ended=ended)
+    class Once(WatchHub):
+        def publish(self, key: int, events: Sequence[event_pb2.Event], *, ended: bool) -> None:
+            new = [event for event in events if event.sequence > published.get(key, 0)]
+            if new:
+                published[key] = new[-1].sequence
+            super().publish(key, new, ended=ended)
 
-    def tell(held: Held, kernel: Engine) -> None:
-        if held.row.key:
-            kernel.watchers.publish(held.row.key, held._sent.events, ended=False)  # noqa: SLF001 - the mechanism itself
+    class Hasty(Engine):
+        def __init__(self, **parts: Any) -> None:
+            super().__init__(**parts, watch_hub=Once)
+            parts["services"].committer.report = self._report
 
-    _put_in(stack, WatchHub, "publish", once)
-    _as_it_is_sent(stack, tell)
+        def _report(self, change: Change) -> None:
+            if change.row.key:
+                self.watchers.publish(change.row.key, [_event(data) for _, data in change.events], ended=False)
 
-
-def _as_it_is_sent(stack: ExitStack, tell: Callable[[Held, Engine], None]) -> None:
-    """Do this whenever a workflow's change is on its way to the disk, which takes its time."""
-    flush = Held.flush
-
-    def hasty(self: Held) -> None:
-        before = self.in_commit
-        flush(self)
-        if self.in_commit and not before:
-            tell(self, cast("Engine", self.kernel))
-
-    _put_in(stack, Held, "flush", hasty)
-    slow_commits(stack)
+    return slow_commits(build.with_parts(engine=Hasty, committer=_HastyCommitter))
 
 
-def no_generation_check(stack: ExitStack) -> None:
-    """Two engines on one store, and a row is written whoever drives it."""
-    guard = "key = column10 AND generation = column11 AND last_sequence = column12"
-    blind = {
-        "update_workflow": QUERIES["update_workflow"].replace(guard, "key = column10"),
-        "insert_event": QUERIES["insert_event"].replace("INSERT INTO", "INSERT OR REPLACE INTO"),
-    }
-    assert all(QUERIES[name] != query for name, query in blind.items())
-    stack.enter_context(mock.patch.dict(QUERIES, blind))
-    two_engines(stack)
+class _NoLock(FileLock):
+    def take(self) -> None:
+        pass
 
 
-def two_engines(stack: ExitStack) -> None:
-    """A disturbance: the file lock is off; a second server takes over while the first one still runs a step."""
-    _put_in(stack, FileLock, "take", lambda _self: None)
+def no_generation_check(build: Build) -> Build:
+    """Two engines on one store, and a row is written whichever engine sends it."""
 
-    async def serve(settings: Settings, definitions: Mapping[str, Workflow[Any, Any]]) -> int:
-        async with app.App(settings, definitions) as first:
-            while not first.engine.running:
+    class Blind(SqliteStore):
+        def __init__(self, path: Path, **options: Any) -> None:
+            super().__init__(path, **options)
+            self._file = path
+
+        async def commit(self, batch: Batch) -> BatchResult:
+            heads = await self.heads([change.row.key for change in batch.changes if change.guard is not None])
+            for change in batch.changes:
+                if change.guard is not None and change.guard != heads.get(change.row.key):
+                    self._make_way(change, change.guard)
+                    change.guard = heads.get(change.row.key)
+            return await super().commit(batch)
+
+        def _make_way(self, change: Change, guard: Guard) -> None:
+            with sqlite3.connect(self._file, timeout=10) as connection:
+                connection.execute(
+                    "DELETE FROM events WHERE key = ? AND sequence > ?", (change.row.key, guard.last_sequence)
+                )
+            connection.close()
+
+    return two_engines(replace(build, sqlite=Blind))
+
+
+def two_engines(build: Build) -> Build:
+    """A disturbance: the file lock is off, and a second server takes over while the first one still runs a step."""
+
+    class Two(App):
+        async def __aenter__(self) -> Two:
+            await super().__aenter__()
+            second = App(self.settings, self.definitions, parts=self._parts)
+            self._run(self._start_second(second))
+            return self
+
+        async def _start_second(self, second: App) -> None:
+            while not self.engine.attempts_running:
                 await asyncio.sleep(0.005)
-            await first.grpc.stop(0)  # Its clients find the second; its engine goes on.
-            async with app.App(settings, definitions):
+            await self.grpc.stop(0)  # Its clients find the second; its engine continues.
+            async with second:
                 await asyncio.Event().wait()
-        return 0
 
-    _put_in(stack, app, "serve", serve)
+    return replace(build, app=Two, sqlite=functools.partial(build.sqlite, lock=_NoLock))
 
 
-def attempt_without_record(stack: ExitStack) -> None:
+def attempt_without_record(build: Build) -> Build:
     """Each attempt runs once more, off the record."""
-    launch = Attempts.launch
 
-    def twice(self: Attempts, order: Any, listener: Listener, context: Any) -> Any:
-        launch(self, order._replace(number=order.number + 100), Listener(), context.copy())
-        return launch(self, order, listener, context)
+    class Deaf:
+        def reported(self, attempt: RunningAttempt, result: AttemptResult) -> None:
+            pass
 
-    _put_in(stack, Attempts, "launch", twice)
+        def heard(self, attempt: RunningAttempt) -> None:
+            pass
+
+        def ended(self, attempt: RunningAttempt) -> None:
+            pass
+
+    class Twice(AttemptRunner):
+        def launch(self, request: AttemptRequest, listener: Any, context: Any) -> RunningAttempt:
+            super().launch(request._replace(number=request.number + 100), Deaf(), context.copy())
+            return super().launch(request, listener, context)
+
+    return build.with_parts(attempts=Twice)
 
 
-def dropped_frame(stack: ExitStack) -> None:
+def dropped_frame(build: Build) -> Build:
     """Each watch loses its first frame with events."""
-    _change_frames(stack, 0)
+    return _change_frames(build, 0)
 
 
-def repeated_frame(stack: ExitStack) -> None:
+def repeated_frame(build: Build) -> Build:
     """Each watch sends its first frame with events twice."""
-    _change_frames(stack, 2)
+    return _change_frames(build, 2)
 
 
-def _change_frames(stack: ExitStack, times: int) -> None:
-    frames = WatchHub._frames  # noqa: SLF001 - the mechanism itself
+def _change_frames(build: Build, times: int) -> Build:
+    class Changed(WatchHub):
+        async def watch(self, workflow_id: str, **options: Any) -> AsyncIterator[WatchWorkflowResponse]:
+            first = True
+            async for frame in super().watch(workflow_id, **options):
+                for _ in range(times if first and frame.events else 1):
+                    yield frame
+                first = first and not frame.events
 
-    async def changed(self: WatchHub, *args: Any) -> AsyncIterator[WatchWorkflowResponse]:
-        first = True
-        async for frame in frames(self, *args):
-            for _ in range(times if first and frame.events else 1):
-                yield frame
-            first = first and not frame.events
-
-    _put_in(stack, WatchHub, "_frames", changed)
-
-
-def timer_lost_on_recovery(stack: ExitStack) -> None:
-    """What another process drove before gets no timer."""
-    set_timer = Held._set_timer  # noqa: SLF001 - the mechanism itself
-
-    def forgetful(self: Held) -> None:
-        if self.row.generation == 1:
-            set_timer(self)
-
-    _put_in(stack, Held, "_set_timer", forgetful)
+    return build.with_parts(engine=functools.partial(Engine, watch_hub=Changed))
 
 
-def result_run_again(stack: ExitStack) -> None:
-    """What is read out of the store has no steps.
+def timer_lost_on_recovery(build: Build) -> Build:
+    """A workflow that another process drove before gets no timer."""
 
-    Their results alone are not enough: code that asks anew for one step, while another is recorded, is paused.
+    class Forgetful(Execution):
+        def _arm_timer(self) -> None:
+            if self.row.generation == 1:
+                super()._arm_timer()
+
+    return build.with_parts(engine=functools.partial(Engine, new_execution=Forgetful))
+
+
+def result_run_again(build: Build) -> Build:
+    """A workflow that is read out of the store has no steps.
+
+    To leave out their results alone is not enough: code that asks for a new step, while another is recorded, pauses.
     """
 
-    class Forgetful(History):
-        @staticmethod
-        def of(events: Any) -> History:
-            history = History.of(events)
+    class Forgetful(Execution):
+        def __init__(self, services: Any, events: Any, row: Any, history: Any, **options: Any) -> None:
             for key, record in list(history.calls.items()):
                 if record.kind == "step":
                     del history.calls[key]
                     history.open.pop(key, None)
-            return history
+            super().__init__(services, events, row, history, **options)
 
-    _put_in(stack, memory, "History", Forgetful)
+    return build.with_parts(engine=functools.partial(Engine, new_execution=Forgetful))
 
 
-def lost_answer_taken_for_failure(stack: ExitStack) -> None:
+def lost_answer_taken_for_failure(build: Build) -> Build:
     """A start is committed, the answer of the COMMIT is lost, and the store says that nothing was changed."""
-    _lose_answers(stack, StoreUnavailable)
+    return _lose_answers(build, StoreUnavailable)
 
 
-def lost_answer(stack: ExitStack) -> None:
+def lost_answer(build: Build) -> Build:
     """A disturbance: the same, and the store says that it does not know."""
-    _lose_answers(stack, CommitUnknown)
+    return _lose_answers(build, CommitUnknown)
 
 
-def _lose_answers(stack: ExitStack, error: type[StoreError]) -> None:
-    commit, recover = SqliteStore.commit, Supervisor.recover
+def _lose_answers(build: Build, error: type[StoreError]) -> Build:
     recovered = asyncio.Event()
-    lost = False
 
-    async def recovering(self: Supervisor) -> None:
-        await recover(self)
-        recovered.set()
+    class Recovering(Supervisor):
+        async def recover(self) -> None:
+            await super().recover()
+            recovered.set()
 
-    async def losing(self: SqliteStore, batch: Batch) -> BatchResult:
-        nonlocal lost
-        await recovered.wait()  # It would take over what has just been started.
-        result = await commit(self, batch)
-        if not lost and any(change.guard is None for change in batch.changes):
-            lost = True
-            raise error("the connection broke")
-        return result
+    class Losing(Around):
+        lost = False
 
-    _put_in(stack, SqliteStore, "commit", losing)
-    _put_in(stack, Supervisor, "recover", recovering)
+        async def commit(self, batch: Batch) -> BatchResult:
+            await recovered.wait()  # It would load what has just been started.
+            result: BatchResult = await self._inner.commit(batch)
+            if not self.lost and any(change.guard is None for change in batch.changes):
+                self.lost = True
+                raise error("the connection broke")
+            return result
 
-
-def slot_kept_in_backoff(stack: ExitStack) -> None:
-    """A step that backs off keeps the slot that its attempt had."""
-    fail = Stepping._fail_attempt  # noqa: SLF001 - the mechanism itself
-
-    def keeping(self: Stepping, event: event_pb2.Event, record: Any, report: Any, order: Order) -> None:
-        fail(self, event, record, report, order)
-        if event.attempt_failed.decision.action == failure_pb2.RETRY_ACTION_RETRY:
-            self.kernel.attempts.slots_for(order.step).free -= 1
-
-    _put_in(stack, Stepping, "_fail_attempt", keeping)
+    return build.with_parts(supervisor=Recovering).with_store(Losing)
 
 
-def nothing_leaves_memory(stack: ExitStack) -> None:
-    """What waits stays in memory for ever."""
-    _put_in(stack, memory.Memory, "evict", lambda _self: 0)
+def _with_decisions(build: Build, change: Callable[[failure_pb2.RetryDecision, AttemptRunner], None]) -> Build:
+    """Change each decision what follows a failed attempt."""
+
+    class Deciding(Engine):
+        def __init__(self, **parts: Any) -> None:
+            services = parts["services"]
+
+            def decide(*args: Any, **options: Any) -> failure_pb2.RetryDecision:
+                decision: failure_pb2.RetryDecision = services.decide(*args, **options)
+                change(decision, services.attempts)
+                return decision
+
+            super().__init__(**parts | {"services": replace(services, decide=decide)})
+
+    return build.with_parts(engine=Deciding)
 
 
-def attempt_before_its_time(stack: ExitStack) -> None:
-    """A retry does not wait for the time that its decision names."""
-    _put_in(stack, CallRecord, "next_attempt_time", property(lambda _self: None, lambda _self, _time: None))
+def slot_kept_in_backoff(build: Build) -> Build:
+    """A step in back-off keeps the slot that its attempt had."""
+
+    def keep(decision: failure_pb2.RetryDecision, attempts: AttemptRunner) -> None:
+        if decision.action == failure_pb2.RETRY_ACTION_RETRY:
+            attempts.task_slots.free -= 1
+
+    return _with_decisions(build, keep)
 
 
-def no_reason_for_retry(stack: ExitStack) -> None:
+def no_reason_for_retry(build: Build) -> Build:
     """A failed attempt does not say why the next one comes."""
-
-    def silent(*args: Any, **options: Any) -> failure_pb2.RetryDecision:
-        decision = decide(*args, **options)
-        decision.ClearField("reason")
-        return decision
-
-    _put_in(stack, stepping, "decide", silent)
+    return _with_decisions(build, lambda decision, _attempts: decision.ClearField("reason"))
 
 
-def always_serving(stack: ExitStack) -> None:
+def nothing_leaves_memory(build: Build) -> Build:
+    """A workflow that waits stays in memory for ever."""
+
+    class Hoarding(Engine):
+        def evict(self, *, at_once: bool = False) -> int:
+            return 0
+
+    return build.with_parts(engine=Hoarding)
+
+
+def attempt_before_its_time(build: Build) -> Build:
+    """A retry does not wait for the time that its decision names."""
+
+    class Impatient(Execution):
+        def want(self, step_key: str) -> None:
+            record = self.history.open.get(step_key)
+            if record is not None:
+                record.next_attempt_time = None
+            super().want(step_key)
+
+    return build.with_parts(engine=functools.partial(Engine, new_execution=Impatient))
+
+
+def always_serving(build: Build) -> Build:
     """Health says SERVING, whatever is the matter."""
-    _put_in(stack, health, "judge", lambda *_: (health.Verdict(ok=True), health.Verdict(ok=True)))
+
+    def health(clock: Any, settings: Any, signals: Callable[[], Signals]) -> HealthMonitor:
+        def rosy() -> Signals:
+            return replace(
+                signals(),
+                oldest_uncommitted_age=None,
+                last_commit_age=0.0,
+                last_tick_age=0.0,
+                recovered=True,
+                draining=False,
+                store_failure="",
+                store_damage="",
+            )
+
+        return HealthMonitor(clock, settings, rosy)
+
+    return build.with_parts(health=health)
 
 
-def never_serving_again(stack: ExitStack) -> None:
+def never_serving_again(build: Build) -> Build:
     """Health that has once said NOT_SERVING says it for ever."""
-    probe = HealthMonitor.probe
 
-    def sulking(self: HealthMonitor, loop_lag: float = 0.0) -> None:
-        serving = self.ready.ok
-        probe(self, loop_lag)
-        if serving and not self.ready.ok:
-            self._good = -1_000_000
+    class Sulking(HealthMonitor):
+        def __init__(self, clock: Any, settings: Any, signals: Callable[[], Signals]) -> None:
+            self.sulks = False
+            super().__init__(
+                clock, settings, lambda: replace(signals(), recovered=signals().recovered and not self.sulks)
+            )
 
-    _put_in(stack, HealthMonitor, "probe", sulking)
+        def probe(self, loop_lag: float = 0.0) -> None:
+            serving = self.ready.ok
+            super().probe(loop_lag)
+            self.sulks = self.sulks or (serving and not self.ready.ok)
+
+    return build.with_parts(health=Sulking)
 
 
-def troubled(stack: ExitStack) -> None:
+def troubled(build: Build) -> Build:
     """A disturbance: no tick of the supervisor, and no commit, while a file of that name is in the directory."""
-    tick, commit, beat = Supervisor.tick, SqliteStore.commit, SqliteStore.beat
 
-    def ticking(self: Supervisor) -> None:
-        if not NO_TICK.exists():
-            tick(self)
+    class Ticking(Supervisor):
+        def tick(self) -> None:
+            if not NO_TICK.exists():
+                super().tick()
 
-    async def committing(self: SqliteStore, batch: Batch) -> BatchResult:
-        _fail_if_told()
-        return await commit(self, batch)
+    class Away(Around):
+        async def commit(self, batch: Batch) -> BatchResult:
+            _fail_if_asked()
+            result: BatchResult = await self._inner.commit(batch)
+            return result
 
-    async def beating(self: SqliteStore, *args: Any, **options: Any) -> None:
-        _fail_if_told()
-        await beat(self, *args, **options)
+        async def beat(self, *args: Any, **options: Any) -> None:
+            _fail_if_asked()
+            await self._inner.beat(*args, **options)
 
-    _put_in(stack, Supervisor, "tick", ticking)
-    _put_in(stack, SqliteStore, "commit", committing)
-    _put_in(stack, SqliteStore, "beat", beating)
+    return build.with_parts(supervisor=Ticking).with_store(Away)
 
 
-def _fail_if_told() -> None:
+def _fail_if_asked() -> None:
     if NO_COMMIT.exists():
         raise StoreUnavailable("the disk is away")
 
 
-def commit_not_synced(stack: ExitStack) -> None:
+def commit_not_synced(build: Build) -> Build:
     """The disk is never asked whether it has what was committed."""
-    _change_pragma(stack, "synchronous", "FULL", "OFF")
+    return _change_pragma(build, "synchronous", "FULL", "OFF")
 
 
-def commit_synced_late(stack: ExitStack) -> None:
+def commit_synced_late(build: Build) -> Build:
     """The disk is asked only when the log goes into the file."""
-    _change_pragma(stack, "synchronous", "FULL", "NORMAL")
+    return _change_pragma(build, "synchronous", "FULL", "NORMAL")
 
 
-def frequent_checkpoints(stack: ExitStack) -> None:
-    """A disturbance: the log goes into the file, and is begun anew, every few commits."""
-    _change_pragma(stack, "wal_autocheckpoint", "4000", "16")
+def frequent_checkpoints(build: Build) -> Build:
+    """A disturbance: the log goes into the file, and starts again, every few commits."""
+    return _change_pragma(build, "wal_autocheckpoint", "4000", "16")
 
 
-def _change_pragma(stack: ExitStack, name: str, value: str, other: str) -> None:
-    pragmas = connection._WRITER  # noqa: SLF001 - the mechanism itself
-    changed = tuple(each.replace(f"{name} = {value}", f"{name} = {other}") for each in pragmas)
-    assert changed != pragmas
-    _put_in(stack, connection, "_WRITER", changed)
+def _change_pragma(build: Build, name: str, value: str, other: str) -> Build:
+    changed = tuple(each.replace(f"{name} = {value}", f"{name} = {other}") for each in WRITER_PRAGMAS)
+    assert changed != WRITER_PRAGMAS
+    return replace(build, sqlite=functools.partial(build.sqlite, pragmas=changed))
 
 
 #: A file in the server's own directory that holds how far its wall clock is off, in seconds: eight bytes, a float.
@@ -383,18 +514,18 @@ def set_clock(directory: Path, off: float) -> None:
         os.close(descriptor)
 
 
-def jumping_clock(stack: ExitStack) -> None:
+def jumping_clock(build: Build) -> Build:
     """A disturbance: a wall clock that the test sets while the server runs."""
     with CLOCK.open("rb") as file:
-        off = stack.enter_context(mmap.mmap(file.fileno(), _OFF.size, prot=mmap.PROT_READ))
+        off = mmap.mmap(file.fileno(), _OFF.size, prot=mmap.PROT_READ)
     wall = time.time
     jumping = functools.partial(SystemClock, wall=lambda: wall() + float(_OFF.unpack_from(off)[0]))
-    _put_in(stack, app, "SystemClock", jumping)
+    return build.with_parts(clock=jumping)
 
 
-FAULTS: dict[str, Callable[[ExitStack], None]] = {
-    put_in.__name__: put_in
-    for put_in in (
+FAULTS: Final[dict[str, Callable[[Build], Build]]] = {
+    fault.__name__: fault
+    for fault in (
         reply_before_commit,
         slow_commits,
         no_generation_check,

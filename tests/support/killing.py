@@ -23,10 +23,8 @@ import signal
 import sys
 import threading
 import time
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 from mendflow import attempt
 from mendflow.authoring.step import Step
@@ -34,9 +32,8 @@ from mendflow.authoring.workflow import Workflow
 from mendflow_server import app
 from mendflow_server.runtime.event_loop import run_on_loop
 from mendflow_server.settings import load_settings
-from mendflow_server.store.factory import open_store
 from mendflow_server.telemetry.logging import configure_logs
-from tests.support.faults import FAULTS
+from tests.support.faults import build_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -233,20 +230,11 @@ def serve(post: Post, fatal: Point | None, faults: Sequence[str] = (), **overrid
     settings = load_settings(**(values | overrides))
     configure_logs(settings)
     boundaries = Boundaries(post, fatal)
-
-    def open_killing_store(url: str, **options: Any) -> KillingStore:
-        return KillingStore(open_store(url, **options), boundaries)
-
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(app, "open_store", open_killing_store))
-        for fault in faults:
-            FAULTS[fault](stack)
-        for step in steps():
-            # Past the frozen attributes. What is learned from the function's signature was learned before.
-            stack.enter_context(
-                mock.patch.dict(vars(step), {"function": watched_step(step.function, post, boundaries)})
-            )
-        sys.exit(run_on_loop(app.serve(settings, definitions()), settings))
+    build = build_with(faults).with_store(lambda store: KillingStore(store, boundaries))
+    for step in steps():
+        # Past the frozen attributes. What is learned from the function's signature was learned before.
+        vars(step)["function"] = watched_step(step.function, post, boundaries)
+    sys.exit(run_on_loop(app.serve(settings, definitions(), new_app=build.new_app), settings))
 
 
 def warm_up() -> None:

@@ -7,7 +7,6 @@ import contextvars
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from mendflow_server.attempts.eager_task import Carriers
 
 if TYPE_CHECKING:

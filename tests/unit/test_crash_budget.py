@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mendflow_server.healing.crash_budget import Plan, Schedule, Unit, after_death, patience
+from mendflow_server.healing.crash_budget import Plan, ReleasePlan, Unit, after_crash, patience
 from mendflow_server.store.records import Suspect
 from tests.support.scale import scaled
 
@@ -24,11 +24,11 @@ A, B, C, D = (Unit(key, "charge") for key in range(1, 5))
 
 
 def death(ledger: list[Suspect], *flying: Unit, lived: float = 1.0, budget: int = 3) -> Plan:
-    return after_death(ledger, flying, innocent=False, lived=lived, budget=budget)
+    return after_crash(ledger, flying, innocent=False, lived=lived, budget=budget)
 
 
-def suspect(unit: Unit, deaths: int, alone: int = 0, *, held: bool = False) -> Suspect:
-    return Suspect(unit.key, unit.step_key, deaths, alone, held=held)
+def suspect(unit: Unit, crashes: int, alone: int = 0, *, held: bool = False) -> Suspect:
+    return Suspect(unit.key, unit.step_key, crashes, alone, held=held)
 
 
 # --- one death after another ---
@@ -40,23 +40,23 @@ def test_a_killer_on_its_own_is_quarantined_after_exactly_its_budget(budget: int
     for number in range(1, budget):
         plan = death(ledger, A, budget=budget)
         assert plan.quarantined == [], number
-        assert [*plan.free, *plan.schedule.start(0.0)] == [A], "on its own it never waits"
-        ledger = plan.schedule.ledger()
+        assert [*plan.free, *plan.release_plan.start(0.0)] == [A], "on its own it never waits"
+        ledger = plan.release_plan.ledger()
     plan = death(ledger, A, budget=budget)
     assert plan.quarantined == [(A, budget)]
     assert plan.ledger == []
     assert plan.free == []
-    assert plan.schedule.start(0.0) == []
+    assert plan.release_plan.start(0.0) == []
 
 
 def test_after_one_death_nobody_waits() -> None:
     plan = death([], C, A, B)
     assert plan.free == [A, B, C]
-    assert plan.schedule.start(0.0) == []
+    assert plan.release_plan.start(0.0) == []
     assert plan.ledger == [suspect(A, 1), suspect(B, 1), suspect(C, 1)]
 
 
-def test_in_flight_at_two_deaths_in_a_row_is_held_until_its_turn() -> None:
+def test_in_flight_at_two_crashes_in_a_row_is_held_until_its_turn() -> None:
     plan = death(death([], A, B).ledger, A, B, C)
     assert plan.free == [C]
     assert [entry for entry in plan.ledger if entry.held] == [suspect(A, 2, held=True), suspect(B, 2, held=True)]
@@ -69,9 +69,9 @@ def test_not_in_flight_at_the_second_death_is_forgotten() -> None:
 
 def test_an_innocent_death_clears_all_suspicion_and_frees_the_held() -> None:
     ledger = [suspect(A, 5, 2, held=True), suspect(B, 2, 1)]
-    plan = after_death(ledger, {B, C}, innocent=True, lived=1.0, budget=3)
+    plan = after_crash(ledger, {B, C}, innocent=True, lived=1.0, budget=3)
     assert (plan.ledger, plan.quarantined, plan.free) == ([], [], [A, B, C])
-    assert plan.schedule.start(0.0) == []
+    assert plan.release_plan.start(0.0) == []
 
 
 def test_who_was_held_keeps_its_count_and_stays_held() -> None:
@@ -90,8 +90,8 @@ def test_two_suspects_in_flight_share_no_blame() -> None:
 def test_a_newcomer_that_kills_again_takes_the_death_off_the_suspect() -> None:
     first = death([suspect(A, 2)], A, B)
     assert suspect(A, 3, 1, held=True) in first.ledger
-    assert first.schedule.start(0.0) == [], "the newcomer goes first, the suspect waits"
-    second = death(first.schedule.ledger(), B)
+    assert first.release_plan.start(0.0) == [], "the newcomer goes first, the suspect waits"
+    second = death(first.release_plan.ledger(), B)
     assert suspect(A, 3, 0, held=True) in second.ledger
 
 
@@ -110,7 +110,7 @@ def test_other_units_of_a_quarantined_workflow_do_not_go_on() -> None:
 
 def test_before_its_last_chance_a_suspect_waits_for_a_rest() -> None:
     plan = death([suspect(A, 3, 1)], A, B, lived=4.0)
-    turns = plan.schedule
+    turns = plan.release_plan
     assert turns.start(100.0) == []
     assert turns.ended(B, 101.0) == [], "nobody is before it any more"
     assert turns.due == 124.0
@@ -121,16 +121,16 @@ def test_before_its_last_chance_a_suspect_waits_for_a_rest() -> None:
 
 def test_a_death_in_the_rest_clears_the_suspect() -> None:
     plan = death([suspect(A, 3, 1)], A, B)
-    assert plan.schedule.start(100.0) == []
-    assert plan.schedule.ended(B, 101.0) == []
-    plan = death(plan.schedule.ledger(), C)
+    assert plan.release_plan.start(100.0) == []
+    assert plan.release_plan.ended(B, 101.0) == []
+    plan = death(plan.release_plan.ledger(), C)
     assert suspect(A, 4, 0, held=True) in plan.ledger
 
 
 def test_nobody_rests_that_has_more_than_one_chance_or_runs_on_its_own() -> None:
-    assert death([suspect(A, 2)], A, B).schedule.ended(B, 0.0) == []
-    assert [*death([suspect(A, 2)], A).schedule.start(0.0)] == [A]
-    assert [*death([suspect(A, 3, 2)], A, budget=4).schedule.start(0.0)] == [A]
+    assert death([suspect(A, 2)], A, B).release_plan.ended(B, 0.0) == []
+    assert [*death([suspect(A, 2)], A).release_plan.start(0.0)] == [A]
+    assert [*death([suspect(A, 3, 2)], A, budget=4).release_plan.start(0.0)] == [A]
 
 
 # --- the turns ---
@@ -140,9 +140,9 @@ def held(count: int) -> list[Unit]:
     return [Unit(key, "") for key in range(count)]
 
 
-def schedule(units: list[Unit], *, died: int = 0, wait: float = 10.0) -> Schedule:
+def schedule(units: list[Unit], *, died: int = 0, wait: float = 10.0) -> ReleasePlan:
     entries = [suspect(unit, 2, held=True) for unit in units]
-    return Schedule(entries, died=units[:died], held=units[died:], patience=wait)
+    return ReleasePlan(entries, crashed=units[:died], held=units[died:], patience=wait)
 
 
 def test_groups_double_as_they_live_long_enough() -> None:
@@ -184,7 +184,7 @@ def test_a_unit_cancelled_in_its_wait_leaves_the_queue() -> None:
 def test_a_group_that_died_is_halved_comes_first_and_is_not_mixed() -> None:
     ledger = [suspect(unit, 2) for unit in held(5)] + [suspect(Unit(9, ""), 2, held=True)]
     plan = death(ledger, *held(5))
-    turns = plan.schedule
+    turns = plan.release_plan
     assert turns.start(0.0) == held(5)[:2]
     assert turns.tick(turns.due or 0.0) == held(5)[2:]
     assert turns.tick(turns.due or 0.0) == [Unit(9, "")]
@@ -192,9 +192,9 @@ def test_a_group_that_died_is_halved_comes_first_and_is_not_mixed() -> None:
 
 def test_suspects_wait_for_those_that_went_on_at_once() -> None:
     plan = death([suspect(A, 1)], A, B, lived=4.0)
-    assert plan.schedule.start(100.0) == []
-    assert plan.schedule.due == 108.0
-    assert plan.schedule.ended(B, 101.0) == [A]
+    assert plan.release_plan.start(100.0) == []
+    assert plan.release_plan.due == 108.0
+    assert plan.release_plan.ended(B, 101.0) == [A]
 
 
 def test_nothing_goes_before_the_start() -> None:
@@ -233,22 +233,22 @@ class World:
 
     jobs: list[Job]
     budget: int
-    deaths: int = 0
+    crashes: int = 0
     quarantined: list[tuple[Unit, int]] = field(default_factory=list)
     finished: set[Unit] = field(default_factory=set)
 
     def run(self, limit: int) -> None:
         arrived = [job for job in self.jobs if job.arrives_in_life == 0 and job.arrives_at == 0]
-        plan = Plan([], [job.unit for job in arrived], [], Schedule([], died=(), held=(), patience=5.0))
+        plan = Plan([], [job.unit for job in arrived], [], ReleasePlan([], crashed=(), held=(), patience=5.0))
         life, known = 0, {job.unit for job in arrived}
         while True:
             outcome = self.live(plan, life, known)
             if outcome is None:
                 return
-            self.deaths += 1
-            assert self.deaths <= limit, (self.deaths, self.quarantined)
+            self.crashes += 1
+            assert self.crashes <= limit, (self.crashes, self.quarantined)
             ledger, flying, lived = outcome
-            plan = after_death(ledger, flying, innocent=False, lived=lived, budget=self.budget)
+            plan = after_crash(ledger, flying, innocent=False, lived=lived, budget=self.budget)
             self.quarantined += plan.quarantined
             life += 1
 
@@ -260,18 +260,18 @@ class World:
             for job in self.jobs
             if job.unit not in known
         )
-        running = dict.fromkeys([*plan.free, *plan.schedule.start(0.0)], 0.0)
+        running = dict.fromkeys([*plan.free, *plan.release_plan.start(0.0)], 0.0)
         while True:
             moments = [moment for unit, since in running.items() for moment in by_unit[unit].moments(since)]
             if late:
                 moments.append((late[0][0], "arrive", late[0][1]))
-            if plan.schedule.due is not None:
-                moments.append((plan.schedule.due, "tick", Unit(0, "")))
+            if plan.release_plan.due is not None:
+                moments.append((plan.release_plan.due, "tick", Unit(0, "")))
             if not moments:
                 return None
             now, what, unit = min(moments)
             if what == "kill":
-                return plan.schedule.ledger(), list(running), now
+                return plan.release_plan.ledger(), list(running), now
             if what == "arrive":
                 late.pop(0)
                 known.add(unit)
@@ -279,9 +279,9 @@ class World:
             elif what == "end":
                 del running[unit]
                 self.finished.add(unit)
-                running |= dict.fromkeys(plan.schedule.ended(unit, now), now)
+                running |= dict.fromkeys(plan.release_plan.ended(unit, now), now)
             else:
-                running |= dict.fromkeys(plan.schedule.tick(now), now)
+                running |= dict.fromkeys(plan.release_plan.tick(now), now)
 
 
 @st.composite
@@ -349,7 +349,7 @@ def test_a_stream_of_new_killers_does_not_add_up_against_a_bystander(
 
 
 def killed_from_outside(
-    rng: Random, *, step: Callable[[], float], life: Callable[[], float], long: int, deaths: int
+    rng: Random, *, step: Callable[[], float], life: Callable[[], float], long: int, crashes: int
 ) -> list[tuple[Unit, int]]:
     """Kill a server at moments that have nothing to do with its 300 units; answer who is quarantined for it.
 
@@ -357,11 +357,11 @@ def killed_from_outside(
     """
     numbers = itertools.count(1)
     lasts: dict[Unit, float] = {Unit(next(numbers), "long"): math.inf for _ in range(long)}
-    plan = Plan([], list(lasts), [], Schedule([], died=(), held=(), patience=5.0))
+    plan = Plan([], list(lasts), [], ReleasePlan([], crashed=(), held=(), patience=5.0))
     quarantined: list[tuple[Unit, int]] = []
-    for _ in range(deaths):
+    for _ in range(crashes):
         end = life()
-        running = {unit: lasts[unit] for unit in [*plan.free, *plan.schedule.start(0.0)]}
+        running = {unit: lasts[unit] for unit in [*plan.free, *plan.release_plan.start(0.0)]}
         ends = [(at, unit) for unit, at in running.items()]
         heapq.heapify(ends)
         now = 0.0
@@ -371,20 +371,20 @@ def killed_from_outside(
                 lasts[unit] = step()
                 running[unit] = now + lasts[unit]
                 heapq.heappush(ends, (running[unit], unit))
-            due = math.inf if plan.schedule.due is None else plan.schedule.due
+            due = math.inf if plan.release_plan.due is None else plan.release_plan.due
             now = min(ends[0][0], due)
             if now >= end:
                 break
             if now == due:
-                released = plan.schedule.tick(now)
+                released = plan.release_plan.tick(now)
             else:
                 unit = heapq.heappop(ends)[1]
                 del running[unit]
-                released = plan.schedule.ended(unit, now)
+                released = plan.release_plan.ended(unit, now)
             for unit in released:
                 running[unit] = now + lasts[unit]
                 heapq.heappush(ends, (running[unit], unit))
-        plan = after_death(plan.schedule.ledger(), list(running), innocent=False, lived=end, budget=3)
+        plan = after_crash(plan.release_plan.ledger(), list(running), innocent=False, lived=end, budget=3)
         quarantined += plan.quarantined
     return quarantined
 
@@ -394,11 +394,11 @@ def killed_from_outside(
 def test_random_kills_from_outside_quarantine_nobody(seed: int, step: float, lived: float) -> None:
     rng = Random(seed)
     steps, lives = (lambda: rng.expovariate(1 / step)), (lambda: rng.expovariate(1 / lived))
-    assert killed_from_outside(rng, step=steps, life=lives, long=0, deaths=10) == []
+    assert killed_from_outside(rng, step=steps, life=lives, long=0, crashes=10) == []
 
 
 @pytest.mark.parametrize("seed", range(scaled(3, 20)))
 def test_kills_from_outside_now_and_again_quarantine_no_step_that_outlasts_every_life(seed: int) -> None:
     rng = Random(seed)
     steps, lives = (lambda: rng.expovariate(1)), (lambda: rng.uniform(5, 15))
-    assert killed_from_outside(rng, step=steps, life=lives, long=1, deaths=20) == []
+    assert killed_from_outside(rng, step=steps, life=lives, long=1, crashes=20) == []

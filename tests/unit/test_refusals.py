@@ -35,7 +35,7 @@ class Scripted:
 
 async def verdicts_of(store: Any, count: int) -> tuple[list[CommitOutcome], Committer]:
     """Commit so many new workflows in one batch; answer what became of each."""
-    committer = Committer(store, SystemClock())
+    committer = Committer(store, SystemClock(), lambda: None)
     told: list[CommitOutcome] = []
     for number in range(count):
         committer.submit(new(make_row(f"order-{number}"), b"one"), lambda _change, outcome: told.append(outcome))

@@ -30,14 +30,15 @@ from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.operator_service_pb2 import ResumeWorkflowRequest, TerminateWorkflowRequest
 from mendflow.v1.payload_pb2 import Payload
 from mendflow_server import errors
-from mendflow_server.api.interfaces import Begun, Ending, StartCommand
 from mendflow_server.api.operator_service import OperatorService
 from mendflow_server.api.server import SERVICE_NAMES, CannotListen, build_grpc_server
 from mendflow_server.api.workflow_service import WorkflowService
+from mendflow_server.engine.requests import Snapshot, StartResult
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.records import Cursor, Filter, Page, Row
 
 if TYPE_CHECKING:
+    from mendflow_server.execution.start_command import StartCommand
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from mendflow.authoring.workflow import Workflow
@@ -107,19 +108,19 @@ class Engine:
         self.done.append(what)
         self.finished.set()
 
-    def start(self, command: StartCommand) -> asyncio.Future[Begun]:
+    def start(self, command: StartCommand) -> asyncio.Future[StartResult]:
         return asyncio.shield(self._start(command))  # As in the real one, cancelling it stops nothing.
 
-    async def _start(self, command: StartCommand) -> Begun:
+    async def _start(self, command: StartCommand) -> StartResult:
         await self._pass()
         workflow_id = command.workflow_id
         if workflow_id in self.rows:
             if self.rows[workflow_id].workflow_type != command.definition.name:
                 raise errors.AlreadyStarted(workflow_id, "type")
-            return Begun(self.rows[workflow_id], started=False)
+            return StartResult(self.rows[workflow_id], started=False)
         self.commands[workflow_id] = command
         self._finish(workflow_id)
-        return Begun(self.add(workflow_id, command.definition.name, command.labels), started=True)
+        return StartResult(self.add(workflow_id, command.definition.name, command.labels), started=True)
 
     def add(self, workflow_id: str, workflow_type: str = "echo", labels: dict[str, str] | None = None) -> Row:
         key = len(self.rows) + 1
@@ -156,19 +157,26 @@ class Engine:
         row.state = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
         row.end_time = row.create_time + 1
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """There always is."""
 
-    async def wait_end(self, row: Row, seconds: float) -> Ending:
+    async def wait_end(self, row: Row, seconds: float) -> Snapshot:
         if seconds and row.end_time is None:
             self.end(row)
         return self._ending(row)
 
-    def _ending(self, row: Row) -> Ending:
+    def _ending(self, row: Row) -> Snapshot:
         events = self.events[row.key]
-        return Ending(row, events[0], events[-1] if row.end_time is not None else None)
+        return Snapshot(row, events[0], events[-1] if row.end_time is not None else None)
 
-    async def get(self, workflow_id: str, *, wait: float) -> Ending:
+    async def start_and_wait(self, command: StartCommand) -> StartResult:
+        result = await self._start(command)
+        if not (command.wait or result.row.end_time):
+            return result
+        snapshot = await self.wait_end(result.row, command.wait)
+        return StartResult(snapshot.row, result.started, snapshot.final)
+
+    async def get(self, workflow_id: str, *, wait: float) -> Snapshot:
         return await self.wait_end(await self.find(workflow_id), wait)
 
     async def find(self, workflow_id: str) -> Row:

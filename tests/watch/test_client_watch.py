@@ -118,9 +118,9 @@ async def test_leaving_a_watch_ends_its_call(server: Server) -> None:
     handle = await server.client.start("wait_for", "x", id="subject")
     watch = handle.watch()
     await anext(aiter(watch))
-    assert server.app.watchers.open == 1
+    assert server.app.engine.watchers.open == 1
     await watch.aclose()
-    while server.app.watchers.open:
+    while server.app.engine.watchers.open:
         await asyncio.sleep(0.005)
 
 
@@ -143,7 +143,7 @@ def tasks_of_the_client() -> set[asyncio.Task[object]]:
 
 
 def open_watches(server: Server) -> int:
-    return server.app.watchers.open
+    return server.app.engine.watchers.open
 
 
 async def test_breaking_out_of_a_watch_leaves_no_call_and_no_task(server: Server) -> None:
@@ -170,12 +170,12 @@ async def test_cancelling_a_watch_ends_its_call(server: Server) -> None:
             pass
 
     watching = asyncio.create_task(watch())
-    while not server.app.watchers.open:
+    while not server.app.engine.watchers.open:
         await asyncio.sleep(0.005)
     watching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watching
-    while server.app.watchers.open:
+    while server.app.engine.watchers.open:
         await asyncio.sleep(0.005)
 
 

@@ -102,7 +102,7 @@ async def test_too_many_watches_are_refused_and_a_place_is_free_again(tmp_path: 
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert reason_of(caught.value) == "TOO_MANY_WATCHES"
         calls[0].cancel()
-        while server.app.watchers.open > 1:
+        while server.app.engine.watchers.open > 1:
             await asyncio.sleep(0.005)
         again = server.stub.WatchWorkflow(request)
         assert (await again.read()).last_sequence == 2

@@ -1,11 +1,11 @@
-"""Beginning a coroutine at once, with a task only if it suspends.
+"""Eager tasks: a coroutine starts at once, and gets a task only if it suspends.
 
-Most of what a task costs is making it and waiting for its turn of the loop. A
-step that ends without suspending needs neither; but its code may ask which
-task it is in (`asyncio.timeout` does), and must go on in the same one. So it
-begins in the name of a spare task that is parked, by the calls that asyncio
+The costs of a task are its creation and the wait for its turn of the loop. A
+step that ends without suspending needs neither. But its code may ask which
+task it runs in (`asyncio.timeout` does), and must continue in the same one. So
+it starts in the name of a spare task that is parked, by the calls that asyncio
 documents for task implementations ("Extending"). If it suspends, that task
-carries it on, and another one is parked. While none is parked, a coroutine
+continues it, and another one is parked. While none is parked, a coroutine
 gets a task of its own in the usual way.
 """
 
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class EagerTasks:
-    """Begins coroutines on a loop."""
+    """Starts coroutines on an event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -31,7 +31,7 @@ class EagerTasks:
         self._closed = False
 
     def begin(self, coroutine: Coroutine[Any, Any, _T], context: contextvars.Context) -> asyncio.Task[Any] | _T:
-        """Run a coroutine until it ends or suspends: answer what it returned, or the task that carries it on.
+        """Run a coroutine until it ends or suspends; return what it returned, or the task that continues it.
 
         It must raise nothing, and return no task.
         """
@@ -53,13 +53,13 @@ class EagerTasks:
         return spare.task
 
     def close(self) -> None:
-        """Let the spare task go."""
+        """Cancel the spare task."""
         self._closed = True
         self._spare.task.cancel()
 
 
 class _SpareTask:
-    """A task that waits for a coroutine to carry on."""
+    """A task that waits for a coroutine to continue."""
 
     __slots__ = ("_carried", "_go", "parked", "task")
 
@@ -71,7 +71,7 @@ class _SpareTask:
         self.task: asyncio.Task[Any] = loop.create_task(self._wait(), context=contextvars.Context())
 
     def carry(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context, waits_for: Any) -> None:
-        """Carry on a coroutine that waits for this future, or only for its next turn (None)."""
+        """Continue a coroutine that waits for this future, or only for its next turn (None)."""
         self._carried = coroutine, context, waits_for
         if not self._go.done():
             self._go.set_result(None)
@@ -93,7 +93,7 @@ class _SpareTask:
         self._carried = None
         # What is no future is refused by the task, in the code that yielded it.
         if cancelled is not None and asyncio.isfuture(waits_for) and waits_for.cancel():
-            cancelled = None  # As a task does: what it waits for is cancelled, and tells it.
+            cancelled = None  # As a task does: it cancels what it waits for, and that resumes it.
         return await _rest(coroutine, context, waits_for, cancelled)
 
 
@@ -101,7 +101,7 @@ class _SpareTask:
 def _rest(
     coroutine: Coroutine[Any, Any, _T], context: contextvars.Context, waits_for: Any, error: BaseException | None
 ) -> Generator[Any, Any, _T]:
-    """Drive a coroutine to its end, in its own context; the task that awaits this waits for what it waits for."""
+    """Run a coroutine to its end in its own context. The task that awaits this waits for what the coroutine awaits."""
     try:
         while True:
             if error is None:

@@ -20,7 +20,7 @@ from mendflow_server.store.errors import StoreError
 from mendflow_server.telemetry.logging import configure_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import ModuleType
 
     from mendflow_server.settings import Settings
@@ -43,7 +43,8 @@ __all__ = ["serve"]
 )
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error (info).")
 @click.option("--log-format", metavar="FORMAT", help="json, console or auto (auto).")
-def serve(modules: tuple[str, ...], **options: Any) -> None:
+@click.pass_obj
+def serve(new_app: Callable[..., app.App] | None, /, modules: tuple[str, ...], **options: Any) -> None:
     """Serve the workflows of Python modules until SIGTERM, then drain.
 
     Every setting is also a variable MENDFLOW_...; docs/operating.md lists them.
@@ -58,13 +59,15 @@ def serve(modules: tuple[str, ...], **options: Any) -> None:
     except DefinitionError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-    sys.exit(run(settings, definitions))
+    sys.exit(run(settings, definitions, new_app=new_app or app.App))
 
 
-def run(settings: Settings, definitions: dict[str, Workflow[Any, Any]]) -> int:
+def run(
+    settings: Settings, definitions: dict[str, Workflow[Any, Any]], *, new_app: Callable[..., app.App] = app.App
+) -> int:
     """Serve; answer the exit code. What keeps the server from starting is told in one line."""
     try:
-        return run_on_loop(app.serve(settings, definitions), settings)
+        return run_on_loop(app.serve(settings, definitions, new_app=new_app), settings)
     except (LoopNotInstalled, StoreError, CannotListen, CannotListenHttp, DefinitionError) as error:
         click.echo(f"error: {error}", err=True)
         return 1

@@ -57,7 +57,10 @@ class Engine:
         random_bytes: RandomBytes,
         definitions: Mapping[str, Workflow[Any, Any]],
         replica_id: str,
+        watch_hub: type[WatchHub] = WatchHub,
+        new_execution: type[Execution] = Execution,
     ) -> None:
+        self._new_execution = new_execution
         self._services = services
         self._store = store
         self._retrying = retrying
@@ -67,26 +70,27 @@ class Engine:
         self._random_bytes = random_bytes
         self._tasks = BackgroundTasks()
         settings = services.settings
-        self._waiters = Waiters(services.clock, settings.commit_patience)
+        self.waiters = Waiters(services.clock, settings.commit_patience)
         self.cache = ExecutionCache(
             clock=services.clock, dispatcher=services.dispatcher, evict_after=settings.evict_after
         )
         self._reader = WorkflowReader(store, self.cache)
-        self.watchers = WatchHub(store, settings, self._reader.find)
-        self._loader = Loader(
+        self.watchers = watch_hub(store, settings, self._reader.find)
+        self.loader = Loader(
             services=services,
             events=self,
             cache=self.cache,
             retrying=retrying,
             definitions=definitions,
             replica_id=replica_id,
+            new_execution=new_execution,
         )
         self._commands = CommandSender(
             services=services,
             store=store,
             reader=self._reader,
-            loader=self._loader,
-            waiters=self._waiters,
+            loader=self.loader,
+            waiters=self.waiters,
             random_bytes=random_bytes,
         )
 
@@ -107,11 +111,11 @@ class Engine:
         limit = self._services.settings.workflows_in_memory_limit
         if len(self.cache) >= limit and not self.cache.evict_idle(at_once=True):
             raise errors.TooManyWorkflowsInMemory(limit)
-        execution = Execution(
+        execution = self._new_execution(
             self._services, self, self._new_row(command), History(), guard=None, workflow=command.definition
         )
         self.cache.add(execution)
-        future = self._waiters.add_start(execution, command)
+        future = self.waiters.add_start(execution, command)
         self._services.dispatcher.enqueue(execution, lambda: execution.begin(command))
         return future
 
@@ -132,9 +136,9 @@ class Engine:
         await self._services.committer.wait_for_capacity()
 
     def _start_existing(self, existing: Execution, command: StartCommand) -> asyncio.Future[StartResult]:
-        if self._waiters.is_starting(existing):
-            return self._waiters.add_start(existing, command)
-        waiter = self._waiters.new_start(command)
+        if self.waiters.is_starting(existing):
+            return self.waiters.add_start(existing, command)
+        waiter = self.waiters.new_start(command)
         if existing.history.started is None:
             self._report_existing_later(command.workflow_id, [waiter])
         else:
@@ -181,7 +185,7 @@ class Engine:
     async def wait_end(self, row: Row, wait: float) -> Snapshot:
         """Return a workflow at its end, or as it is after ``wait`` seconds or when the server shuts down."""
         if row.state not in FINAL_STATES and wait > 0 and not self._services.admission.draining:
-            with self._waiters.end_of(row.key, wait) as end:
+            with self.waiters.end_of(row.key, wait) as end:
                 if row.key not in self.cache:
                     row = await self.find(row.workflow_id)
                 if row.state not in FINAL_STATES:
@@ -241,7 +245,7 @@ class Engine:
             self._start_committed(execution, row)
         self.watchers.publish(row.key, events, ended=change.final)
         if change.consumed:
-            self._waiters.messages_taken(change.consumed)
+            self.waiters.messages_taken(change.consumed)
         if change.alerts:
             for event in events:
                 if event.HasField("alert_raised"):
@@ -249,7 +253,7 @@ class Engine:
         if not fresh and events and events[0].HasField("workflow_recovered"):
             observer.workflow_recovered(row, events[0])
         if execution.closed and not change.final:
-            self._loader.load_after_fault(execution)
+            self.loader.load_after_fault(execution)
 
     def _start_committed(self, execution: Execution, row: Row) -> None:
         """Resolve the callers waiting on a start that is committed."""
@@ -257,11 +261,11 @@ class Engine:
             self.cache.add(execution)
         self._services.observer.workflow_started(row)
         waits = not (execution.closed or self._services.admission.draining)
-        for index, waiter in enumerate(self._waiters.take_starts(execution)):
+        for index, waiter in enumerate(self.waiters.take_starts(execution)):
             if index:
                 waiter.exists(row, execution.history.started)
             elif waiter.command.wait and waits:
-                self._waiters.wait_for_end_of(waiter, row)
+                self.waiters.wait_for_end_of(waiter, row)
             else:
                 waiter.started(row)
 
@@ -272,9 +276,9 @@ class Engine:
         if guard.has_suspects:
             guard.ended(row.key, "")
         self.cache.evict(execution)
-        self._loader.forget_faults(row.key)
+        self.loader.forget_faults(row.key)
         self._services.observer.workflow_ended(row, execution.history, final)
-        self._waiters.ended(row, final)
+        self.waiters.ended(row, final)
 
     def conflicted(self, execution: Execution, outcome: CommitOutcome) -> None:
         """Forget a workflow whose change the store refused.
@@ -284,7 +288,7 @@ class Engine:
         row = execution.row
         self.cache.remove(execution)
         if outcome is CommitOutcome.ID_EXISTS:
-            self._report_existing_later(row.workflow_id, self._waiters.take_starts(execution))
+            self._report_existing_later(row.workflow_id, self.waiters.take_starts(execution))
             return
         log.warning("workflow_lost", workflow_id=row.workflow_id, generation=row.generation)
         if outcome is not CommitOutcome.DAMAGED:
@@ -293,20 +297,20 @@ class Engine:
         # No other driver has it. It stays in the store as it is.
         if row.key:
             self._retrying.unreadable.add(row.key)
-        for waiter in self._waiters.take_starts(execution):
+        for waiter in self.waiters.take_starts(execution):
             waiter.refused(errors.StoreNotCommitting(self._store.damage))
 
     def replay_failed(self, execution: Execution) -> None:
         """Load a workflow again that is paused because of its code, and resume it if the code fits now."""
         self.cache.evict(execution)
-        self._loader.load([execution.row.key], retry=True)
+        self.loader.load([execution.row.key], retry=True)
 
     def faulted(self, execution: Execution, error: BaseException) -> None:
         """Evict a workflow in which the server met an internal error, and load it again later."""
         row = execution.row
         log.error("engine_fault", workflow_id=row.workflow_id, error_id=row.uid, exc_info=error)
-        self._loader.evict_after_fault(execution, error)
-        for waiter in self._waiters.take_starts(execution):
+        self.loader.evict_after_fault(execution, error)
+        for waiter in self.waiters.take_starts(execution):
             waiter.refused(errors.InternalFault(row.uid))
 
     def _report_existing_later(self, workflow_id: str, waiting: list[StartWaiter]) -> None:
@@ -326,27 +330,27 @@ class Engine:
         """Load a workflow from the store if the other driver was this process after all."""
         row = (await self._retrying.until_done(lambda: self._store.find([workflow_id]))).get(workflow_id)
         if row is not None and row.replica_id == self.replica_id:
-            self._loader.load([row.key])
+            self.loader.load([row.key])
 
     # What the supervisor asks.
 
     def open(self) -> None:
         """Load workflows from now on, because the crash guard has judged the last crash."""
-        self._loader.open()
+        self.loader.open()
 
     def bring_in(self, loaded: Loaded, *, history: History | None = None, retry: bool = False) -> None:
         """Continue a workflow that recovery has loaded; ``history`` is its decoded history."""
-        self._loader.bring_in(loaded, history=history, retry=retry)
+        self.loader.bring_in(loaded, history=history, retry=retry)
 
     def load(self, keys: Iterable[int]) -> None:
         """Load workflows that are due and not in memory."""
-        self._loader.load(keys)
+        self.loader.load(keys)
 
     def release(self, unit: Unit) -> None:
         """Continue a suspect whose turn has come."""
         execution = self.cache.get(unit.key)
         if execution is None:
-            self._loader.load([unit.key])
+            self.loader.load([unit.key])
         elif unit.step_key:
             self._services.dispatcher.enqueue(execution, lambda: execution.want(unit.step_key))
         else:
@@ -359,7 +363,7 @@ class Engine:
         """
         self._services.wall_timers.run_due()
         self._services.monotonic_timers.run_due()
-        self._waiters.expire(now, self._services.committer.failure)
+        self.waiters.expire(now, self._services.committer.failure)
 
     def has(self, key: int) -> bool:
         """Return whether a workflow is in memory."""
@@ -377,7 +381,7 @@ class Engine:
     @property
     def workflows_loading(self) -> int:
         """How many workflows are being loaded, or wait for that."""
-        return self._loader.loading
+        return self.loader.loading
 
     # Shutting down.
 
@@ -399,7 +403,7 @@ class Engine:
     def drain(self) -> None:
         """Start nothing more, and release the callers that wait for an end."""
         self._services.admission.close()
-        self._waiters.drain()
+        self.waiters.drain()
 
     def hand_over(self) -> None:
         """Interrupt what the drain has no more time for: async attempts are closed as lost, threads stay."""
@@ -415,5 +419,5 @@ class Engine:
         self._services.wall_timers.close()
         self._services.monotonic_timers.close()
         self._services.inbox.close()
-        self._loader.close()
+        self.loader.close()
         self._tasks.cancel()

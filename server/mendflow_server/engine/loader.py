@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from mendflow_server.execution.execution import Execution
 from mendflow_server.healing.engine_faults import EngineFaults
 from mendflow_server.history.state import FINAL_STATES, History, UnknownEvent
 from mendflow_server.runtime.tasks import BackgroundTasks
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from mendflow.authoring.workflow import Workflow
     from mendflow_server.attempts.running_attempt import RunningAttempt
     from mendflow_server.engine.cache import ExecutionCache
-    from mendflow_server.execution.execution import ExecutionEvents
+    from mendflow_server.execution.execution import Execution, ExecutionEvents
     from mendflow_server.execution.services import Services
     from mendflow_server.store.records import Loaded, Message
     from mendflow_server.store.retrying import RetryingStore
@@ -41,7 +40,9 @@ class Loader:
         retrying: RetryingStore,
         definitions: Mapping[str, Workflow[Any, Any]],
         replica_id: str,
+        new_execution: type[Execution],
     ) -> None:
+        self._new_execution = new_execution
         self._services = services
         self._events = events
         self._cache = cache
@@ -149,7 +150,7 @@ class Loader:
             mine.generation += 1
             mine.replica_id = self._replica_id
         guard = Guard(row.generation, row.last_sequence)
-        return Execution(self._services, self._events, mine, history, guard=guard, workflow=workflow)
+        return self._new_execution(self._services, self._events, mine, history, guard=guard, workflow=workflow)
 
     # Messages.
 

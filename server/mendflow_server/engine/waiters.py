@@ -1,4 +1,4 @@
-"""Who waits for what: starts, ends, messages that must be taken in.
+"""Callers that wait: for a start, for an end, or for a message to be in a history.
 
 A future is resolved only once what it reports is committed. A caller that
 disconnects stops waiting; what it began continues.

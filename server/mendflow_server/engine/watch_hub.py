@@ -1,16 +1,16 @@
 """Watching: every event once, in order, from any sequence, at bounded cost.
 
 Theory of operation. The store is the truth; the hub only makes it fast. While
-anyone watches a workflow there is a *topic* for it: the newest committed
-events in a ring of bounded size, and the highest sequence known to be on disk.
-A watcher is a cursor and nothing else. It takes what follows its cursor out of
-the ring if it is there, else out of the store, and sleeps when there is
-nothing. A reader who is slow, or never reads, costs its cursor and one frame;
-when it comes back the store has what the ring has dropped.
+a client watches a workflow, the hub has a *topic* for it: the newest committed
+events in a ring of bounded size, and the highest committed sequence. A watcher
+is a cursor and nothing else. It reads what follows its cursor from the ring if
+it is there, otherwise from the store, and sleeps when there is nothing. A slow
+reader, or one that never reads, costs its cursor and one frame. When it reads
+again, the store has the events that the ring has dropped.
 
-No gap: the topic exists before the row is read, so whatever is committed after
-that read comes through the topic. No repetition: only events above the cursor
-are ever taken.
+A watcher misses no event, because the topic exists before the row is read, and
+every later commit comes through the topic. It repeats no event, because it
+only reads events above its cursor.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Topic:
         self.waiting: set[asyncio.Future[None]] = set()
 
     def add(self, events: Sequence[event_pb2.Event]) -> None:
-        """Take in events that are on disk."""
+        """Add committed events."""
         for event in events:
             size = event.ByteSize()
             self.ring.append((event, size))
@@ -65,14 +65,14 @@ class Topic:
             self.last_sequence = max(self.last_sequence, events[-1].sequence)
 
     def wake(self) -> None:
-        """Let every watcher look again."""
+        """Wake every watcher."""
         waiting, self.waiting = self.waiting, set()
         for future in waiting:
             if not future.done():
                 future.set_result(None)
 
     def after(self, cursor: int) -> list[event_pb2.Event]:
-        """Answer a frame's worth of what follows the cursor; empty when the ring does not reach back so far."""
+        """Return up to a frame of the events after the cursor; empty when the ring does not reach back so far."""
         if not self.ring or self.ring[0][0].sequence > cursor + 1:
             return []
         first = cursor + 1 - self.ring[0][0].sequence
@@ -99,7 +99,7 @@ class WatchHub:
         self.open = 0
 
     def publish(self, key: int, events: Sequence[event_pb2.Event], *, ended: bool) -> None:
-        """Events of this workflow are on disk."""
+        """Publish committed events of a workflow; ``ended`` says that they are its last."""
         topic = self._topics.get(key)
         if topic is not None:
             topic.add(events)
@@ -107,7 +107,7 @@ class WatchHub:
             topic.wake()
 
     def drain(self) -> None:
-        """End every watch with a status that its client takes up again elsewhere."""
+        """End every watch with a status on which its client resumes elsewhere."""
         self._draining = True
         for topic in self._topics.values():
             topic.wake()
@@ -151,7 +151,7 @@ class WatchHub:
         self, workflow_id: str, key: int, topic: Topic, cursor: int, kinds: frozenset[int]
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
         if cursor >= topic.last_sequence and not topic.ended:
-            # Nothing new yet: a sign of life, so that whoever comes back learns of it at once.
+            # Nothing is new. An empty frame shows a client that reconnects that the server is there.
             yield workflow_service_pb2.WatchWorkflowResponse(last_sequence=cursor)
         while True:
             if self._draining:
@@ -180,7 +180,7 @@ class WatchHub:
         return [event_pb2.Event.FromString(data) for data in stored]
 
     async def _news(self, topic: Topic) -> bool:
-        """Wait for something new; answer False when it is time for a sign of life instead."""
+        """Wait for new events; return False when an empty frame is due instead."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         topic.waiting.add(future)
@@ -197,7 +197,7 @@ class WatchHub:
 
 
 def kind_of(event: event_pb2.Event) -> int:
-    """Answer an event's kind: the number of the detail's field; 0 when it is unknown."""
+    """Return an event's kind, which is the number of the detail's field; 0 when it is unknown."""
     return _KINDS.get(event.WhichOneof("detail") or "", 0)
 
 

@@ -1,4 +1,4 @@
-"""The final events, and what is closed with them."""
+"""The final events of a workflow, and the attempts that they close."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     #: The start and the close of an attempt.
     Closed = list[tuple[event_pb2.Event, event_pb2.Event]]
 
-#: Its code must wait for the supervisor's turn.
+#: The status of a workflow whose code waits until the crash guard releases it.
 HELD = WorkflowStatus(workflow_pb2.WORKFLOW_STATE_WAITING, event_pb2.STATE_REASON_SUSPECTED, "the workflow function")
 
 _POLICY = RetryPolicy()
 
 
 def not_served(workflow_type: str) -> WorkflowStatus:
-    """Answer the state of a workflow that no server here can run."""
+    """Return the status of a workflow that this server cannot run."""
     explanation = f"no server serves {workflow_type} and understands its history"
     return WorkflowStatus(workflow_pb2.WORKFLOW_STATE_WAITING, event_pb2.STATE_REASON_NOT_SERVED, explanation)
 
 
 def of_run(builder: HistoryBuilder, run: WorkflowRunner, now: float, payload_limit: int) -> Closed:
-    """End as the code ended."""
+    """End as the code ended; ``now`` is in seconds since the epoch, ``payload_limit`` in bytes."""
     error = run.error
     if error is None:
         try:
             output = run.workflow.output_type.answer(run.value, _input(builder))
             size = oversize(output, payload_limit)
             if size:
-                msg = f"the workflow's result has {size} bytes; the limit is {payload_limit}"
+                msg = f"the workflow's result has {size} bytes, which exceeds the limit of {payload_limit}"
                 raise PayloadError(msg)  # noqa: TRY301 - fails like a result that cannot be encoded
         except PayloadError as refused:
             error = refused
@@ -77,7 +77,7 @@ def failed(builder: HistoryBuilder, failure: failure_pb2.Failure, reason: event_
 
 
 def too_long(builder: HistoryBuilder, limit: int) -> Closed:
-    """End as FAILED because the history is as long as it may be."""
+    """End as FAILED because the history has reached its limit of events."""
     failure = failure_pb2.Failure(
         kind=failure_pb2.FAILURE_KIND_PERMANENT,
         type="mendflow.HistoryLimit",
@@ -87,7 +87,7 @@ def too_long(builder: HistoryBuilder, limit: int) -> Closed:
 
 
 def cancelled(builder: HistoryBuilder, *, cut: Sequence[str], deadline: bool) -> Closed:
-    """End as CANCELLED; ``cut`` has the keys of calls that are cut off."""
+    """End as CANCELLED; ``cut`` has the keys of the calls that this interrupts."""
     closed = close_attempts(builder)
     event = builder.new()
     event.workflow_cancelled.SetInParent()
@@ -108,7 +108,7 @@ def terminated(builder: HistoryBuilder, detail: event_pb2.WorkflowTerminated) ->
 
 
 def close_attempts(builder: HistoryBuilder) -> Closed:
-    """Close every open attempt: its workflow ends."""
+    """Close every open attempt, because its workflow ends; return the start and the close of each."""
     closed: Closed = []
     for record in builder.history.open_attempts():
         started = record.started
@@ -129,7 +129,7 @@ def close_attempts(builder: HistoryBuilder) -> Closed:
 
 
 def undelivered(message: Message, final: event_pb2.Event) -> event_pb2.Event | None:
-    """Answer the event, in the final event's place, for a message that came too late; None: it needs none."""
+    """Return the event of a message that came too late, in the final event's place; None: it needs none."""
     event = event_pb2.Event()
     event.sequence = final.sequence
     event.time.CopyFrom(final.time)

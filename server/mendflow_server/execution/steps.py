@@ -1,8 +1,9 @@
 """A workflow's attempts: when each one starts, and what follows from its result.
 
 A step that the code awaits gets its next attempt when its time has come and
-the admission gate permits it. Whatever holds it back asks again when it is
-gone: the end of an earlier attempt, a free slot, the supervisor, a timer.
+the admission gate permits it. Otherwise it starts later: when an earlier
+attempt's code has ended, when a slot is free, when the supervisor releases a
+suspect, or when a timer fires.
 """
 
 from __future__ import annotations

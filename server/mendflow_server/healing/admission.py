@@ -18,11 +18,11 @@ class Decision(enum.Enum):
 
     #: The attempt may start. It holds a slot.
     PERMIT = enum.auto()
-    #: A suspect waits for its turn. The supervisor asks again when it comes.
+    #: A suspect waits for its turn. The supervisor wants the step again when it comes.
     HOLD_SUSPECT = enum.auto()
-    #: The code of an earlier attempt still runs. Its end asks again.
+    #: The code of an earlier attempt still runs. Its end wants the step again.
     HOLD_RUNNING = enum.auto()
-    #: The server is shutting down. The next process asks again.
+    #: The server is shutting down. The next process starts the attempt.
     HOLD_DRAINING = enum.auto()
     #: Every slot is taken. The caller waits in the line of the step's slots.
     HOLD_SLOT = enum.auto()

@@ -1,4 +1,4 @@
-"""Who crashed the server? The crash budget, as pure functions without a clock or a store.
+"""The crash budget: which unit crashed the server? Pure functions, without a clock or a store.
 
 Theory of operation
 ===================

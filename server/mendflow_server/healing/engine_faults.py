@@ -1,10 +1,10 @@
 """Internal errors of the engine, counted for each workflow.
 
-An internal error drops its workflow from memory, and the workflow is loaded
-again from what is committed. When the same happens once more before anything
-new was committed, the workflow is paused without running its code. The closing
-of lost attempts and the start of the next ones are nothing new: a reload makes
-those events by itself.
+An internal error evicts its workflow, and the loader loads it again from what
+is committed. When the same happens once more before the workflow has made
+progress, the workflow is paused without running its code. Closing lost
+attempts and starting the next ones is no progress, because each load does
+that.
 """
 
 from __future__ import annotations

@@ -11,18 +11,20 @@ from mendflow_server.store.sqlite import SqliteInspector, SqliteStore
 from mendflow_server.store.sqlite.filesystem import files_at, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mendflow_server.store.interface import Store
 
 _FORMS = "sqlite:///relative.db or sqlite:////absolute/path.db"
 
 
-def open_store(url: str, *, signal_limit: int = 1_000) -> Store:
+def open_store(url: str, *, signal_limit: int = 1_000, sqlite: Callable[..., SqliteStore] = SqliteStore) -> Store:
     """Make the store that a URL names, yet to be opened; raise `StoreRefused` on any other URL.
 
     ``sqlite:///relative.db`` lies in the working directory, ``sqlite:////absolute/path.db`` where it says.
     ``signal_limit`` bounds a workflow's untaken signals.
     """
-    return SqliteStore(_path(url), signal_limit=signal_limit)
+    return sqlite(_path(url), signal_limit=signal_limit)
 
 
 def inspect_store(url: str) -> SqliteInspector:

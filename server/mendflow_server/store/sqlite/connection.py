@@ -11,14 +11,14 @@ import structlog
 from mendflow_server.store.errors import StoreDamaged, StoreError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _T = TypeVar("_T")
 
 log = structlog.get_logger("mendflow.store")
 
-_WRITER: Final = (
+WRITER_PRAGMAS: Final = (
     # The WAL is synced at each commit: what was acknowledged survives the loss of power.
     "PRAGMA synchronous = FULL",
     "PRAGMA cache_size = -16384",
@@ -74,9 +74,9 @@ _OURS: Final = (
 )
 
 
-def connect_writer(path: Path, *, create: bool = False) -> sqlite3.Connection:
-    """Open a connection that writes. Without ``create`` a file that has gone is not made anew."""
-    return _connect(path, "rwc" if create else "rw", _WRITER)
+def connect_writer(path: Path, *, create: bool = False, pragmas: Sequence[str] = WRITER_PRAGMAS) -> sqlite3.Connection:
+    """Open a connection that writes. Without ``create`` a file that has gone is not created again."""
+    return _connect(path, "rwc" if create else "rw", pragmas)
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -89,7 +89,7 @@ def connect_inspector(path: Path, parameters: str) -> sqlite3.Connection:
     return _connect(path, f"ro&{parameters}" if parameters else "ro", _READER)
 
 
-def _connect(path: Path, mode: str, pragmas: tuple[str, ...]) -> sqlite3.Connection:
+def _connect(path: Path, mode: str, pragmas: Sequence[str]) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, cached_statements=256
     )

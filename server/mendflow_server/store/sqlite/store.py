@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from mendflow_server.store.errors import StoreUnavailable
-from mendflow_server.store.sqlite.connection import Damage
+from mendflow_server.store.sqlite.connection import WRITER_PRAGMAS, Damage
 from mendflow_server.store.sqlite.encoder import Parts
 from mendflow_server.store.sqlite.file_lock import FileLock
 from mendflow_server.store.sqlite.filesystem import note_path, refuse_unfit_place, resolve
@@ -48,14 +48,21 @@ class SqliteStore:
     """
 
     def __init__(
-        self, path: Path, *, signal_limit: int = 1_000, mountinfo: Path = Path("/proc/self/mountinfo")
+        self,
+        path: Path,
+        *,
+        signal_limit: int = 1_000,
+        mountinfo: Path = Path("/proc/self/mountinfo"),
+        lock: Callable[[Path], FileLock] = FileLock,
+        pragmas: Sequence[str] = WRITER_PRAGMAS,
     ) -> None:
         # Resolved at once: a later change of the working directory or of a symlink must not move the store. SQLite
         # names the log after the file itself, so the lock and the note are named after it too.
         self._path = resolve(path)
         self._signal_limit = signal_limit
         self._mountinfo = mountinfo
-        self._lock = FileLock(self._path)
+        self._lock = lock(self._path)
+        self._pragmas = pragmas
         self._damage = Damage()
         self._writer: OwnerThreads[Writer] | None = None
         self._readers: OwnerThreads[Reader] | None = None
@@ -77,7 +84,10 @@ class SqliteStore:
         if self._writer is not None or self._closing is not None:
             message = f"the store {self._path} was opened before"
             raise StoreUnavailable(message)
-        self._writer = OwnerThreads("store-writer", lambda: Writer(self._path, self._signal_limit, self._damage))
+        self._writer = OwnerThreads(
+            "store-writer",
+            lambda: Writer(self._path, self._signal_limit, self._damage, pragmas=self._pragmas),
+        )
         try:
             self._next_key = await self._writer.submit(self._take)
         except BaseException:

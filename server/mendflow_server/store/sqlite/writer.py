@@ -15,6 +15,7 @@ from mendflow_server.store.errors import CommitUnknown, StoreError
 from mendflow_server.store.records import BatchResult, CommitOutcome, Life
 from mendflow_server.store.sqlite.bulk import write_rows
 from mendflow_server.store.sqlite.connection import (
+    WRITER_PRAGMAS,
     code_of,
     connect_writer,
     explain,
@@ -40,7 +41,10 @@ _T = TypeVar("_T")
 class Writer:
     """The connection that writes. Used on its thread alone."""
 
-    def __init__(self, path: Path, signal_limit: int, damage: Damage) -> None:
+    def __init__(
+        self, path: Path, signal_limit: int, damage: Damage, *, pragmas: Sequence[str] = WRITER_PRAGMAS
+    ) -> None:
+        self._pragmas = pragmas
         self._path = path
         self._signal_limit = signal_limit
         self._damage = damage
@@ -49,7 +53,7 @@ class Writer:
     def open(self) -> int:
         """Make or migrate the file, or raise `StoreRefused`; answer the key of the next new workflow."""
         try:
-            self._connection = connect_writer(self._path, create=True)
+            self._connection = connect_writer(self._path, create=True, pragmas=self._pragmas)
             prepare(self._connection, self._path)
             next_key: int = self._connection.execute(QUERIES["next_key"]).fetchone()[0]
             return next_key
@@ -147,7 +151,7 @@ class Writer:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = connect_writer(self._path)
+            self._connection = connect_writer(self._path, pragmas=self._pragmas)
         return self._connection
 
     def _undo(self, error: BaseException) -> None:
