@@ -12,7 +12,7 @@ from mendflow.codec import ValueType, parameter_type, return_type
 from mendflow.codec.values import JsonType
 from mendflow.context import BY_HAND
 from mendflow.errors import DefinitionError, MessageNotExported
-from mendflow.messages.exports import COMMAND, find_messages
+from mendflow.messages.finding import COMMAND, find_messages
 from mendflow.names import checked_name
 from mendflow.step import Step
 

@@ -15,7 +15,7 @@ from mendflow_server.telemetry import attempt_context
 if TYPE_CHECKING:
     from mendflow_server.history import History
     from mendflow_server.store.protocol import Row
-    from mendflow_server.telemetry import SpanProjector
+    from mendflow_server.telemetry.spans import SpanProjector
 
 log = structlog.get_logger("mendflow.workflow")
 

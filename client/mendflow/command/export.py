@@ -14,7 +14,8 @@ import click
 from mendflow.command.narrate import clean
 from mendflow.errors import DefinitionError
 from mendflow.messages.descriptors import Descriptors, file_name
-from mendflow.messages.exports import lock_path, package_of, shapes_of
+from mendflow.messages.exports import package_of, shapes_of
+from mendflow.messages.finding import lock_path
 from mendflow.messages.lock import Lock, merge
 from mendflow.messages.render import WHOSE, render
 from mendflow.messages.shapes import Shaper
