@@ -7,24 +7,27 @@ import contextlib
 import math
 import sqlite3
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from bench.fanout import bare_streams, watchers_see
-from bench.servers import ECHO
+from bench.servers import ECHO, mendflow
 from mendflow.ids import new_id
 from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from pathlib import Path
 
     from bench.servers import Running
 
 TYPE = "three_steps"
+#: What the rows of a dict, a dataclass and a pydantic model pass from step to step.
+ORDER = '{"id":"o-17","customer":"Ada Lovelace","total":99.5,"paid":false,"revision":1,"tags":["new","gift"]}'
 OPEN = (
     workflow_pb2.WORKFLOW_STATE_PENDING,
     workflow_pb2.WORKFLOW_STATE_RUNNING,
@@ -83,10 +86,10 @@ class Bench:
         return max(1, round(number * self.scale))
 
 
-def start_request(bench: Bench, *, wait: bool) -> workflow_service_pb2.StartWorkflowRequest:
+def start_request(bench: Bench, *, wait: bool, workflow_type: str = TYPE) -> workflow_service_pb2.StartWorkflowRequest:
     """Answer a request for one workflow."""
-    request = workflow_service_pb2.StartWorkflowRequest(workflow_id=bench.new_id(), workflow_type=TYPE)
-    request.input.json = "1"
+    request = workflow_service_pb2.StartWorkflowRequest(workflow_id=bench.new_id(), workflow_type=workflow_type)
+    request.input.json = "1" if workflow_type == TYPE else ORDER
     if wait:
         request.wait.seconds = 30
     return request
@@ -135,7 +138,7 @@ def connect(bench: Bench) -> tuple[grpc.aio.Channel, Any]:
     return channel, workflow_service_pb2_grpc.WorkflowServiceStub(channel)
 
 
-def waiting_calls(width: int) -> Callable[[Bench], Awaitable[float]]:
+def waiting_calls(width: int, workflow_type: str = TYPE) -> Callable[[Bench], Awaitable[float]]:
     """Each workflow by one StartWorkflow call that waits for its result."""
 
     async def measure(bench: Bench) -> float:
@@ -143,15 +146,30 @@ def waiting_calls(width: int) -> Callable[[Bench], Awaitable[float]]:
         async with channel:
 
             async def one() -> None:
-                reply = await stub.StartWorkflow(start_request(bench, wait=True))
+                reply = await stub.StartWorkflow(start_request(bench, wait=True, workflow_type=workflow_type))
                 if reply.workflow.state != workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
                     raise RuntimeError(reply)
 
             count = bench.count(3_000)
-            with processor_time(bench, f"calls {width}", count):
+            name = f"calls {width}" if workflow_type == TYPE else f"calls {workflow_type}"
+            with processor_time(bench, name, count):
                 return await in_flight(count, width, one)
 
     return measure
+
+
+def of_type(kind: str, workflow_type: str) -> list[Row]:
+    """Return the rows of waiting calls whose steps pass an order as such a value."""
+    measure = waiting_calls(64, workflow_type)
+    return [
+        Row(f"one waiting call each, steps pass {kind}, 64 in flight", "/s", measure),
+        Row(
+            f"processor time of that, {kind}: server",
+            "µs",
+            processor_of(f"calls {workflow_type}", measure, 0),
+            more_is_better=False,
+        ),
+    ]
 
 
 async def start_then_watch(bench: Bench) -> float:
@@ -265,6 +283,17 @@ async def bare_commit(bench: Bench) -> float:
         database.close()
 
 
+async def start_of_process(bench: Bench) -> float:
+    """From exec to SERVING on a new file, in seconds: the median."""
+    took = []
+    for _ in range(bench.count(7)):
+        with tempfile.TemporaryDirectory(dir=bench.directory) as directory:
+            began = time.perf_counter()
+            with mendflow(Path(directory)):
+                took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
 ECHO_ROW = "limit: bare gRPC echo, 64 in flight"
 
 ROWS = [
@@ -301,6 +330,9 @@ ROWS = [
         processor_of("calls 64", waiting_calls(64), 1),
         more_is_better=False,
     ),
+    *of_type("a dict", "three_steps_of_a_dict"),
+    *of_type("a dataclass", "three_steps_of_a_dataclass"),
+    *of_type("a pydantic model", "three_steps_of_a_model"),
     Row("start, then watch to the end, 64 in flight", "/s", start_then_watch, 800, 1_100),
     Row(
         "in batches of 500, until the last has ended", "/s", batches, 6_000, 10_000, least_of_echo=0.9, goal_of_echo=1.5
@@ -312,4 +344,5 @@ ROWS = [
     Row("start to result, one at a time, median", "ms", result_median, 3, 2, more_is_better=False),
     Row("start to result, one at a time, p99", "ms", result_p99, 6, 4, more_is_better=False),
     Row("acknowledged start, one at a time, median", "ms", acknowledged_median, 2, 1.5, more_is_better=False),
+    Row("start of the process, from exec to SERVING, median", "s", start_of_process, 0.7, 0.35, more_is_better=False),
 ]

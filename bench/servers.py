@@ -100,7 +100,7 @@ def _wait_for(url: str) -> None:
             with urllib.request.urlopen(url, timeout=1):
                 return
         except (OSError, urllib.error.HTTPError):
-            time.sleep(0.05)
+            time.sleep(0.005)
     raise TimeoutError(f"{url} did not answer")
 
 

@@ -158,7 +158,7 @@ class App:
         self._run(self.supervisor.release_suspects())
         self._run(self.health.run())
         self._run(self.supervisor.beats(settings.probe_interval, self.committer.probed))
-        self._run(self.supervisor.recover())
+        self._run(self._recover())
 
     def _build_services(self, stack: contextlib.AsyncExitStack, guard: CrashGuard) -> Services:
         """Build what executions share."""
@@ -214,6 +214,14 @@ class App:
         self.http_port = http.port
         await self.grpc.start()
         stack.push_async_callback(self.grpc.stop, 0)
+
+    async def _recover(self) -> None:
+        await self.supervisor.recover()
+        self.health.probe()  # The monitor looks again only 20 ms later.
+
+    async def _recover(self) -> None:
+        await self.supervisor.recover()
+        self.health.probe()  # The monitor would look only 20 ms later.
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -38,10 +38,10 @@ from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.records import Cursor, Filter, Page, Row
 
 if TYPE_CHECKING:
-    from mendflow_server.execution.start_command import StartCommand
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from mendflow.authoring.workflow import Workflow
+    from mendflow_server.execution.start_command import StartCommand
 
 # The stubs know the synchronous half only.
 HEALTH: Any = health

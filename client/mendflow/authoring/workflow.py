@@ -14,7 +14,8 @@ from mendflow.authoring.step import Step
 from mendflow.codec import ValueType, parameter_type, return_type
 from mendflow.codec.values import JsonType
 from mendflow.errors import DefinitionError, MessageNotExported
-from mendflow.protogen.exports import COMMAND, find_messages
+from mendflow.protogen.finding import find_messages
+from mendflow.protogen.lock_path import COMMAND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

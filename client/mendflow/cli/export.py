@@ -15,8 +15,9 @@ from mendflow.authoring.workflow import Workflow, workflows_of
 from mendflow.cli.event_text import clean
 from mendflow.errors import DefinitionError
 from mendflow.protogen.descriptors import Descriptors, file_name
-from mendflow.protogen.exports import lock_path, package_of, shapes_of
+from mendflow.protogen.exports import package_of, shapes_of
 from mendflow.protogen.lock_file import Lock, merge
+from mendflow.protogen.lock_path import lock_path
 from mendflow.protogen.proto_writer import WHOSE, render
 from mendflow.protogen.schema import Shaper
 

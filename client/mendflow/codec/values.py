@@ -19,6 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, SchemaError, ValidationError, to_json
 from typing_extensions import override
 
+from mendflow.codec.plain import plain_test, plain_text
 from mendflow.codec.problems import (
     foreign_problems,
     payload_error,
@@ -43,8 +44,6 @@ T = TypeVar("T")
 
 #: What pydantic raises for a type that it has no schema for.
 SCHEMA_ERRORS = (PydanticUserError, SchemaError, NameError, TypeError, RecursionError)
-#: Where integers end that every reader of JSON and of messages takes.
-_INT64 = 1 << 63
 _TYPE_URL = "type.googleapis.com/"
 
 
@@ -125,8 +124,7 @@ class JsonType(ValueType[T]):
         self._guessed = bool(kinds & GUESSED)
         self._has_sets = bool(kinds & {"set", "frozenset"})
         self._to_json = self._adapter.serializer.to_json
-        # Of these nothing is to be warned of, and asking for warnings lets go of the interpreter's lock.
-        self._plain = annotation if annotation in (int, str, bool) else None
+        self._is_plain = plain_test(annotation)
         self._validate = self._adapter.validator.validate_json
         self._form: Callable[[], MessageForm] | None = None
 
@@ -178,12 +176,12 @@ class JsonType(ValueType[T]):
     def dump(self, value: T) -> bytes:
         try:
             try:
-                if self._plain is not None and type(value) is self._plain:
-                    if not isinstance(value, int) or -_INT64 <= value < _INT64:
-                        return self._to_json(value)  # It comes back as it is.
-                    text = self._to_json(value)
-                else:
-                    text = self._to_json(value, by_alias=True, warnings="error")
+                if self._is_plain is not None and self._is_plain(value):
+                    # It comes back as it is. Asking for warnings lets go of the interpreter's lock.
+                    plain = plain_text(value)
+                    if plain is not None:
+                        return plain
+                text = self._to_json(value, by_alias=True, warnings="error")
                 if self._has_sets:
                     text = self._sorted(value)
             except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mendflow.codec.values import JsonType
 from mendflow.errors import DefinitionError
 from mendflow.protogen.descriptors import Descriptors
 from mendflow.protogen.json_codec import Form
 from mendflow.protogen.lock_file import Lock, WorkflowShapes, merge
+from mendflow.protogen.lock_path import COMMAND
 from mendflow.protogen.schema import Shaper, camel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from types import ModuleType
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from mendflow.codec import ValueType
     from mendflow.protogen.schema import Message
 
-__all__ = ["COMMAND", "ModuleMessages", "WorkflowMessages", "find_messages", "lock_path", "package_of", "shapes_of"]
-
-#: What makes the messages of a module, for people to copy.
-COMMAND: Final = "mendflow export-protos {module} --out protos"
+__all__ = ["ModuleMessages", "WorkflowMessages", "load_messages", "package_of", "shapes_of"]
 
 
 class WorkflowType(Protocol):
@@ -73,12 +69,6 @@ class ModuleMessages:
     workflows: dict[str, WorkflowMessages]
 
 
-def lock_path(module: ModuleType) -> Path | None:
-    """Answer where a module's lock file lies, be it there or not; None: the module has no file."""
-    file = getattr(module, "__file__", None)
-    return None if file is None else Path(file).with_suffix(".protos.lock.json")
-
-
 def package_of(module: str) -> str:
     """Answer the protobuf package of a module: its own name, and a version."""
     parts = [re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in module.split(".")]
@@ -111,26 +101,9 @@ def shapes_of(workflow: WorkflowType, shaper: Shaper) -> WorkflowShapes:
     )
 
 
-def find_messages(workflow: WorkflowType, siblings: Iterable[WorkflowType]) -> WorkflowMessages | None:
-    """Answer the messages of a workflow by the lock beside its module; None: it is not in one, or there is none.
-
-    ``siblings`` are the module's workflows. Raises `DefinitionError` when the lock cannot be read, or is behind the
-    code.
-    """
-    module = sys.modules.get(workflow.function.__module__)
-    path = None if module is None else lock_path(module)
-    if module is None or path is None:
-        return None
-    try:
-        stamp = path.stat().st_mtime_ns
-    except OSError:
-        return None
-    found = _load(path, stamp, module.__name__, tuple(siblings))
-    return found.workflows.get(workflow.name)
-
-
 @functools.lru_cache(maxsize=256)
-def _load(path: Path, stamp: int, module: str, workflows: Sequence[WorkflowType]) -> ModuleMessages:
+def load_messages(path: Path, stamp: int, module: str, workflows: Sequence[WorkflowType]) -> ModuleMessages:
+    """Return the messages in a lock file as it is at this ``stamp``. Raises `DefinitionError`."""
     del stamp  # A part of the key: another file.
     lock = Lock.read(path)
     shaper = Shaper()

@@ -203,7 +203,7 @@ class WorkflowRunner:
         # The context holds the run that holds it: memory would be free again only when the collector finds that.
         self._context = contextvars.Context()
 
-    # What authoring verbs call while the code runs (mendflow.context.RunPort).
+    # What authoring verbs call while the code runs (mendflow.authoring.context.RunPort).
 
     @property
     def time(self) -> float:

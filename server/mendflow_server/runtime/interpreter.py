@@ -24,8 +24,7 @@ def collect_less() -> None:
     """Make the garbage collector look at less, less often. By default it takes a third of the server's time.
 
     What the start has left stays until the end. A workflow's memory is free as soon as it is evicted, without the
-    collector.
+    collector. Only one object in 60 of the start is garbage, so a collection before would take 40 ms and free no page.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)

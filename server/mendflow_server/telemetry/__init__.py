@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mendflow_server.telemetry.exporter import build_exporter
 from mendflow_server.telemetry.log_observer import LogsAndSpans
-from mendflow_server.telemetry.spans import SpanProjector, build_exporter
 from mendflow_server.telemetry.trace_context import attempt_context, trace_from_metadata
 
 if TYPE_CHECKING:
     from mendflow_server.telemetry.observer import Observer
+    from mendflow_server.telemetry.spans import SpanProjector
 
-__all__ = ["SpanProjector", "attempt_context", "build_exporter", "build_observer", "trace_from_metadata"]
+__all__ = ["attempt_context", "build_exporter", "build_observer", "trace_from_metadata"]
 
 
 def build_observer(spans: SpanProjector | None) -> Observer:

@@ -8,7 +8,6 @@ from a queue of bounded size.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import SpanContext
 
-__all__ = ["SpanProjector", "build_exporter"]
+__all__ = ["OTLPSpanExporter", "SpanProjector", "build_projector", "console_exporter"]
 
 log = structlog.get_logger("mendflow.telemetry")
 
@@ -184,34 +183,13 @@ def _decision(decision: failure_pb2.RetryDecision) -> dict[str, Any]:
     return attributes
 
 
-def build_exporter() -> SpanProjector | None:
-    """Answer the projector that the standard OTEL_ variables ask for; None when they ask for none.
-
-    OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT says where
-    to send (over gRPC), OTEL_TRACES_EXPORTER=console prints, =none or
-    OTEL_SDK_DISABLED=true turns it off. The others are OpenTelemetry's own.
-    """
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return None
-    chosen = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
-    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if chosen == "none" or (chosen in ("", "otlp") and not endpoint):
-        return None
-    if chosen == "console":
-        # A span is a line, as a log event is.
-        return _projector(
-            lambda: ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n")
-        )
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if chosen not in ("", "otlp") or protocol not in (None, "", "grpc"):
-        log.warning(
-            "spans_not_exported", exporter=chosen or "otlp", protocol=protocol, supported="otlp over grpc, console"
-        )
-        return None
-    return _projector(OTLPSpanExporter)
+def console_exporter() -> SpanExporter:
+    """Return what prints each span as one line, as a log event is."""
+    return ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n")
 
 
-def _projector(build: Callable[[], SpanExporter]) -> SpanProjector | None:
+def build_projector(build: Callable[[], SpanExporter]) -> SpanProjector | None:
+    """Return the projector that hands spans to the exporter built; None, and a warning, for a bad OTEL_ variable."""
     resource = Resource.create()
     if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: names.SERVICE}))
