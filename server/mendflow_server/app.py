@@ -219,10 +219,6 @@ class App:
         await self.supervisor.recover()
         self.health.probe()  # The monitor looks again only 20 ms later.
 
-    async def _recover(self) -> None:
-        await self.supervisor.recover()
-        self.health.probe()  # The monitor would look only 20 ms later.
-
     def _run(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)

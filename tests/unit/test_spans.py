@@ -25,7 +25,7 @@ from mendflow_server.telemetry.trace_context import attempt_span_id, workflow_sp
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mendflow_server.telemetry import SpanProjector
+    from mendflow_server.telemetry.spans import SpanProjector
 
 TRACE_ID, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 UID = "0b9c1f6e"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mendflow.codec.values import JsonType
 from mendflow.errors import DefinitionError
@@ -16,7 +16,7 @@ from mendflow.protogen.lock_path import COMMAND
 from mendflow.protogen.schema import Shaper, camel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from mendflow.codec import ValueType
