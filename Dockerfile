@@ -15,14 +15,14 @@ FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Mendflow" \
       org.opencontainers.image.description="A workflow engine: durable steps, retries and recovery behind one gRPC server" \
       org.opencontainers.image.licenses="Apache-2.0"
-# The number, not the name, is what a volume's files and Kubernetes' runAsUser go by.
+# A volume's files and Kubernetes' runAsUser use the number, not the name.
 RUN groupadd --gid 10001 mendflow \
     && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin mendflow \
     && install --directory --owner=10001 --group=10001 /data
 COPY --from=build /opt/mendflow /opt/mendflow
 COPY examples /app/examples
 WORKDIR /app
-# Workflow modules are imported from /app: mount your own there, or build on this image and copy them in.
+# Python imports workflow modules from /app. Mount your own there, or copy them into an image built on this one.
 ENV PATH=/opt/mendflow/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -30,8 +30,8 @@ ENV PATH=/opt/mendflow/bin:$PATH \
     MENDFLOW_STORE=sqlite:////data/mendflow.db \
     MENDFLOW_GRPC_ADDRESS=0.0.0.0:50051 \
     MENDFLOW_HTTP_ADDRESS=0.0.0.0:3000
-# A container's ports are only of use beyond loopback, and there the server speaks without TLS and asks nobody who they
-# are: whoever reaches 50051 can start, read and end every workflow. Publish the ports to trusted networks only.
+# No client outside the container reaches its loopback, so the server listens beyond it, without TLS and authentication.
+# Every client that reaches 50051 can start, read and end every workflow. Publish the ports to trusted networks only.
 ENV MENDFLOW_INSECURE=1
 USER 10001:10001
 VOLUME /data
