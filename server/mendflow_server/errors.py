@@ -4,37 +4,35 @@
 
     Refusal
     ├── the caller's fault
-    │   ├── InvalidFields            INVALID_FIELD           INVALID_ARGUMENT
+    │   ├── InvalidFields            INVALID_FIELD
     │   │   └── InvalidField         (the same, of one field)
-    │   ├── UnknownWorkflowType      UNKNOWN_WORKFLOW_TYPE   INVALID_ARGUMENT
-    │   ├── InputMismatch            INPUT_MISMATCH          INVALID_ARGUMENT
-    │   ├── InvalidPageToken         INVALID_PAGE_TOKEN      INVALID_ARGUMENT
-    │   ├── TooLarge                 TOO_LARGE               INVALID_ARGUMENT
-    │   ├── WorkflowNotFound         WORKFLOW_NOT_FOUND      NOT_FOUND
-    │   ├── AlreadyStarted           ALREADY_STARTED         ALREADY_EXISTS
-    │   ├── WorkflowEnded            WORKFLOW_ENDED          FAILED_PRECONDITION
-    │   ├── WrongState               WRONG_STATE             FAILED_PRECONDITION
-    │   ├── MessagesNotExported      MESSAGES_NOT_EXPORTED   FAILED_PRECONDITION
-    │   ├── SequenceBeyondEnd        SEQUENCE_BEYOND_END     OUT_OF_RANGE
-    │   └── HistoryPurged            HISTORY_PURGED          OUT_OF_RANGE
+    │   ├── UnknownWorkflowType      UNKNOWN_WORKFLOW_TYPE
+    │   ├── InputMismatch            INPUT_MISMATCH
+    │   ├── InvalidPageToken         INVALID_PAGE_TOKEN
+    │   ├── TooLarge                 TOO_LARGE
+    │   ├── WorkflowNotFound         WORKFLOW_NOT_FOUND
+    │   ├── AlreadyStarted           ALREADY_STARTED
+    │   ├── WorkflowEnded            WORKFLOW_ENDED
+    │   ├── WrongState               WRONG_STATE
+    │   ├── MessagesNotExported      MESSAGES_NOT_EXPORTED
+    │   ├── SequenceBeyondEnd        SEQUENCE_BEYOND_END
+    │   └── HistoryPurged            HISTORY_PURGED
     ├── not now
-    │   ├── TooManySignals           TOO_MANY_SIGNALS        RESOURCE_EXHAUSTED
-    │   ├── TooManyWatches           TOO_MANY_WATCHES        RESOURCE_EXHAUSTED
-    │   ├── TooManyWorkflowsInMemory TOO_MANY_WORKFLOWS_IN_MEMORY RESOURCE_EXHAUSTED
-    │   ├── Draining                 DRAINING                UNAVAILABLE
-    │   └── StoreNotCommitting       STORE_UNAVAILABLE       UNAVAILABLE
+    │   ├── TooManySignals           TOO_MANY_SIGNALS
+    │   ├── TooManyWatches           TOO_MANY_WATCHES
+    │   ├── TooManyWorkflowsInMemory TOO_MANY_WORKFLOWS_IN_MEMORY
+    │   ├── Draining                 DRAINING
+    │   └── StoreNotCommitting       STORE_UNAVAILABLE
     └── ours
-        └── InternalFault            INTERNAL                INTERNAL
+        └── InternalFault            INTERNAL
 
-Code raises; `to_status` is the one place where a refusal becomes a status.
+Code raises; `mendflow_server.api.status_codes` has the status code of each reason, and is the one place where a refusal
+becomes a status.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
-
-import grpc
-from google.rpc import error_details_pb2, status_pb2
 
 from mendflow.v1 import workflow_pb2
 
@@ -42,7 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
-    "DOMAIN",
+    "METADATA_BYTES",
+    "RESOURCE_BYTES",
     "AlreadyStarted",
     "Draining",
     "HistoryPurged",
@@ -63,23 +62,13 @@ __all__ = [
     "WorkflowEnded",
     "WorkflowNotFound",
     "WrongState",
-    "to_status",
+    "truncate",
 ]
 
-#: ErrorInfo.domain of every refusal.
-DOMAIN: Final = "mendflow"
-
-_RESOURCE_TYPE: Final = "mendflow.v1.Workflow"
-
-# A status travels in the trailers, of which gRPC takes 8 KiB by default; above
-# that the caller sees RESOURCE_EXHAUSTED instead of the refusal. The message
-# goes twice (percent-encoded, and inside the details, which are base64).
-_MESSAGE_BYTES: Final = 600
-_DESCRIPTION_BYTES: Final = 300
-_FIELD_BYTES: Final = 150
-_METADATA_BYTES: Final = 600
-_RESOURCE_BYTES: Final = 250
-_VIOLATIONS_BYTES: Final = 1_500
+#: The longest value of ErrorInfo.metadata, in bytes of UTF-8.
+METADATA_BYTES: Final = 600
+#: The longest workflow_id or type name that a message quotes, in bytes of UTF-8.
+RESOURCE_BYTES: Final = 250
 
 _SOON: Final = 1.0
 
@@ -87,7 +76,6 @@ _SOON: Final = 1.0
 class Refusal(Exception):
     """The root: something that was asked for is not done, and the caller is told why."""
 
-    code: ClassVar[grpc.StatusCode]
     reason: ClassVar[str]
 
     def __init__(
@@ -113,7 +101,6 @@ class Refusal(Exception):
 class InvalidFields(Refusal):
     """Fields of the request are malformed; all of them are named."""
 
-    code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INVALID_FIELD"
 
     def __init__(self, violations: Iterable[tuple[str, str]]) -> None:
@@ -133,7 +120,6 @@ class InvalidField(InvalidFields):
 class UnknownWorkflowType(Refusal):
     """No such workflow type is served here."""
 
-    code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "UNKNOWN_WORKFLOW_TYPE"
 
     def __init__(self, name: str, served: Iterable[str]) -> None:
@@ -141,7 +127,7 @@ class UnknownWorkflowType(Refusal):
         super().__init__(
             message,
             violations=[("workflow_type", message)],
-            metadata={"served": _join(sorted(served), _METADATA_BYTES)},
+            metadata={"served": _join(sorted(served), METADATA_BYTES)},
         )
         self.name = name
 
@@ -149,7 +135,6 @@ class UnknownWorkflowType(Refusal):
 class InputMismatch(Refusal):
     """A value does not fit the schema. ``problems`` are (path, description) inside ``field``."""
 
-    code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INPUT_MISMATCH"
 
     def __init__(self, problems: Iterable[tuple[str, str]], field: str = "input") -> None:
@@ -164,7 +149,6 @@ class InputMismatch(Refusal):
 class InvalidPageToken(Refusal):
     """The page token is not one of this server's, or was given out for another question."""
 
-    code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INVALID_PAGE_TOKEN"
 
     def __init__(self, description: str = "not a page token of this server") -> None:
@@ -174,7 +158,6 @@ class InvalidPageToken(Refusal):
 class TooLarge(Refusal):
     """Something is larger than its limit. ``unit`` says of what."""
 
-    code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "TOO_LARGE"
 
     def __init__(self, field: str, size: int, limit: int, unit: str = "bytes") -> None:
@@ -189,7 +172,6 @@ class TooLarge(Refusal):
 class WorkflowNotFound(Refusal):
     """There is no workflow of this id."""
 
-    code = grpc.StatusCode.NOT_FOUND
     reason = "WORKFLOW_NOT_FOUND"
 
     def __init__(self, workflow_id: str) -> None:
@@ -199,7 +181,6 @@ class WorkflowNotFound(Refusal):
 class AlreadyStarted(Refusal):
     """The id is taken by a workflow of another type or input; ``differs`` is "type" or "input"."""
 
-    code = grpc.StatusCode.ALREADY_EXISTS
     reason = "ALREADY_STARTED"
 
     def __init__(self, workflow_id: str, differs: str) -> None:
@@ -213,7 +194,6 @@ class AlreadyStarted(Refusal):
 class WorkflowEnded(Refusal):
     """The workflow has ended; ``state`` is a number of WorkflowState."""
 
-    code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "WORKFLOW_ENDED"
 
     def __init__(self, workflow_id: str, state: int) -> None:
@@ -227,7 +207,6 @@ class WorkflowEnded(Refusal):
 class WrongState(Refusal):
     """The verb needs another state; ``state`` is a number of WorkflowState."""
 
-    code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "WRONG_STATE"
 
     def __init__(self, workflow_id: str, state: int, message: str = "") -> None:
@@ -241,7 +220,6 @@ class WrongState(Refusal):
 class MessagesNotExported(Refusal):
     """A message came where the type takes JSON, for its messages were not exported; ``command`` does that."""
 
-    code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "MESSAGES_NOT_EXPORTED"
 
     def __init__(self, workflow_type: str, command: str, field: str) -> None:
@@ -255,7 +233,6 @@ class MessagesNotExported(Refusal):
 class SequenceBeyondEnd(Refusal):
     """A watch from after a sequence that the history has not reached."""
 
-    code = grpc.StatusCode.OUT_OF_RANGE
     reason = "SEQUENCE_BEYOND_END"
 
     def __init__(self, workflow_id: str, asked: int, last: int) -> None:
@@ -270,7 +247,6 @@ class SequenceBeyondEnd(Refusal):
 class HistoryPurged(Refusal):
     """The events asked for were purged; ``first`` is the oldest sequence there is."""
 
-    code = grpc.StatusCode.OUT_OF_RANGE
     reason = "HISTORY_PURGED"
 
     def __init__(self, workflow_id: str, first: int) -> None:
@@ -284,7 +260,6 @@ class HistoryPurged(Refusal):
 class TooManySignals(Refusal):
     """As many signals as the limit allows wait to be taken by the workflow."""
 
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_SIGNALS"
 
     def __init__(self, workflow_id: str, limit: int) -> None:
@@ -298,7 +273,6 @@ class TooManySignals(Refusal):
 class TooManyWatches(Refusal):
     """As many watches as the limit allows are open here."""
 
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_WATCHES"
 
     def __init__(self, limit: int, *, retry_after: float = _SOON) -> None:
@@ -308,7 +282,6 @@ class TooManyWatches(Refusal):
 class TooManyWorkflowsInMemory(Refusal):
     """As many workflows as the limit allows are open in memory here."""
 
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_WORKFLOWS_IN_MEMORY"
 
     def __init__(self, limit: int, *, retry_after: float = _SOON) -> None:
@@ -320,7 +293,6 @@ class TooManyWorkflowsInMemory(Refusal):
 class Draining(Refusal):
     """The server drains: ask again, here or elsewhere."""
 
-    code = grpc.StatusCode.UNAVAILABLE
     reason = "DRAINING"
 
     def __init__(self, *, retry_after: float = _SOON) -> None:
@@ -330,7 +302,6 @@ class Draining(Refusal):
 class StoreNotCommitting(Refusal):
     """The store does not commit: what was asked for may or may not have taken place."""
 
-    code = grpc.StatusCode.UNAVAILABLE
     reason = "STORE_UNAVAILABLE"
 
     def __init__(self, why: str = "", *, retry_after: float = _SOON) -> None:
@@ -344,7 +315,6 @@ class StoreNotCommitting(Refusal):
 class InternalFault(Refusal):
     """A fault of the server's own; the log has it under ``error_id``."""
 
-    code = grpc.StatusCode.INTERNAL
     reason = "INTERNAL"
 
     def __init__(self, error_id: str) -> None:
@@ -352,42 +322,6 @@ class InternalFault(Refusal):
             f"a fault of the server's own; its log has it under {error_id}", metadata={"error_id": error_id}
         )
         self.error_id = error_id
-
-
-def to_status(refusal: Refusal) -> status_pb2.Status:
-    """Make the status with its details, small enough for gRPC's trailers whatever the caller sent."""
-    number: int = refusal.code.value[0]
-    status = status_pb2.Status(code=number, message=_cut(refusal.message, _MESSAGE_BYTES))
-    info = error_details_pb2.ErrorInfo(
-        reason=refusal.reason,
-        domain=DOMAIN,
-        metadata={name: _cut(value, _METADATA_BYTES) for name, value in refusal.metadata.items()},
-    )
-    status.details.add().Pack(info)
-    if refusal.violations:
-        status.details.add().Pack(_bad_request(refusal.violations))
-    if refusal.retry_after is not None:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromNanoseconds(round(refusal.retry_after * 1_000_000_000))
-        status.details.add().Pack(retry)
-    if refusal.resource is not None:
-        resource = error_details_pb2.ResourceInfo(
-            resource_type=_RESOURCE_TYPE, resource_name=_cut(refusal.resource, _RESOURCE_BYTES)
-        )
-        status.details.add().Pack(resource)
-    return status
-
-
-def _bad_request(violations: Sequence[tuple[str, str]]) -> error_details_pb2.BadRequest:
-    bad_request = error_details_pb2.BadRequest()
-    for told, (field, description) in enumerate(violations):
-        if bad_request.ByteSize() > _VIOLATIONS_BYTES:
-            bad_request.field_violations.add(description=f"and {len(violations) - told} more")
-            break
-        bad_request.field_violations.add(
-            field=_cut(field, _FIELD_BYTES), description=_cut(description, _DESCRIPTION_BYTES)
-        )
-    return bad_request
 
 
 def _inside(field: str, path: str) -> str:
@@ -405,7 +339,7 @@ def _state_name(state: int) -> str:
 
 
 def _quote(text: str) -> str:
-    return f'"{_cut(text, _RESOURCE_BYTES)}"'
+    return f'"{truncate(text, RESOURCE_BYTES)}"'
 
 
 def _join(names: Sequence[str], limit: int) -> str:
@@ -419,8 +353,8 @@ def _join(names: Sequence[str], limit: int) -> str:
     return joined
 
 
-def _cut(text: str, limit: int) -> str:
-    """At most ``limit`` bytes of UTF-8, with a sign where something was left out."""
+def truncate(text: str, limit: int) -> str:
+    """Return at most ``limit`` bytes of UTF-8, ending in "…" when something was left out."""
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= limit:
         return text

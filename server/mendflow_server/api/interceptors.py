@@ -12,7 +12,8 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from mendflow_server.errors import InternalFault, InvalidFields, Refusal, StoreNotCommitting, to_status
+from mendflow_server.api.status_codes import status_code_of, to_status
+from mendflow_server.errors import InternalFault, InvalidFields, Refusal, StoreNotCommitting
 from mendflow_server.store.interface import CommitUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -138,4 +139,4 @@ def _each(parse: Callable[[bytes], Any]) -> Callable[[Any], Any]:
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) -> NoReturn:
     status = to_status(refusal)
-    await context.abort(refusal.code, status.message, ((_DETAILS_KEY, status.SerializeToString()),))
+    await context.abort(status_code_of(refusal), status.message, ((_DETAILS_KEY, status.SerializeToString()),))

@@ -19,6 +19,7 @@ from mendflow_server.api.page_tokens import (
     workflows_token,
 )
 from mendflow_server.api.shield import Finisher
+from mendflow_server.api.status_codes import to_status
 from mendflow_server.api.validation import (
     check_batch,
     check_cancel,
@@ -33,7 +34,6 @@ from mendflow_server.api.validation import (
     decode_signal,
     definition_of,
 )
-from mendflow_server.errors import to_status
 from mendflow_server.history.state import FINAL_STATES
 from mendflow_server.store.interface import Cursor
 
