@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendflow_server.health.monitor import LIVENESS, HealthMonitor, Signals
+from mendflow_server.health.monitor import HealthMonitor, Signals
+from mendflow_server.health.servicer import LIVENESS
 from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.settings import load_settings
 

@@ -14,31 +14,22 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mendflow_server.health.servicer import LIVENESS, READY_NAMES, HealthServicer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.settings import Settings
 
-__all__ = ["LIVENESS", "HealthMonitor", "HealthServicer", "Signals", "Verdict", "judge"]
+__all__ = ["HealthMonitor", "Signals", "Verdict", "judge"]
 
 log = structlog.get_logger("mendflow.health")
 
-#: The name under which grpc.health.v1 answers whether the process is alive.
-LIVENESS: Final = "liveness"
-READY_NAMES: Final = ("", "mendflow.v1.WorkflowService", "mendflow.v1.OperatorService")
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-
-#: As much of an unknown service's name is told back.
-LONGEST_NAME: Final = 100
 #: How often the monitor looks, in seconds; a longer gap is the loop's lag.
 LOOK: Final = 0.5
 
@@ -97,50 +88,6 @@ def judge(signals: Signals, loop_lag: float, settings: Settings) -> tuple[Verdic
     return Verdict(not reasons, tuple(reasons)), Verdict(not stuck, tuple(stuck))
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):
-    """grpc.health.v1. Every watcher is told of every change, whoever else comes and goes."""
-
-    def __init__(self) -> None:
-        self._statuses: dict[str, int] = dict.fromkeys((*READY_NAMES, LIVENESS), NOT_SERVING)
-        self._watchers: set[asyncio.Event] = set()
-
-    def set(self, service: str, status: int) -> None:
-        """Set a service's status, and tell who watches."""
-        if self._statuses.get(service) != status:
-            self._statuses[service] = status
-            for watcher in self._watchers:
-                watcher.set()
-
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:  # noqa: N802 - the rpc's name
-        """Answer a service's status. NOT_FOUND: there is no such service."""
-        status = self._statuses.get(request.service)
-        if status is None:
-            known = ", ".join(repr(name) for name in self._statuses)
-            # Cut: a status that is larger than the headers may be breaks the stream.
-            asked = request.service if len(request.service) <= LONGEST_NAME else f"{request.service[:LONGEST_NAME]}…"
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {asked!r}; known are {known}")
-        return health_pb2.HealthCheckResponse(status=status)
-
-    async def Watch(  # noqa: N802 - the rpc's name
-        self, request: health_pb2.HealthCheckRequest, context: Any
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Answer a service's status, and again whenever it changes."""
-        del context
-        changed = asyncio.Event()
-        self._watchers.add(changed)
-        last = None
-        try:
-            while True:
-                changed.clear()
-                status = self._statuses.get(request.service, UNKNOWN)
-                if status != last:
-                    last = status
-                    yield health_pb2.HealthCheckResponse(status=status)
-                await changed.wait()
-        finally:
-            self._watchers.discard(changed)
-
-
 class HealthMonitor:
     """Looks at the signals and says what they mean."""
 
@@ -170,9 +117,9 @@ class HealthMonitor:
                 log.info("ready_again")
             self.ready = ready
             self._never_ready = False
-        self.servicer.set(LIVENESS, SERVING if self.alive.ok else NOT_SERVING)
+        self.servicer.set(LIVENESS, serving=self.alive.ok)
         for name in READY_NAMES:
-            self.servicer.set(name, SERVING if self.ready.ok else NOT_SERVING)
+            self.servicer.set(name, serving=self.ready.ok)
 
     async def run(self) -> None:
         """Look every now and then, until cancelled. A start is noticed at once."""
