@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from mendflow.v1.workflow_service_pb2 import WatchWorkflowResponse
     from mendflow_server.store.interface import Cursor, Filter, Page, Row
 
-__all__ = ["Begun", "Ending", "EnginePort", "Limits", "StartCommand"]
+__all__ = ["Begun", "Ending", "StartCommand", "WorkflowEngine"]
 
 
-class EnginePort(Protocol):
+class WorkflowEngine(Protocol):
     """The engine as the services see it. Its refusals are those of `mendflow_server.errors`."""
 
     @property
@@ -73,59 +73,3 @@ class EnginePort(Protocol):
         self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int]
     ) -> AsyncIterator[WatchWorkflowResponse]:
         """Answer the frames; refusals are raised before the first one."""
-
-
-class Limits(Protocol):
-    """The settings that the services check requests against and publish."""
-
-    @property
-    def payload_limit(self) -> int:
-        """Bytes of an input, an output, a signal's data."""
-
-    @property
-    def request_limit(self) -> int:
-        """Bytes of a request message."""
-
-    @property
-    def history_limit(self) -> int:
-        """Events in one history."""
-
-    @property
-    def batch_limit(self) -> int:
-        """Starts in one batch."""
-
-    @property
-    def page_limit(self) -> int:
-        """Entries on a page."""
-
-    @property
-    def untaken_signals_limit(self) -> int:
-        """Signals of one workflow that wait to be taken."""
-
-    @property
-    def watch_limit(self) -> int:
-        """Watches open at once."""
-
-    @property
-    def workflows_in_memory_limit(self) -> int:
-        """Workflows in memory at once."""
-
-    @property
-    def attempt_slots(self) -> int:
-        """Attempts of async steps at once."""
-
-    @property
-    def thread_slots(self) -> int:
-        """Attempts of plain def steps at once."""
-
-    @property
-    def wait_limit(self) -> float:
-        """Seconds of the longest wait."""
-
-    @property
-    def labels_limit(self) -> int:
-        """Labels on one workflow."""
-
-    @property
-    def workflow_id_length(self) -> int:
-        """Characters in a workflow_id."""

@@ -12,7 +12,8 @@ from mendflow_server.api.validation import check_operator
 if TYPE_CHECKING:
     import grpc
 
-    from mendflow_server.api.interfaces import EnginePort, Limits
+    from mendflow_server.api.interfaces import WorkflowEngine
+    from mendflow_server.settings import Settings
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -22,16 +23,16 @@ __all__ = ["OperatorService"]
 class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
     """The handlers; each checks, asks the engine and describes."""
 
-    def __init__(self, engine: EnginePort, limits: Limits) -> None:
+    def __init__(self, engine: WorkflowEngine, settings: Settings) -> None:
         self._engine = engine
-        self._limits = limits
+        self._settings = settings
         self._finisher = Finisher()
 
     async def ResumeWorkflow(
         self, request: operator_service_pb2.ResumeWorkflowRequest, context: Context
     ) -> operator_service_pb2.ResumeWorkflowResponse:
         """Let a stopped workflow go on."""
-        asked = check_operator(request, self._limits)
+        asked = check_operator(request, self._settings)
         row = await self._finisher.finish(
             self._engine.resume(asked.workflow_id, reason=asked.reason, actor=context.peer())
         )
@@ -41,7 +42,7 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
         self, request: operator_service_pb2.TerminateWorkflowRequest, context: Context
     ) -> operator_service_pb2.TerminateWorkflowResponse:
         """End a workflow at once."""
-        asked = check_operator(request, self._limits)
+        asked = check_operator(request, self._settings)
         row = await self._finisher.finish(
             self._engine.terminate(asked.workflow_id, reason=asked.reason, actor=context.peer())
         )

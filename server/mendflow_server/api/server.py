@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor_pool import DescriptorPool
 
-    from mendflow_server.api.interfaces import Limits
     from mendflow_server.api.operator_service import OperatorService
     from mendflow_server.api.workflow_service import WorkflowService
+    from mendflow_server.settings import Settings
 
 __all__ = ["SERVICE_NAMES", "CannotListen", "build_grpc_server"]
 
@@ -41,7 +41,7 @@ class CannotListen(Exception):
 
 
 def build_grpc_server(
-    limits: Limits,
+    settings: Settings,
     address: str,
     *,
     workflow_service: WorkflowService,
@@ -56,7 +56,7 @@ def build_grpc_server(
     Raises `CannotListen`.
     """
     refuse_forked_child()
-    server = grpc.aio.server(interceptors=(StatusInterceptor(),), options=_options(limits))
+    server = grpc.aio.server(interceptors=(StatusInterceptor(),), options=_options(settings))
     uses_grpc(server)
     unregistered: Any = _Unregistered(server)
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflow_service, unregistered)
@@ -98,14 +98,14 @@ def _cannot_listen(address: str) -> str:
     )
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
+def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
         # By default a second server could bind the same port and take half the calls.
         ("grpc.so_reuseport", 0),
         # By default a burst of more than 1,000 calls is thinned out, with CANCELLED, before anyone here sees them.
         ("grpc.server.max_pending_requests", 20_000),
         ("grpc.server.max_pending_requests_hard_limit", 30_000),
-        ("grpc.max_receive_message_length", limits.request_limit),
+        ("grpc.max_receive_message_length", settings.request_limit),
         # Replies are bounded where they are made; gRPC shall not cut a large input and output together.
         ("grpc.max_send_message_length", -1),
         # Clients may ping each 10 s, also without a call; a little less, since pings do not arrive evenly.

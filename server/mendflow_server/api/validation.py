@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mendflow.codec import ValueType
     from mendflow.v1 import operator_service_pb2, workflow_service_pb2
     from mendflow.v1.payload_pb2 import Payload
-    from mendflow_server.api.interfaces import Limits
+    from mendflow_server.settings import Settings
 
     Violations = list[tuple[str, str]]
 
@@ -122,52 +122,52 @@ class Cancel:
     reason: str
 
 
-def check_start(request: workflow_service_pb2.StartWorkflowRequest, limits: Limits) -> Start:
+def check_start(request: workflow_service_pb2.StartWorkflowRequest, settings: Settings) -> Start:
     """Check a start's form and size. A missing id is derived from the request_id."""
     violations: Violations = []
     workflow_id = request.workflow_id
     request_id = request.request_id
     if workflow_id:
-        _check_id(violations, "workflow_id", workflow_id, limits.workflow_id_length)
+        _check_id(violations, "workflow_id", workflow_id, settings.workflow_id_length)
     if request_id:
         _check_id(violations, "request_id", request_id, _REQUEST_ID_LENGTH)
         workflow_id = workflow_id or _REQUEST_ID_PREFIX + request_id
     if not request.workflow_type:
         violations.append(("workflow_type", "is required"))
-    labels = _check_labels(violations, request.labels, limits) if request.labels else {}
-    wait = _check_wait(violations, request.wait, limits) if request.HasField("wait") else None
+    labels = _check_labels(violations, request.labels, settings) if request.labels else {}
+    wait = _check_wait(violations, request.wait, settings) if request.HasField("wait") else None
     if violations:
         raise InvalidFields(violations)
     if request.HasField("input"):
-        _check_size("input", request.input, limits)
+        _check_size("input", request.input, settings)
     return Start(workflow_id, labels, wait)
 
 
-def check_batch(request: workflow_service_pb2.BatchStartWorkflowsRequest, limits: Limits) -> None:
+def check_batch(request: workflow_service_pb2.BatchStartWorkflowsRequest, settings: Settings) -> None:
     """Check what concerns the batch as a whole; its starts are checked one by one."""
     count = len(request.requests)
     if not count:
         raise InvalidFields([("requests", "is required: at least one")])
-    if count > limits.batch_limit:
-        raise InvalidFields([("requests", f"has {count} starts; at most {limits.batch_limit} are taken")])
+    if count > settings.batch_limit:
+        raise InvalidFields([("requests", f"has {count} starts; at most {settings.batch_limit} are taken")])
     waiting = [index for index, start in enumerate(request.requests) if start.HasField("wait")]
     if waiting:
         raise InvalidFields([(f"requests[{index}].wait", "must be absent in a batch") for index in waiting])
 
 
-def check_get(request: workflow_service_pb2.GetWorkflowRequest, limits: Limits) -> Get:
+def check_get(request: workflow_service_pb2.GetWorkflowRequest, settings: Settings) -> Get:
     """Check a get."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
-    wait = _check_wait(violations, request.wait, limits) if request.HasField("wait") else 0.0
+    _check_workflow_id(violations, request.workflow_id, settings)
+    wait = _check_wait(violations, request.wait, settings) if request.HasField("wait") else 0.0
     _raise(violations)
     return Get(request.workflow_id, wait)
 
 
-def check_watch(request: workflow_service_pb2.WatchWorkflowRequest, limits: Limits) -> Watch:
+def check_watch(request: workflow_service_pb2.WatchWorkflowRequest, settings: Settings) -> Watch:
     """Check a watch."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
+    _check_workflow_id(violations, request.workflow_id, settings)
     if request.after_sequence < 0:
         violations.append(("after_sequence", "must not be negative"))
     _check_enum(violations, "kinds", request.kinds, _KINDS, "EventKind")
@@ -175,14 +175,14 @@ def check_watch(request: workflow_service_pb2.WatchWorkflowRequest, limits: Limi
     return Watch(request.workflow_id, request.after_sequence, frozenset(request.kinds))
 
 
-def check_list_workflows(request: workflow_service_pb2.ListWorkflowsRequest, limits: Limits) -> ListWorkflows:
+def check_list_workflows(request: workflow_service_pb2.ListWorkflowsRequest, settings: Settings) -> ListWorkflows:
     """Check a list and its filter."""
     violations: Violations = []
-    page_size = _check_page_size(violations, request.page_size, limits)
+    page_size = _check_page_size(violations, request.page_size, settings)
     if request.workflow_type:
         _check_text(violations, "workflow_type", request.workflow_type, _TYPE_NAME_LENGTH)
     _check_enum(violations, "states", request.states, _STATES, "WorkflowState")
-    labels = _check_labels(violations, request.labels, limits)
+    labels = _check_labels(violations, request.labels, settings)
     since = until = None
     if request.HasField("create_time_from"):
         since = _check_time(violations, "create_time_from", request.create_time_from)
@@ -199,27 +199,27 @@ def check_list_workflows(request: workflow_service_pb2.ListWorkflowsRequest, lim
     return ListWorkflows(condition, page_size)
 
 
-def check_list_events(request: workflow_service_pb2.ListEventsRequest, limits: Limits) -> PageOf:
+def check_list_events(request: workflow_service_pb2.ListEventsRequest, settings: Settings) -> PageOf:
     """Check a list of events."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
-    page_size = _check_page_size(violations, request.page_size, limits)
+    _check_workflow_id(violations, request.workflow_id, settings)
+    page_size = _check_page_size(violations, request.page_size, settings)
     _raise(violations)
     return PageOf(request.workflow_id, page_size)
 
 
-def check_list_types(request: workflow_service_pb2.ListWorkflowTypesRequest, limits: Limits) -> int:
+def check_list_types(request: workflow_service_pb2.ListWorkflowTypesRequest, settings: Settings) -> int:
     """Check a list of types and answer its page size."""
     violations: Violations = []
-    page_size = _check_page_size(violations, request.page_size, limits)
+    page_size = _check_page_size(violations, request.page_size, settings)
     _raise(violations)
     return page_size
 
 
-def check_signal(request: workflow_service_pb2.SignalWorkflowRequest, limits: Limits) -> None:
+def check_signal(request: workflow_service_pb2.SignalWorkflowRequest, settings: Settings) -> None:
     """Check a signal's form and size."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
+    _check_workflow_id(violations, request.workflow_id, settings)
     if request.name:
         _check_id(violations, "name", request.name, _SIGNAL_NAME_LENGTH)
     else:
@@ -228,13 +228,13 @@ def check_signal(request: workflow_service_pb2.SignalWorkflowRequest, limits: Li
         _check_id(violations, "request_id", request.request_id, _REQUEST_ID_LENGTH)
     _raise(violations)
     if request.HasField("data"):
-        _check_size("data", request.data, limits)
+        _check_size("data", request.data, settings)
 
 
-def check_cancel(request: workflow_service_pb2.CancelWorkflowRequest, limits: Limits) -> Cancel:
+def check_cancel(request: workflow_service_pb2.CancelWorkflowRequest, settings: Settings) -> Cancel:
     """Check a cancel."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
+    _check_workflow_id(violations, request.workflow_id, settings)
     _check_text(violations, "reason", request.reason, _REASON_LENGTH)
     if request.request_id:
         _check_id(violations, "request_id", request.request_id, _REQUEST_ID_LENGTH)
@@ -244,11 +244,11 @@ def check_cancel(request: workflow_service_pb2.CancelWorkflowRequest, limits: Li
 
 def check_operator(
     request: operator_service_pb2.ResumeWorkflowRequest | operator_service_pb2.TerminateWorkflowRequest,
-    limits: Limits,
+    settings: Settings,
 ) -> Cancel:
     """Check a resume or a terminate."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
+    _check_workflow_id(violations, request.workflow_id, settings)
     _check_text(violations, "reason", request.reason, _REASON_LENGTH)
     _raise(violations)
     return Cancel(request.workflow_id, request.reason)
@@ -310,15 +310,15 @@ def _is_null(payload: Payload) -> bool:
     return kind is None or (kind == "json" and payload.json.strip(" \t\r\n") == "null")
 
 
-def _check_size(field: str, payload: Payload, limits: Limits) -> None:
-    size = oversize(payload, limits.payload_limit)
+def _check_size(field: str, payload: Payload, settings: Settings) -> None:
+    size = oversize(payload, settings.payload_limit)
     if size:
-        raise TooLarge(field, size, limits.payload_limit)
+        raise TooLarge(field, size, settings.payload_limit)
 
 
-def _check_workflow_id(violations: Violations, workflow_id: str, limits: Limits) -> None:
+def _check_workflow_id(violations: Violations, workflow_id: str, settings: Settings) -> None:
     if workflow_id:
-        _check_id(violations, "workflow_id", workflow_id, limits.workflow_id_length)
+        _check_id(violations, "workflow_id", workflow_id, settings.workflow_id_length)
     else:
         violations.append(("workflow_id", "is required"))
 
@@ -337,9 +337,9 @@ def _check_text(violations: Violations, field: str, text: str, length: int) -> N
         violations.append((field, "must not hold the character NUL"))
 
 
-def _check_labels(violations: Violations, labels: Mapping[str, str], limits: Limits) -> dict[str, str]:
-    if len(labels) > limits.labels_limit:
-        violations.append(("labels", f"has {len(labels)} labels; at most {limits.labels_limit} are taken"))
+def _check_labels(violations: Violations, labels: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    if len(labels) > settings.labels_limit:
+        violations.append(("labels", f"has {len(labels)} labels; at most {settings.labels_limit} are taken"))
     for name, value in labels.items():
         if len(name) > _LABEL_NAME_LENGTH or not _is_label_name(name):
             violations.append(
@@ -352,21 +352,21 @@ def _check_labels(violations: Violations, labels: Mapping[str, str], limits: Lim
     return dict(labels)
 
 
-def _check_wait(violations: Violations, wait: Duration, limits: Limits) -> float:
+def _check_wait(violations: Violations, wait: Duration, settings: Settings) -> float:
     seconds, nanos = wait.seconds, wait.nanos
     if seconds < 0 or nanos < 0:
         violations.append(("wait", "must not be negative"))
     elif nanos >= _NANOS:
         violations.append(("wait", "its nanos must be below 1,000,000,000"))
-    elif seconds + nanos / _NANOS > limits.wait_limit:
-        violations.append(("wait", f"must be at most {limits.wait_limit:g} s"))
+    elif seconds + nanos / _NANOS > settings.wait_limit:
+        violations.append(("wait", f"must be at most {settings.wait_limit:g} s"))
     return seconds + nanos / _NANOS
 
 
-def _check_page_size(violations: Violations, page_size: int, limits: Limits) -> int:
+def _check_page_size(violations: Violations, page_size: int, settings: Settings) -> int:
     if page_size < 0:
         violations.append(("page_size", "must not be negative"))
-    return min(page_size or _DEFAULT_PAGE, limits.page_limit)
+    return min(page_size or _DEFAULT_PAGE, settings.page_limit)
 
 
 def _check_enum(

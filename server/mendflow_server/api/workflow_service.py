@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from mendflow.authoring.workflow import Workflow
     from mendflow.codec import ValueType
     from mendflow.v1.event_pb2 import TraceContext
-    from mendflow_server.api.interfaces import Begun, EnginePort, Limits
+    from mendflow_server.api.interfaces import Begun, WorkflowEngine
+    from mendflow_server.settings import Settings
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -69,10 +70,10 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     """
 
     def __init__(
-        self, engine: EnginePort, limits: Limits, *, trace: Callable[[Any], TraceContext], version: str
+        self, engine: WorkflowEngine, settings: Settings, *, trace: Callable[[Any], TraceContext], version: str
     ) -> None:
         self._engine = engine
-        self._limits = limits
+        self._settings = settings
         self._trace = trace
         self._version = version
         self._finisher = Finisher()
@@ -101,7 +102,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self, request: workflow_service_pb2.BatchStartWorkflowsRequest, context: Context
     ) -> workflow_service_pb2.BatchStartWorkflowsResponse:
         """Start many workflows, each with its own outcome."""
-        check_batch(request, self._limits)
+        check_batch(request, self._settings)
         begun: list[asyncio.Future[Begun] | Exception] = []
         metadata = context.invocation_metadata()
         trace = self._trace(metadata)
@@ -127,7 +128,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
         """Stream a workflow's events."""
         del context
-        asked = check_watch(request, self._limits)
+        asked = check_watch(request, self._settings)
         frames = self._engine.watch(asked.workflow_id, after_sequence=asked.after_sequence, kinds=asked.kinds)
         try:
             async for frame in frames:
@@ -142,7 +143,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> workflow_service_pb2.GetWorkflowResponse:
         """Answer one workflow, and wait for its end if asked to."""
         del context
-        asked = check_get(request, self._limits)
+        asked = check_get(request, self._settings)
         ending = await self._engine.get(asked.workflow_id, wait=asked.wait)
         return workflow_service_pb2.GetWorkflowResponse(
             workflow=describe(ending.row, started=ending.started, final=ending.final)
@@ -153,7 +154,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> workflow_service_pb2.ListWorkflowsResponse:
         """Answer a page of workflows."""
         del context
-        asked = check_list_workflows(request, self._limits)
+        asked = check_list_workflows(request, self._settings)
         after = workflows_cursor(asked.condition, request.page_token)
         page = await self._engine.list_workflows(asked.condition, limit=asked.page_size, after=after)
         response = workflow_service_pb2.ListWorkflowsResponse()
@@ -176,7 +177,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> workflow_service_pb2.ListEventsResponse:
         """Answer a page of a workflow's events."""
         del context
-        asked = check_list_events(request, self._limits)
+        asked = check_list_events(request, self._settings)
         row = await self._engine.find(asked.workflow_id)
         # The uid, not the id: an id may be used again once its workflow is purged.
         after = events_cursor(row.uid, request.page_token)
@@ -192,7 +193,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self, request: workflow_service_pb2.SignalWorkflowRequest, context: Context
     ) -> workflow_service_pb2.SignalWorkflowResponse:
         """Send a signal."""
-        check_signal(request, self._limits)
+        check_signal(request, self._settings)
         data = request.data if request.HasField("data") else None
         declared: ValueType[Any] | None = None
         if request.name in self._declared_signals:
@@ -215,7 +216,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self, request: workflow_service_pb2.CancelWorkflowRequest, context: Context
     ) -> workflow_service_pb2.CancelWorkflowResponse:
         """Ask a workflow to end."""
-        asked = check_cancel(request, self._limits)
+        asked = check_cancel(request, self._settings)
         row = await self._finisher.finish(
             self._engine.cancel(
                 asked.workflow_id, reason=asked.reason, request_id=request.request_id, actor=context.peer()
@@ -228,7 +229,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> workflow_service_pb2.ListWorkflowTypesResponse:
         """Answer a page of the workflow types served."""
         del context
-        page_size = check_list_types(request, self._limits)
+        page_size = check_list_types(request, self._settings)
         after = types_cursor(request.page_token)
         names = sorted(name for name in self._engine.definitions if name > after)
         response = workflow_service_pb2.ListWorkflowTypesResponse()
@@ -247,30 +248,30 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> workflow_service_pb2.GetServerInfoResponse:
         """Answer what this server is."""
         del request, context
-        limits = self._limits
+        settings = self._settings
         response = workflow_service_pb2.GetServerInfoResponse(
             version=self._version, replica_id=self._engine.replica_id, features=FEATURES
         )
         set_micros(response.start_time, round(self._engine.start_time * 1_000_000))
         published = response.limits
-        published.payload_bytes = limits.payload_limit
-        published.request_bytes = limits.request_limit
-        published.history_events = limits.history_limit
-        published.workflow_id_length = limits.workflow_id_length
-        published.batch_size = limits.batch_limit
-        published.page_size = limits.page_limit
-        published.untaken_signals = limits.untaken_signals_limit
-        published.watches = limits.watch_limit
-        published.workflows_in_memory = limits.workflows_in_memory_limit
-        published.attempts = limits.attempt_slots
-        published.threads = limits.thread_slots
-        published.wait.FromNanoseconds(round(limits.wait_limit * 1_000_000_000))
-        published.labels = limits.labels_limit
+        published.payload_bytes = settings.payload_limit
+        published.request_bytes = settings.request_limit
+        published.history_events = settings.history_limit
+        published.workflow_id_length = settings.workflow_id_length
+        published.batch_size = settings.batch_limit
+        published.page_size = settings.page_limit
+        published.untaken_signals = settings.untaken_signals_limit
+        published.watches = settings.watch_limit
+        published.workflows_in_memory = settings.workflows_in_memory_limit
+        published.attempts = settings.attempt_slots
+        published.threads = settings.thread_slots
+        published.wait.FromNanoseconds(round(settings.wait_limit * 1_000_000_000))
+        published.labels = settings.labels_limit
         return response
 
     def _start_command(self, request: workflow_service_pb2.StartWorkflowRequest, trace: TraceContext) -> StartCommand:
         """Answer the command. Raises what is wrong with the request."""
-        asked = check_start(request, self._limits)
+        asked = check_start(request, self._settings)
         definition = definition_of(request.workflow_type, self._engine.definitions)
         payload = request.input if request.HasField("input") else None
         return StartCommand(
