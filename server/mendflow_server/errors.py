@@ -1,11 +1,11 @@
-"""Every refusal that a caller can meet, one class for each reason of ``mendflow.v1.ErrorReason``.
+"""Every refusal that a caller can receive, one class for each reason of ``mendflow.v1.ErrorReason``.
 
 ::
 
     Refusal
     ├── the caller's fault
     │   ├── InvalidFields            INVALID_FIELD
-    │   │   └── InvalidField         (the same, of one field)
+    │   │   └── InvalidField         (the same, for one field)
     │   ├── UnknownWorkflowType      UNKNOWN_WORKFLOW_TYPE
     │   ├── InputMismatch            INPUT_MISMATCH
     │   ├── InvalidPageToken         INVALID_PAGE_TOKEN
@@ -17,17 +17,17 @@
     │   ├── MessagesNotExported      MESSAGES_NOT_EXPORTED
     │   ├── SequenceBeyondEnd        SEQUENCE_BEYOND_END
     │   └── HistoryPurged            HISTORY_PURGED
-    ├── not now
+    ├── not now, retry later
     │   ├── TooManySignals           TOO_MANY_SIGNALS
     │   ├── TooManyWatches           TOO_MANY_WATCHES
     │   ├── TooManyWorkflowsInMemory TOO_MANY_WORKFLOWS_IN_MEMORY
     │   ├── Draining                 DRAINING
     │   └── StoreNotCommitting       STORE_UNAVAILABLE
-    └── ours
+    └── the server's fault
         └── InternalFault            INTERNAL
 
-Code raises; `mendflow_server.api.status_codes` has the status code of each reason, and is the one place where a refusal
-becomes a status.
+The rest of the server raises these classes. `mendflow_server.api.status_codes` has the status code of each reason, and
+is the only place where a refusal becomes a status.
 """
 
 from __future__ import annotations
@@ -70,11 +70,17 @@ METADATA_BYTES: Final = 600
 #: The longest workflow_id or type name that a message quotes, in bytes of UTF-8.
 RESOURCE_BYTES: Final = 250
 
+#: The default of ``retry_after``, in seconds.
 _SOON: Final = 1.0
 
 
 class Refusal(Exception):
-    """The root: something that was asked for is not done, and the caller is told why."""
+    """The root of the tree: the server refuses a request, and says why.
+
+    ``message`` says what failed and what to do next. ``violations`` are (field, description) of each field at fault.
+    ``metadata`` has the facts that a program needs, by name. ``retry_after`` is the number of seconds after which a
+    retry can succeed; None when a retry does not help. ``resource`` is the workflow_id concerned, if there is one.
+    """
 
     reason: ClassVar[str]
 
@@ -89,41 +95,38 @@ class Refusal(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        #: (field, description) of each field at fault.
         self.violations = list(violations)
         self.metadata = dict(metadata or {})
-        #: Seconds after which asking again may help; None: it does not.
         self.retry_after = retry_after
-        #: The workflow_id concerned; None: none.
         self.resource = resource
 
 
 class InvalidFields(Refusal):
-    """Fields of the request are malformed; all of them are named."""
+    """Fields of the request are malformed. The refusal names all of them."""
 
     reason = "INVALID_FIELD"
 
     def __init__(self, violations: Iterable[tuple[str, str]]) -> None:
         fields = list(violations)
-        # Without a name: the request as a whole.
-        told = "; ".join(f"{field}: {description}" if field else description for field, description in fields)
-        super().__init__(told, violations=fields)
+        # An empty name stands for the request as a whole.
+        message = "; ".join(f"{field}: {description}" if field else description for field, description in fields)
+        super().__init__(message, violations=fields)
 
 
 class InvalidField(InvalidFields):
-    """A field of the request is malformed."""
+    """One field of the request is malformed."""
 
     def __init__(self, field: str, description: str) -> None:
         super().__init__([(field, description)])
 
 
 class UnknownWorkflowType(Refusal):
-    """No such workflow type is served here."""
+    """This server does not serve the workflow type."""
 
     reason = "UNKNOWN_WORKFLOW_TYPE"
 
     def __init__(self, name: str, served: Iterable[str]) -> None:
-        message = f"workflow type {_quote(name)} is not served here"
+        message = f"workflow type {_quote(name)} is not served by this server; ListWorkflowTypes returns those that are"
         super().__init__(
             message,
             violations=[("workflow_type", message)],
@@ -133,7 +136,7 @@ class UnknownWorkflowType(Refusal):
 
 
 class InputMismatch(Refusal):
-    """A value does not fit the schema. ``problems`` are (path, description) inside ``field``."""
+    """A value does not match its schema. ``problems`` are (path, description) inside ``field``."""
 
     reason = "INPUT_MISMATCH"
 
@@ -141,27 +144,27 @@ class InputMismatch(Refusal):
         violations = [(_inside(field, path), description) for path, description in problems]
         super().__init__(
             "; ".join(f"{place}: {description}" for place, description in violations)
-            or f"{field}: does not fit the schema",
-            violations=violations or [(field, "does not fit the schema")],
+            or f"{field}: does not match the schema",
+            violations=violations or [(field, "does not match the schema")],
         )
 
 
 class InvalidPageToken(Refusal):
-    """The page token is not one of this server's, or was given out for another question."""
+    """The server cannot read the page token, or issued it for another list or filter."""
 
     reason = "INVALID_PAGE_TOKEN"
 
-    def __init__(self, description: str = "not a page token of this server") -> None:
+    def __init__(self, description: str = "is not a page token of this server; restart from the first page") -> None:
         super().__init__(f"page_token: {description}", violations=[("page_token", description)])
 
 
 class TooLarge(Refusal):
-    """Something is larger than its limit. ``unit`` says of what."""
+    """A value exceeds its limit. ``size`` and ``limit`` are numbers of ``unit``."""
 
     reason = "TOO_LARGE"
 
     def __init__(self, field: str, size: int, limit: int, unit: str = "bytes") -> None:
-        description = f"{size} {unit}; at most {limit} are taken"
+        description = f"{size} {unit} exceeds the limit of {limit}"
         super().__init__(
             f"{field}: {description}",
             violations=[(field, description)],
@@ -170,156 +173,163 @@ class TooLarge(Refusal):
 
 
 class WorkflowNotFound(Refusal):
-    """There is no workflow of this id."""
+    """No workflow has this id."""
 
     reason = "WORKFLOW_NOT_FOUND"
 
     def __init__(self, workflow_id: str) -> None:
-        super().__init__(f"there is no workflow {_quote(workflow_id)}", resource=workflow_id)
+        super().__init__(f"workflow {_quote(workflow_id)} not found", resource=workflow_id)
 
 
 class AlreadyStarted(Refusal):
-    """The id is taken by a workflow of another type or input; ``differs`` is "type" or "input"."""
+    """A workflow with this id exists and has another type or input. ``differs`` is "type" or "input"."""
 
     reason = "ALREADY_STARTED"
 
     def __init__(self, workflow_id: str, differs: str) -> None:
         super().__init__(
-            f"workflow {_quote(workflow_id)} was started before with another {differs}",
+            f"workflow {_quote(workflow_id)} already exists with another {differs}; choose another workflow_id",
             metadata={"differs": differs},
             resource=workflow_id,
         )
 
 
 class WorkflowEnded(Refusal):
-    """The workflow has ended; ``state`` is a number of WorkflowState."""
+    """The workflow has ended. ``state`` is a number of WorkflowState."""
 
     reason = "WORKFLOW_ENDED"
 
     def __init__(self, workflow_id: str, state: int) -> None:
         super().__init__(
-            f"workflow {_quote(workflow_id)} has ended: {_state_name(state)}",
+            f"workflow {_quote(workflow_id)} has already ended in state {_state_name(state)}",
             metadata={"state": _state_name(state)},
             resource=workflow_id,
         )
 
 
 class WrongState(Refusal):
-    """The verb needs another state; ``state`` is a number of WorkflowState."""
+    """The request needs the workflow to be in another state. ``state`` is a number of WorkflowState."""
 
     reason = "WRONG_STATE"
 
     def __init__(self, workflow_id: str, state: int, message: str = "") -> None:
         super().__init__(
-            message or f"workflow {_quote(workflow_id)} is {_state_name(state)}",
+            message or f"workflow {_quote(workflow_id)} is in state {_state_name(state)}",
             metadata={"state": _state_name(state)},
             resource=workflow_id,
         )
 
 
 class MessagesNotExported(Refusal):
-    """A message came where the type takes JSON, for its messages were not exported; ``command`` does that."""
+    """A protobuf message arrived for a type that accepts only JSON. ``command`` exports the type's messages."""
 
     reason = "MESSAGES_NOT_EXPORTED"
 
     def __init__(self, workflow_type: str, command: str, field: str) -> None:
         super().__init__(
-            f"{field}.message: workflow type {_quote(workflow_type)} takes JSON; to take messages, export its types "
-            f"and start the server again: {command}",
+            f"{field}.message: workflow type {_quote(workflow_type)} accepts only JSON; send JSON, or export its "
+            f"messages and restart the server: {command}",
             metadata={"command": command, "field": f"{field}.message"},
         )
 
 
 class SequenceBeyondEnd(Refusal):
-    """A watch from after a sequence that the history has not reached."""
+    """A watch starts after a sequence that the history has not reached."""
 
     reason = "SEQUENCE_BEYOND_END"
 
     def __init__(self, workflow_id: str, asked: int, last: int) -> None:
         super().__init__(
-            f"after_sequence is {asked}, but the newest event of workflow {_quote(workflow_id)} is {last}",
-            violations=[("after_sequence", f"{asked}; the newest event is {last}")],
+            f"after_sequence {asked} exceeds the last sequence {last} of workflow {_quote(workflow_id)}; watch from 0",
+            violations=[("after_sequence", f"{asked} exceeds the last sequence {last}")],
             metadata={"last_sequence": str(last)},
             resource=workflow_id,
         )
 
 
 class HistoryPurged(Refusal):
-    """The events asked for were purged; ``first`` is the oldest sequence there is."""
+    """The requested events were purged. ``first`` is the oldest sequence that is still stored."""
 
     reason = "HISTORY_PURGED"
 
     def __init__(self, workflow_id: str, first: int) -> None:
         super().__init__(
-            f"the history of workflow {_quote(workflow_id)} begins at {first}; what came before was purged",
+            f"events of workflow {_quote(workflow_id)} before sequence {first} were purged; "
+            f"retry with after_sequence {first - 1}",
             metadata={"first_sequence": str(first)},
             resource=workflow_id,
         )
 
 
 class TooManySignals(Refusal):
-    """As many signals as the limit allows wait to be taken by the workflow."""
+    """The workflow has as many untaken signals as the limit allows."""
 
     reason = "TOO_MANY_SIGNALS"
 
     def __init__(self, workflow_id: str, limit: int) -> None:
         super().__init__(
-            f"{limit} signals of workflow {_quote(workflow_id)} wait to be taken; no more are accepted",
+            f"workflow {_quote(workflow_id)} has reached the limit of {limit} untaken signals; retry when it has taken "
+            "some of them",
             metadata={"limit": str(limit)},
             resource=workflow_id,
         )
 
 
 class TooManyWatches(Refusal):
-    """As many watches as the limit allows are open here."""
+    """This server has as many open watches as the limit allows."""
 
     reason = "TOO_MANY_WATCHES"
 
     def __init__(self, limit: int, *, retry_after: float = _SOON) -> None:
-        super().__init__(f"{limit} watches are open here", metadata={"limit": str(limit)}, retry_after=retry_after)
+        super().__init__(
+            f"server has reached the limit of {limit} open watches; retry later",
+            metadata={"limit": str(limit)},
+            retry_after=retry_after,
+        )
 
 
 class TooManyWorkflowsInMemory(Refusal):
-    """As many workflows as the limit allows are open in memory here."""
+    """This server has as many workflows in memory as the limit allows."""
 
     reason = "TOO_MANY_WORKFLOWS_IN_MEMORY"
 
     def __init__(self, limit: int, *, retry_after: float = _SOON) -> None:
         super().__init__(
-            f"{limit} workflows are open in memory here", metadata={"limit": str(limit)}, retry_after=retry_after
+            f"server has reached the limit of {limit} workflows in memory; retry later",
+            metadata={"limit": str(limit)},
+            retry_after=retry_after,
         )
 
 
 class Draining(Refusal):
-    """The server drains: ask again, here or elsewhere."""
+    """The server is shutting down. The caller can retry on this or another replica."""
 
     reason = "DRAINING"
 
     def __init__(self, *, retry_after: float = _SOON) -> None:
-        super().__init__("the server drains; ask again, here or elsewhere", retry_after=retry_after)
+        super().__init__("server is shutting down; retry on this or another replica", retry_after=retry_after)
 
 
 class StoreNotCommitting(Refusal):
-    """The store does not commit: what was asked for may or may not have taken place."""
+    """The store did not commit in time, or cannot be read. A requested change may or may not have been committed."""
 
     reason = "STORE_UNAVAILABLE"
 
     def __init__(self, why: str = "", *, retry_after: float = _SOON) -> None:
         super().__init__(
-            "the store does not commit; what was asked for may or may not have taken place: "
-            f"ask again under the same id{f' ({why})' if why else ''}",
+            f"commit failed and the outcome is unknown; retry with the same workflow_id{f' ({why})' if why else ''}",
             retry_after=retry_after,
         )
 
 
 class InternalFault(Refusal):
-    """A fault of the server's own; the log has it under ``error_id``."""
+    """The server has a bug or a broken part. Its log has the details under ``error_id``."""
 
     reason = "INTERNAL"
 
     def __init__(self, error_id: str) -> None:
         super().__init__(
-            f"a fault of the server's own; its log has it under {error_id}", metadata={"error_id": error_id}
+            f"internal error; search the server log for error_id {error_id}", metadata={"error_id": error_id}
         )
         self.error_id = error_id
 
@@ -343,12 +353,12 @@ def _quote(text: str) -> str:
 
 
 def _join(names: Sequence[str], limit: int) -> str:
-    """Names with commas between, whole ones only: a name cut in half would be a wrong name."""
+    """Return as many whole names as fit, separated by commas, and the number of the others."""
     joined = ""
-    for told, name in enumerate(names):
+    for count, name in enumerate(names):
         longer = f"{joined}, {name}" if joined else name
         if len(longer.encode()) > limit - 20:
-            return f"{joined}, … {len(names) - told} more"
+            return f"{joined}, … {len(names) - count} more"
         joined = longer
     return joined
 

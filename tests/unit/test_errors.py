@@ -162,7 +162,7 @@ def test_retry_info_holds_the_delay() -> None:
     assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (1, 250_000_000)
 
 
-def test_all_violations_are_told_while_they_fit() -> None:
+def test_all_violations_are_sent_while_they_fit() -> None:
     fields = [(f"labels[{index}]", "is bad") for index in range(20)]
     assert violations_of(to_status(errors.InvalidFields(fields))) == fields
 
