@@ -305,7 +305,7 @@ def no_reason_for_retry(stack: ExitStack) -> None:
 
 def always_serving(stack: ExitStack) -> None:
     """Health says SERVING, whatever is the matter."""
-    _put_in(stack, health, "judge", lambda *_: (health.Verdict(ok=True), health.Verdict(ok=True)))
+    _put_in(stack, health, "judge", lambda *_: (health.HealthStatus(ok=True), health.HealthStatus(ok=True)))
 
 
 def never_serving_again(stack: ExitStack) -> None:

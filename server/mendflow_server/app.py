@@ -23,7 +23,8 @@ from mendflow_server.api.workflow_service import WorkflowService
 from mendflow_server.engine.engine import Engine
 from mendflow_server.engine.watch_hub import WatchHub
 from mendflow_server.execution.crash_marker import Note
-from mendflow_server.health.monitor import HealthMonitor, Signals
+from mendflow_server.health.monitor import HealthInputs as Signals
+from mendflow_server.health.monitor import HealthMonitor
 from mendflow_server.http.server import HttpServer
 from mendflow_server.replay.forgotten import notice_forgotten
 from mendflow_server.runtime.clock import SystemClock

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from mendflow_server.health.monitor import HealthMonitor, Verdict
+    from mendflow_server.health.monitor import HealthMonitor, HealthStatus
 
 __all__ = ["LIVE_PATH", "READY_PATH", "HealthRoutes"]
 
@@ -16,7 +16,7 @@ LIVE_PATH: Final = "/health/live"
 
 
 class HealthRoutes:
-    """Answers 200 or 503, with a JSON object of the status, its reasons, and the server's version and replica_id."""
+    """Serves 200 or 503, with a JSON object of the status, its reasons, and the server's version and replica_id."""
 
     def __init__(self, monitor: HealthMonitor, *, version: str, replica_id: str) -> None:
         self._monitor = monitor
@@ -32,10 +32,10 @@ class HealthRoutes:
     async def _alive(self, _: web.Request) -> web.Response:
         return self._response(self._monitor.alive)
 
-    def _response(self, verdict: Verdict) -> web.Response:
+    def _response(self, health: HealthStatus) -> web.Response:
         body = {
-            "status": "SERVING" if verdict.ok else "NOT_SERVING",
-            "reasons": list(verdict.reasons),
+            "status": "SERVING" if health.ok else "NOT_SERVING",
+            "reasons": list(health.reasons),
             **self._about,
         }
-        return web.json_response(body, status=200 if verdict.ok else 503)
+        return web.json_response(body, status=200 if health.ok else 503)

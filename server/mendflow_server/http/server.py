@@ -59,7 +59,7 @@ class HttpServer:
 
 
 async def _unknown(request: web.Request) -> web.Response:
-    body = {"error": f"no {request.method} {request.path}", "paths": _PATHS}
     if request.path in _PATHS:
+        body = {"error": f"method {request.method} is not allowed for {request.path}", "paths": _PATHS}
         return web.json_response(body, status=405, headers={"Allow": "GET, HEAD"})
-    return web.json_response(body, status=404)
+    return web.json_response({"error": f"path {request.path} not found", "paths": _PATHS}, status=404)
