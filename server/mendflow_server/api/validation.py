@@ -1,7 +1,6 @@
-"""Requests, checked: each function answers the values or raises a refusal that names every field at fault.
+"""The checks of requests. Each function returns the checked values, or raises a refusal that names every invalid field.
 
-Pure: no store, no clock. What a caller may send is in the contract's comments;
-here are only the rules they state.
+The functions are pure: they use no store and no clock. The rules are those that the comments of the protos state.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ _KINDS: Final = frozenset(event_pb2.EventKind.values()) - {event_pb2.EVENT_KIND_
 
 @dataclass(slots=True)
 class Start:
-    """A well-formed start. ``workflow_id`` is empty when the server shall make one; ``wait`` None: absent."""
+    """A valid start. ``workflow_id`` is empty when the server chooses one. ``wait`` is in seconds, None when absent."""
 
     workflow_id: str
     labels: dict[str, str]
@@ -83,7 +82,7 @@ class Start:
 
 @dataclass(slots=True)
 class Get:
-    """A well-formed get."""
+    """A valid get. ``wait`` is in seconds."""
 
     workflow_id: str
     wait: float
@@ -91,7 +90,7 @@ class Get:
 
 @dataclass(slots=True)
 class Watch:
-    """A well-formed watch; no kinds means all."""
+    """A valid watch. An empty ``kinds`` selects all kinds."""
 
     workflow_id: str
     after_sequence: int
@@ -100,7 +99,7 @@ class Watch:
 
 @dataclass(slots=True)
 class ListWorkflows:
-    """A well-formed list."""
+    """A valid list of workflows."""
 
     condition: Filter
     page_size: int
@@ -108,7 +107,7 @@ class ListWorkflows:
 
 @dataclass(slots=True)
 class PageOf:
-    """A page of what belongs to one workflow."""
+    """A valid list of what belongs to one workflow."""
 
     workflow_id: str
     page_size: int
@@ -116,14 +115,14 @@ class PageOf:
 
 @dataclass(slots=True)
 class Cancel:
-    """A well-formed cancel, resume or terminate."""
+    """A valid cancel, resume or terminate."""
 
     workflow_id: str
     reason: str
 
 
 def check_start(request: workflow_service_pb2.StartWorkflowRequest, settings: Settings) -> Start:
-    """Check a start's form and size. A missing id is derived from the request_id."""
+    """Check a start and the size of its input. Derive a missing workflow_id from the request_id."""
     violations: Violations = []
     workflow_id = request.workflow_id
     request_id = request.request_id
@@ -144,12 +143,12 @@ def check_start(request: workflow_service_pb2.StartWorkflowRequest, settings: Se
 
 
 def check_batch(request: workflow_service_pb2.BatchStartWorkflowsRequest, settings: Settings) -> None:
-    """Check what concerns the batch as a whole; its starts are checked one by one."""
+    """Check the batch as a whole, but not its starts."""
     count = len(request.requests)
     if not count:
-        raise InvalidFields([("requests", "is required: at least one")])
+        raise InvalidFields([("requests", "must contain at least one start")])
     if count > settings.batch_limit:
-        raise InvalidFields([("requests", f"has {count} starts; at most {settings.batch_limit} are taken")])
+        raise InvalidFields([("requests", f"{count} starts exceeds the limit of {settings.batch_limit}")])
     waiting = [index for index, start in enumerate(request.requests) if start.HasField("wait")]
     if waiting:
         raise InvalidFields([(f"requests[{index}].wait", "must be absent in a batch") for index in waiting])
@@ -176,7 +175,7 @@ def check_watch(request: workflow_service_pb2.WatchWorkflowRequest, settings: Se
 
 
 def check_list_workflows(request: workflow_service_pb2.ListWorkflowsRequest, settings: Settings) -> ListWorkflows:
-    """Check a list and its filter."""
+    """Check a list of workflows and its filter."""
     violations: Violations = []
     page_size = _check_page_size(violations, request.page_size, settings)
     if request.workflow_type:
@@ -209,7 +208,7 @@ def check_list_events(request: workflow_service_pb2.ListEventsRequest, settings:
 
 
 def check_list_types(request: workflow_service_pb2.ListWorkflowTypesRequest, settings: Settings) -> int:
-    """Check a list of types and answer its page size."""
+    """Check a list of workflow types. Return its page size."""
     violations: Violations = []
     page_size = _check_page_size(violations, request.page_size, settings)
     _raise(violations)
@@ -217,7 +216,7 @@ def check_list_types(request: workflow_service_pb2.ListWorkflowTypesRequest, set
 
 
 def check_signal(request: workflow_service_pb2.SignalWorkflowRequest, settings: Settings) -> None:
-    """Check a signal's form and size."""
+    """Check a signal and the size of its data."""
     violations: Violations = []
     _check_workflow_id(violations, request.workflow_id, settings)
     if request.name:
@@ -255,7 +254,7 @@ def check_operator(
 
 
 def definition_of(name: str, definitions: Mapping[str, Workflow[Any, Any]]) -> Workflow[Any, Any]:
-    """Answer the workflow type of this name. Raises `UnknownWorkflowType`."""
+    """Return the workflow type with this name. Raise `UnknownWorkflowType`."""
     definition = definitions.get(name)
     if definition is None:
         raise UnknownWorkflowType(name, definitions)
@@ -263,18 +262,21 @@ def definition_of(name: str, definitions: Mapping[str, Workflow[Any, Any]]) -> W
 
 
 def decode_input(definition: Workflow[Any, Any], payload: Payload | None) -> object:
-    """Answer the argument for the workflow function. Raises `InputMismatch`, `MessagesNotExported`."""
+    """Return the argument of the workflow function. Raise `InputMismatch` or `MessagesNotExported`."""
     if definition.input_type is None:
         if payload is not None and payload.HasField("message"):
             _decode(definition.no_input_type, payload, "input")
         elif payload is not None and not _is_null(payload):
-            raise InputMismatch([("", f"workflow type {definition.name} takes no input")])
+            raise InputMismatch([("", f"workflow type {definition.name} takes no input; leave it out")])
         return None
     return _decode(definition.input_type, payload, "input")
 
 
 def decode_signal(value_type: ValueType[Any] | None, payload: Payload | None) -> None:
-    """Check a signal's data: against its declared type, else for being one JSON text or a message."""
+    """Check a signal's data against its declared type. Without one, it must be a JSON text or a message.
+
+    Raise `InputMismatch` or `MessagesNotExported`.
+    """
     if value_type is not None:
         _decode(value_type, payload, "data")
     elif payload is not None:
@@ -297,12 +299,12 @@ def _check_well_formed(payload: Payload, field: str) -> None:
     kind = payload.WhichOneof("kind")
     if kind == "json":
         try:
-            # As the workflow will read it: by the same parser, with the same limit of depth.
+            # The workflow reads it with the same parser, which has the same limit of depth.
             from_json(payload.json, allow_inf_nan=False)
         except ValueError as error:
-            raise InputMismatch([("", f"is not JSON: {error}")], field) from error
+            raise InputMismatch([("", f"must be valid JSON: {error}")], field) from error
     elif kind == "message" and not payload.message.TypeName():
-        raise InputMismatch([("message.type_url", "names no message type")], field)
+        raise InputMismatch([("message.type_url", "must name a message type")], field)
 
 
 def _is_null(payload: Payload) -> bool:
@@ -332,14 +334,14 @@ def _check_id(violations: Violations, field: str, text: str, length: int) -> Non
 
 def _check_text(violations: Violations, field: str, text: str, length: int) -> None:
     if len(text) > length:
-        violations.append((field, f"has {len(text)} characters; at most {length} are taken"))
+        violations.append((field, f"{len(text)} characters exceeds the limit of {length}"))
     if "\0" in text:
-        violations.append((field, "must not hold the character NUL"))
+        violations.append((field, "must not contain the character NUL"))
 
 
 def _check_labels(violations: Violations, labels: Mapping[str, str], settings: Settings) -> dict[str, str]:
     if len(labels) > settings.labels_limit:
-        violations.append(("labels", f"has {len(labels)} labels; at most {settings.labels_limit} are taken"))
+        violations.append(("labels", f"{len(labels)} labels exceeds the limit of {settings.labels_limit}"))
     for name, value in labels.items():
         if len(name) > _LABEL_NAME_LENGTH or not _is_label_name(name):
             violations.append(
@@ -357,7 +359,7 @@ def _check_wait(violations: Violations, wait: Duration, settings: Settings) -> f
     if seconds < 0 or nanos < 0:
         violations.append(("wait", "must not be negative"))
     elif nanos >= _NANOS:
-        violations.append(("wait", "its nanos must be below 1,000,000,000"))
+        violations.append(("wait", "nanos must be less than 1,000,000,000"))
     elif seconds + nanos / _NANOS > settings.wait_limit:
         violations.append(("wait", f"must be at most {settings.wait_limit:g} s"))
     return seconds + nanos / _NANOS
@@ -381,10 +383,10 @@ def _check_enum(
 def _check_time(violations: Violations, field: str, moment: Timestamp) -> int:
     seconds, nanos = moment.seconds, moment.nanos
     if not _EARLIEST_SECOND <= seconds <= _LATEST_SECOND:
-        violations.append((field, "must lie in the years 1 to 9999"))
+        violations.append((field, "must be in the years 1 to 9999"))
     if not 0 <= nanos < _NANOS:
-        violations.append((field, "its nanos must be from 0 to 999,999,999"))
-    # Rounded up: times in the store are whole microseconds, so "at or after" and "before" stay exact.
+        violations.append((field, "nanos must be from 0 to 999,999,999"))
+    # Round up. The store has whole microseconds, so "at or after" and "before" stay exact.
     return seconds * 1_000_000 + -(-nanos // 1000)
 
 
