@@ -29,7 +29,7 @@ from mendflow_server.execution.services import Services
 from mendflow_server.failures.retry import decide
 from mendflow_server.healing.admission import AdmissionGate
 from mendflow_server.healing.crash_guard import CrashGuard
-from mendflow_server.health.monitor import HealthMonitor, Signals
+from mendflow_server.health.monitor import HealthInputs, HealthMonitor
 from mendflow_server.http.server import HttpServer
 from mendflow_server.replay.forgotten import notice_forgotten
 from mendflow_server.runtime.clock import SystemClock
@@ -236,10 +236,10 @@ class App:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _signals(self) -> Signals:
+    def _signals(self) -> HealthInputs:
         now = self.clock.monotonic()
         oldest = self.committer.uncommitted_since
-        return Signals(
+        return HealthInputs(
             oldest_uncommitted_age=None if oldest is None else now - oldest,
             last_commit_age=now - self.committer.last_commit,
             last_tick_age=now - self.supervisor.last_tick,

@@ -1,7 +1,7 @@
-"""The server's settings: one frozen object, built once; nothing else reads the environment.
+"""The server's settings: one frozen object, built once. Nothing else reads the environment.
 
-Every setting is a variable ``MENDFLOW_…`` of the same name in capitals. What
-is given to `load_settings` goes before the environment.
+Each setting is also an environment variable: ``MENDFLOW_`` and the setting's name in capitals. An argument of
+`load_settings` overrides the variable.
 """
 
 from __future__ import annotations
@@ -21,80 +21,109 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class SettingsError(Exception):
-    """A setting is bad. The message names each variable, its value and what is allowed."""
+    """A setting is not valid. The message names each variable, its value and what is allowed."""
 
 
 class Settings(BaseSettings):
-    """Everything that can be set."""
+    """All settings, each with its default."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     store: str = Field(
         "sqlite:///mendflow.db",
-        description="Where workflows are kept: sqlite:///relative.db or sqlite:////absolute.db.",
+        description="URL of the store: sqlite:///relative.db or sqlite:////absolute.db.",
     )
-    grpc_address: str = Field("127.0.0.1:50051", description="Where gRPC is served, HOST:PORT. Port 0: any free one.")
-    http_address: str = Field("127.0.0.1:3000", description="Where /health is served, HOST:PORT. Port 0: any free one.")
+    grpc_address: str = Field(
+        "127.0.0.1:50051", description="Address of the gRPC server, HOST:PORT. Port 0 stands for any free port."
+    )
+    http_address: str = Field(
+        "127.0.0.1:3000",
+        description="Address of the HTTP server with /health, HOST:PORT. Port 0 stands for any free port.",
+    )
     insecure: bool = Field(
         default=False,
-        description="Serve beyond loopback without TLS: whoever reaches the port can start and read every workflow.",
+        description="Serve beyond loopback without TLS. Anyone who reaches the port can start, read and end workflows.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least level that is logged."
+        "info", description="Lowest level that is logged: debug, info, warning or error."
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="auto: console on a terminal, JSON lines otherwise."
+        "auto",
+        description="Format of the log: json, console or auto (console on a terminal, else JSON lines).",
     )
 
-    event_loop: Literal["auto", "asyncio", "uvloop"] = Field("auto", description="auto: uvloop where it is installed.")
+    event_loop: Literal["auto", "asyncio", "uvloop"] = Field(
+        "auto", description="Event loop: asyncio, uvloop or auto (uvloop where it is installed)."
+    )
 
-    payload_limit: Count = Field(1 << 20, description="Bytes of an input, an output, a signal's data.")
-    request_limit: Count = Field(4 << 20, description="Bytes of a request message.")
+    payload_limit: Count = Field(
+        1 << 20, description="Maximum size of an input, an output or a signal's data, in bytes."
+    )
+    request_limit: Count = Field(4 << 20, description="Maximum size of a request message, in bytes.")
     history_limit: Annotated[int, Field(ge=100)] = Field(
-        50_000, description="Events in one history; at this many a workflow fails."
+        50_000, description="Maximum number of events in one history. A workflow that reaches the limit fails."
     )
-    batch_limit: Count = Field(1_000, description="Starts in one BatchStartWorkflows.")
-    page_limit: Count = Field(1_000, description="Entries on a page.")
-    untaken_signals_limit: Count = Field(1_000, description="Signals of one workflow that wait to be taken.")
-    watch_limit: Count = Field(5_000, description="Watches open at once.")
-    workflows_in_memory_limit: Count = Field(20_000, description="Workflows in memory at once.")
-    labels_limit: Count = Field(32, description="Labels on one workflow.")
-    workflow_id_length: Annotated[int, Field(ge=16, le=1_000)] = Field(200, description="Characters in a workflow id.")
-    wait_limit: Seconds = Field(60.0, description="Seconds of the longest wait of StartWorkflow and GetWorkflow.")
+    batch_limit: Count = Field(1_000, description="Maximum number of starts in one BatchStartWorkflows request.")
+    page_limit: Count = Field(1_000, description="Maximum number of entries on a page.")
+    untaken_signals_limit: Count = Field(
+        1_000, description="Maximum number of signals that one workflow has not taken yet."
+    )
+    watch_limit: Count = Field(5_000, description="Maximum number of open watches.")
+    workflows_in_memory_limit: Count = Field(20_000, description="Maximum number of workflows in memory.")
+    labels_limit: Count = Field(32, description="Maximum number of labels on one workflow.")
+    workflow_id_length: Annotated[int, Field(ge=16, le=1_000)] = Field(
+        200, description="Maximum number of characters in a workflow_id."
+    )
+    wait_limit: Seconds = Field(60.0, description="Maximum wait of StartWorkflow and GetWorkflow, in seconds.")
 
-    attempt_slots: Count = Field(1_000, description="Attempts of async def steps at once. What waits holds none.")
-    thread_slots: Count = Field(32, description="Attempts of def steps at once.")
-    attempt_timeout: Seconds = Field(60.0, description="Seconds an attempt may take, where its step does not say.")
+    attempt_slots: Count = Field(
+        1_000, description="Maximum number of concurrent attempts of async def steps. A waiting workflow holds no slot."
+    )
+    thread_slots: Count = Field(
+        32, description="Maximum number of concurrent attempts of def steps. Each has a thread."
+    )
+    attempt_timeout: Seconds = Field(60.0, description="Timeout of an attempt whose step sets none, in seconds.")
     cancel_grace: Seconds = Field(
-        5.0, description="Seconds a cancelled async attempt has to end before it is closed regardless."
+        5.0, description="Time for a cancelled async attempt to end before the server closes it, in seconds."
     )
-    cleanup_timeout: Seconds = Field(60.0, description="Seconds a cancelled workflow has for clean-up.")
-    evict_after: Seconds = Field(3.0, description="Seconds a waiting workflow stays in memory.")
+    cleanup_timeout: Seconds = Field(60.0, description="Time for the clean-up of a cancelled workflow, in seconds.")
+    evict_after: Seconds = Field(
+        3.0, description="Time after which a waiting workflow is evicted from memory, in seconds."
+    )
     crash_budget: Count = Field(
-        3, description="Deaths of the server with one suspect alone after which it is quarantined."
+        3, description="Crashes of the server, with one suspect running alone, after which the suspect is quarantined."
     )
 
-    watch_heartbeat: Seconds = Field(10.0, description="Seconds of silence after which a watch gets an empty frame.")
-    drain_timeout: Seconds = Field(25.0, description="Seconds a drain may take.")
-    commit_patience: Seconds = Field(5.0, description="Seconds a caller waits for a commit before UNAVAILABLE.")
-    commit_age_limit: Seconds = Field(5.0, description="Seconds without a commit after which the server is not ready.")
+    watch_heartbeat: Seconds = Field(
+        10.0, description="Silence after which a watch receives an empty frame, in seconds."
+    )
+    drain_timeout: Seconds = Field(25.0, description="Maximum duration of a drain, in seconds.")
+    commit_patience: Seconds = Field(
+        5.0, description="Time that a caller waits for a commit before it receives UNAVAILABLE, in seconds."
+    )
+    commit_age_limit: Seconds = Field(
+        5.0, description="Age of an uncommitted batch at which the server is not ready, in seconds."
+    )
     loop_lag_limit: Seconds = Field(
-        2.0, description="Seconds the event loop may be late before the server is not ready."
+        2.0, description="Lag of the event loop at which the server is not ready, in seconds."
     )
     liveness_limit: Seconds = Field(
         30.0,
-        description="Seconds without a turn of the loop or a tick of the supervisor after which it is not alive.",
+        description="Pause of the event loop or the supervisor after which the server is not alive, in seconds.",
     )
     probe_interval: Seconds = Field(
-        3.0, description="Seconds between the small writes that prove the store, and that renew this process's life."
+        3.0,
+        description="Interval of the writes that test the store and record that this process is alive, in seconds.",
     )
-    good_probes: Count = Field(2, description="Good probes in a row after which the server is ready again.")
+    good_probes: Count = Field(
+        2, description="Successful health probes in a row after which the server is ready again."
+    )
 
     @field_validator("grpc_address", "http_address")
     @classmethod
     def _address(cls, value: str) -> str:
         host, colon, port = value.rpartition(":")
-        # Without its brackets an IPv6 host cannot be told from its port.
+        # Without brackets, the port cannot be distinguished from the last part of an IPv6 address.
         bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
         if not colon or not host or bare or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - the last port
             msg = "must be HOST:PORT, as in 127.0.0.1:50051 or [::1]:50051"
@@ -107,18 +136,18 @@ class Settings(BaseSettings):
             address: str = getattr(self, name)
             if not self.insecure and not _is_loopback(address.rpartition(":")[0]):
                 msg = (
-                    f"{PREFIX}{name.upper()}={address!r}: it is beyond loopback and there is no TLS: whoever reaches "
-                    "it can start, read and end every workflow. To do it all the same, say --insecure or "
-                    "MENDFLOW_INSECURE=1"
+                    f"{PREFIX}{name.upper()}={address!r}: must be a loopback address, since there is no TLS and "
+                    "anyone who reaches the address can start, read and end workflows; to serve it anyway, set "
+                    "--insecure or MENDFLOW_INSECURE=1"
                 )
                 raise ValueError(msg)
         return self
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Answer the settings: what is given (not None), else the environment, else the defaults.
+    """Return the settings: an override that is not None, else the environment variable, else the default.
 
-    Raises `SettingsError`.
+    Raise `SettingsError` when a value is not valid.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:

@@ -1,7 +1,7 @@
-"""What a deploy of some code would do to the workflows that are open, found out by rehearsals alone.
+"""What a deploy of new code would do to the open workflows, predicted by rehearsals alone.
 
-A `Source` lists open workflows a page at a time and reads one history at a time, so memory does not grow with their
-number. There are two: a store's file, opened for reading only, and a server, asked over gRPC.
+A `Source` lists the open workflows in pages and reads one history at a time, so that memory does not grow with their
+number. There are two sources: the file of a store, opened for reading only, and a server, read over gRPC.
 """
 
 from __future__ import annotations
@@ -35,53 +35,53 @@ OPEN_STATES: Final = tuple(
     number for number in workflow_pb2.WorkflowState.values() if number and number not in FINAL_STATES
 )
 _PAGE: Final = 500
-#: Reasons of a server that may concern a single workflow.
+#: The reasons of a server's errors that may concern a single workflow.
 _OF_ONE_WORKFLOW: Final = frozenset({"STORE_UNAVAILABLE", "INTERNAL"})
 
 
 class Entry(NamedTuple):
-    """An open workflow in a list."""
+    """An open workflow, as a source lists it."""
 
     workflow_id: str
     workflow_type: str
     state: int
     reason: int
-    #: The store's key; 0 for a server's.
+    #: The key in the store; 0 when a server listed the workflow.
     key: int = 0
 
 
 class Unreadable(Exception):
-    """One workflow's history cannot be read; the others may be whole."""
+    """The history of one workflow cannot be read. Other histories may be readable."""
 
 
 class Source(Protocol):
-    """Where open workflows and their histories are read."""
+    """Reads open workflows and their histories."""
 
     async def count(self) -> int | None:
-        """Return how many workflows are open; None when that is not known."""
+        """Return the number of open workflows, None when it is not known."""
 
     def entries(self) -> AsyncGenerator[Entry, None]:
         """Yield each open workflow."""
 
     async def history(self, entry: Entry) -> list[bytes] | None:
-        """Return a workflow's events, None when the workflow is gone. Raise `Unreadable`."""
+        """Return a workflow's encoded events, None when it no longer exists. Raise `Unreadable`."""
 
 
 class Inspector(Protocol):
-    """A store that is open for reading only."""
+    """A store that is opened for reading only."""
 
     def count_open(self) -> int:
-        """Return how many workflows have not ended."""
+        """Return the number of open workflows."""
 
     def list_workflows(self, condition: Filter, *, limit: int, after: Cursor | None) -> Page:
         """Return a page of workflows, newest first."""
 
     def read_history(self, key: int) -> list[bytes]:
-        """Return all events of a workflow."""
+        """Return all encoded events of a workflow. Raise `StoreError`."""
 
 
 class StoreSource:
-    """A store's file."""
+    """Reads the file of a store."""
 
     def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
@@ -110,7 +110,7 @@ class StoreSource:
 
 
 class ServerSource:
-    """A server that runs."""
+    """Reads from a running server."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -140,20 +140,21 @@ class ServerSource:
 class Verdict(enum.StrEnum):
     """What the code would do to an open workflow."""
 
-    GOES_ON = "goes_on"
+    #: It would continue.
+    CONTINUES = "continues"
     #: The server would pause it, or keep it paused.
     PAUSES = "pauses"
     #: The server would cancel it without clean-up: it is CANCELLING, and the code cannot be replayed.
     LOSES_CLEANUP = "loses_cleanup"
-    #: It goes on with calls that are marked as inserted, before the recorded calls that follow.
+    #: It would start calls that are marked as inserted before it continues with recorded calls.
     STARTS_INSERTED = "starts_inserted"
-    #: It goes on, but the code has not made all of the recorded calls.
+    #: It would keep waiting, although the code has not made all of the recorded calls.
     KEEPS_WAITING = "keeps_waiting"
-    #: It is PAUSED because other code could not be replayed; this code can.
+    #: It is PAUSED because other code could not be replayed. This code can.
     RESUMES = "resumes"
-    #: Its code returns or raises at once.
+    #: Its code would return or raise at once.
     ENDS = "ends"
-    #: None of the modules has its type.
+    #: No module has its type.
     NOT_SERVED = "not_served"
 
 
@@ -169,16 +170,16 @@ class Finding(NamedTuple):
 
     @property
     def passes(self) -> bool:
-        """Whether the deploy leaves it able to go on."""
+        """Whether the workflow can continue after the deploy."""
         return self.verdict not in (Verdict.PAUSES, Verdict.LOSES_CLEANUP)
 
 
 @dataclass
 class Tally:
-    """How many workflows have each verdict."""
+    """The number of workflows with each verdict."""
 
     verdicts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
-    #: Those of types that no module has, by type.
+    #: The number of workflows that no module serves, by type.
     not_served: dict[str, int] = field(default_factory=dict)
 
     def add(self, finding: Finding) -> None:
@@ -190,24 +191,24 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """How many were counted."""
+        """The number of findings."""
         return sum(self.verdicts.values())
 
     @property
     def passes(self) -> bool:
-        """Whether no workflow would be paused."""
+        """Whether every workflow passes."""
         return not self.verdicts[Verdict.PAUSES] and not self.verdicts[Verdict.LOSES_CLEANUP]
 
 
 async def verify(
     source: Source, definitions: Mapping[str, Workflow[Any, Any]], *, payload_limit: int
 ) -> AsyncGenerator[Finding, None]:
-    """Rehearse each open workflow with the code of these definitions, and yield what would become of it.
+    """Rehearse each open workflow with the code of ``definitions``, and yield a finding for it.
 
-    Workflows that end while this runs are left out.
+    Workflows that end meanwhile are skipped. ``payload_limit`` is in bytes. Raise the exceptions of the source.
     """
     async for entry in source.entries():
-        # The one place where a Ctrl-C takes effect when nothing else waits.
+        # Without this, a Ctrl-C has no effect while nothing else waits.
         await asyncio.sleep(0)
         definition = definitions.get(entry.workflow_type)
         if definition is None:
@@ -226,7 +227,7 @@ async def verify(
 def _has_ended(events: list[bytes]) -> bool:
     try:
         return bool(events) and event_pb2.Event.FromString(events[-1]).WhichOneof("detail") in FINAL_DETAILS
-    except DecodeError:  # A damaged event: the rehearsal reports it.
+    except DecodeError:  # The rehearsal reports the damaged event.
         return False
 
 
@@ -234,7 +235,7 @@ def _rehearse(definition: Workflow[Any, Any], events: list[bytes], payload_limit
     try:
         return rehearse(definition, events, payload_limit=payload_limit, now=time.time())
     except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - types and validators are the user's code
-        return Rehearsal(f"the replay itself failed: {type(error).__name__}: {error}")
+        return Rehearsal(f"the replay failed: {type(error).__name__}: {error}")
 
 
 def _finding(entry: Entry, rehearsal: Rehearsal) -> Finding:
@@ -251,4 +252,4 @@ def _finding(entry: Entry, rehearsal: Rehearsal) -> Finding:
         return Finding(entry, Verdict.STARTS_INSERTED, starts, rehearsal.unclaimed)
     if rehearsal.unclaimed:
         return Finding(entry, Verdict.KEEPS_WAITING, unclaimed=rehearsal.unclaimed)
-    return Finding(entry, Verdict.GOES_ON)
+    return Finding(entry, Verdict.CONTINUES)

@@ -9,7 +9,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from mendflow_server.health.monitor import LIVENESS
+from mendflow_server.health.servicer import LIVENESS
 from mendflow_server.settings import Settings
 from tests.container import manifest
 

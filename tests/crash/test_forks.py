@@ -78,7 +78,8 @@ def assert_untouched(server: ServerProcess) -> None:
     assert server.process is not None
     assert server.process.poll() is None, "the server has ended"
     assert server.health()[0] == 200
-    assert not [line for line in server.log if line["event"] in {"draining", "drained", "part_failed", "grpc_died"}]
+    unwanted = {"draining", "drained", "part_failed", "grpc_accept_loop_ended"}
+    assert not [line for line in server.log if line["event"] in unwanted]
 
 
 async def test_a_child_forked_in_any_way_has_nothing_of_the_servers(server: ServerProcess, client: Client) -> None:

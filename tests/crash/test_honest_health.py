@@ -196,7 +196,7 @@ async def test_health_says_what_is_the_matter_and_when_it_is_over(tmp_path: Path
         "the event loop was",
         "the supervisor has not ticked",
         "the store has not committed",
-        "the server drains",
+        "the server is shutting down",
     ):
         assert each in reasons
 

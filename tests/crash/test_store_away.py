@@ -135,8 +135,8 @@ async def test_commits_that_take_long_are_told_and_start_each_workflow_once(
             *(client.start("three", name, id=name) for name in names), return_exceptions=True
         )
         assert {type(answer) for answer in answers} == {ServerUnavailable}
-        assert all("ask again under the same id" in str(answer) for answer in answers)
-        await says(server, 503, "look for what keeps the disk busy")
+        assert all("retry with the same workflow_id" in str(answer) for answer in answers)
+        await says(server, 503, "check what keeps the disk busy")
         assert (await asyncio.to_thread(http_health, f"127.0.0.1:{server.app.http_port}", "/health/live"))[0] == 200
         store.gate.set()
         await says(server, 200)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from grpc_health.v1 import health_pb2
 
 from mendflow_server.engine.watch_hub import kind_of
-from mendflow_server.health.monitor import LIVENESS, READY_NAMES
+from mendflow_server.health.servicer import LIVENESS, READY_NAMES
 from tests.fuzz.contract import BY_NAME, faults, faults_of_status
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ COME_BACK = {"TOO_MANY_WATCHES", "TOO_MANY_WORKFLOWS_IN_MEMORY", "DRAINING", "ST
 #: Reasons that name a workflow.
 OF_A_WORKFLOW = {"WORKFLOW_NOT_FOUND", "ALREADY_STARTED", "WORKFLOW_ENDED", "WRONG_STATE", "SEQUENCE_BEYOND_END"}
 #: An invalid field without a name: the request could not be read at all.
-UNREADABLE = "the bytes are not a message of this method's request type"
+UNREADABLE = "the request bytes cannot be parsed as this method's request type"
 
 
 @dataclass(frozen=True, repr=False)

@@ -342,7 +342,7 @@ def _is_of_no_text(complaint: Any, *, ended_loop: bool) -> bool:
     match complaint["event"]:
         case "grpc._cython.cygrpc":
             return told.startswith("Invalid encoding on b") or (ended_loop and "codec can't decode byte" in told)
-        case "grpc_died":
+        case "grpc_accept_loop_ended":
             return ended_loop and "UnicodeDecodeError" in told
         case "asyncio":
             return "coroutine without __name__" in told and "UnicodeDecodeError" in told

@@ -391,7 +391,7 @@ MODULES = {
     "imports_nothing_there": ("import not_there_at_all\n", "not_there_at_all"),
     "wrong_syntax": ("def (:\n", "line 1"),
     "raises": ("x = 1\nraise ValueError('on purpose')\n", "ValueError: on purpose"),
-    "ends_the_process": ("raise SystemExit(0)\n", "ends the process"),
+    "ends_the_process": ("raise SystemExit(0)\n", "exits the process"),
     "without_workflows": ("x = 1\n", "no function decorated with @workflow"),
     "same_name_twice": (
         """

@@ -81,7 +81,7 @@ async def test_a_drain_is_told_to_every_watcher_though_another_left(tmp_path: Pa
             assert (await call.read()).status == NOT_SERVING
         status, body = await get(server, "/health")
         assert status == 503
-        assert "the server drains" in body["reasons"]
+        assert "the server is shutting down" in body["reasons"]
         assert (await get(server, "/health/live"))[0] == 200, "draining is no reason to be killed"
         await draining
 
@@ -96,7 +96,7 @@ async def test_a_store_that_does_not_commit_makes_it_not_ready_but_alive(tmp_pat
         app.health.probe()
         status, body = await get(server, "/health")
         assert status == 503
-        assert any("has waited" in reason for reason in body["reasons"])
+        assert any("has been pending" in reason for reason in body["reasons"])
         assert "the disk is full" in body["reasons"]
         assert (await get(server, "/health/live"))[0] == 200
         app.committer.uncommitted_since, app.committer.failure = None, ""

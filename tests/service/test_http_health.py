@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from mendflow_server.health.monitor import HealthMonitor, Signals
+from mendflow_server.health.monitor import HealthInputs, HealthMonitor
 from mendflow_server.http.server import CannotListenHttp, HttpServer
 from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.settings import load_settings
@@ -17,7 +17,7 @@ from mendflow_server.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-GOOD = Signals(
+GOOD = HealthInputs(
     oldest_uncommitted_age=None,
     last_commit_age=0.0,
     last_tick_age=0.0,
@@ -62,8 +62,8 @@ async def test_all_well_is_200(health: Health, path: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason", "live"),
     [
-        ({"draining": True}, "drains", 200),
-        ({"recovered": False}, "takes over", 200),
+        ({"draining": True}, "shutting down", 200),
+        ({"recovered": False}, "recovery in progress", 200),
         ({"oldest_uncommitted_age": 60.0, "store_failure": "the disk is full"}, "the disk is full", 200),
         ({"last_tick_age": 31.0}, "has not ticked", 503),
     ],

@@ -183,7 +183,7 @@ def test_a_renamed_step_is_predicted_from_a_running_server_and_from_its_file(ser
         assert "step authorise" in why
         assert done.stdout.splitlines()[-1] == "1 open workflow: 1 would pause"
         kept = run(server.directory, "kept", *place)
-        assert (kept.returncode, kept.stdout) == (0, "1 open workflow: 1 would go on\n"), kept.stderr
+        assert (kept.returncode, kept.stdout) == (0, "1 open workflow: 1 would continue\n"), kept.stderr
 
     check("--server", server.grpc_address)
     check("--store", url(server))
@@ -507,7 +507,7 @@ def test_a_damaged_history_counts_as_one_that_would_pause_and_the_others_are_ver
     assert done.returncode == 1, done.stderr
     assert "the history cannot be read" in done.stdout
     assert "a kind that this version does not know" in done.stdout
-    assert done.stdout.splitlines()[-1] == "3 open workflows: 2 would pause, 1 would go on"
+    assert done.stdout.splitlines()[-1] == "3 open workflows: 2 would pause, 1 would continue"
 
 
 MANY = 2_500
@@ -536,7 +536,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def test_thousands_of_open_workflows_are_each_verified_once(many: ServerProcess) -> None:
     for place in (("--server", many.grpc_address), ("--store", url(many))):
         done = run(many.directory, "naps", *place)
-        assert (done.returncode, done.stdout) == (0, f"{MANY} open workflows: {MANY} would go on\n"), done.stderr
+        assert (done.returncode, done.stdout) == (0, f"{MANY} open workflows: {MANY} would continue\n"), done.stderr
         found = run(many.directory, "renamed", *place, "--json")
         assert found.returncode == 1
         lines = [json.loads(line) for line in found.stdout.splitlines()]

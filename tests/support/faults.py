@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from mendflow_server.attempts.model import AttemptRequest, AttemptResult
     from mendflow_server.attempts.running_attempt import RunningAttempt
     from mendflow_server.execution.start_command import StartCommand
-    from mendflow_server.health.monitor import Signals
+    from mendflow_server.health.monitor import HealthInputs
     from mendflow_server.settings import Settings
     from mendflow_server.store.interface import Store
     from mendflow_server.store.records import Batch, BatchResult, Change, Guard
@@ -417,8 +417,8 @@ def attempt_before_its_time(build: Build) -> Build:
 def always_serving(build: Build) -> Build:
     """Health says SERVING, whatever is the matter."""
 
-    def health(clock: Any, settings: Any, signals: Callable[[], Signals]) -> HealthMonitor:
-        def rosy() -> Signals:
+    def health(clock: Any, settings: Any, signals: Callable[[], HealthInputs]) -> HealthMonitor:
+        def rosy() -> HealthInputs:
             return replace(
                 signals(),
                 oldest_uncommitted_age=None,
@@ -439,7 +439,7 @@ def never_serving_again(build: Build) -> Build:
     """Health that has once said NOT_SERVING says it for ever."""
 
     class Sulking(HealthMonitor):
-        def __init__(self, clock: Any, settings: Any, signals: Callable[[], Signals]) -> None:
+        def __init__(self, clock: Any, settings: Any, signals: Callable[[], HealthInputs]) -> None:
             self.sulks = False
             super().__init__(
                 clock, settings, lambda: replace(signals(), recovered=signals().recovered and not self.sulks)

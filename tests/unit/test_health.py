@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from mendflow_server.health.monitor import Signals, judge
+from mendflow_server.health.monitor import HealthInputs, judge
 from mendflow_server.settings import load_settings
 
 SETTINGS = load_settings()
-GOOD = Signals(
+GOOD = HealthInputs(
     oldest_uncommitted_age=None,
     last_commit_age=1.0,
     last_tick_age=0.5,
@@ -29,14 +29,14 @@ def test_all_well() -> None:
 @pytest.mark.parametrize(
     ("change", "lag", "reason", "alive"),
     [
-        ({"oldest_uncommitted_age": 5.1}, 0.0, "waited 5.1 s", True),
+        ({"oldest_uncommitted_age": 5.1}, 0.0, "pending for 5.1 s", True),
         ({"last_commit_age": 8.1}, 0.0, "not committed for 8.1 s", True),
-        ({"draining": True}, 0.0, "drains", True),
+        ({"draining": True}, 0.0, "shutting down", True),
         ({"store_damage": "it is damaged; restore a copy"}, 0.0, "restore a copy", True),
-        ({"oldest_uncommitted_age": 5.1}, 0.0, "look for what keeps the disk busy", True),
-        ({"recovered": False}, 0.0, "takes over", True),
+        ({"oldest_uncommitted_age": 5.1}, 0.0, "check what keeps the disk busy", True),
+        ({"recovered": False}, 0.0, "recovery in progress", True),
         ({}, 2.1, "2.1 s late", True),
-        ({}, 31.0, "stood still", False),
+        ({}, 31.0, "event loop was blocked", False),
         ({"last_tick_age": 30.1}, 0.0, "not ticked", False),
     ],
 )

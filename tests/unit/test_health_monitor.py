@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendflow_server.health.monitor import LIVENESS, HealthMonitor, Signals
+from mendflow_server.health.monitor import HealthInputs, HealthMonitor
+from mendflow_server.health.servicer import LIVENESS
 from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.settings import load_settings
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 Reply = health_pb2.HealthCheckResponse
-GOOD = Signals(
+GOOD = HealthInputs(
     oldest_uncommitted_age=None,
     last_commit_age=0.0,
     last_tick_age=0.0,
@@ -47,7 +48,7 @@ class Server:
         self.signals = GOOD
         self.monitor = HealthMonitor(self.clock, load_settings(**overrides), lambda: self.signals)
 
-    def probe(self, signals: Signals, loop_lag: float = 0.0) -> bool:
+    def probe(self, signals: HealthInputs, loop_lag: float = 0.0) -> bool:
         self.signals = signals
         self.monitor.probe(loop_lag)
         return self.monitor.ready.ok
@@ -70,7 +71,7 @@ def test_the_first_good_probe_makes_it_ready() -> None:
     probes=st.lists(st.sampled_from([(GOOD, 0.0), (STORE_AWAY, 0.0), (GOOD, 3.0)]), max_size=30),
 )
 def test_it_is_ready_only_after_as_many_good_probes_in_a_row(
-    good_probes: int, probes: list[tuple[Signals, float]]
+    good_probes: int, probes: list[tuple[HealthInputs, float]]
 ) -> None:
     server = Server(good_probes=good_probes)
     assert server.probe(GOOD)
@@ -107,7 +108,9 @@ async def test_a_loop_that_stood_still_is_noticed_when_it_turns_again() -> None:
     server.signals = dataclasses.replace(GOOD, recovered=False)
     running = asyncio.create_task(server.monitor.run())
     try:
-        await until(lambda: bool(server.monitor.ready.reasons) and "takes over" in server.monitor.ready.reasons[0])
+        await until(
+            lambda: bool(server.monitor.ready.reasons) and "recovery in progress" in server.monitor.ready.reasons[0]
+        )
         server.clock.now += 40.0
         await until(lambda: not server.monitor.alive.ok)
         assert any("event loop" in reason for reason in server.monitor.ready.reasons)

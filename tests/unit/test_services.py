@@ -34,6 +34,7 @@ from mendflow_server.api.operator_service import OperatorService
 from mendflow_server.api.server import SERVICE_NAMES, CannotListen, build_grpc_server
 from mendflow_server.api.workflow_service import WorkflowService
 from mendflow_server.engine.requests import Snapshot, StartResult
+from mendflow_server.settings import load_settings
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.records import Cursor, Filter, Page, Row
 
@@ -58,23 +59,8 @@ async def nothing() -> None:
     """Take no input."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The documented defaults, with a small payload and batch."""
-
-    payload_limit: int = 1_000
-    request_limit: int = 4 << 20
-    history_limit: int = 50_000
-    batch_limit: int = 500
-    page_limit: int = 1_000
-    untaken_signals_limit: int = 1_000
-    watch_limit: int = 10_000
-    workflows_in_memory_limit: int = 50_000
-    attempt_slots: int = 1_000
-    thread_slots: int = 32
-    wait_limit: float = 60.0
-    labels_limit: int = 32
-    workflow_id_length: int = 200
+#: The defaults, with a small payload and batch.
+SETTINGS = load_settings(payload_limit=1_000, batch_limit=500)
 
 
 @dataclass
@@ -253,14 +239,13 @@ class Door:
 @asynccontextmanager
 async def serving() -> AsyncIterator[Door]:
     engine = Engine()
-    limits = Limits()
     server, port = build_grpc_server(
-        limits,
+        SETTINGS,
         "127.0.0.1:0",
         workflow_service=WorkflowService(
-            engine, limits, trace=lambda _: event_pb2.TraceContext(trace_id="1" * 32), version="1.2.3"
+            engine, SETTINGS, trace=lambda _: event_pb2.TraceContext(trace_id="1" * 32), version="1.2.3"
         ),
-        operator_service=OperatorService(engine, limits),
+        operator_service=OperatorService(engine, SETTINGS),
         health_servicer=HEALTH.aio.HealthServicer(),
     )
     await server.start()
@@ -641,13 +626,14 @@ async def test_reflection_finds_every_sort_of_symbol(door: Door) -> None:
 
 
 async def test_a_port_that_is_taken_is_a_clear_error(door: Door) -> None:
-    limits = Limits()
     with pytest.raises(CannotListen, match=rf"127\.0\.0\.1:{door.port}.*--grpc-address"):
         build_grpc_server(
-            limits,
+            SETTINGS,
             f"127.0.0.1:{door.port}",
-            workflow_service=WorkflowService(door.engine, limits, trace=lambda _: event_pb2.TraceContext(), version=""),
-            operator_service=OperatorService(door.engine, limits),
+            workflow_service=WorkflowService(
+                door.engine, SETTINGS, trace=lambda _: event_pb2.TraceContext(), version=""
+            ),
+            operator_service=OperatorService(door.engine, SETTINGS),
             health_servicer=HEALTH.aio.HealthServicer(),
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +28,7 @@ from mendflow.v1.workflow_service_pb2 import (
 )
 from mendflow_server import errors
 from mendflow_server.api import validation
+from mendflow_server.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,33 +36,15 @@ if TYPE_CHECKING:
     Check = Callable[[Any, Any], object]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The documented defaults, with small payloads."""
-
-    payload_limit: int = 100
-    request_limit: int = 4 << 20
-    history_limit: int = 50_000
-    batch_limit: int = 1_000
-    page_limit: int = 1_000
-    untaken_signals_limit: int = 1_000
-    watch_limit: int = 1_000
-    workflows_in_memory_limit: int = 10_000
-    attempt_slots: int = 1_000
-    thread_slots: int = 32
-    wait_limit: float = 60.0
-    labels_limit: int = 32
-    workflow_id_length: int = 200
-
-
-LIMITS = Limits()
+#: The defaults, with small payloads.
+SETTINGS = load_settings(payload_limit=100)
 WELL_FORMED = "abcXYZ019._:/@+-"
 
 
 def refused(check: Check, request: object) -> list[str]:
     """The fields that a check finds at fault."""
     with pytest.raises(errors.InvalidFields) as caught:
-        check(request, LIMITS)
+        check(request, SETTINGS)
     return [field for field, _ in caught.value.violations]
 
 
@@ -72,8 +54,8 @@ def start(**fields: Any) -> StartWorkflowRequest:
 
 @pytest.mark.parametrize("workflow_id", ["a", "7", "a" * 200, "order-17", "a" + WELL_FORMED])
 def test_ids_within_the_rule_are_taken(workflow_id: str) -> None:
-    assert validation.check_start(start(workflow_id=workflow_id), LIMITS).workflow_id == workflow_id
-    assert validation.check_get(GetWorkflowRequest(workflow_id=workflow_id), LIMITS).workflow_id == workflow_id
+    assert validation.check_start(start(workflow_id=workflow_id), SETTINGS).workflow_id == workflow_id
+    assert validation.check_get(GetWorkflowRequest(workflow_id=workflow_id), SETTINGS).workflow_id == workflow_id
 
 
 @pytest.mark.parametrize("workflow_id", ["-a", ".", "a b", "a\n", "a\0", "ä", "a,b", "a" * 201, "a%", "\u0661"])
@@ -96,7 +78,7 @@ def test_an_id_is_taken_exactly_when_the_rule_says_so(text: str) -> None:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
     allowed = bool(text) and text[0] in letters and all(c in letters + "._:/@+-" for c in text)
     try:
-        validation.check_get(GetWorkflowRequest(workflow_id=text), LIMITS)
+        validation.check_get(GetWorkflowRequest(workflow_id=text), SETTINGS)
     except errors.InvalidFields:
         assert not allowed
     else:
@@ -114,17 +96,17 @@ def test_a_missing_id_is_required_everywhere_but_at_the_start() -> None:
     ]
     for check, request in verbs:
         assert refused(check, request) == ["workflow_id"]
-    assert validation.check_start(start(), LIMITS).workflow_id == ""
+    assert validation.check_start(start(), SETTINGS).workflow_id == ""
 
 
 def test_a_missing_id_is_derived_from_the_request_id() -> None:
-    first = validation.check_start(start(request_id="r-1"), LIMITS)
-    again = validation.check_start(start(request_id="r-1"), LIMITS)
-    other = validation.check_start(start(request_id="r-2"), LIMITS)
+    first = validation.check_start(start(request_id="r-1"), SETTINGS)
+    again = validation.check_start(start(request_id="r-1"), SETTINGS)
+    other = validation.check_start(start(request_id="r-2"), SETTINGS)
     assert first.workflow_id == again.workflow_id != other.workflow_id
-    assert validation.check_start(start(request_id="r-1", workflow_id="w"), LIMITS).workflow_id == "w"
-    longest = validation.check_start(start(request_id="r" * 128), LIMITS).workflow_id
-    assert validation.check_get(GetWorkflowRequest(workflow_id=longest), LIMITS).workflow_id == longest
+    assert validation.check_start(start(request_id="r-1", workflow_id="w"), SETTINGS).workflow_id == "w"
+    longest = validation.check_start(start(request_id="r" * 128), SETTINGS).workflow_id
+    assert validation.check_get(GetWorkflowRequest(workflow_id=longest), SETTINGS).workflow_id == longest
 
 
 def test_all_faults_are_told_at_once() -> None:
@@ -155,8 +137,8 @@ def test_malformed_request_ids_are_refused(request_id: str) -> None:
 
 @pytest.mark.parametrize("labels", [{"a" * 63: "v" * 255}, {"team/x_Y-1.": ""}, {f"l{i}": "ü" for i in range(32)}])
 def test_labels_within_the_rule_are_taken(labels: dict[str, str]) -> None:
-    assert validation.check_start(start(labels=labels), LIMITS).labels == labels
-    listed = validation.check_list_workflows(ListWorkflowsRequest(labels=labels), LIMITS)
+    assert validation.check_start(start(labels=labels), SETTINGS).labels == labels
+    listed = validation.check_list_workflows(ListWorkflowsRequest(labels=labels), SETTINGS)
     assert dict(listed.condition.labels) == labels
 
 
@@ -180,15 +162,15 @@ def test_labels_beyond_the_rule_are_refused(labels: dict[str, str], field: str) 
     ("wait", "seconds"), [(Duration(), 0.0), (Duration(nanos=5), 5e-9), (Duration(seconds=60), 60.0)]
 )
 def test_waits_up_to_the_limit_are_taken(wait: Duration, seconds: float) -> None:
-    found = validation.check_start(start(wait=wait), LIMITS).wait
+    found = validation.check_start(start(wait=wait), SETTINGS).wait
     assert found is not None
     assert math.isclose(found, seconds)
-    assert math.isclose(validation.check_get(GetWorkflowRequest(workflow_id="w", wait=wait), LIMITS).wait, seconds)
+    assert math.isclose(validation.check_get(GetWorkflowRequest(workflow_id="w", wait=wait), SETTINGS).wait, seconds)
 
 
 def test_no_wait_differs_from_a_wait_of_zero() -> None:
-    assert validation.check_start(start(), LIMITS).wait is None
-    assert validation.check_start(start(wait=Duration()), LIMITS).wait is not None
+    assert validation.check_start(start(), SETTINGS).wait is None
+    assert validation.check_start(start(wait=Duration()), SETTINGS).wait is not None
 
 
 @pytest.mark.parametrize(
@@ -212,10 +194,10 @@ def test_waits_that_are_no_wait_are_refused(wait: Duration) -> None:
     ("asked", "given_size"), [(0, 100), (1, 1), (1_000, 1_000), (1_001, 1_000), (2**31 - 1, 1_000)]
 )
 def test_page_sizes(asked: int, given_size: int) -> None:
-    assert validation.check_list_workflows(ListWorkflowsRequest(page_size=asked), LIMITS).page_size == given_size
+    assert validation.check_list_workflows(ListWorkflowsRequest(page_size=asked), SETTINGS).page_size == given_size
     events = ListEventsRequest(workflow_id="w", page_size=asked)
-    assert validation.check_list_events(events, LIMITS).page_size == given_size
-    assert validation.check_list_types(ListWorkflowTypesRequest(page_size=asked), LIMITS) == given_size
+    assert validation.check_list_events(events, SETTINGS).page_size == given_size
+    assert validation.check_list_types(ListWorkflowTypesRequest(page_size=asked), SETTINGS) == given_size
 
 
 def test_negative_page_sizes_are_refused() -> None:
@@ -227,9 +209,9 @@ def test_negative_page_sizes_are_refused() -> None:
 def test_every_known_state_and_kind_is_taken_and_no_other() -> None:
     states = [number for number in workflow_pb2.WorkflowState.values() if number]
     listed = ListWorkflowsRequest(states=states + states)
-    assert validation.check_list_workflows(listed, LIMITS).condition.states == tuple(sorted(states))
+    assert validation.check_list_workflows(listed, SETTINGS).condition.states == tuple(sorted(states))
     kinds = [number for number in event_pb2.EventKind.values() if number]
-    watched = validation.check_watch(WatchWorkflowRequest(workflow_id="w", kinds=kinds), LIMITS)
+    watched = validation.check_watch(WatchWorkflowRequest(workflow_id="w", kinds=kinds), SETTINGS)
     assert watched.kinds == frozenset(kinds)
     bad_states = ListWorkflowsRequest.FromString(b"\x22\x03\x00\x07\x63")  # states: 0, 7, 99
     assert refused(validation.check_list_workflows, bad_states) == ["states[0]", "states[2]"]
@@ -264,7 +246,7 @@ def test_times_out_of_range_are_refused(moment: Timestamp) -> None:
 )
 def test_times_decide_exactly_for_whole_microseconds(seconds: int, nanos: int, shift: int) -> None:
     request = ListWorkflowsRequest(create_time_from=Timestamp(seconds=seconds, nanos=nanos))
-    bound = validation.check_list_workflows(request, LIMITS).condition.create_time_from
+    bound = validation.check_list_workflows(request, SETTINGS).condition.create_time_from
     assert bound is not None
     asked = seconds * 1_000_000_000 + nanos
     created = asked // 1000 + shift  # a row's time, in microseconds
@@ -278,7 +260,7 @@ def test_malformed_signal_names_are_refused(name: str) -> None:
 
 def test_reasons_are_bounded_in_characters() -> None:
     longest = "ü" * 1_000
-    assert validation.check_cancel(CancelWorkflowRequest(workflow_id="w", reason=longest), LIMITS).reason == longest
+    assert validation.check_cancel(CancelWorkflowRequest(workflow_id="w", reason=longest), SETTINGS).reason == longest
     for reason in (longest + "x", "a\0"):
         assert refused(validation.check_cancel, CancelWorkflowRequest(workflow_id="w", reason=reason)) == ["reason"]
         assert refused(validation.check_operator, ResumeWorkflowRequest(workflow_id="w", reason=reason)) == ["reason"]
@@ -287,16 +269,16 @@ def test_reasons_are_bounded_in_characters() -> None:
 def test_payloads_are_counted_in_their_own_bytes() -> None:
     fits = [Payload(json='"' + "ü" * 49 + '"'), Payload(message=AnyMessage(type_url="x/" + "y" * 90, value=b"1" * 100))]
     for payload in fits:
-        validation.check_start(start(input=payload), LIMITS)
-        validation.check_signal(SignalWorkflowRequest(workflow_id="w", name="go", data=payload), LIMITS)
+        validation.check_start(start(input=payload), SETTINGS)
+        validation.check_signal(SignalWorkflowRequest(workflow_id="w", name="go", data=payload), SETTINGS)
     beyond = [Payload(json='"' + "ü" * 49 + '" '), Payload(message=AnyMessage(type_url="x/y", value=b"1" * 101))]
     for payload in beyond:
         with pytest.raises(errors.TooLarge) as caught:
-            validation.check_start(start(input=payload), LIMITS)
+            validation.check_start(start(input=payload), SETTINGS)
         assert caught.value.violations[0][0] == "input"
         assert caught.value.metadata == {"limit": "100", "size": "101"}
         with pytest.raises(errors.TooLarge) as caught:
-            validation.check_signal(SignalWorkflowRequest(workflow_id="w", name="go", data=payload), LIMITS)
+            validation.check_signal(SignalWorkflowRequest(workflow_id="w", name="go", data=payload), SETTINGS)
         assert caught.value.violations[0][0] == "data"
 
 
@@ -306,7 +288,7 @@ def test_batches_are_refused_as_a_whole_only_for_what_concerns_the_whole() -> No
     assert refused(validation.check_batch, too_many) == ["requests"]
     waits = BatchStartWorkflowsRequest(requests=[start(), start(wait=Duration()), start(wait=Duration(seconds=1))])
     assert refused(validation.check_batch, waits) == ["requests[1].wait", "requests[2].wait"]
-    validation.check_batch(BatchStartWorkflowsRequest(requests=[start(workflow_id="-")] * 1_000), LIMITS)
+    validation.check_batch(BatchStartWorkflowsRequest(requests=[start(workflow_id="-")] * 1_000), SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""The gRPC services: requests are checked, handed to the engine, and answered."""
+"""The gRPC API: it checks each request, passes it to the engine, and makes the response."""

@@ -1,4 +1,4 @@
-"""Rows and events, as the contract's `Workflow`."""
+"""Rows and events, converted to `mendflow.v1.Workflow`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ __all__ = ["describe", "describe_into", "set_micros"]
 
 
 def describe(row: Row, *, started: Event | None = None, final: Event | None = None) -> workflow_pb2.Workflow:
-    """Answer the workflow as it is.
+    """Return a workflow as its row has it.
 
-    The input is there only with ``started``, output or failure only with ``final``.
+    The message has the input only if ``started``, its first event, is given. It has the output or the failure only if
+    ``final``, its last event, is given.
     """
     workflow = workflow_pb2.Workflow()
     describe_into(workflow, row)
@@ -30,12 +31,12 @@ def describe(row: Row, *, started: Event | None = None, final: Event | None = No
 
 
 def describe_into(workflow: workflow_pb2.Workflow, row: Row) -> None:
-    """Fill in an empty workflow as its row has it: without input, output and failure."""
-    # One by one: keywords take several times as long.
+    """Fill in an empty message from a row: everything except input, output and failure."""
+    # Field by field, since keyword arguments take several times as long.
     workflow.workflow_id = row.workflow_id
     workflow.uid = row.uid
     workflow.workflow_type = row.workflow_type
-    workflow.state = row.state  # type: ignore[assignment]  # rows hold the numbers
+    workflow.state = row.state  # type: ignore[assignment]  # rows have the numbers
     if row.reason:
         workflow.reason = row.reason  # type: ignore[assignment]
     if row.explanation:
@@ -62,7 +63,7 @@ def _set_outcome(workflow: workflow_pb2.Workflow, final: Event) -> None:
 
 
 def set_micros(moment: Timestamp, micros: int) -> None:
-    """Set a timestamp from microseconds since the epoch, exactly."""
+    """Set a timestamp from microseconds since the epoch, without rounding."""
     seconds, rest = divmod(micros, 1_000_000)
     moment.seconds = seconds
     moment.nanos = rest * 1000

@@ -1,4 +1,4 @@
-"""Errors become statuses here, and nowhere else."""
+"""The interceptor that turns each exception of a handler into a status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from mendflow_server.errors import InternalFault, InvalidFields, Refusal, StoreNotCommitting, to_status
+from mendflow_server.api.status_codes import status_code_of, to_status
+from mendflow_server.errors import InternalFault, InvalidFields, Refusal, StoreNotCommitting
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -26,15 +27,14 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what a handler raises into a status with details.
+    """Turns an exception of a handler into a status with details.
 
-    It also parses the request, so that bytes that are no message are refused
-    like any other bad input; gRPC itself would answer UNKNOWN. Cancellation,
-    and statuses that a handler sent itself, pass untouched.
+    It also parses the request, so that it can refuse malformed bytes with INVALID_ARGUMENT. gRPC itself would return
+    UNKNOWN. Cancellation, and a status that a handler sent itself, pass unchanged.
     """
 
     def __init__(self) -> None:
-        # Methods are few and known, so each handler is wrapped once, not at each call.
+        # By method. There are few methods, so each handler is wrapped once and not at every call.
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(  # type: ignore[override]  # the stubs' type variables are the method's own
@@ -42,12 +42,12 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """Answer the method's handler, wrapped."""
+        """Return the wrapped handler of a method, None for an unknown method."""
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is not None:
             return wrapped
-        # None for an unknown method, whatever the stubs say.
+        # None for an unknown method, which the stubs do not say.
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None  # type: ignore[return-value]  # as above
@@ -57,7 +57,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
 
 
 def as_refusal(error: BaseException, method: str) -> Refusal:
-    """Answer the refusal that a caller is told of; a fault of our own is logged with its traceback."""
+    """Return the refusal that the caller receives. Log an internal error with its traceback."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, StoreUnavailable | CommitUnknown):
@@ -87,7 +87,7 @@ def _wrap_unary(method: str, behavior: Any, parse: Callable[[bytes], Any]) -> Ca
             return await behavior(parse(data), context)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
-        except BaseException as error:  # noqa: BLE001 - the place where every error becomes a status
+        except BaseException as error:  # noqa: BLE001 - every exception becomes a status here
             refusal = as_refusal(error, method)
         return await _abort(context, refusal)
 
@@ -101,16 +101,16 @@ def _wrap_stream(method: str, behavior: Any, parse: Callable[[bytes], Any]) -> C
     async def stream(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         refusal: Refusal | None = None
         try:
-            # Closed at once, not when the collector comes by: a watch holds a place among the watches.
+            # Close a watch at once, not at the next garbage collection, since it counts against the limit.
             async with contextlib.aclosing(behavior(parse(data), context)) as frames:
                 async for frame in frames:
                     try:
                         await context.write(frame)
-                    except Exception:  # noqa: BLE001 - it fails only when the caller is gone; nobody is left to be told
+                    except Exception:  # noqa: BLE001 - a write fails only when the caller has disconnected
                         return
         except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
             raise
-        except BaseException as error:  # noqa: BLE001 - the place where every error becomes a status
+        except BaseException as error:  # noqa: BLE001 - every exception becomes a status here
             refusal = as_refusal(error, method)
         if refusal is not None:
             await _abort(context, refusal)
@@ -123,7 +123,7 @@ def _parser(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any
         try:
             return data if deserialize is None else deserialize(data)
         except (DecodeError, ValueError) as error:
-            raise InvalidFields([("", "the bytes are not a message of this method's request type")]) from error
+            raise InvalidFields([("", "the request bytes cannot be parsed as this method's request type")]) from error
 
     return parse
 
@@ -138,4 +138,4 @@ def _each(parse: Callable[[bytes], Any]) -> Callable[[Any], Any]:
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) -> NoReturn:
     status = to_status(refusal)
-    await context.abort(refusal.code, status.message, ((_DETAILS_KEY, status.SerializeToString()),))
+    await context.abort(status_code_of(refusal), status.message, ((_DETAILS_KEY, status.SerializeToString()),))

@@ -1,9 +1,8 @@
-"""Page tokens: where the next page begins, and of which question.
+"""Page tokens: each names the place where the next page of one list begins.
 
-A token is URL-safe base64 of a version, the verb, a hash of the question it
-was given out for, the cursor, and a checksum. It holds no secret and grants
-nothing: a forged one could only name a place in a list that the caller may
-read anyway. It depends on no process, so any replica takes it.
+A token is URL-safe base64 of a version, the kind of list, a hash of the filter that it was issued for, the cursor, and
+a checksum. It holds no secret and grants no access. A forged token can only name a place in a list that the caller may
+read anyway. A token does not depend on a process, so any replica accepts it.
 """
 
 from __future__ import annotations
@@ -32,16 +31,20 @@ __all__ = [
 ]
 
 _VERSION: Final = 1
+#: The version, the kind of list, and the hash of the filter.
 _HEAD: Final = struct.Struct(">BB8s")
+#: Bytes of the hash and of the checksum.
+_HASH: Final = 8
 _CHECKSUM: Final = 4
+#: The most characters of a token.
 _LONGEST: Final = 1_000
-# Signed, as the store's numbers are.
+# Signed, like the store's numbers.
 _WORKFLOWS_CURSOR: Final = struct.Struct(">qq")
 _EVENTS_CURSOR: Final = struct.Struct(">q")
 
 
-class _Verb(enum.IntEnum):
-    """The list that a token goes on with."""
+class _List(enum.IntEnum):
+    """The kind of list that a token continues."""
 
     WORKFLOWS = 1
     EVENTS = 2
@@ -49,48 +52,48 @@ class _Verb(enum.IntEnum):
 
 
 def workflows_token(condition: Filter, cursor: Cursor) -> str:
-    """Answer the token for the page of this filter after ``cursor``."""
-    return _seal(_Verb.WORKFLOWS, _filter_text(condition), _WORKFLOWS_CURSOR.pack(cursor.create_time, cursor.key))
+    """Return the token of the page of this filter that follows ``cursor``."""
+    return _seal(_List.WORKFLOWS, _filter_text(condition), _WORKFLOWS_CURSOR.pack(cursor.create_time, cursor.key))
 
 
 def workflows_cursor(condition: Filter, token: str) -> Cursor | None:
-    """Answer where the page begins; None is the beginning. Raises `InvalidPageToken`."""
+    """Return the cursor that the page follows, None for the first page. Raise `InvalidPageToken`."""
     if not token:
         return None
-    create_time, key = _unpack(_WORKFLOWS_CURSOR, _open(_Verb.WORKFLOWS, _filter_text(condition), token))
+    create_time, key = _unpack(_WORKFLOWS_CURSOR, _open(_List.WORKFLOWS, _filter_text(condition), token))
     return Cursor(create_time, key)
 
 
 def events_token(uid: str, after_sequence: int) -> str:
-    """Answer the token for the page of this execution's events after a sequence."""
-    return _seal(_Verb.EVENTS, uid, _EVENTS_CURSOR.pack(after_sequence))
+    """Return the token of the page of this workflow's events that follows a sequence."""
+    return _seal(_List.EVENTS, uid, _EVENTS_CURSOR.pack(after_sequence))
 
 
 def events_cursor(uid: str, token: str) -> int:
-    """Answer the sequence after which the page begins. Raises `InvalidPageToken`."""
+    """Return the sequence that the page follows, 0 for the first page. Raise `InvalidPageToken`."""
     if not token:
         return 0
-    return _unpack(_EVENTS_CURSOR, _open(_Verb.EVENTS, uid, token))[0]
+    return _unpack(_EVENTS_CURSOR, _open(_List.EVENTS, uid, token))[0]
 
 
 def types_token(name: str) -> str:
-    """Answer the token for the page of workflow types after a name."""
-    return _seal(_Verb.TYPES, "", name.encode())
+    """Return the token of the page of workflow types that follows a name."""
+    return _seal(_List.TYPES, "", name.encode())
 
 
 def types_cursor(token: str) -> str:
-    """Answer the name after which the page begins. Raises `InvalidPageToken`."""
+    """Return the name that the page follows, "" for the first page. Raise `InvalidPageToken`."""
     if not token:
         return ""
-    return _open(_Verb.TYPES, "", token).decode("utf-8", "replace")
+    return _open(_List.TYPES, "", token).decode("utf-8", "replace")
 
 
-def _seal(verb: _Verb, question: str, cursor: bytes) -> str:
-    content = _HEAD.pack(_VERSION, verb, _hash(question, 8)) + cursor
+def _seal(kind: _List, scope: str, cursor: bytes) -> str:
+    content = _HEAD.pack(_VERSION, kind, _hash(scope)) + cursor
     return _encode(content + _checksum(content))
 
 
-def _open(verb: _Verb, question: str, token: str) -> bytes:
+def _open(kind: _List, scope: str, token: str) -> bytes:
     if len(token) > _LONGEST:
         raise InvalidPageToken
     try:
@@ -98,19 +101,19 @@ def _open(verb: _Verb, question: str, token: str) -> bytes:
     except (binascii.Error, ValueError) as error:
         raise InvalidPageToken from error
     content, checksum = sealed[:-_CHECKSUM], sealed[-_CHECKSUM:]
-    # Encoded again, since several texts decode to the same bytes.
+    # Several texts decode to the same bytes; only the one that was issued is accepted.
     if len(content) < _HEAD.size or checksum != _checksum(content) or _encode(sealed) != token:
         raise InvalidPageToken
-    version, given_verb, given_hash = _HEAD.unpack_from(content)
+    version, token_kind, token_hash = _HEAD.unpack_from(content)
     if version != _VERSION:
-        raise InvalidPageToken("given out by another version of the server; begin with the first page")
-    if given_verb != verb or given_hash != _hash(question, 8):
-        raise InvalidPageToken("given out for another list or other conditions; begin with the first page")
+        raise InvalidPageToken("was issued by another version of the server; restart from the first page")
+    if token_kind != kind or token_hash != _hash(scope):
+        raise InvalidPageToken("was issued for another list or filter; restart from the first page")
     return content[_HEAD.size :]
 
 
 def _unpack(layout: struct.Struct, cursor: bytes) -> tuple[int, ...]:
-    """Answer the numbers; the last one is a key or a sequence, never negative."""
+    """Return the numbers of a cursor. The last one is a key or a sequence, which is never negative."""
     try:
         numbers = layout.unpack(cursor)
     except struct.error as error:
@@ -140,5 +143,5 @@ def _checksum(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=_CHECKSUM, person=b"mendflow-page").digest()
 
 
-def _hash(question: str, size: int) -> bytes:
-    return hashlib.blake2b(question.encode(), digest_size=size, person=b"mendflow-list").digest()
+def _hash(scope: str) -> bytes:
+    return hashlib.blake2b(scope.encode(), digest_size=_HASH, person=b"mendflow-list").digest()

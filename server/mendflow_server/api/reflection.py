@@ -1,4 +1,4 @@
-"""Server reflection over several descriptor pools: the contract's, and those of exported messages."""
+"""Server reflection over several descriptor pools: the one of the API, and those of exported messages."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ __all__ = ["Pools", "pools_of"]
 
 
 def pools_of(definitions: Mapping[str, Workflow[Any, Any]]) -> list[DescriptorPool]:
-    """Answer the pools of the exported messages of these workflow types, each once."""
+    """Return the pools of the exported messages of these workflow types, each once."""
     found = [each.messages.module.descriptors.pool for each in definitions.values() if each.messages is not None]
     return list({id(pool): pool for pool in found}.values())
 
 
 class Pools:
-    """Several pools asked in turn, the default one first; a name that none has raises KeyError."""
+    """Looks a name up in several pools in order, the default pool first. Raises KeyError when no pool has it."""
 
     def __init__(self, others: Iterable[DescriptorPool]) -> None:
         self._default = descriptor_pool.Default()
         self._pools = [self._default, *others]
 
     def FindFileByName(self, name: str) -> FileDescriptor:
-        """Answer a file."""
+        """Return the file with this name."""
         found: FileDescriptor = self._first(name, lambda pool: pool.FindFileByName(name))
         return found
 
     def FindFileContainingSymbol(self, name: str) -> FileDescriptor:
-        """Answer the file that has this symbol. Pools do not look for an rpc by its name; its service has it."""
+        """Return the file that defines this symbol.
+
+        A pool does not find an rpc by its name, so the rpc is looked up in its service.
+        """
         try:
             found: FileDescriptor = self._first(name, lambda pool: pool.FindFileContainingSymbol(name))
         except KeyError:
@@ -48,16 +51,16 @@ class Pools:
         return found
 
     def FindMessageTypeByName(self, name: str) -> Descriptor:
-        """Answer a message type."""
+        """Return the message type with this name."""
         found: Descriptor = self._first(name, lambda pool: pool.FindMessageTypeByName(name))
         return found
 
     def FindExtensionByNumber(self, message: Descriptor, number: int) -> FieldDescriptor:
-        """Answer an extension; exported messages have none."""
+        """Return an extension of a message. Exported messages have none."""
         return self._default.FindExtensionByNumber(message, number)
 
     def FindAllExtensions(self, message: Descriptor) -> list[FieldDescriptor]:
-        """Answer a message's extensions."""
+        """Return all extensions of a message. Exported messages have none."""
         return list(self._default.FindAllExtensions(message)) if message.file.pool is self._default else []
 
     def _first(self, name: str, find: Callable[[DescriptorPool], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The gRPC server, with its options and its reflection."""
+"""The gRPC server, its options and its reflection service."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor_pool import DescriptorPool
 
-    from mendflow_server.api.interfaces import Limits
     from mendflow_server.api.operator_service import OperatorService
     from mendflow_server.api.workflow_service import WorkflowService
+    from mendflow_server.settings import Settings
 
 __all__ = ["SERVICE_NAMES", "CannotListen", "build_grpc_server"]
 
-#: The full names of the rpc services, for health and reflection.
+#: The full names of the services, as health and reflection use them.
 SERVICE_NAMES: Final = (
     workflow_service_pb2.DESCRIPTOR.services_by_name["WorkflowService"].full_name,
     operator_service_pb2.DESCRIPTOR.services_by_name["OperatorService"].full_name,
@@ -37,11 +37,11 @@ SERVICE_NAMES: Final = (
 
 
 class CannotListen(Exception):
-    """The address cannot be listened on; the message says what to do."""
+    """The server cannot listen on its address. The message says what to do."""
 
 
 def build_grpc_server(
-    limits: Limits,
+    settings: Settings,
     address: str,
     *,
     workflow_service: WorkflowService,
@@ -49,14 +49,14 @@ def build_grpc_server(
     health_servicer: Any,
     pools: Iterable[DescriptorPool] = (),
 ) -> tuple[grpc.aio.Server, int]:
-    """Answer a server that is bound but not started, and its port (for an address with port 0).
+    """Return a server that is bound to the address but not started, and its port, which is never 0.
 
-    ``pools`` have what reflection tells beside the contract.
+    Reflection describes the API and the messages in ``pools``.
 
-    Raises `CannotListen`.
+    Raise `CannotListen`.
     """
     refuse_forked_child()
-    server = grpc.aio.server(interceptors=(StatusInterceptor(),), options=_options(limits))
+    server = grpc.aio.server(interceptors=(StatusInterceptor(),), options=_options(settings))
     uses_grpc(server)
     unregistered: Any = _Unregistered(server)
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflow_service, unregistered)
@@ -64,8 +64,8 @@ def build_grpc_server(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, unregistered)
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     names = (*SERVICE_NAMES, health_name, reflection.SERVICE_NAME)
-    told: Any = Pools(pools)
-    servicer = reflection.aio.ReflectionServicer(names, pool=told)
+    all_pools: Any = Pools(pools)
+    servicer = reflection.aio.ReflectionServicer(names, pool=all_pools)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, unregistered)  # type: ignore[no-untyped-call]
     try:
         port = server.add_insecure_port(address)
@@ -77,41 +77,40 @@ def build_grpc_server(
 
 
 class _Unregistered:
-    """Takes handlers without registering their methods with gRPC's core.
+    """Adds handlers without registering their methods with gRPC's core.
 
-    For each registered method grpc.aio 1.85 keeps a call waiting in the core.
-    When its accepting loop dies (see `mendflow_server.api.server_watchdog`) it frees
-    them, and the core then writes into the memory that they had.
+    For each registered method, grpc.aio 1.85 keeps a call waiting in the core. When its accept loop ends (see
+    `mendflow_server.api.server_watchdog`), it frees these calls, and the core then writes into the freed memory.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """The generated code asks for it; the generic handlers answer the same calls."""
+        """Do nothing. The generated code calls this method; the generic handlers serve the same calls."""
 
 
 def _cannot_listen(address: str) -> str:
     return (
-        f"cannot listen for gRPC on {address}: another program has the port, or the address is not this host's; "
-        "choose another with --grpc-address or MENDFLOW_GRPC_ADDRESS"
+        f"cannot listen for gRPC on {address}: another program uses the port, or the address is not one of this host; "
+        "choose another address with --grpc-address or MENDFLOW_GRPC_ADDRESS"
     )
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
+def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
-        # By default a second server could bind the same port and take half the calls.
+        # By default a second server can bind the same port and receive half of the calls.
         ("grpc.so_reuseport", 0),
-        # By default a burst of more than 1,000 calls is thinned out, with CANCELLED, before anyone here sees them.
+        # By default gRPC answers calls beyond 1,000 pending ones with CANCELLED before a handler sees them.
         ("grpc.server.max_pending_requests", 20_000),
         ("grpc.server.max_pending_requests_hard_limit", 30_000),
-        ("grpc.max_receive_message_length", limits.request_limit),
-        # Replies are bounded where they are made; gRPC shall not cut a large input and output together.
+        ("grpc.max_receive_message_length", settings.request_limit),
+        # The handlers bound their responses. gRPC must not refuse a large input and output in one response.
         ("grpc.max_send_message_length", -1),
-        # Clients may ping each 10 s, also without a call; a little less, since pings do not arrive evenly.
+        # Clients may ping every 10 s, also without a call. The limit is lower, since pings do not arrive evenly.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 9_000),
-        # A watcher whose host vanished is noticed, and its place among the watches is free again.
+        # Detect a watcher whose host has vanished, so that its watch no longer counts against the limit.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
     ]

@@ -1,4 +1,4 @@
-"""What was begun is seen through, also when the caller hangs up."""
+"""Work that continues when the caller disconnects."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["Finisher"]
+__all__ = ["Shield"]
 
 T = TypeVar("T")
 
 
-class Finisher:
-    """Runs work that must not be cut off halfway.
+class Shield:
+    """Runs work that must not be interrupted halfway.
 
-    gRPC cancels a handler's task when the caller hangs up or its deadline
-    passes; the work goes on in a task of its own, which is kept from the
-    garbage collector until it is done.
+    gRPC cancels a handler's task when the caller disconnects or its deadline passes. The work runs in its own task. The
+    shield references that task until it is done, so that the garbage collector does not destroy it.
     """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Answer what ``work`` answers. Cancelling this does not cancel ``work``."""
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of ``work``, or raise its exception. Cancelling this call does not cancel ``work``."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,7 +1,6 @@
-"""Requests, checked: each function answers the values or raises a refusal that names every field at fault.
+"""The checks of requests. Each function returns the checked values, or raises a refusal that names every invalid field.
 
-Pure: no store, no clock. What a caller may send is in the contract's comments;
-here are only the rules they state.
+The functions are pure: they use no store and no clock. The rules are those that the comments of the protos state.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from mendflow.codec import ValueType
     from mendflow.v1 import operator_service_pb2, workflow_service_pb2
     from mendflow.v1.payload_pb2 import Payload
-    from mendflow_server.api.interfaces import Limits
+    from mendflow_server.settings import Settings
 
     Violations = list[tuple[str, str]]
 
@@ -74,7 +73,7 @@ _KINDS: Final = frozenset(event_pb2.EventKind.values()) - {event_pb2.EVENT_KIND_
 
 @dataclass(slots=True)
 class Start:
-    """A well-formed start. ``workflow_id`` is empty when the server shall make one; ``wait`` None: absent."""
+    """A valid start. ``workflow_id`` is empty when the server chooses one. ``wait`` is in seconds, None when absent."""
 
     workflow_id: str
     labels: dict[str, str]
@@ -83,7 +82,7 @@ class Start:
 
 @dataclass(slots=True)
 class Get:
-    """A well-formed get."""
+    """A valid get. ``wait`` is in seconds."""
 
     workflow_id: str
     wait: float
@@ -91,7 +90,7 @@ class Get:
 
 @dataclass(slots=True)
 class Watch:
-    """A well-formed watch; no kinds means all."""
+    """A valid watch. An empty ``kinds`` selects all kinds."""
 
     workflow_id: str
     after_sequence: int
@@ -100,7 +99,7 @@ class Watch:
 
 @dataclass(slots=True)
 class ListWorkflows:
-    """A well-formed list."""
+    """A valid list of workflows."""
 
     condition: Filter
     page_size: int
@@ -108,7 +107,7 @@ class ListWorkflows:
 
 @dataclass(slots=True)
 class PageOf:
-    """A page of what belongs to one workflow."""
+    """A valid list of what belongs to one workflow."""
 
     workflow_id: str
     page_size: int
@@ -116,58 +115,58 @@ class PageOf:
 
 @dataclass(slots=True)
 class Cancel:
-    """A well-formed cancel, resume or terminate."""
+    """A valid cancel, resume or terminate."""
 
     workflow_id: str
     reason: str
 
 
-def check_start(request: workflow_service_pb2.StartWorkflowRequest, limits: Limits) -> Start:
-    """Check a start's form and size. A missing id is derived from the request_id."""
+def check_start(request: workflow_service_pb2.StartWorkflowRequest, settings: Settings) -> Start:
+    """Check a start and the size of its input. Derive a missing workflow_id from the request_id."""
     violations: Violations = []
     workflow_id = request.workflow_id
     request_id = request.request_id
     if workflow_id:
-        _check_id(violations, "workflow_id", workflow_id, limits.workflow_id_length)
+        _check_id(violations, "workflow_id", workflow_id, settings.workflow_id_length)
     if request_id:
         _check_id(violations, "request_id", request_id, _REQUEST_ID_LENGTH)
         workflow_id = workflow_id or _REQUEST_ID_PREFIX + request_id
     if not request.workflow_type:
         violations.append(("workflow_type", "is required"))
-    labels = _check_labels(violations, request.labels, limits) if request.labels else {}
-    wait = _check_wait(violations, request.wait, limits) if request.HasField("wait") else None
+    labels = _check_labels(violations, request.labels, settings) if request.labels else {}
+    wait = _check_wait(violations, request.wait, settings) if request.HasField("wait") else None
     if violations:
         raise InvalidFields(violations)
     if request.HasField("input"):
-        _check_size("input", request.input, limits)
+        _check_size("input", request.input, settings)
     return Start(workflow_id, labels, wait)
 
 
-def check_batch(request: workflow_service_pb2.BatchStartWorkflowsRequest, limits: Limits) -> None:
-    """Check what concerns the batch as a whole; its starts are checked one by one."""
+def check_batch(request: workflow_service_pb2.BatchStartWorkflowsRequest, settings: Settings) -> None:
+    """Check the batch as a whole, but not its starts."""
     count = len(request.requests)
     if not count:
-        raise InvalidFields([("requests", "is required: at least one")])
-    if count > limits.batch_limit:
-        raise InvalidFields([("requests", f"has {count} starts; at most {limits.batch_limit} are taken")])
+        raise InvalidFields([("requests", "must contain at least one start")])
+    if count > settings.batch_limit:
+        raise InvalidFields([("requests", f"{count} starts exceeds the limit of {settings.batch_limit}")])
     waiting = [index for index, start in enumerate(request.requests) if start.HasField("wait")]
     if waiting:
         raise InvalidFields([(f"requests[{index}].wait", "must be absent in a batch") for index in waiting])
 
 
-def check_get(request: workflow_service_pb2.GetWorkflowRequest, limits: Limits) -> Get:
+def check_get(request: workflow_service_pb2.GetWorkflowRequest, settings: Settings) -> Get:
     """Check a get."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
-    wait = _check_wait(violations, request.wait, limits) if request.HasField("wait") else 0.0
+    _check_workflow_id(violations, request.workflow_id, settings)
+    wait = _check_wait(violations, request.wait, settings) if request.HasField("wait") else 0.0
     _raise(violations)
     return Get(request.workflow_id, wait)
 
 
-def check_watch(request: workflow_service_pb2.WatchWorkflowRequest, limits: Limits) -> Watch:
+def check_watch(request: workflow_service_pb2.WatchWorkflowRequest, settings: Settings) -> Watch:
     """Check a watch."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
+    _check_workflow_id(violations, request.workflow_id, settings)
     if request.after_sequence < 0:
         violations.append(("after_sequence", "must not be negative"))
     _check_enum(violations, "kinds", request.kinds, _KINDS, "EventKind")
@@ -175,14 +174,14 @@ def check_watch(request: workflow_service_pb2.WatchWorkflowRequest, limits: Limi
     return Watch(request.workflow_id, request.after_sequence, frozenset(request.kinds))
 
 
-def check_list_workflows(request: workflow_service_pb2.ListWorkflowsRequest, limits: Limits) -> ListWorkflows:
-    """Check a list and its filter."""
+def check_list_workflows(request: workflow_service_pb2.ListWorkflowsRequest, settings: Settings) -> ListWorkflows:
+    """Check a list of workflows and its filter."""
     violations: Violations = []
-    page_size = _check_page_size(violations, request.page_size, limits)
+    page_size = _check_page_size(violations, request.page_size, settings)
     if request.workflow_type:
         _check_text(violations, "workflow_type", request.workflow_type, _TYPE_NAME_LENGTH)
     _check_enum(violations, "states", request.states, _STATES, "WorkflowState")
-    labels = _check_labels(violations, request.labels, limits)
+    labels = _check_labels(violations, request.labels, settings)
     since = until = None
     if request.HasField("create_time_from"):
         since = _check_time(violations, "create_time_from", request.create_time_from)
@@ -199,27 +198,27 @@ def check_list_workflows(request: workflow_service_pb2.ListWorkflowsRequest, lim
     return ListWorkflows(condition, page_size)
 
 
-def check_list_events(request: workflow_service_pb2.ListEventsRequest, limits: Limits) -> PageOf:
+def check_list_events(request: workflow_service_pb2.ListEventsRequest, settings: Settings) -> PageOf:
     """Check a list of events."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
-    page_size = _check_page_size(violations, request.page_size, limits)
+    _check_workflow_id(violations, request.workflow_id, settings)
+    page_size = _check_page_size(violations, request.page_size, settings)
     _raise(violations)
     return PageOf(request.workflow_id, page_size)
 
 
-def check_list_types(request: workflow_service_pb2.ListWorkflowTypesRequest, limits: Limits) -> int:
-    """Check a list of types and answer its page size."""
+def check_list_types(request: workflow_service_pb2.ListWorkflowTypesRequest, settings: Settings) -> int:
+    """Check a list of workflow types. Return its page size."""
     violations: Violations = []
-    page_size = _check_page_size(violations, request.page_size, limits)
+    page_size = _check_page_size(violations, request.page_size, settings)
     _raise(violations)
     return page_size
 
 
-def check_signal(request: workflow_service_pb2.SignalWorkflowRequest, limits: Limits) -> None:
-    """Check a signal's form and size."""
+def check_signal(request: workflow_service_pb2.SignalWorkflowRequest, settings: Settings) -> None:
+    """Check a signal and the size of its data."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
+    _check_workflow_id(violations, request.workflow_id, settings)
     if request.name:
         _check_id(violations, "name", request.name, _SIGNAL_NAME_LENGTH)
     else:
@@ -228,13 +227,13 @@ def check_signal(request: workflow_service_pb2.SignalWorkflowRequest, limits: Li
         _check_id(violations, "request_id", request.request_id, _REQUEST_ID_LENGTH)
     _raise(violations)
     if request.HasField("data"):
-        _check_size("data", request.data, limits)
+        _check_size("data", request.data, settings)
 
 
-def check_cancel(request: workflow_service_pb2.CancelWorkflowRequest, limits: Limits) -> Cancel:
+def check_cancel(request: workflow_service_pb2.CancelWorkflowRequest, settings: Settings) -> Cancel:
     """Check a cancel."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
+    _check_workflow_id(violations, request.workflow_id, settings)
     _check_text(violations, "reason", request.reason, _REASON_LENGTH)
     if request.request_id:
         _check_id(violations, "request_id", request.request_id, _REQUEST_ID_LENGTH)
@@ -244,18 +243,18 @@ def check_cancel(request: workflow_service_pb2.CancelWorkflowRequest, limits: Li
 
 def check_operator(
     request: operator_service_pb2.ResumeWorkflowRequest | operator_service_pb2.TerminateWorkflowRequest,
-    limits: Limits,
+    settings: Settings,
 ) -> Cancel:
     """Check a resume or a terminate."""
     violations: Violations = []
-    _check_workflow_id(violations, request.workflow_id, limits)
+    _check_workflow_id(violations, request.workflow_id, settings)
     _check_text(violations, "reason", request.reason, _REASON_LENGTH)
     _raise(violations)
     return Cancel(request.workflow_id, request.reason)
 
 
 def definition_of(name: str, definitions: Mapping[str, Workflow[Any, Any]]) -> Workflow[Any, Any]:
-    """Answer the workflow type of this name. Raises `UnknownWorkflowType`."""
+    """Return the workflow type with this name. Raise `UnknownWorkflowType`."""
     definition = definitions.get(name)
     if definition is None:
         raise UnknownWorkflowType(name, definitions)
@@ -263,18 +262,21 @@ def definition_of(name: str, definitions: Mapping[str, Workflow[Any, Any]]) -> W
 
 
 def decode_input(definition: Workflow[Any, Any], payload: Payload | None) -> object:
-    """Answer the argument for the workflow function. Raises `InputMismatch`, `MessagesNotExported`."""
+    """Return the argument of the workflow function. Raise `InputMismatch` or `MessagesNotExported`."""
     if definition.input_type is None:
         if payload is not None and payload.HasField("message"):
             _decode(definition.no_input_type, payload, "input")
         elif payload is not None and not _is_null(payload):
-            raise InputMismatch([("", f"workflow type {definition.name} takes no input")])
+            raise InputMismatch([("", f"workflow type {definition.name} takes no input; leave it out")])
         return None
     return _decode(definition.input_type, payload, "input")
 
 
 def decode_signal(value_type: ValueType[Any] | None, payload: Payload | None) -> None:
-    """Check a signal's data: against its declared type, else for being one JSON text or a message."""
+    """Check a signal's data against its declared type. Without one, it must be a JSON text or a message.
+
+    Raise `InputMismatch` or `MessagesNotExported`.
+    """
     if value_type is not None:
         _decode(value_type, payload, "data")
     elif payload is not None:
@@ -297,12 +299,12 @@ def _check_well_formed(payload: Payload, field: str) -> None:
     kind = payload.WhichOneof("kind")
     if kind == "json":
         try:
-            # As the workflow will read it: by the same parser, with the same limit of depth.
+            # The workflow reads it with the same parser, which has the same limit of depth.
             from_json(payload.json, allow_inf_nan=False)
         except ValueError as error:
-            raise InputMismatch([("", f"is not JSON: {error}")], field) from error
+            raise InputMismatch([("", f"must be valid JSON: {error}")], field) from error
     elif kind == "message" and not payload.message.TypeName():
-        raise InputMismatch([("message.type_url", "names no message type")], field)
+        raise InputMismatch([("message.type_url", "must name a message type")], field)
 
 
 def _is_null(payload: Payload) -> bool:
@@ -310,15 +312,15 @@ def _is_null(payload: Payload) -> bool:
     return kind is None or (kind == "json" and payload.json.strip(" \t\r\n") == "null")
 
 
-def _check_size(field: str, payload: Payload, limits: Limits) -> None:
-    size = oversize(payload, limits.payload_limit)
+def _check_size(field: str, payload: Payload, settings: Settings) -> None:
+    size = oversize(payload, settings.payload_limit)
     if size:
-        raise TooLarge(field, size, limits.payload_limit)
+        raise TooLarge(field, size, settings.payload_limit)
 
 
-def _check_workflow_id(violations: Violations, workflow_id: str, limits: Limits) -> None:
+def _check_workflow_id(violations: Violations, workflow_id: str, settings: Settings) -> None:
     if workflow_id:
-        _check_id(violations, "workflow_id", workflow_id, limits.workflow_id_length)
+        _check_id(violations, "workflow_id", workflow_id, settings.workflow_id_length)
     else:
         violations.append(("workflow_id", "is required"))
 
@@ -332,14 +334,14 @@ def _check_id(violations: Violations, field: str, text: str, length: int) -> Non
 
 def _check_text(violations: Violations, field: str, text: str, length: int) -> None:
     if len(text) > length:
-        violations.append((field, f"has {len(text)} characters; at most {length} are taken"))
+        violations.append((field, f"{len(text)} characters exceeds the limit of {length}"))
     if "\0" in text:
-        violations.append((field, "must not hold the character NUL"))
+        violations.append((field, "must not contain the character NUL"))
 
 
-def _check_labels(violations: Violations, labels: Mapping[str, str], limits: Limits) -> dict[str, str]:
-    if len(labels) > limits.labels_limit:
-        violations.append(("labels", f"has {len(labels)} labels; at most {limits.labels_limit} are taken"))
+def _check_labels(violations: Violations, labels: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    if len(labels) > settings.labels_limit:
+        violations.append(("labels", f"{len(labels)} labels exceeds the limit of {settings.labels_limit}"))
     for name, value in labels.items():
         if len(name) > _LABEL_NAME_LENGTH or not _is_label_name(name):
             violations.append(
@@ -352,21 +354,21 @@ def _check_labels(violations: Violations, labels: Mapping[str, str], limits: Lim
     return dict(labels)
 
 
-def _check_wait(violations: Violations, wait: Duration, limits: Limits) -> float:
+def _check_wait(violations: Violations, wait: Duration, settings: Settings) -> float:
     seconds, nanos = wait.seconds, wait.nanos
     if seconds < 0 or nanos < 0:
         violations.append(("wait", "must not be negative"))
     elif nanos >= _NANOS:
-        violations.append(("wait", "its nanos must be below 1,000,000,000"))
-    elif seconds + nanos / _NANOS > limits.wait_limit:
-        violations.append(("wait", f"must be at most {limits.wait_limit:g} s"))
+        violations.append(("wait", "nanos must be less than 1,000,000,000"))
+    elif seconds + nanos / _NANOS > settings.wait_limit:
+        violations.append(("wait", f"must be at most {settings.wait_limit:g} s"))
     return seconds + nanos / _NANOS
 
 
-def _check_page_size(violations: Violations, page_size: int, limits: Limits) -> int:
+def _check_page_size(violations: Violations, page_size: int, settings: Settings) -> int:
     if page_size < 0:
         violations.append(("page_size", "must not be negative"))
-    return min(page_size or _DEFAULT_PAGE, limits.page_limit)
+    return min(page_size or _DEFAULT_PAGE, settings.page_limit)
 
 
 def _check_enum(
@@ -381,10 +383,10 @@ def _check_enum(
 def _check_time(violations: Violations, field: str, moment: Timestamp) -> int:
     seconds, nanos = moment.seconds, moment.nanos
     if not _EARLIEST_SECOND <= seconds <= _LATEST_SECOND:
-        violations.append((field, "must lie in the years 1 to 9999"))
+        violations.append((field, "must be in the years 1 to 9999"))
     if not 0 <= nanos < _NANOS:
-        violations.append((field, "its nanos must be from 0 to 999,999,999"))
-    # Rounded up: times in the store are whole microseconds, so "at or after" and "before" stay exact.
+        violations.append((field, "nanos must be from 0 to 999,999,999"))
+    # Round up. The store has whole microseconds, so "at or after" and "before" stay exact.
     return seconds * 1_000_000 + -(-nanos // 1000)
 
 

@@ -1,4 +1,4 @@
-"""WorkflowService: what a caller needs."""
+"""WorkflowService: the rpcs that start, read and control workflows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from mendflow_server.api.page_tokens import (
     workflows_cursor,
     workflows_token,
 )
-from mendflow_server.api.shield import Finisher
+from mendflow_server.api.shield import Shield
+from mendflow_server.api.status_codes import to_status
 from mendflow_server.api.validation import (
     check_batch,
     check_cancel,
@@ -32,7 +33,6 @@ from mendflow_server.api.validation import (
     decode_signal,
     definition_of,
 )
-from mendflow_server.errors import to_status
 from mendflow_server.execution.start_command import StartCommand
 from mendflow_server.store.records import Cursor
 
@@ -44,39 +44,40 @@ if TYPE_CHECKING:
     from mendflow.authoring.workflow import Workflow
     from mendflow.codec import ValueType
     from mendflow.v1.event_pb2 import TraceContext
-    from mendflow_server.api.interfaces import EnginePort, Limits
+    from mendflow_server.api.interfaces import WorkflowEngine
     from mendflow_server.engine.requests import StartResult
+    from mendflow_server.settings import Settings
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
 __all__ = ["FEATURES", "WorkflowService"]
 
-#: What this server can do beyond the rpcs themselves, for GetServerInfo.
+#: The optional features of this server, as GetServerInfo returns them.
 FEATURES: Final = ("batch_start", "signal_dedup", "wait", "watch_kinds")
 
-# Clients take 4 MiB by default; one event or row may add about 1 MiB to these.
+# Clients accept 4 MiB by default. One event or row can add about 1 MiB to a page of this size.
 _PAGE_BYTES: Final = 1 << 20
-# So many starts of a batch are begun at once.
+# A batch waits for room after this many starts.
 _PORTION: Final = 128
-# Past this the outcomes of a batch are told in short: 1,000 of them always fit.
+# Beyond this size the response of a batch omits long fields, so that 1,000 outcomes always fit.
 _BATCH_BYTES: Final = 2 << 20
 
 
 class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
-    """The handlers; each checks, asks the engine and describes.
+    """The rpc handlers. Each checks its request, calls the engine and describes the result.
 
-    ``trace`` makes a trace context of a call's metadata.
+    ``trace`` returns the trace context of a call's metadata.
     """
 
     def __init__(
-        self, engine: EnginePort, limits: Limits, *, trace: Callable[[Any], TraceContext], version: str
+        self, engine: WorkflowEngine, settings: Settings, *, trace: Callable[[Any], TraceContext], version: str
     ) -> None:
         self._engine = engine
-        self._limits = limits
+        self._settings = settings
         self._trace = trace
         self._version = version
-        self._finisher = Finisher()
-        # Only a signal of one of these names needs its workflow's type looked up.
+        self._shield = Shield()
+        # For a signal of another name, the handler does not need to look up the workflow's type.
         self._declared_signals = frozenset(
             name for definition in engine.definitions.values() for name in definition.signals
         )
@@ -84,7 +85,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def StartWorkflow(
         self, request: workflow_service_pb2.StartWorkflowRequest, context: Context
     ) -> workflow_service_pb2.StartWorkflowResponse:
-        """Start a workflow, and wait for its end if asked to."""
+        """Start a workflow, and wait for its end if the request says so."""
         command = self._start_command(request, self._trace(context.invocation_metadata()))
         result = await self._engine.start_and_wait(command)
         response = workflow_service_pb2.StartWorkflowResponse()
@@ -95,8 +96,8 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def BatchStartWorkflows(
         self, request: workflow_service_pb2.BatchStartWorkflowsRequest, context: Context
     ) -> workflow_service_pb2.BatchStartWorkflowsResponse:
-        """Start many workflows, each with its own outcome."""
-        check_batch(request, self._limits)
+        """Start many workflows. Each has its own outcome."""
+        check_batch(request, self._settings)
         begun: list[asyncio.Future[StartResult] | Exception] = []
         metadata = context.invocation_metadata()
         trace = self._trace(metadata)
@@ -105,25 +106,25 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
                 if index % _PORTION == 0:
                     await self._engine.wait_for_capacity()
                 if not trace.parent_span_id:
-                    trace = self._trace(metadata)  # No caller's trace: each has its own.
+                    trace = self._trace(metadata)  # Without a caller's trace, each workflow has its own.
                 try:
                     begun.append(self._engine.start(self._start_command(start, trace)))
-                except Exception as error:  # noqa: BLE001 - one refusal must not touch the others
+                except Exception as error:  # noqa: BLE001 - one refusal must not affect the others
                     begun.append(error)
             return await _batch_response(begun)
         finally:
             for future in begun:
-                # Whoever hung up is not told; what was begun goes on.
+                # When the caller has disconnected, the started workflows continue and their errors are not reported.
                 if isinstance(future, asyncio.Future) and not future.cancel() and not future.cancelled():
                     future.exception()
 
     async def WatchWorkflow(
         self, request: workflow_service_pb2.WatchWorkflowRequest, context: Context
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
-        """Stream a workflow's events."""
+        """Yield a workflow's events as they are committed."""
         del context
-        asked = check_watch(request, self._limits)
-        frames = self._engine.watch(asked.workflow_id, after_sequence=asked.after_sequence, kinds=asked.kinds)
+        checked = check_watch(request, self._settings)
+        frames = self._engine.watch(checked.workflow_id, after_sequence=checked.after_sequence, kinds=checked.kinds)
         try:
             async for frame in frames:
                 yield frame
@@ -135,9 +136,9 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def GetWorkflow(
         self, request: workflow_service_pb2.GetWorkflowRequest, context: Context
     ) -> workflow_service_pb2.GetWorkflowResponse:
-        """Answer one workflow, and wait for its end if asked to."""
+        """Return one workflow, and wait for its end if the request says so."""
         del context
-        asked = check_get(request, self._limits)
+        asked = check_get(request, self._settings)
         ending = await self._engine.get(asked.workflow_id, wait=asked.wait)
         return workflow_service_pb2.GetWorkflowResponse(
             workflow=describe(ending.row, started=ending.started, final=ending.final)
@@ -146,11 +147,11 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def ListWorkflows(
         self, request: workflow_service_pb2.ListWorkflowsRequest, context: Context
     ) -> workflow_service_pb2.ListWorkflowsResponse:
-        """Answer a page of workflows."""
+        """Return a page of workflows, newest first."""
         del context
-        asked = check_list_workflows(request, self._limits)
-        after = workflows_cursor(asked.condition, request.page_token)
-        page = await self._engine.list_workflows(asked.condition, limit=asked.page_size, after=after)
+        checked = check_list_workflows(request, self._settings)
+        after = workflows_cursor(checked.condition, request.page_token)
+        page = await self._engine.list_workflows(checked.condition, limit=checked.page_size, after=after)
         response = workflow_service_pb2.ListWorkflowsResponse()
         following = page.next
         size = 0
@@ -163,19 +164,19 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
                 break
             response.workflows.append(workflow)
         if following is not None:
-            response.next_page_token = workflows_token(asked.condition, following)
+            response.next_page_token = workflows_token(checked.condition, following)
         return response
 
     async def ListEvents(
         self, request: workflow_service_pb2.ListEventsRequest, context: Context
     ) -> workflow_service_pb2.ListEventsResponse:
-        """Answer a page of a workflow's events."""
+        """Return a page of a workflow's events, in order."""
         del context
-        asked = check_list_events(request, self._limits)
-        row = await self._engine.find(asked.workflow_id)
-        # The uid, not the id: an id may be used again once its workflow is purged.
+        checked = check_list_events(request, self._settings)
+        row = await self._engine.find(checked.workflow_id)
+        # The uid, not the id, since an id can be used again after its workflow is purged.
         after = events_cursor(row.uid, request.page_token)
-        events = await self._engine.read_events(row.key, after, limit=asked.page_size, max_bytes=_PAGE_BYTES)
+        events = await self._engine.read_events(row.key, after, limit=checked.page_size, max_bytes=_PAGE_BYTES)
         response = workflow_service_pb2.ListEventsResponse()
         for data in events:
             response.events.add().MergeFromString(data)
@@ -186,8 +187,8 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def SignalWorkflow(
         self, request: workflow_service_pb2.SignalWorkflowRequest, context: Context
     ) -> workflow_service_pb2.SignalWorkflowResponse:
-        """Send a signal."""
-        check_signal(request, self._limits)
+        """Send a signal to a workflow."""
+        check_signal(request, self._settings)
         data = request.data if request.HasField("data") else None
         declared: ValueType[Any] | None = None
         if request.name in self._declared_signals:
@@ -195,7 +196,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
             definition = self._engine.definitions.get(row.workflow_type)
             declared = definition.signals.get(request.name) if definition else None
         decode_signal(declared, data)
-        duplicate = await self._finisher.finish(
+        duplicate = await self._shield.run(
             self._engine.signal(
                 request.workflow_id,
                 name=request.name,
@@ -209,11 +210,11 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def CancelWorkflow(
         self, request: workflow_service_pb2.CancelWorkflowRequest, context: Context
     ) -> workflow_service_pb2.CancelWorkflowResponse:
-        """Ask a workflow to end."""
-        asked = check_cancel(request, self._limits)
-        row = await self._finisher.finish(
+        """Request the cancellation of a workflow."""
+        checked = check_cancel(request, self._settings)
+        row = await self._shield.run(
             self._engine.cancel(
-                asked.workflow_id, reason=asked.reason, request_id=request.request_id, actor=context.peer()
+                checked.workflow_id, reason=checked.reason, request_id=request.request_id, actor=context.peer()
             )
         )
         return workflow_service_pb2.CancelWorkflowResponse(workflow=describe(row))
@@ -221,9 +222,9 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def ListWorkflowTypes(
         self, request: workflow_service_pb2.ListWorkflowTypesRequest, context: Context
     ) -> workflow_service_pb2.ListWorkflowTypesResponse:
-        """Answer a page of the workflow types served."""
+        """Return a page of the workflow types that this server serves, by name."""
         del context
-        page_size = check_list_types(request, self._limits)
+        page_size = check_list_types(request, self._settings)
         after = types_cursor(request.page_token)
         names = sorted(name for name in self._engine.definitions if name > after)
         response = workflow_service_pb2.ListWorkflowTypesResponse()
@@ -240,42 +241,42 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def GetServerInfo(
         self, request: workflow_service_pb2.GetServerInfoRequest, context: Context
     ) -> workflow_service_pb2.GetServerInfoResponse:
-        """Answer what this server is."""
+        """Return the version, the id, the features and the limits of this server."""
         del request, context
-        limits = self._limits
+        settings = self._settings
         response = workflow_service_pb2.GetServerInfoResponse(
             version=self._version, replica_id=self._engine.replica_id, features=FEATURES
         )
         set_micros(response.start_time, round(self._engine.start_time * 1_000_000))
         published = response.limits
-        published.payload_bytes = limits.payload_limit
-        published.request_bytes = limits.request_limit
-        published.history_events = limits.history_limit
-        published.workflow_id_length = limits.workflow_id_length
-        published.batch_size = limits.batch_limit
-        published.page_size = limits.page_limit
-        published.untaken_signals = limits.untaken_signals_limit
-        published.watches = limits.watch_limit
-        published.workflows_in_memory = limits.workflows_in_memory_limit
-        published.attempts = limits.attempt_slots
-        published.threads = limits.thread_slots
-        published.wait.FromNanoseconds(round(limits.wait_limit * 1_000_000_000))
-        published.labels = limits.labels_limit
+        published.payload_bytes = settings.payload_limit
+        published.request_bytes = settings.request_limit
+        published.history_events = settings.history_limit
+        published.workflow_id_length = settings.workflow_id_length
+        published.batch_size = settings.batch_limit
+        published.page_size = settings.page_limit
+        published.untaken_signals = settings.untaken_signals_limit
+        published.watches = settings.watch_limit
+        published.workflows_in_memory = settings.workflows_in_memory_limit
+        published.attempts = settings.attempt_slots
+        published.threads = settings.thread_slots
+        published.wait.FromNanoseconds(round(settings.wait_limit * 1_000_000_000))
+        published.labels = settings.labels_limit
         return response
 
     def _start_command(self, request: workflow_service_pb2.StartWorkflowRequest, trace: TraceContext) -> StartCommand:
-        """Answer the command. Raises what is wrong with the request."""
-        asked = check_start(request, self._limits)
+        """Return the command of a request. Raise a refusal when the request is not valid."""
+        checked = check_start(request, self._settings)
         definition = definition_of(request.workflow_type, self._engine.definitions)
         payload = request.input if request.HasField("input") else None
         return StartCommand(
-            workflow_id=asked.workflow_id or new_id(),
+            workflow_id=checked.workflow_id or new_id(),
             definition=definition,
             input=payload,
             argument=decode_input(definition, payload),
-            labels=asked.labels,
+            labels=checked.labels,
             trace=trace,
-            wait=asked.wait or 0.0,
+            wait=checked.wait or 0.0,
         )
 
 
@@ -288,7 +289,7 @@ async def _batch_response(
         outcome = response.outcomes.add()
         try:
             result = start if isinstance(start, Exception) else await start
-        except Exception as error:  # noqa: BLE001 - each start has an outcome of its own
+        except Exception as error:  # noqa: BLE001 - each start has its own outcome
             result = error
         if isinstance(result, Exception):
             outcome.error.CopyFrom(to_status(as_refusal(result, "BatchStartWorkflows")))
@@ -302,7 +303,7 @@ async def _batch_response(
 
 
 def _shorten(outcome: workflow_service_pb2.StartOutcome) -> None:
-    """Leave out what may be long, so that the reply stays below what clients take."""
+    """Remove the fields that can be long, so that clients accept the response."""
     if outcome.WhichOneof("outcome") == "error":
         del outcome.error.details[1:]
     else:

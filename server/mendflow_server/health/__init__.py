@@ -1,1 +1,1 @@
-"""Whether the server is ready and alive."""
+"""Health: whether the server is ready, and whether it is alive."""

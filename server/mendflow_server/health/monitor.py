@@ -1,168 +1,121 @@
-"""Honest health: two questions, two answers.
+"""The health of the server: whether it is ready, and whether it is alive.
 
-*Ready* asks whether work is moving: the store commits, the loop turns in time,
-the supervisor ticks, recovery is done, no drain has begun. It decides whether
-calls are sent here. *Alive* asks only whether the loop turns and the
-supervisor ticks; whoever restarts processes asks this one, so that a database
-outage or a full disk never makes it kill a process that has done nothing wrong.
+*Ready* means that work is moving: the store commits, the event loop runs in time, the supervisor ticks, recovery has
+finished, and no drain has begun. It decides whether callers are sent here. *Alive* means only that the event loop runs
+and the supervisor ticks. An orchestrator restarts a process that is not alive, so a database outage or a full disk must
+never change this answer.
 
-`judge` is the rule, pure. `HealthMonitor.probe` applies it; a lost readiness
-comes back after some good probes in a row, so that it does not flap.
+`judge` is the rule, and is pure. `HealthMonitor.probe` applies it. A server that was not ready becomes ready again
+after several good probes in a row, so that its readiness does not flap.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mendflow_server.health.servicer import LIVENESS, READY_NAMES, HealthServicer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.settings import Settings
 
-__all__ = ["LIVENESS", "HealthMonitor", "HealthServicer", "Signals", "Verdict", "judge"]
+__all__ = ["HealthInputs", "HealthMonitor", "HealthStatus", "judge"]
 
 log = structlog.get_logger("mendflow.health")
 
-#: The name under which grpc.health.v1 answers whether the process is alive.
-LIVENESS: Final = "liveness"
-READY_NAMES: Final = ("", "mendflow.v1.WorkflowService", "mendflow.v1.OperatorService")
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-
-#: As much of an unknown service's name is told back.
-LONGEST_NAME: Final = 100
-#: How often the monitor looks, in seconds; a longer gap is the loop's lag.
-LOOK: Final = 0.5
+#: The interval between probes, in seconds. What a longer gap adds to it is the lag of the event loop.
+INTERVAL: Final = 0.5
+#: The interval while the server is not ready and no probe has been good.
+INTERVAL_NOT_READY: Final = INTERVAL / 25
 
 
 @dataclass(frozen=True, slots=True)
-class Signals:
-    """What health is judged by. Ages are in seconds."""
+class HealthInputs:
+    """The facts that `judge` decides by. Ages are in seconds."""
 
-    #: Of the batch that is on its way to the disk; None: all is there.
+    #: The age of the batch that is being committed; None when everything is committed.
     oldest_uncommitted_age: float | None
     last_commit_age: float
     last_tick_age: float
     recovered: bool
     draining: bool
-    #: Why the store does not commit; empty: it does.
+    #: Why the store does not commit; empty when it does.
     store_failure: str
-    #: What of the store is damaged, and what to do; empty: nothing that is known.
+    #: What part of the store is damaged, and what to do; empty when no damage is known.
     store_damage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """An answer, and why it is no."""
+class HealthStatus:
+    """An answer to one of the two questions. ``reasons`` is empty when the answer is yes."""
 
     ok: bool
     reasons: tuple[str, ...] = ()
 
 
-def judge(signals: Signals, loop_lag: float, settings: Settings) -> tuple[Verdict, Verdict]:
-    """Answer (ready, alive)."""
+def judge(inputs: HealthInputs, loop_lag: float, settings: Settings) -> tuple[HealthStatus, HealthStatus]:
+    """Return the status of (ready, alive). ``loop_lag`` is in seconds."""
     stuck = [
         f"{what} for {age:.1f} s (limit {settings.liveness_limit:g} s)"
-        for what, age in (("the supervisor has not ticked", signals.last_tick_age), ("the loop stood still", loop_lag))
+        for what, age in (
+            ("the supervisor has not ticked", inputs.last_tick_age),
+            ("the event loop was blocked", loop_lag),
+        )
         if age > settings.liveness_limit
     ]
     reasons = list(stuck)
-    if signals.draining:
-        reasons.append("the server drains")
-    if not signals.recovered:
-        reasons.append("the server still takes over what was under way")
-    if (signals.oldest_uncommitted_age or 0.0) > settings.commit_age_limit:
+    if inputs.draining:
+        reasons.append("the server is shutting down")
+    if not inputs.recovered:
+        reasons.append("recovery in progress")
+    if (inputs.oldest_uncommitted_age or 0.0) > settings.commit_age_limit:
         reasons.append(
-            f"a batch has waited {signals.oldest_uncommitted_age:.1f} s for its commit "
+            f"a commit has been pending for {inputs.oldest_uncommitted_age:.1f} s "
             f"(limit {settings.commit_age_limit:g} s)"
-            f"{'' if signals.store_failure else '; look for what keeps the disk busy'}"
+            f"{'' if inputs.store_failure else '; check what keeps the disk busy'}"
         )
-    elif signals.last_commit_age > settings.commit_age_limit + settings.probe_interval:
-        reasons.append(f"the store has not committed for {signals.last_commit_age:.1f} s")
-    if reasons and signals.store_failure:
-        reasons.append(signals.store_failure)
-    if signals.store_damage and signals.store_damage not in reasons:
-        # What can be read is still served, but no work should be sent to a file that must be replaced.
-        reasons.append(signals.store_damage)
+    elif inputs.last_commit_age > settings.commit_age_limit + settings.probe_interval:
+        reasons.append(f"the store has not committed for {inputs.last_commit_age:.1f} s")
+    if reasons and inputs.store_failure:
+        reasons.append(inputs.store_failure)
+    if inputs.store_damage and inputs.store_damage not in reasons:
+        # The server still serves the readable part, but callers should not send work to a file that must be replaced.
+        reasons.append(inputs.store_damage)
     if loop_lag > settings.loop_lag_limit:
         reasons.append(f"the event loop was {loop_lag:.1f} s late (limit {settings.loop_lag_limit:g} s)")
-    return Verdict(not reasons, tuple(reasons)), Verdict(not stuck, tuple(stuck))
-
-
-class HealthServicer(health_pb2_grpc.HealthServicer):
-    """grpc.health.v1. Every watcher is told of every change, whoever else comes and goes."""
-
-    def __init__(self) -> None:
-        self._statuses: dict[str, int] = dict.fromkeys((*READY_NAMES, LIVENESS), NOT_SERVING)
-        self._watchers: set[asyncio.Event] = set()
-
-    def set(self, service: str, status: int) -> None:
-        """Set a service's status, and tell who watches."""
-        if self._statuses.get(service) != status:
-            self._statuses[service] = status
-            for watcher in self._watchers:
-                watcher.set()
-
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:  # noqa: N802 - the rpc's name
-        """Answer a service's status. NOT_FOUND: there is no such service."""
-        status = self._statuses.get(request.service)
-        if status is None:
-            known = ", ".join(repr(name) for name in self._statuses)
-            # Cut: a status that is larger than the headers may be breaks the stream.
-            asked = request.service if len(request.service) <= LONGEST_NAME else f"{request.service[:LONGEST_NAME]}…"
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {asked!r}; known are {known}")
-        return health_pb2.HealthCheckResponse(status=status)
-
-    async def Watch(  # noqa: N802 - the rpc's name
-        self, request: health_pb2.HealthCheckRequest, context: Any
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Answer a service's status, and again whenever it changes."""
-        del context
-        changed = asyncio.Event()
-        self._watchers.add(changed)
-        last = None
-        try:
-            while True:
-                changed.clear()
-                status = self._statuses.get(request.service, UNKNOWN)
-                if status != last:
-                    last = status
-                    yield health_pb2.HealthCheckResponse(status=status)
-                await changed.wait()
-        finally:
-            self._watchers.discard(changed)
+    return HealthStatus(not reasons, tuple(reasons)), HealthStatus(not stuck, tuple(stuck))
 
 
 class HealthMonitor:
-    """Looks at the signals and says what they mean."""
+    """Probes the health, keeps the latest answers, and publishes them over gRPC."""
 
-    def __init__(self, clock: Clock, settings: Settings, signals: Callable[[], Signals]) -> None:
+    def __init__(self, clock: Clock, settings: Settings, inputs: Callable[[], HealthInputs]) -> None:
         self._clock = clock
         self._settings = settings
-        self._signals = signals
+        self._inputs = inputs
+        #: Good probes in a row.
         self._good = settings.good_probes
+        #: When the next probe is due, by the monotonic clock.
         self._expected: float | None = None
-        # The first readiness needs no run of good probes: nothing had gone wrong.
+        # The first good probe makes a new server ready, since nothing had failed before.
         self._never_ready = True
         self.servicer = HealthServicer()
-        self.ready = Verdict(ok=False, reasons=("the server has just started",))
-        self.alive = Verdict(ok=True)
+        self.ready = HealthStatus(ok=False, reasons=("the server is starting",))
+        self.alive = HealthStatus(ok=True)
 
     def probe(self, loop_lag: float = 0.0) -> None:
-        """Look once."""
-        signals = self._signals()
-        ready, self.alive = judge(signals, loop_lag, self._settings)
+        """Probe once. ``loop_lag`` is the lag of the event loop, in seconds."""
+        inputs = self._inputs()
+        ready, self.alive = judge(inputs, loop_lag, self._settings)
         self._good = self._good + 1 if ready.ok else 0
         if not ready.ok:
-            if self.ready.ok and not signals.draining:
+            if self.ready.ok and not inputs.draining:
                 log.warning("not_ready", reasons=ready.reasons)
             self.ready = ready
         elif self._good >= self._settings.good_probes or self._never_ready:
@@ -170,15 +123,15 @@ class HealthMonitor:
                 log.info("ready_again")
             self.ready = ready
             self._never_ready = False
-        self.servicer.set(LIVENESS, SERVING if self.alive.ok else NOT_SERVING)
+        self.servicer.set(LIVENESS, serving=self.alive.ok)
         for name in READY_NAMES:
-            self.servicer.set(name, SERVING if self.ready.ok else NOT_SERVING)
+            self.servicer.set(name, serving=self.ready.ok)
 
     async def run(self) -> None:
-        """Look every now and then, until cancelled. A start is noticed at once."""
+        """Probe at every interval until cancelled. While a server starts, the interval is short."""
         while True:
             lag = 0.0 if self._expected is None else max(0.0, self._clock.monotonic() - self._expected)
             self.probe(lag)
-            pause = LOOK if self.ready.ok or self._good else LOOK / 25
+            pause = INTERVAL if self.ready.ok or self._good else INTERVAL_NOT_READY
             self._expected = self._clock.monotonic() + pause
             await asyncio.sleep(pause)

@@ -1,1 +1,1 @@
-"""The HTTP server with /health."""
+"""The HTTP server and its health routes."""

@@ -1,4 +1,4 @@
-"""Health over HTTP, for whoever cannot ask over gRPC."""
+"""The HTTP server, for clients that cannot ask for the health over gRPC."""
 
 from __future__ import annotations
 
@@ -6,33 +6,35 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from mendflow_server.http.health import LIVE_PATH, READY_PATH, HealthRoutes
+
 if TYPE_CHECKING:
-    from mendflow_server.health.monitor import HealthMonitor, Verdict
+    from mendflow_server.health.monitor import HealthMonitor
 
 __all__ = ["CannotListenHttp", "HttpServer"]
 
+_PATHS = [READY_PATH, LIVE_PATH]
+
 
 class CannotListenHttp(Exception):
-    """The address cannot be listened on; the message says what to do."""
+    """The server cannot listen on its address. The message says what to do."""
 
 
 class HttpServer:
-    """GET /health (ready) and /health/live (alive): 200 or 503, with reasons."""
+    """Serves the health routes; refuses any other path with 404 and any other method with 405."""
 
     def __init__(self, address: str, health: HealthMonitor, *, version: str, replica_id: str) -> None:
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
-        self._health = health
-        self._about = {"version": version, "replica_id": replica_id}
+        self._health = HealthRoutes(health, version=version, replica_id=replica_id)
         self._runner: web.AppRunner | None = None
-        #: Where it listens; of interest for an address with port 0.
+        #: The port that the server listens on; after `start` it is never 0.
         self.port = self._port
 
     async def start(self) -> None:
-        """Listen. Raises `CannotListenHttp`."""
+        """Listen. Raise `CannotListenHttp`."""
         app = web.Application()
-        app.router.add_get("/health", self._ready)
-        app.router.add_get("/health/live", self._alive)
+        app.router.add_routes(self._health.routes())
         app.router.add_route("*", "/{path:.*}", _unknown)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
@@ -50,29 +52,14 @@ class HttpServer:
         self.port = runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Close the port and end open requests. May be called again."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
-    async def _ready(self, _: web.Request) -> web.Response:
-        return self._answer(self._health.ready)
-
-    async def _alive(self, _: web.Request) -> web.Response:
-        return self._answer(self._health.alive)
-
-    def _answer(self, verdict: Verdict) -> web.Response:
-        body = {
-            "status": "SERVING" if verdict.ok else "NOT_SERVING",
-            "reasons": list(verdict.reasons),
-            **self._about,
-        }
-        return web.json_response(body, status=200 if verdict.ok else 503)
-
 
 async def _unknown(request: web.Request) -> web.Response:
-    known = ["/health", "/health/live"]
-    body = {"error": f"no {request.method} {request.path}", "paths": known}
-    if request.path in known:
+    if request.path in _PATHS:
+        body = {"error": f"method {request.method} is not allowed for {request.path}", "paths": _PATHS}
         return web.json_response(body, status=405, headers={"Allow": "GET, HEAD"})
-    return web.json_response(body, status=404)
+    return web.json_response({"error": f"path {request.path} not found", "paths": _PATHS}, status=404)
