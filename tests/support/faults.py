@@ -16,7 +16,7 @@ import struct
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from mendflow.v1 import failure_pb2
 from mendflow_server.app import App, Parts
@@ -240,7 +240,7 @@ def two_engines(build: Build) -> Build:
     """A disturbance: the file lock is off, and a second server takes over while the first one still runs a step."""
 
     class Two(App):
-        async def __aenter__(self) -> Two:
+        async def __aenter__(self) -> Self:
             await super().__aenter__()
             second = App(self.settings, self.definitions, parts=self._parts)
             self._run(self._start_second(second))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from mendflow_server.attempts.attempts import SHARE, Slots
+from mendflow_server.attempts.slots import SHARE, Slots
 
 
 def in_line(slots: Slots, count: int) -> list[int]:

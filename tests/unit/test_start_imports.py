@@ -22,7 +22,7 @@ from mendflow.cli import main
 
 assert main.get_command(click.Context(main), "serve").name == "serve"
 import bench.workflows
-from mendflow_server.command import load_workflows
+from mendflow_server.cli.workflow_modules import load_workflows
 from mendflow_server.telemetry import build_exporter
 
 for workflow in load_workflows(["bench.workflows"]).values():

@@ -7,7 +7,8 @@ import contextvars
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from mendflow_server.attempts.eager_task import Carriers
+
+from mendflow_server.attempts.eager_tasks import EagerTasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -16,15 +17,15 @@ NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name")
 
 
 @pytest.fixture
-async def carriers() -> AsyncIterator[Carriers]:
-    made = Carriers(asyncio.get_running_loop())
+async def carriers() -> AsyncIterator[EagerTasks]:
+    made = EagerTasks(asyncio.get_running_loop())
     await asyncio.sleep(0)  # The spare task is parked.
     yield made
     made.close()
     await asyncio.sleep(0)
 
 
-def outside(carriers: Carriers, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
+def outside(carriers: EagerTasks, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
     """Begin it from a callback of the loop, where no task is current; answer what `begin` answers."""
     loop = asyncio.get_running_loop()
     begun = loop.create_future()
@@ -32,7 +33,7 @@ def outside(carriers: Carriers, coroutine: Coroutine[Any, Any, Any]) -> asyncio.
     return begun
 
 
-async def test_what_does_not_suspend_has_ended_at_once_and_made_no_task(carriers: Carriers) -> None:
+async def test_what_does_not_suspend_has_ended_at_once_and_made_no_task(carriers: EagerTasks) -> None:
     async def adds() -> int:
         async with asyncio.timeout(5):  # noqa: ASYNC100 - what does not suspend is what this is about
             return 2 + 3
@@ -43,7 +44,7 @@ async def test_what_does_not_suspend_has_ended_at_once_and_made_no_task(carriers
     assert asyncio.all_tasks() == before
 
 
-async def test_what_suspends_goes_on_in_the_task_in_which_it_began(carriers: Carriers) -> None:
+async def test_what_suspends_goes_on_in_the_task_in_which_it_began(carriers: EagerTasks) -> None:
     async def asks() -> list[Any]:
         NAME.set("mine")
         seen = [asyncio.current_task()]
@@ -57,7 +58,7 @@ async def test_what_suspends_goes_on_in_the_task_in_which_it_began(carriers: Car
     assert NAME.get("nobody's") == "nobody's"
 
 
-async def test_a_timeout_over_a_wait_ends_it(carriers: Carriers) -> None:
+async def test_a_timeout_over_a_wait_ends_it(carriers: EagerTasks) -> None:
     async def late() -> str:
         try:
             async with asyncio.timeout(0):
@@ -69,7 +70,7 @@ async def test_a_timeout_over_a_wait_ends_it(carriers: Carriers) -> None:
     assert await (await outside(carriers, late())) == "late"
 
 
-async def test_a_cancel_before_its_next_turn_reaches_what_it_waits_for(carriers: Carriers) -> None:
+async def test_a_cancel_before_its_next_turn_reaches_what_it_waits_for(carriers: EagerTasks) -> None:
     children: list[asyncio.Task[None]] = []
 
     async def forever() -> None:
@@ -97,7 +98,7 @@ async def test_a_cancel_before_its_next_turn_reaches_what_it_waits_for(carriers:
 
 
 @pytest.mark.parametrize("suspends", [False, True])
-async def test_what_cancels_itself_harms_nobody_who_begins_later(carriers: Carriers, suspends: bool) -> None:  # noqa: FBT001
+async def test_what_cancels_itself_harms_nobody_who_begins_later(carriers: EagerTasks, suspends: bool) -> None:  # noqa: FBT001
     async def cancels_itself() -> str:
         task = asyncio.current_task()
         assert task is not None
@@ -120,7 +121,7 @@ async def test_what_cancels_itself_harms_nobody_who_begins_later(carriers: Carri
         assert await (await outside(carriers, waits())) == "whole"
 
 
-async def test_cancel_of_what_yielded_no_future_ends_it(carriers: Carriers) -> None:
+async def test_cancel_of_what_yielded_no_future_ends_it(carriers: EagerTasks) -> None:
     class Awaitable:
         def __await__(self) -> Any:
             yield 5
@@ -144,7 +145,7 @@ async def test_cancel_of_what_yielded_no_future_ends_it(carriers: Carriers) -> N
     assert await (await begun) == "ended"
 
 
-async def test_many_that_suspend_at_once_all_go_on(carriers: Carriers) -> None:
+async def test_many_that_suspend_at_once_all_go_on(carriers: EagerTasks) -> None:
     async def waits(number: int) -> int:
         await asyncio.sleep(0)
         return number
@@ -153,7 +154,7 @@ async def test_many_that_suspend_at_once_all_go_on(carriers: Carriers) -> None:
     assert await asyncio.gather(*tasks) == list(range(20))
 
 
-async def test_what_begins_inside_a_task_gets_one_of_its_own(carriers: Carriers) -> None:
+async def test_what_begins_inside_a_task_gets_one_of_its_own(carriers: EagerTasks) -> None:
     async def asks() -> Any:
         return asyncio.current_task()
 
