@@ -156,7 +156,7 @@ class Engine:
         return Snapshot(row, events[0], events[-1] if row.end_time is not None else None)
 
     async def start_and_wait(self, command: StartCommand) -> StartResult:
-        result = await self._start(command)
+        result = await self.start(command)
         if not (command.wait or result.row.end_time):
             return result
         snapshot = await self.wait_end(result.row, command.wait)

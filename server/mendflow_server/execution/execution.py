@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mendflow.errors import PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.attempts.model import AttemptResult
-from mendflow_server.execution import closing
+from mendflow_server.execution import closing, stopping
+from mendflow_server.execution.code import WorkflowCode
 from mendflow_server.execution.progress import Progress
 from mendflow_server.execution.steps import StepExecutor
 from mendflow_server.execution.unit_of_work import UnitOfWork
@@ -30,12 +30,10 @@ from mendflow_server.healing.engine_faults import NONE
 from mendflow_server.history.builder import HistoryBuilder
 from mendflow_server.history.timestamps import set_time
 from mendflow_server.history.workflow_status import WorkflowStatus, derive_status, next_time
-from mendflow_server.replay.rehearsal import rehearse
-from mendflow_server.replay.workflow_runner import NonDeterminism, WorkflowRunner
 from mendflow_server.store.records import CommitOutcome, InboxKind, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from mendflow.authoring.workflow import Workflow
     from mendflow_server.attempts.model import AttemptRequest
@@ -90,6 +88,7 @@ class Execution:
 
     __slots__ = (
         "_builder",
+        "_code",
         "_events",
         "_faulted",
         "_held",
@@ -97,7 +96,6 @@ class Execution:
         "_not_served",
         "_progress",
         "_result_came",
-        "_runner",
         "_seen",
         "_services",
         "_steps",
@@ -108,7 +106,6 @@ class Execution:
         "history",
         "queued",
         "rested",
-        "workflow",
     )
 
     def __init__(
@@ -124,11 +121,10 @@ class Execution:
         self._services = services
         self._events = events
         self.history = history
-        self.workflow = workflow
         self._builder = HistoryBuilder(history)
         self._unit = UnitOfWork(row, guard, self._builder)
         self._steps = StepExecutor(services, self._builder, self._unit, self)
-        self._runner: WorkflowRunner | None = None
+        self._code = WorkflowCode(services, self._builder, self._unit, workflow)
         self._progress: Progress | None = None
         #: Evicted: nothing may follow from it any more.
         self.closed = False
@@ -200,7 +196,7 @@ class Execution:
         for name, value in command.labels.items():
             detail.labels[name] = value
         self._builder.add(event)
-        self._run(command.argument)
+        self._after_drive(self._code.start(command.argument))
 
     def resume_from(self, loaded: Loaded, *, retry: bool, faulted: Faulted = NONE) -> None:
         """Continue a workflow out of the store: close interrupted attempts, replay, and take in its inbox.
@@ -231,11 +227,11 @@ class Execution:
         if crashes:
             self._quarantine("", crashes)
         if faulted.pauses:
-            self._stop_after_faults(faulted.error)
+            self._stop_after_faults(stopping.after_faults(faulted.error, row.uid))
         else:
             # Not a workflow that was stopped for another reason, perhaps just now.
             unfit = self.history.stopped_reason == _NON_DETERMINISM
-            if retry and unfit and self._can_replay(loaded.events):
+            if retry and unfit and self._code.can_replay(loaded.events):
                 event = self._builder.new()
                 event.workflow_resumed.actor = "supervisor"
                 event.workflow_resumed.reason = "the code that is served now can replay it"
@@ -254,79 +250,36 @@ class Execution:
         """Replay the history and continue, if the code may run."""
         if self.history.final is not None or self.history.stopped:
             return
-        if self.workflow is None:
+        if not self._code.is_served:
             self._not_served = True
-        elif self._services.admission.guard.holds(self.row.key, ""):
+        elif self._code.is_held:
             self._held = True
-        elif self._runner is None:
+        elif self._code.runner is None:
             self._held = False
-            self._replay(self.workflow)
+            self._after_drive(self._code.replay())
 
-    def _stop_after_faults(self, error: str) -> None:
+    def _stop_after_faults(self, why: str) -> None:
         """Stop without running any code, because the server met an internal error twice in a row."""
-        self._faulted = (
-            f"internal error of the server, twice in a row ({error}); search the server log for error_id "
-            f"{self.row.uid}, then resume the workflow to try again"
-        )
+        self._faulted = why
         if self.history.cancel:
             self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=False))
         elif not self.history.stopped:
-            self._pause(_ENGINE_FAULT, self._faulted, "")
-
-    def _can_replay(self, events: Sequence[bytes]) -> bool:
-        """Return whether the code can replay the stored history. The try has no effect."""
-        if self.workflow is None or self._services.admission.guard.holds(self.row.key, ""):
-            return False
-        marker = self._services.crash_marker
-        marker.enter(self.row.key)
-        try:
-            limit = self._services.settings.payload_limit
-            return not rehearse(self.workflow, events, payload_limit=limit, now=self._builder.now).problem
-        finally:
-            marker.leave()
-
-    def _replay(self, workflow: Workflow[Any, Any]) -> None:
-        started = self.history.started
-        if started is None:
-            return
-        detail = started.workflow_started
-        input_type = workflow.input_type
-        argument = None
-        if input_type is not None:
-            try:
-                argument = input_type.decode(detail.input if detail.HasField("input") else None)
-            except PayloadError as error:
-                self._pause(_NON_DETERMINISM, f"the recorded input does not fit the workflow's type: {error}", "")
-                return
-        self._run(argument)
-
-    def _run(self, argument: object) -> None:
-        if self.workflow is None:
-            return
-        limit = self._services.settings.payload_limit
-        runner = self._runner = WorkflowRunner(self.workflow, self._builder, argument, payload_limit=limit)
-        self._drive(runner, runner.begin)
+            self._pause(_ENGINE_FAULT, why, "")
 
     # Driving.
 
-    def _drive(self, runner: WorkflowRunner, call: Callable[..., None], *arguments: object) -> None:
-        """Run the code until it rests, then act on what it asks for.
+    def _after_drive(self, problem: str) -> None:
+        """Act on what the code asks for, or pause because of the ``problem`` that it has with the history.
 
-        A drive is a transaction. The events before it stay; when the code cannot replay the history, the events that
-        the drive added are taken back, and the workflow pauses. Attempts in progress continue, and their results are
-        recorded. A workflow that is being cancelled ends at its clean-up deadline, unless other code comes before.
+        In a paused workflow attempts in progress continue, and their results are recorded. One that is being
+        cancelled ends at its clean-up deadline, unless other code comes before.
         """
-        before = len(self._builder.pending)
-        marker = self._services.crash_marker
-        marker.enter(self._unit.row.key)
-        try:
-            call(*arguments)
-        except NonDeterminism as error:
-            self._builder.undo_to(before)
-            self._pause(_NON_DETERMINISM, str(error), "")
+        if problem:
+            self._pause(_NON_DETERMINISM, problem, "")
             return
-        finally:
-            marker.leave()
+        runner = self._code.runner
+        if runner is None:
+            return
         if runner.unwanted:
             for key in runner.take_unwanted():
                 self._steps.withdraw(key)
@@ -344,7 +297,7 @@ class Execution:
 
     def want(self, step_key: str) -> None:
         """Start the next attempt of a step if the code awaits it and nothing holds it back."""
-        runner = self._runner
+        runner = self._code.runner
         if runner is None:
             return
         wanted = runner.wanted.get(step_key)
@@ -355,35 +308,17 @@ class Execution:
 
     def _pause(self, reason: event_pb2.StateReason.ValueType, explanation: str, step_key: str) -> None:
         """Stop until an operator, or other code, resumes the workflow."""
-        event = self._builder.new()
-        event.workflow_paused.reason = reason
-        event.workflow_paused.explanation = explanation
-        event.workflow_paused.step_key = step_key
-        self._builder.add(event)
-        name = event_pb2.StateReason.Name(reason).removeprefix("STATE_REASON_").lower()
-        self._unit.raise_alert(f"workflow_paused_{name}", event_pb2.ALERT_SEVERITY_WARNING, explanation)
+        stopping.pause(self._builder, self._unit, reason, explanation, step_key)
         self._stop_code()
 
     def _quarantine(self, step_key: str, crashes: int) -> None:
         """Stop because the workflow keeps crashing the server."""
-        what = f"step {step_key}" if step_key else "its workflow function"
-        explanation = (
-            f"the server crashed {crashes} times with {what} running alone; it does not run until it is resumed "
-            "(mendflow resume) or terminated (mendflow terminate)"
-        )
-        event = self._builder.new()
-        event.workflow_quarantined.step_key = step_key
-        event.workflow_quarantined.crashes = crashes
-        event.workflow_quarantined.explanation = explanation
-        self._builder.add(event)
-        self._unit.raise_alert("workflow_quarantined", event_pb2.ALERT_SEVERITY_CRITICAL, explanation)
+        stopping.quarantine(self._builder, self._unit, step_key, crashes)
         self._stop_code()
 
     def _stop_code(self) -> None:
         self._steps.stop_waiting()
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
+        self._code.stop()
 
     # Time.
 
@@ -404,8 +339,8 @@ class Execution:
         if self.history.stopped:
             return
         self._record_due(now)
-        if self._runner is not None:
-            for key in list(self._runner.wanted):
+        if self._code.runner is not None:
+            for key in list(self._code.runner.wanted):
                 self.want(key)
 
     def _record_due(self, now: float) -> None:
@@ -425,14 +360,15 @@ class Execution:
             else:
                 event.signal_timed_out.key = key
             self._builder.add(event)
-            if self._runner is not None:
-                self._drive(self._runner, self._runner.outcome_recorded, key)
+            runner = self._code.runner
+            if runner is not None:
+                self._after_drive(self._code.drive(runner.outcome_recorded, key))
             if self.history.final is not None:
                 return
 
     def _arm_timer(self) -> None:
         wake = None
-        if self.workflow is not None or self.history.cancel:
+        if self._code.is_served or self.history.cancel:
             wake = next_time(self.history, self._builder.now, self._is_overlooked)
         timer = self._timer
         if timer is not None:
@@ -447,7 +383,8 @@ class Execution:
 
     def _is_overlooked(self, step_key: str) -> bool:
         """Return whether a step that is due has nothing in its way, because it fell due between two turns."""
-        wanted = None if self._runner is None else self._runner.wanted.get(step_key)
+        runner = self._code.runner
+        wanted = None if runner is None else runner.wanted.get(step_key)
         return wanted is not None and self._steps.is_overlooked(step_key, wanted[0].step)
 
     # Attempts (`AttemptListener`, `StepOwner`).
@@ -496,7 +433,7 @@ class Execution:
         self._complete(request, result)
 
     def _complete(self, request: AttemptRequest, result: AttemptResult) -> None:
-        key, runner = request.step_key, self._runner
+        key, runner = request.step_key, self._code.runner
         outcome = self._steps.complete(request, result, wanted=runner is None or key in runner.wanted)
         if outcome is None:
             return  # A late result.
@@ -504,7 +441,7 @@ class Execution:
             self._progress.close_step(key)
         if outcome.resolved:
             if runner is not None:
-                self._drive(runner, runner.outcome_recorded, key)
+                self._after_drive(self._code.drive(runner.outcome_recorded, key))
             elif self.history.stopped_reason == _NON_DETERMINISM:
                 self._result_came = True
         elif outcome.retried:
@@ -537,7 +474,7 @@ class Execution:
 
     def _record_reports(self) -> None:
         if self.history.final is None and self._progress is not None:
-            self._progress.record_due(self._steps.running, self._runner)
+            self._progress.record_due(self._steps.running, self._code.runner)
 
     def hand_over(self) -> None:
         """Close what runs on the loop as lost, because the process ends.
@@ -568,8 +505,9 @@ class Execution:
             event = self._builder.new()
             event.signal_received.MergeFromString(message.content)
             self._builder.add(event)
-            if self._runner is not None and not self.history.stopped:
-                self._drive(self._runner, self._runner.signal_recorded, event.signal_received.name)
+            runner = self._code.runner
+            if runner is not None and not self.history.stopped:
+                self._after_drive(self._code.drive(runner.signal_recorded, event.signal_received.name))
         elif message.kind is InboxKind.CANCEL:
             self._take_cancel(message)
         elif message.kind is InboxKind.RESUME:
@@ -588,12 +526,12 @@ class Execution:
         set_time(event.cancel_requested.cleanup_deadline, deadline)
         self._builder.add(event)
         self._report_act(event)
-        held = self._services.admission.guard.holds(self.row.key, "")
-        if quarantined or self.workflow is None or self._faulted or held:
+        runner = self._code.runner
+        if quarantined or not self._code.is_served or self._faulted or self._code.is_held:
             # Its code cannot or must not run, so there is no clean-up.
             self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=False))
-        elif self._runner is not None:
-            self._drive(self._runner, self._runner.cancel_recorded)
+        elif runner is not None:
+            self._after_drive(self._code.drive(runner.cancel_recorded))
         else:
             self.resume()
             if self.history.stopped and self.history.final is None:
@@ -639,7 +577,7 @@ class Execution:
         history = self.history
         if (self._not_served or self._held) and not (history.stopped or history.final is not None or history.cancel):
             return closing.not_served(self.row.workflow_type) if self._not_served else closing.HELD
-        wanted = None if self._runner is None else self._runner.wanted
+        wanted = None if self._code.runner is None else self._code.runner.wanted
         steps = self._steps
         return derive_status(history, busy=steps.busy, slot_waits=steps.waiting_for_slot, wanted=wanted)
 
