@@ -118,7 +118,7 @@ def failing(server: Server, method: str, step_key: str = "") -> Iterator[Failing
     """Have the engine fail for the workflow "subject"."""
     engine = server.app.engine
     before = engine.observer
-    observer = Failing(before, "subject", method, step_key)
+    observer: Any = Failing(before, "subject", method, step_key)
     engine.observer = observer
     try:
         yield observer
