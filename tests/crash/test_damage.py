@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.crash.volumes import Caller
 
 SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
-ADVICE = "it is damaged; stop the server and restore a copy"
+ADVICE = "the file is damaged; stop the server and restore a backup"
 PAGE = 4_096
 #: The first byte of a page that holds the rows of an index, or of a table that is one, as that of events.
 INDEX_LEAF = 0x0A
@@ -82,7 +82,7 @@ async def cannot_be_read(caller: Caller) -> list[str]:
 def left_alone(server: OnAVolume, caller: Caller) -> set[str]:
     """Answer whom the server leaves as they are, by what it says."""
     started = [told.workflow_id for told in caller.told if told.kind == "started"]
-    keys = [key for line in server.log if line["event"] == "workflow_not_readable" for key in line["keys"]]
+    keys = [key for line in server.log if line["event"] == "workflow_unreadable" for key in line["keys"]]
     lost = [line["workflow_id"] for line in server.log if line["event"] == "workflow_lost"]
     return {started[key - 1] for key in keys} | set(lost)
 
@@ -116,7 +116,7 @@ async def test_a_file_that_is_no_store_any_more_is_refused_and_left_alone(
         server.store.write_bytes(left)
         words = server.refused()
         assert str(server.store) in words
-        assert "restore a copy" in words
+        assert "restore a backup" in words
         assert server.store.read_bytes() == left
         server.store.write_bytes(content)
         server.start()

@@ -44,10 +44,10 @@ class Trouble(NamedTuple):
 
 
 TROUBLES = [
-    Trouble(full, "the disk is full; free some space on it", mounted=True),
-    Trouble(refuses_to_grow, "the disk reports an error; look into the system's log"),
-    Trouble(read_only, "it cannot be written; make the file and its directory writable for this server"),
-    Trouble(locked, "another program holds it locked; end that program"),
+    Trouble(full, "disk full; free some space", mounted=True),
+    Trouble(refuses_to_grow, "disk I/O error; check the kernel log"),
+    Trouble(read_only, "the file is read-only; make it and its directory writable for the server"),
+    Trouble(locked, "the file is locked by another program; stop that program"),
 ]
 
 
@@ -78,8 +78,8 @@ async def test_what_the_disk_refuses_is_told_and_goes_on_without_a_restart(serve
         assert {told.detail.state for told in caller.told if told.kind == "result"} == {SUCCEEDED}
     assert server.terminate() == 0
     assert not breaches(server, caller.told)
-    assert any(trouble.advice in error for error in server.errors("store_does_not_commit")), server.words
-    assert any(line["event"] == "store_commits_again" for line in server.log)
+    assert any(trouble.advice in error for error in server.errors("commit_failed")), server.words
+    assert any(line["event"] == "commit_recovered" for line in server.log)
     assert "Traceback" not in server.words
 
 
@@ -99,7 +99,7 @@ async def test_a_full_disk_ends_the_start_with_advice_and_loses_nothing(on_a_dis
     ballast = fill(server.volume)
     words = server.refused()
     assert str(server.store) in words
-    assert "free some space on" in words
+    assert "free some space" in words
     ballast.unlink()
     server.start()
     async with calling(server) as caller:
@@ -132,15 +132,15 @@ async def test_a_start_waits_for_a_lock_that_another_program_holds(on_a_director
         server.kill()
         with locked(server):
             server.start(wait=False)
-            await server.says(503, "another program holds it locked; end that program")
+            await server.says(503, "the file is locked by another program; stop that program")
             await server.says(200, path="/health/live")
         await server.says(200)
         await caller.signal("waits")
         assert sorted(await caller.all_end()) == ["cut-off", "waits"]
     assert server.terminate() == 0
     assert not breaches(server, caller.told)
-    (error,) = server.errors("store_does_not_answer")
-    assert "another program holds it locked; end that program" in error
+    (error,) = server.errors("store_unavailable")
+    assert "the file is locked by another program; stop that program" in error
     assert "Traceback" not in server.words
 
 
@@ -157,7 +157,7 @@ async def test_a_drain_ends_in_order_though_the_store_takes_nothing(on_a_directo
         with locked(server):
             if moment != "serving":
                 server.start(wait=False)
-                await server.says(503, "another program holds it locked")
+                await server.says(503, "the file is locked by another program")
             assert server.process is not None
             server.process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(server.wait_died) == 0
@@ -179,7 +179,10 @@ async def test_a_read_only_disk_is_refused_until_it_takes_writes_again(on_a_disk
         server.kill()
         mount(server.volume, "-o", "remount,ro")
         words = server.refused()
-        assert f"{server.store}.lock cannot be opened: Read-only file system; make it writable for this server" in words
+        assert (
+            f"cannot open lock file {server.store}.lock: Read-only file system; make it writable for the server"
+            in words
+        )
         mount(server.volume, "-o", "remount,rw")
         server.start()
         await caller.signal("open")
@@ -212,8 +215,8 @@ def test_a_network_file_system_ends_the_start_with_advice(on_a_directory: OnAVol
         env={**os.environ, "PYTHONPATH": str(ROOT), "MENDFLOW_TEST_JOURNAL": str(server.effects)},
     )  # fmt: skip
     assert done.returncode == 1
-    what = f"{server.store} lies on a network file system (nfs4), where SQLite loses data"
-    assert done.stderr.splitlines() == [f"error: {what}; give a file on a local disk"]
+    what = f"{server.store} is on a network file system (nfs4), where SQLite loses data"
+    assert done.stderr.splitlines() == [f"error: {what}; use a file on a local disk"]
     assert not any(server.volume.iterdir())
 
 
@@ -228,7 +231,7 @@ async def test_a_second_server_is_refused_and_the_first_goes_on(on_a_directory: 
         assert second.wait_died() == 1
         assert (
             f"error: {server.store} is in use by another server (process {server.process.pid}); "
-            "stop that one, or give this one another file"
+            "stop that server or use another file"
         ) in server.words.splitlines()
         assert await caller.end("held") == SUCCEEDED
     assert server.terminate() == 0

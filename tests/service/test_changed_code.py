@@ -61,7 +61,7 @@ CHANGES = {
     "removed": Change("await a(); await wait_signal('s'); await c()", signalled="PAUSED",
         named=("step b (event", "step c")),
     "removed_with_what_follows": Change("await a(); await wait_signal('s')", signalled="PAUSED",
-        named=("step b (event", "it returned")),
+        named=("step b (event", "workflow returned before")),
     "inserted": Change("await a(); await n(); await b(); await wait_signal('s'); await c()", **PAUSED,
         named=("step b (event", "step n")),
     "inserted_and_marked": Change(
@@ -92,7 +92,7 @@ CHANGES = {
         "async def left(): await a()\nasync def right(): await wait_signal('s')\nawait gather(left(), right())",
         old="async def left(): await a(); await b()\nasync def right(): await wait_signal('s')\n"
         "await gather(left(), right())",
-        signalled="PAUSED", named=("step gather[0]/b (event", "it returned")),
+        signalled="PAUSED", named=("step gather[0]/b (event", "workflow returned before")),
     "signal_renamed": Change("await a(); await b(); await wait_signal('t'); await c()", **PAUSED,
         named=("signal wait signal:s (event", "signal wait signal:t")),
     "timer_renamed": Change("await a(); await sleep(3600, key='cooldown'); await c()",

@@ -11,7 +11,7 @@ import pytest
 from mendflow import attempt, step, workflow
 from mendflow.v1 import workflow_pb2, workflow_service_pb2
 from mendflow_server.api.workflow_service import _PORTION
-from mendflow_server.store.committer import CROWD
+from mendflow_server.store.committer import CAPACITY
 from tests.conftest import serving, until
 
 if TYPE_CHECKING:
@@ -107,15 +107,17 @@ async def test_a_large_batch_is_begun_a_portion_at_a_time(tmp_path: Path) -> Non
         assert len(RAN) == 3_000
         assert sum(store.sizes) >= 4_000
         # Never more under way than a crowd and the portion that found room.
-        assert max(size + waiting for size, waiting in zip(store.sizes, store.wanted, strict=True)) <= CROWD + _PORTION
+        assert (
+            max(size + waiting for size, waiting in zip(store.sizes, store.wanted, strict=True)) <= CAPACITY + _PORTION
+        )
 
 
 async def test_a_start_passes_a_batch_that_waits(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         store = Held(server.app)
         many = asyncio.ensure_future(server.stub.BatchStartWorkflows(batch("many", 1_000)))
-        assert await until(lambda: server.app.engine.workflows_in_memory > CROWD)
-        assert server.app.engine.workflows_in_memory <= CROWD + 2 * _PORTION
+        assert await until(lambda: server.app.engine.workflows_in_memory > CAPACITY)
+        assert server.app.engine.workflows_in_memory <= CAPACITY + 2 * _PORTION
         single = asyncio.ensure_future(server.client.start(steps_at_once, 1, id="single"))
         assert await until(lambda: "single" in [each.row.workflow_id for each in server.app.engine.cache])
         assert server.app.engine.workflows_in_memory < 1_000
@@ -127,7 +129,7 @@ async def test_a_start_passes_a_batch_that_waits(tmp_path: Path) -> None:
 async def test_a_batch_does_not_wait_for_a_stalled_disk_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mendflow_server.store.committer.ROOM_PATIENCE", 0.0)
+    monkeypatch.setattr("mendflow_server.store.committer.CAPACITY_TIMEOUT", 0.0)
     async with serving(tmp_path, definitions=MINE) as server:
         store = Held(server.app)
         many = asyncio.ensure_future(server.stub.BatchStartWorkflows(batch("many", 1_000)))
@@ -140,7 +142,7 @@ async def test_who_hangs_up_on_a_batch_leaves_whole_workflows(tmp_path: Path) ->
     async with serving(tmp_path, definitions=MINE) as server:
         store = Held(server.app)
         many = server.stub.BatchStartWorkflows(batch("many", 1_000))
-        assert await until(lambda: server.app.engine.workflows_in_memory > CROWD)
+        assert await until(lambda: server.app.engine.workflows_in_memory > CAPACITY)
         many.cancel()
         with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
             await many

@@ -116,7 +116,8 @@ class Failing:
         return failing
 
 
-PARTS = Parts(observer=Failing)
+OBSERVER: Any = Failing
+PARTS = Parts(observer=OBSERVER)
 
 
 @contextlib.contextmanager

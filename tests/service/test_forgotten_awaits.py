@@ -84,12 +84,12 @@ WAYS = {
     "call": "step ship()",
     "coroutine": "coroutine helper()",
     "coroutine kept": "coroutine helper()",
-    "create_task": "helper() was made a task",
-    "loop.create_task": "helper() was made a task",
-    "ensure_future": "step ship() was made a task",
-    "task of a step": "step ship() was made a task",
+    "create_task": "helper() was wrapped in a task",
+    "loop.create_task": "helper() was wrapped in a task",
+    "ensure_future": "step ship() was wrapped in a task",
+    "task of a step": "step ship() was wrapped in a task",
     "TaskGroup": "asyncio.TaskGroup cannot be replayed",
-    "asyncio.gather": "helper() was made a task",
+    "asyncio.gather": "helper() was wrapped in a task",
 }
 
 

@@ -82,7 +82,7 @@ def test_a_result_that_does_not_fit_any_more_pauses_and_stays(deployed: Deployme
         await wait_event(client, "order", "workflow_paused")
         return await client.get("order")
 
-    assert "step quote (event 2): the recorded result does not fit" in deployed.run(signalled).explanation
+    assert "step quote (event 2): the recorded result no longer matches" in deployed.run(signalled).explanation
     deployed.deploy(PRELUDE + typed.format("str", "'five'") + module_of(body).removeprefix(PRELUDE))
     assert deployed.run(lambda client: client.handle("order").result()) is None
     assert [name for name, _ in deployed.effects("order")] == ["quote", "c"]

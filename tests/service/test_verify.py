@@ -425,8 +425,8 @@ ENDINGS = {
         ["    the code raised Odd"]),
     "exit": ("await authorize(id); await gather(wait_signal('approve'), boom(SystemExit(0)))", 0,
         ["    the code raised SystemExit: 0"]),
-    "return_before_the_rest": ("await authorize(id)", 1, ["Instead it returned"]),
-    "exception_before_the_rest": ("raise KeyError('lamp')", 1, ["Instead it raised KeyError"]),
+    "return_before_the_rest": ("await authorize(id)", 1, ["workflow returned before awaiting"]),
+    "exception_before_the_rest": ("raise KeyError('lamp')", 1, ["workflow raised KeyError before awaiting"]),
 }  # fmt: skip
 
 

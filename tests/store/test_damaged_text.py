@@ -28,7 +28,7 @@ async def test_text_that_nobody_wrote_is_damage(tmp_path: Path, column: str) -> 
         with contextlib.closing(sqlite3.connect(path)) as other:
             other.execute(f"update workflows set {column} where workflow_id = 'order-1'")
             other.commit()
-        with pytest.raises(StoreDamaged, match="restore a copy"):
+        with pytest.raises(StoreDamaged, match="restore a backup"):
             await store.find(["order-1"])
         trying = RetryingStore(store)
         assert [loaded.row.workflow_id for loaded in await trying.load([damaged.key, whole.key])] == ["order-2"]

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("", "no store of this kind"),
-        ("mendflow.db", "no store of this kind"),
-        ("sqlite:mendflow.db", "no store of this kind"),
-        ("mysql://user:secret@host/db", "no store of this kind"),
-        ("postgresql://user:secret@host/db", "comes later"),
-        ("postgres://user:secret@host/db", "comes later"),
+        ("", "unknown kind of store"),
+        ("mendflow.db", "unknown kind of store"),
+        ("sqlite:mendflow.db", "unknown kind of store"),
+        ("mysql://user:secret@host/db", "unknown kind of store"),
+        ("postgresql://user:secret@host/db", "not supported yet"),
+        ("postgres://user:secret@host/db", "not supported yet"),
         ("sqlite://", "does not name a file"),
         ("sqlite:///", "does not name a file"),
         ("sqlite:////", "does not name a file"),
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         ("sqlite://host/mendflow.db", "does not name a file"),
         ("sqlite:///mendflow.db?mode=ro", "does not name a file"),
         ("sqlite:///%00", "does not name a file"),
-        ("sqlite:///:memory:", "in memory"),
+        ("sqlite:///:memory:", "in-memory"),
     ],
 )
 def test_other_urls_are_refused_with_the_right_form(url: str, says: str) -> None:
@@ -231,7 +231,7 @@ async def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not open"):
         await store.find(["order-1"])
     await store.open()
-    with pytest.raises(StoreError, match="opened before"):
+    with pytest.raises(StoreError, match="opened already"):
         await store.open()
     await start(store)
     await store.close()

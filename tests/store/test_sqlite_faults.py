@@ -89,7 +89,7 @@ async def test_a_disk_that_is_full_says_so_and_costs_no_connection(tmp_path: Pat
         ballast = fill(tmp_path)
         with mock.patch.object(writer, "connect_writer") as connecting:
             for _ in range(3):
-                advice = "the disk is full; free some space on it"
+                advice = "disk full; free some space"
                 with pytest.raises(StoreUnavailable if event == LARGE else CommitUnknown, match=advice):
                     await commit(store, follow(make_row(key=row.key, last_sequence=2), event))
                 assert await store.heads([row.key]) == {row.key: Guard(1, 2)}

@@ -84,7 +84,7 @@ def test_lists_walk_an_index_and_never_sort(connection: sqlite3.Connection, name
     [
         ("due", "INDEX workflows_due (wake_time>? AND wake_time<?)"),
         ("due", "COVERING INDEX workflows_due"),
-        ("in_progress", "INDEX workflows_under_way (key>?)"),
+        ("in_progress", "INDEX workflows_in_progress (key>?)"),
         ("in_progress", "INDEX inbox_by_workflow (key>?)"),
         ("stopped_for", "INDEX workflows_stopped (reason=? AND key>?)"),
         ("read_events", "events USING PRIMARY KEY (key=? AND sequence>?)"),

@@ -1,1 +1,1 @@
-"""What an exception means, and whether a step is retried."""
+"""Classify failures and decide about retries."""

@@ -1,12 +1,13 @@
-"""What an exception was: from any exception to a `Failure`, pure.
+"""Convert any exception to a `Failure`. Pure.
 
-The kind is answered by the first rule that knows the exception: Mendflow's own
-errors, a gRPC status, an SMTP reply, an HTTP status, its type. What no rule
-knows is transient: trying again in vain costs less than giving up too early.
+The first rule that recognises the exception determines its kind: Mendflow's own
+errors, a gRPC status, an SMTP reply, an HTTP status, its type. An exception that
+no rule recognises is transient, because a useless retry costs less than giving
+up too early.
 
-Exceptions come from users' code and foreign libraries, so nothing that they
-say is trusted: messages that cannot be printed, properties that raise, causes
-in a circle, texts without end or that are no valid Unicode all give a failure.
+Exceptions come from users' code and foreign libraries, so this module does not
+trust them. Messages that cannot be printed, properties that raise, circular
+causes, endless texts and invalid Unicode all result in a failure.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ __all__ = [
 
 MESSAGE_BYTES: Final = 4 * 1024
 TRACEBACK_BYTES: Final = 16 * 1024
-#: A cause's own traceback says less than the first one; a chain of them must not fill the history.
+#: The traceback of a cause is less useful than the first one, and a chain of them must not fill the history.
 CAUSE_TRACEBACK_BYTES: Final = 4 * 1024
 TYPE_BYTES: Final = 512
-#: Failures in a chain, the first included.
+#: The most failures in a chain, including the first one.
 CHAIN: Final = 8
-#: Frames looked at for a traceback: more never fit.
+#: The most frames of a traceback; more never fit.
 FRAMES: Final = 256
-#: The longest a callee's wish is heeded, in seconds.
+#: The longest delay that a callee may ask for, in seconds. Longer ones are reduced to it.
 LONGEST_HINT: Final = 86_400.0
 
 TRANSIENT: Final = failure_pb2.FAILURE_KIND_TRANSIENT
@@ -66,8 +67,8 @@ TIMEOUT: Final = failure_pb2.FAILURE_KIND_TIMEOUT
 CANCELLED: Final = failure_pb2.FAILURE_KIND_CANCELLED
 LOST: Final = failure_pb2.FAILURE_KIND_LOST
 
-#: Of a group's members the one that comes first here speaks for the group:
-#: one that will not go away makes the whole attempt vain.
+#: The kind of a group is the first of these that a member has: a permanent
+#: failure of one member makes a retry of the attempt useless.
 SEVERITY: Final = (PERMANENT, THROTTLED, TIMEOUT, TRANSIENT, CANCELLED)
 
 GRPC_KINDS: Final[Mapping[str, failure_pb2.FailureKind.ValueType]] = {
@@ -75,13 +76,13 @@ GRPC_KINDS: Final[Mapping[str, failure_pb2.FailureKind.ValueType]] = {
     "ABORTED": TRANSIENT,
     "INTERNAL": TRANSIENT,
     "UNKNOWN": TRANSIENT,
-    # Our own cancel arrives as asyncio.CancelledError; this one was the callee's.
+    # The workflow's cancel arrives as asyncio.CancelledError; this one is the callee's.
     "CANCELLED": TRANSIENT,
     "RESOURCE_EXHAUSTED": THROTTLED,
     "DEADLINE_EXCEEDED": TIMEOUT,
 }
 
-#: HTTP's 4xx are the caller's fault, its 5xx the server's; SMTP's 4xx may go away, its 5xx do not.
+#: HTTP: 4xx are errors of the caller, 5xx of the server. SMTP: 4xx are transient, 5xx permanent.
 FOURS: Final = range(400, 500)
 FIVES: Final = range(500, 600)
 
@@ -93,7 +94,7 @@ HTTP_KINDS: Final[Mapping[int, failure_pb2.FailureKind.ValueType]] = {
     505: PERMANENT,
 }
 
-#: Faults of the code or of what it was given: the next attempt meets them again.
+#: Errors of the code or of its input, which every attempt would raise.
 PERMANENT_TYPES: Final = (
     TypeError,
     AttributeError,
@@ -115,7 +116,7 @@ PERMANENT_TYPES: Final = (
 )
 
 
-class _Verdict(NamedTuple):
+class _Classification(NamedTuple):
     kind: failure_pb2.FailureKind.ValueType
     status_code: str = ""
     retry_after: float | None = None
@@ -123,29 +124,29 @@ class _Verdict(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """A failure, and whether the policy names its exception as one that is not retried."""
+    """A failure, and whether the policy excludes its exception from retries."""
 
     failure: failure_pb2.Failure
     not_retried: bool
 
 
 def classify(error: BaseException, *, policy: RetryPolicy, now: float) -> Classified:
-    """Answer what the exception is. ``now`` (UTC seconds) is for a Retry-After that names a date."""
+    """Return the failure of an exception. ``now``, in UTC seconds, is for a Retry-After header with a date."""
     try:
         failure = _failure(error, now)
-    except BaseException as broken:  # noqa: BLE001  the exception's own class may raise anything when it is examined
+    except BaseException as broken:  # noqa: BLE001  the exception's class may raise anything when it is examined
         name = _head(type(error).__name__, TYPE_BYTES)
         message = f"({name} cannot be examined: {type(broken).__name__} was raised)"
         failure = failure_pb2.Failure(kind=TRANSIENT, type=name, message=message)
     try:
         not_retried = is_not_retried(policy, error)
-    except BaseException:  # noqa: BLE001  so may the policy's own classes
+    except BaseException:  # noqa: BLE001  the policy's classes may raise anything too
         not_retried = False
     return Classified(failure, not_retried)
 
 
 def is_not_retried(policy: RetryPolicy, error: BaseException) -> bool:
-    """Tell whether the policy lists the exception, a base of it or, of a group, a member."""
+    """Return whether the policy lists the exception, one of its bases or, for a group, one of its members."""
     return any(
         isinstance(one, listed) if isinstance(listed, type) else listed in _names(type(one))
         for listed in policy.not_retried
@@ -154,89 +155,89 @@ def is_not_retried(policy: RetryPolicy, error: BaseException) -> bool:
 
 
 def lost_failure(message: str) -> failure_pb2.Failure:
-    """The process that ran the attempt died or gave it up."""
+    """Return the failure of an attempt whose process crashed or gave it up."""
     return failure_pb2.Failure(kind=LOST, message=_head(message, MESSAGE_BYTES))
 
 
 def timeout_failure(seconds: float) -> failure_pb2.Failure:
-    """The attempt took longer than its timeout."""
-    message = f"the attempt took longer than its timeout of {seconds:g} s"
+    """Return the failure of an attempt that exceeded its timeout, in seconds."""
+    message = f"the attempt exceeded its timeout of {seconds:g} s"
     return failure_pb2.Failure(kind=TIMEOUT, type=_type_name(TimeoutError), message=message)
 
 
 def cancelled_failure(message: str) -> failure_pb2.Failure:
-    """The attempt was cancelled by its workflow."""
+    """Return the failure of an attempt that its workflow cancelled."""
     name = _type_name(asyncio.CancelledError)
     return failure_pb2.Failure(kind=CANCELLED, type=name, message=_head(message, MESSAGE_BYTES))
 
 
-# --- the kinds ---------------------------------------------------------------
+# --- kinds -------------------------------------------------------------------
 
 
-def _verdict(error: BaseException, now: float) -> _Verdict:
-    members = [_verdict_of_one(one, now) for one in _leaves(error)]
+def _classification(error: BaseException, now: float) -> _Classification:
+    members = [_classification_of_one(one, now) for one in _leaves(error)]
     if not members:
-        return _verdict_of_one(error, now)
-    worst = min(members, key=lambda verdict: SEVERITY.index(verdict.kind))
-    hints = [verdict.retry_after for verdict in members if verdict.retry_after is not None]
+        return _classification_of_one(error, now)
+    worst = min(members, key=lambda each: SEVERITY.index(each.kind))
+    hints = [each.retry_after for each in members if each.retry_after is not None]
     return worst._replace(retry_after=max(hints, default=None))
 
 
-def _verdict_of_one(error: BaseException, now: float) -> _Verdict:
+def _classification_of_one(error: BaseException, now: float) -> _Classification:
     for rule in RULES:
-        verdict = rule(error, now)
-        if verdict is not None:
-            return verdict
-    return _Verdict(TRANSIENT)
+        found = rule(error, now)
+        if found is not None:
+            return found
+    return _Classification(TRANSIENT)
 
 
-def _by_mendflow(error: BaseException, _now: float) -> _Verdict | None:
+def _by_mendflow(error: BaseException, _now: float) -> _Classification | None:
     if isinstance(error, errors.ThrottledError):
-        return _Verdict(THROTTLED, retry_after=error.retry_after)
+        return _Classification(THROTTLED, retry_after=error.retry_after)
     if isinstance(error, errors.TransientError):
-        return _Verdict(TRANSIENT)
+        return _Classification(TRANSIENT)
     if isinstance(error, errors.PermanentError):
-        return _Verdict(PERMANENT)
+        return _Classification(PERMANENT)
     if isinstance(error, errors.RequestError) and error.code:
-        return _Verdict(GRPC_KINDS.get(error.code, PERMANENT), f"grpc:{error.code}", error.retry_after)
+        return _Classification(GRPC_KINDS.get(error.code, PERMANENT), f"grpc:{error.code}", error.retry_after)
     return None
 
 
-def _by_grpc(error: BaseException, _now: float) -> _Verdict | None:
+def _by_grpc(error: BaseException, _now: float) -> _Classification | None:
     if not isinstance(error, grpc.RpcError):
         return None
     code = _called(error, "code")
     if not isinstance(code, grpc.StatusCode):
-        return _Verdict(TRANSIENT)
+        return _Classification(TRANSIENT)
     hint = None
     for key, value in _called(error, "trailing_metadata") or ():
         if key == "grpc-status-details-bin":
             hint = _retry_info(value)
-    return _Verdict(GRPC_KINDS.get(code.name, PERMANENT), f"grpc:{code.name}", hint)
+    return _Classification(GRPC_KINDS.get(code.name, PERMANENT), f"grpc:{code.name}", hint)
 
 
 def _retry_info(details: Any) -> float | None:
-    """Answer the delay of the RetryInfo among a status's details."""
+    """Return the delay of the RetryInfo in a status's details, in seconds; None if there is none."""
     info = error_details_pb2.RetryInfo()
     try:
         for detail in status_pb2.Status.FromString(details).details:
             if detail.Unpack(info):
                 return float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
     except (DecodeError, TypeError):
-        # Not ours to judge: a callee's details that nobody can read say nothing.
+        # A callee's details that cannot be decoded are ignored.
         return None
     return None
 
 
-def _by_smtp(error: BaseException, _now: float) -> _Verdict | None:
+def _by_smtp(error: BaseException, _now: float) -> _Classification | None:
     code = _smtp_code(error)
     if code is None:
         return None
-    return _Verdict(PERMANENT if code in FIVES else TRANSIENT, f"smtp:{code}")
+    return _Classification(PERMANENT if code in FIVES else TRANSIENT, f"smtp:{code}")
 
 
 def _smtp_code(error: BaseException) -> int | None:
-    """Answer the reply code; of several refused recipients one that may yet be accepted."""
+    """Return the reply code. Of several refused recipients, return the code of one that a retry may deliver to."""
     bases = {base.__name__ for base in type(error).__mro__}
     recipients = _attribute(error, "recipients") if "SMTPRecipientsRefused" in bases else None
     if isinstance(recipients, Mapping):
@@ -244,7 +245,7 @@ def _smtp_code(error: BaseException) -> int | None:
     elif isinstance(recipients, list):
         codes = [_attribute(reply, "code") for reply in recipients]
     elif "SMTPResponseException" in bases:
-        # smtplib says smtp_code; aiosmtplib says code, which must not be taken for HTTP's.
+        # smtplib uses smtp_code. aiosmtplib uses code, which must not be taken for an HTTP status.
         codes = [_attribute(error, "smtp_code") or _attribute(error, "code")]
     else:
         return None
@@ -252,8 +253,8 @@ def _smtp_code(error: BaseException) -> int | None:
     return next((code for code in whole if code not in FIVES), whole[0] if whole else None)
 
 
-def _by_http(error: BaseException, now: float) -> _Verdict | None:
-    # Only an Exception: SystemExit has a code too.
+def _by_http(error: BaseException, now: float) -> _Classification | None:
+    # Only an Exception: SystemExit also has a code.
     if not isinstance(error, Exception):
         return None
     response = _attribute(error, "response")
@@ -266,15 +267,15 @@ def _by_http(error: BaseException, now: float) -> _Verdict | None:
                 hint = _retry_after(_attribute(error, "headers"), now)
                 if hint is None:
                     hint = _retry_after(_attribute(response, "headers"), now)
-                return _Verdict(kind, f"http:{int(status)}", hint)
+                return _Classification(kind, f"http:{int(status)}", hint)
     return None
 
 
 def _retry_after(headers: Any, now: float) -> float | None:
-    """Answer the seconds to wait that a Retry-After header asks for, if it can be read."""
+    """Return the delay of a Retry-After header, in seconds; None if there is none or it is malformed."""
     try:
         pairs = list(headers.items())
-    except Exception:  # noqa: BLE001  a foreign object: whatever it raises, it has no headers for us
+    except Exception:  # noqa: BLE001  the headers are a foreign object, which may raise anything
         return None
     found = [value for name, value in pairs if str(name).lower() == "retry-after"]
     if not found:
@@ -291,17 +292,17 @@ def _retry_after(headers: Any, now: float) -> float | None:
     return max(0.0, moment - now)
 
 
-def _by_type(error: BaseException, _now: float) -> _Verdict | None:
+def _by_type(error: BaseException, _now: float) -> _Classification | None:
     if isinstance(error, asyncio.CancelledError):
-        return _Verdict(CANCELLED)
+        return _Classification(CANCELLED)
     if isinstance(error, PERMANENT_TYPES):
-        return _Verdict(PERMANENT)
+        return _Classification(PERMANENT)
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return _Verdict(TIMEOUT) if isinstance(reason, TimeoutError) else None
+    return _Classification(TIMEOUT) if isinstance(reason, TimeoutError) else None
 
 
-#: Asked in this order; the first answer holds.
-RULES: Final[tuple[Callable[[BaseException, float], _Verdict | None], ...]] = (
+#: The rules in order; the first one that returns a classification wins.
+RULES: Final[tuple[Callable[[BaseException, float], _Classification | None], ...]] = (
     _by_mendflow,
     _by_grpc,
     _by_smtp,
@@ -311,7 +312,7 @@ RULES: Final[tuple[Callable[[BaseException, float], _Verdict | None], ...]] = (
 
 
 def _attribute(thing: Any, name: str) -> Any:
-    """Answer an attribute of a foreign object, None when it has none or will not say."""
+    """Return an attribute of a foreign object; None if it is missing or raises."""
     try:
         return getattr(thing, name, None)
     except Exception:  # noqa: BLE001  a property of a foreign class may raise anything
@@ -319,18 +320,18 @@ def _attribute(thing: Any, name: str) -> Any:
 
 
 def _called(thing: Any, name: str) -> Any:
-    """Answer what a foreign object's method says, None when it has none or will not say."""
+    """Return the result of a foreign object's method; None if it is missing or raises."""
     try:
         return getattr(thing, name)()
     except Exception:  # noqa: BLE001  a foreign method may raise anything
         return None
 
 
-# --- the texts ---------------------------------------------------------------
+# --- texts -------------------------------------------------------------------
 
 
 def _failure(error: BaseException, now: float) -> failure_pb2.Failure:
-    """Build the failure with its chain of causes, from the last cause up."""
+    """Return the failure with its chain of causes, built from the last cause up."""
     chain, given = _chain(error)
     cause = None if given is None else _shortened(given, CHAIN - len(chain))
     for one in reversed(chain):
@@ -342,17 +343,17 @@ def _failure(error: BaseException, now: float) -> failure_pb2.Failure:
 def _link(
     error: BaseException, cause: failure_pb2.Failure | None, now: float, traceback_bytes: int
 ) -> failure_pb2.Failure:
-    verdict = _verdict(error, now)
+    found = _classification(error, now)
     failure = failure_pb2.Failure(
-        kind=verdict.kind,
+        kind=found.kind,
         type=_type_name(type(error)),
         message=_message(error),
         traceback=_traceback(error, traceback_bytes),
         cause=cause,
-        status_code=verdict.status_code,
+        status_code=found.status_code,
         step_key=error.step_key if isinstance(error, errors.StepFailed) else "",
     )
-    hint = verdict.retry_after
+    hint = found.retry_after
     if isinstance(hint, int | float) and not math.isnan(hint):
         micros = math.ceil(min(max(0.0, hint), LONGEST_HINT) * 1e6)
         failure.retry_after.CopyFrom(
@@ -362,7 +363,7 @@ def _link(
 
 
 def _chain(error: BaseException) -> tuple[list[BaseException], failure_pb2.Failure | None]:
-    """Answer the error and its causes, and the failure that the last of them brought along."""
+    """Return the error and its causes, and the failure that the last of them carries."""
     chain: list[BaseException] = []
     seen: set[int] = set()
     one: BaseException | None = error
@@ -379,7 +380,7 @@ def _chain(error: BaseException) -> tuple[list[BaseException], failure_pb2.Failu
 
 
 def _shortened(failure: failure_pb2.Failure, depth: int) -> failure_pb2.Failure | None:
-    """Answer a copy of the failure whose chain is at most so deep."""
+    """Return a copy of the failure with at most ``depth`` failures in its chain; None if that is less than 1."""
     if depth < 1:
         return None
     copy = failure_pb2.Failure()
@@ -394,7 +395,7 @@ def _shortened(failure: failure_pb2.Failure, depth: int) -> failure_pb2.Failure 
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """Answer the members of an exception group, those of groups within it too; nothing for others."""
+    """Yield the members of an exception group, including those of nested groups; nothing for another exception."""
     pending = list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
     while pending:
         one = pending.pop(0)
@@ -409,7 +410,7 @@ def _type_name(cls: type[BaseException]) -> str:
 
 
 def _names(cls: type[BaseException]) -> set[str]:
-    """Answer all names by which a policy may list the class."""
+    """Return all names by which a policy may list the class."""
     return {
         name
         for base in cls.__mro__
@@ -425,14 +426,14 @@ def _message(error: BaseException, limit: int = MESSAGE_BYTES) -> str:
 
 
 def _traceback(error: BaseException, limit: int) -> str:
-    """Answer the traceback, oldest frames left out first; a long message never pushes frames out."""
+    """Return the traceback. The oldest frames are omitted first, and never because of a long message."""
     if error.__traceback__ is None:
         return ""
     try:
         if isinstance(error, BaseExceptionGroup):
             return _tail("".join(traceback.format_exception(error, limit=-FRAMES, chain=False)), limit)
         frames = "".join(traceback.format_tb(error.__traceback__, limit=-FRAMES))
-    except BaseException as broken:  # noqa: BLE001  source lines and members are foreign: a failure without them is better than none
+    except BaseException as broken:  # noqa: BLE001  source lines and members are foreign, and may raise anything
         return f"(no traceback: {type(broken).__name__} while it was formatted)"
     head = "Traceback (most recent call last):\n"
     last = _head(f"{_type_name(type(error))}: {_message(error, limit // 8)}", limit // 4)
@@ -440,7 +441,7 @@ def _traceback(error: BaseException, limit: int) -> str:
 
 
 def _head(text: str, limit: int) -> str:
-    """Answer the text's beginning within so many bytes of UTF-8, valid for protobuf."""
+    """Return the beginning of a text, at most ``limit`` bytes of valid UTF-8."""
     raw = text[: limit + 1].encode("utf-8", "backslashreplace")
     if len(raw) <= limit:
         return raw.decode()
@@ -448,7 +449,7 @@ def _head(text: str, limit: int) -> str:
 
 
 def _tail(text: str, limit: int) -> str:
-    """Answer the text's end within so many bytes of UTF-8, valid for protobuf."""
+    """Return the end of a text, at most ``limit`` bytes of valid UTF-8."""
     raw = text[-limit - 1 :].encode("utf-8", "backslashreplace")
     if len(raw) <= limit:
         return raw.decode()

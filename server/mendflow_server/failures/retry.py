@@ -1,22 +1,22 @@
-"""What follows a failed attempt, pure: no clock, no randomness of its own.
+"""Decide what follows a failed attempt. Pure: no clock and no randomness of its own.
 
-`failures` says what the failure was; `decide` looks at its kind, the policy
-and the time, in this order:
+`mendflow_server.failures.classify` determines the kind of a failure. `decide`
+checks the kind, the policy and the time, in this order:
 
 ==========================  ===================================  ==================
-the failure                 action                               reason
+failure                     action                               reason
 ==========================  ===================================  ==================
 cancelled                   CANCEL_STEP                          CANCELLED
-lost                        RETRY at once, free of charge        LOST
+lost                        RETRY now, not counted               LOST
 permanent or not retried    FAIL_STEP                            NOT_RETRYABLE
-the last one allowed        FAIL_STEP or PAUSE_WORKFLOW          MAX_ATTEMPTS
-next start would be late    FAIL_STEP or PAUSE_WORKFLOW          TOTAL_TIME
-callee names a longer wait  RETRY after that                     RETRY_AFTER
-any other                   RETRY after back-off                 BACKOFF
+last attempt                FAIL_STEP or PAUSE_WORKFLOW          MAX_ATTEMPTS
+next start is too late      FAIL_STEP or PAUSE_WORKFLOW          TOTAL_TIME
+callee asks for longer      RETRY after that delay               RETRY_AFTER
+any other                   RETRY after backoff                  BACKOFF
 ==========================  ===================================  ==================
 
-Delays are whole microseconds, as all recorded times are, so that the delay and
-the time of the next attempt always agree.
+Delays are whole microseconds, as all recorded times are, so the delay and the
+time of the next attempt always agree.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ def decide(
     now: float,
     jitter: float,
 ) -> failure_pb2.RetryDecision:
-    """Answer what follows a failed attempt.
+    """Return the decision for a failed attempt.
 
-    ``failed_attempts`` counts this one, and none that was lost. Times are UTC
-    seconds; ``jitter`` is a random number in [0, 1).
+    ``not_retried`` says that the policy excludes the failure from retries.
+    ``failed_attempts`` includes this attempt, but no lost ones. Times are in UTC
+    seconds since the epoch. ``jitter`` is a random number in [0, 1).
     """
     decision = failure_pb2.RetryDecision()
     if policy.max_attempts is not None:
@@ -67,19 +68,19 @@ def decide(
         decision.explanation = "The step was cancelled."
         return decision
     if failure.kind == failure_pb2.FAILURE_KIND_LOST:
-        why = "The attempt was cut off, not failed: the next starts at once and uses up no retry."
+        why = "The attempt was interrupted. Retrying now; this does not count against max_attempts."
         return _retry(decision, failure_pb2.RETRY_REASON_LOST, _micros(now), 0, why)
     if failure.kind == failure_pb2.FAILURE_KIND_PERMANENT or not_retried:
         decision.action = failure_pb2.RETRY_ACTION_FAIL_STEP
         decision.reason = failure_pb2.RETRY_REASON_NOT_RETRYABLE
         decision.explanation = (
-            f"The retry policy does not retry {failure.type or 'this'}."
+            f"The retry policy does not retry {failure.type or 'this failure'}."
             if not_retried
             else "A permanent failure is not retried."
         )
         return decision
     if policy.max_attempts is not None and failed_attempts >= policy.max_attempts:
-        why = f"Attempts failed: {failed_attempts}, and the policy allows {policy.max_attempts}"
+        why = f"Attempts failed: {failed_attempts} of {policy.max_attempts}"
         return _exhaust(decision, policy, failure_pb2.RETRY_REASON_MAX_ATTEMPTS, why)
 
     longest = _longest_delay(policy, failed_attempts)
@@ -91,12 +92,13 @@ def decide(
     if policy.total_time is not None and start > _micros(first_attempt_time) + _micros(policy.total_time):
         late = start / 1e6 - first_attempt_time
         why = (
-            f"The next attempt would start {late:.3f} s after the first, past the total time of {policy.total_time:g} s"
+            f"The next attempt would start {late:.3f} s after the first, which exceeds total_time of "
+            f"{policy.total_time:g} s"
         )
         return _exhaust(decision, policy, failure_pb2.RETRY_REASON_TOTAL_TIME, why)
     of = "" if policy.max_attempts is None else f" of {policy.max_attempts}"
-    cause = "as the callee asked" if hint == delay > 0 else f"back-off of at most {longest:g} s with jitter"
-    why = f"Attempts failed: {failed_attempts}{of}; the next follows after {delay / 1e6:.3f} s ({cause})."
+    cause = "requested by the callee" if hint == delay > 0 else f"backoff of at most {longest:g} s, with jitter"
+    why = f"Attempts failed: {failed_attempts}{of}. Retrying in {delay / 1e6:.3f} s ({cause})."
     return _retry(decision, reason, _micros(now), delay, why)
 
 
@@ -120,19 +122,19 @@ def _exhaust(
     pause = policy.on_exhaustion == "pause"
     decision.action = failure_pb2.RETRY_ACTION_PAUSE_WORKFLOW if pause else failure_pb2.RETRY_ACTION_FAIL_STEP
     decision.reason = reason
-    decision.explanation = f"{why}; the workflow is paused for an operator." if pause else f"{why}."
+    decision.explanation = f"{why}. The workflow is paused until an operator resumes it." if pause else f"{why}."
     return decision
 
 
 def _longest_delay(policy: RetryPolicy, failed_attempts: int) -> float:
-    """Answer the back-off before jitter, for any number of attempts."""
+    """Return the backoff before jitter, in seconds, for any number of attempts."""
     initial, coefficient = policy.initial_interval, policy.backoff_coefficient
     if initial == 0 or coefficient == 1:
         return initial
     try:
         return min(policy.maximum_interval, initial * coefficient ** max(0, failed_attempts - 1))
     except OverflowError:
-        # The power is beyond any float, and initial_interval is at least a nanosecond.
+        # The power exceeds any float, and initial_interval is at least a nanosecond.
         return policy.maximum_interval
 
 

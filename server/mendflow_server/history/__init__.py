@@ -1,1 +1,1 @@
-"""A workflow's events, and what follows from them."""
+"""A workflow's events and the state that follows from them."""

@@ -1,4 +1,4 @@
-"""Where a workflow's new events are made: numbered, folded, and kept until they are committed."""
+"""Build a workflow's new events: number them, apply them to its history, and keep them until they are committed."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 
 class HistoryBuilder:
-    """A history, and the events that lead it on and are not on their way to the disk yet."""
+    """A history, and its newest events that are not part of a commit yet."""
 
     __slots__ = ("_nanos", "_seconds", "_stamped", "history", "now", "pending")
 
     def __init__(self, history: History) -> None:
         self.history = history
         self.pending: list[event_pb2.Event] = []
-        #: The time that new events bear, in seconds since the epoch; set before each drive.
+        #: The time of new events, in seconds since the epoch. The engine sets it before each drive.
         self.now = 0.0
-        #: That time, taken apart.
+        #: `now` when it was last split, and its seconds and nanoseconds.
         self._stamped, self._seconds, self._nanos = 0.0, 0, 0
 
     def new(self) -> event_pb2.Event:
-        """Answer the next event, for its detail to be filled in; then `add` it."""
+        """Return the next event. The caller sets its detail and then calls `add`."""
         event = event_pb2.Event()
         event.sequence = self.history.last_sequence + 1
         if self._stamped != self.now:
@@ -38,7 +38,7 @@ class HistoryBuilder:
         return event
 
     def add(self, event: event_pb2.Event) -> None:
-        """Take the filled event in."""
+        """Apply the event to the history and keep it for the next commit."""
         self.history.apply(event)
         self.pending.append(event)
 
@@ -48,6 +48,6 @@ class HistoryBuilder:
         return pending
 
     def undo_to(self, length: int) -> None:
-        """Take back what workflow code added after the first ``length`` pending events."""
+        """Remove the events that workflow code added after the first ``length`` pending ones."""
         while len(self.pending) > length:
             self.history.undo(self.pending.pop())

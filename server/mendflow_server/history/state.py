@@ -1,13 +1,14 @@
-"""A workflow's history, folded into what the next decision needs.
+"""The state of a workflow, computed from its events.
 
 The law: everything the engine knows about a workflow is the fold of its
-events, in order. Live work and replay apply the same events through the same
-`History.apply`, so a rebuilt history cannot differ from the one it replaces.
+events, in order. Live execution and replay apply the same events through the
+same `History.apply`, so a rebuilt history cannot differ from the one it
+replaces.
 
-A *call* is one awaited thing of workflow code, named by its key: a step, a
-timer, a signal wait. Its *outcome* is the one event that says what came of it;
-the outcome's sequence is the moment at which workflow code learnt of it. A
-failed attempt that will be tried again is not an outcome.
+A *call* is what workflow code awaits: a step, a timer or a signal wait. Its key
+names it. Its *outcome* is the one event with its result; the outcome's sequence
+is the point at which workflow code learns of it. A failed attempt that will be
+retried is not an outcome.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ FINAL_DETAILS = {
 }
 
 
-#: What people call a call of each kind.
+#: How messages name each kind of call.
 _LABELS = {"step": "step", "timer": "timer", "signal": "signal wait", "value": "value", "": "withdrawn call"}
 
 
 class UnknownEvent(Exception):
-    """A newer server wrote an event that this one does not know."""
+    """A newer version wrote an event of a kind that this one does not know."""
 
 
 class CallRecord:
-    """What the history holds of one call."""
+    """The state of one call."""
 
     __slots__ = (
         "attempt",
@@ -71,46 +72,46 @@ class CallRecord:
 
     def __init__(self, key: str, kind: str, name: str, sequence: int) -> None:
         self.key = key
-        #: The event that opened it.
+        #: The sequence of the event that opened the call.
         self.sequence = sequence
-        #: "step", "timer", "signal", "value", or "" when it was withdrawn before it was recorded.
+        #: "step", "timer", "signal", "value", or "" if the call was cancelled before it was recorded.
         self.kind = kind
-        #: The step's or signal's name.
+        #: The name of the step or signal.
         self.name = name
         self.outcome: event_pb2.Event | None = None
-        #: A timer's or a signal wait's time; None: none.
+        #: When a timer or a signal wait is due; None if the call has no such time.
         self.wake_time: float | None = None
-        # A step's.
+        # The fields of a step.
         self.input: Payload | None = None
         self.idempotency_key = ""
-        #: The newest attempt's number.
+        #: The number of the newest attempt.
         self.attempt = 0
-        #: The AttemptStarted of the attempt that is open.
+        #: The AttemptStarted event of the open attempt.
         self.started: event_pb2.Event | None = None
         self.failed_attempts = 0
-        #: The AttemptStarted from which the total time of its attempts counts.
+        #: The AttemptStarted event from which the total time of the attempts counts.
         self.first_started: event_pb2.Event | None = None
-        #: When the next attempt is due; None: none is.
+        #: When the next attempt is due; None if no attempt is scheduled.
         self.next_attempt_time: float | None = None
-        #: The next attempt waits for the supervisor.
+        #: Whether the next attempt waits until the supervisor releases it.
         self.held = False
-        #: Its retries are used up, or it is quarantined; a resume frees it.
+        #: Whether its retries are exhausted or it is quarantined. Resuming the workflow clears this.
         self.paused = False
 
     @property
     def label(self) -> str:
-        """What people call it: its kind and key, and its name where the key does not have it."""
+        """How messages name the call: its kind and key, and its name unless the key contains it."""
         name = f" ({self.name})" if self.name and self.name not in self.key else ""
         return f"{_LABELS[self.kind]} {self.key}{name}"
 
     @property
     def first_attempt_time(self) -> float | None:
-        """When the first attempt of those that count began."""
+        """When the first attempt that counts started, in seconds since the epoch; None if there is none."""
         return None if self.first_started is None else seconds(self.first_started.time)
 
 
 class History:
-    """The fold of a workflow's events."""
+    """The fold of a workflow's events: everything the engine knows about the workflow."""
 
     __slots__ = (
         "calls",
@@ -135,25 +136,25 @@ class History:
         #: The final event.
         self.final: event_pb2.Event | None = None
         self.calls: dict[str, CallRecord] = {}
-        #: The calls without an outcome.
+        #: The calls that have no outcome.
         self.open: dict[str, CallRecord] = {}
         #: Signals by sequence.
         self.signals: dict[int, event_pb2.SignalReceived] = {}
-        #: The sequences of untaken signals, by name, in their order.
+        #: The sequences of untaken signals in order, by name.
         self.mailbox: dict[str, deque[int]] = {}
-        #: The sequence of the CancelRequested; 0: none.
+        #: The sequence of the CancelRequested event; 0 if there is none.
         self.cancel = 0
         self.cleanup_deadline: float | None = None
-        #: PAUSED or QUARANTINED, else 0.
+        #: PAUSED or QUARANTINED; 0 if the workflow is not stopped.
         self.stopped = 0
         self.stopped_reason = 0
         self.stopped_explanation = ""
-        #: The workflow's own progress reports so far.
+        #: The number of the workflow's own progress reports.
         self.reports = 0
 
     @classmethod
     def of(cls, events: Iterable[bytes]) -> History:
-        """Fold stored events. Raises `UnknownEvent`."""
+        """Return the history of stored events. Raise `UnknownEvent`."""
         history = cls()
         for data in events:
             history.apply(event_pb2.Event.FromString(data))
@@ -161,35 +162,35 @@ class History:
 
     @property
     def untaken_signals(self) -> int:
-        """How many signals wait to be taken."""
+        """The number of signals that no wait has taken."""
         return sum(map(len, self.mailbox.values())) if self.mailbox else 0
 
     def apply(self, event: event_pb2.Event) -> None:
-        """Take in the next event. Raises `UnknownEvent`."""
+        """Apply the next event. Raise `UnknownEvent` if its kind is not known."""
         detail = event.WhichOneof("detail")
         fold = _FOLDS.get(detail or "")
         if fold is None:
-            msg = f"event {event.sequence} is of a kind that this version does not know"
+            msg = f"event {event.sequence} has a kind that this version does not know; upgrade the server"
             raise UnknownEvent(msg)
         fold(self, event)
         self.last_sequence = event.sequence
 
     def undo(self, event: event_pb2.Event) -> None:
-        """Take back the newest event, which workflow code added: a call, its withdrawal, a taken signal or a value."""
+        """Undo the newest event. Workflow code added it: a call, a cancelled call, a taken signal or a value."""
         _UNDOS[event.WhichOneof("detail") or ""](self, event)
         self.last_sequence = event.sequence - 1
 
     def open_attempts(self) -> list[CallRecord]:
-        """Answer the steps with an attempt that has started and not closed."""
+        """Return the steps with an open attempt."""
         return [record for record in self.open.values() if record.started is not None]
 
-    # Each fold takes one kind of event.
+    # Each of these methods applies one kind of event.
 
     def _workflow_started(self, event: event_pb2.Event) -> None:
         self.started = event
 
     def _nothing(self, _: event_pb2.Event) -> None:
-        """Only for people: changes no decision."""
+        """Apply an event that no decision depends on."""
 
     def _workflow_paused(self, event: event_pb2.Event) -> None:
         self.stopped = workflow_pb2.WORKFLOW_STATE_PAUSED
@@ -310,7 +311,7 @@ class History:
         record.outcome = event
         record.started = None
 
-    # Each of these takes back one kind of event that workflow code adds.
+    # Each of these methods undoes one kind of event that workflow code adds.
 
     def _undo_opening(self, key: str) -> None:
         del self.calls[key]
@@ -320,7 +321,7 @@ class History:
         record = self.calls[key]
         record.outcome = None
         if record.sequence == event.sequence:
-            del self.calls[key]  # The same event opened it.
+            del self.calls[key]  # The same event opened the call.
         else:
             self.open[key] = record
 

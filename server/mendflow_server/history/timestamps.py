@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def seconds(moment: Timestamp) -> float:
-    """Answer a timestamp as seconds since the epoch."""
+    """Return a timestamp as seconds since the epoch."""
     return float(moment.seconds + moment.nanos / 1e9)
 
 
@@ -21,5 +21,5 @@ def set_time(moment: Timestamp, when: float) -> None:
 
 
 def micros_of(when: float) -> int:
-    """Answer seconds as microseconds, rounded."""
+    """Return seconds as whole microseconds, rounded."""
     return int(when * 1_000_000 + 0.5)  # `round` takes three times as long.

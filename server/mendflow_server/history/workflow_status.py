@@ -1,4 +1,4 @@
-"""A workflow's row, told from its history: one rule for every state."""
+"""Derive a workflow's status from its history, by one rule per state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mendflow_server.history.state import CallRecord, History
 
 
-#: Rows are short: the event has all of it.
+#: Rows have at most this many characters of an explanation; the event has all of it.
 LONGEST_EXPLANATION: Final = 1_000
 
 
@@ -23,7 +23,7 @@ class WorkflowStatus(NamedTuple):
     state: int
     reason: int = 0
     explanation: str = ""
-    #: Seconds since the epoch; None: nothing goes on by itself.
+    #: When the workflow resumes without outside input, in seconds since the epoch; None if it does not.
     wake: float | None = None
 
 
@@ -31,15 +31,15 @@ _RUNNING: Final = WorkflowStatus(workflow_pb2.WORKFLOW_STATE_RUNNING)
 
 
 def due_time(record: CallRecord) -> float | None:
-    """Answer when an open call goes on by itself."""
+    """Return when an open call is due without outside input, in seconds since the epoch; None if it never is."""
     return record.wake_time if record.kind != "step" else record.next_attempt_time
 
 
-def next_time(history: History, now: float, nobody_asks: Callable[[str], bool]) -> float | None:
-    """Answer when to look at the workflow again.
+def next_time(history: History, now: float, is_unattended: Callable[[str], bool]) -> float | None:
+    """Return when to examine the workflow next, in seconds since the epoch; None if no time is known.
 
-    A step that is due already mostly waits for what will ask for it by itself; ``nobody_asks`` says of its key
-    whether that is not so.
+    Other code usually starts a step that is already due. ``is_unattended`` returns whether no other code will start
+    the step with this key.
     """
     if history.stopped:
         return history.cleanup_deadline
@@ -48,7 +48,7 @@ def next_time(history: History, now: float, nobody_asks: Callable[[str], bool]) 
         for record in history.open.values()
         if not record.paused
         and (time := due_time(record)) is not None
-        and (record.kind != "step" or time > now or nobody_asks(record.key))
+        and (record.kind != "step" or time > now or is_unattended(record.key))
     ]
     if history.cleanup_deadline is not None:
         times.append(history.cleanup_deadline)
@@ -56,7 +56,7 @@ def next_time(history: History, now: float, nobody_asks: Callable[[str], bool]) 
 
 
 def wake_time(history: History, wanted: Container[str] | None) -> float | None:
-    """Return when anything of the workflow goes on by itself; see `derive_status` for ``wanted``."""
+    """Return when the first open call is due without outside input; see `derive_status` for ``wanted``."""
     times = [
         time
         for record in history.open.values()
@@ -68,17 +68,17 @@ def wake_time(history: History, wanted: Container[str] | None) -> float | None:
 
 
 def _counts(record: CallRecord, wanted: Container[str] | None) -> bool:
-    """Return whether the code still waits for an open call: a step that was taken out of it goes on by nothing."""
+    """Return whether the code still waits for an open call. A step that was removed from the code never resumes."""
     return wanted is None or record.kind != "step" or record.started is not None or record.key in wanted
 
 
 def derive_status(
     history: History, *, busy: bool, slot_waits: int, wanted: Container[str] | None = None
 ) -> WorkflowStatus:
-    """Return the state.
+    """Return the status of a workflow.
 
-    ``busy`` says that its code has still to run, ``slot_waits`` how many attempts wait in line. ``wanted`` has the
-    steps that the code waits for; None: all that are open.
+    ``busy`` says that its code is about to run. ``slot_waits`` is the number of attempts that wait for a slot.
+    ``wanted`` has the keys of the steps that the code waits for; None stands for all open steps.
     """
     if history.final is not None:
         return _final(history.final)
@@ -109,7 +109,7 @@ def _waiting(history: History, slot_waits: int, wanted: Container[str] | None) -
     waiting = workflow_pb2.WORKFLOW_STATE_WAITING
     wake = wake_time(history, wanted)
     if slot_waits:
-        return WorkflowStatus(waiting, event_pb2.STATE_REASON_SLOT, f"{slot_waits} attempts wait for a slot", wake)
+        return WorkflowStatus(waiting, event_pb2.STATE_REASON_SLOT, f"attempts waiting for a slot: {slot_waits}", wake)
     held = [record.key for record in history.open.values() if record.held]
     if held:
         return WorkflowStatus(waiting, event_pb2.STATE_REASON_SUSPECTED, ", ".join(held[:5]), wake)

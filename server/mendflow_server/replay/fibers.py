@@ -1,4 +1,4 @@
-"""The strands of a workflow's code, and what to say of code that awaits what no history can replay."""
+"""The concurrent parts of a workflow's code, and the errors for awaiting what cannot be replayed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Fiber:
-    """One strand of a run's code."""
+    """One concurrent part of a workflow's code: the workflow function or a branch of a gather."""
 
     __slots__ = ("begun", "blocked", "branch", "cancelled", "code", "counters", "done", "group", "index", "scope")
 
@@ -22,14 +22,14 @@ class Fiber:
         #: The prefix of its calls' keys.
         self.scope = scope
         self.counters: dict[str, int] = {}
-        #: The key of the call, or the group, that it waits for.
+        #: What it waits for: the key of a call, or a group.
         self.blocked: str | Group | None = None
-        #: What it waits for ends in CancelledError, whatever comes of it.
+        #: Whether its wait ends in CancelledError, whatever the outcome is.
         self.cancelled = False
         self.done = False
-        #: A branch begins when those before it have blocked or ended.
+        #: Whether it has begun. A branch begins when the branches before it have blocked or ended.
         self.begun = False
-        #: What a branch awaits; None for the workflow function.
+        #: The awaitable of a branch; None for the workflow function.
         self.branch: Awaitable[Any] | None = None
         #: The group that waits for it; None for the workflow function.
         self.group: Group | None = None
@@ -43,12 +43,12 @@ class Fiber:
         return fiber
 
     def drop(self) -> list[Call[Any]]:
-        """Close its code; return the calls of a branch that never began, which nothing will await."""
+        """Close the code. Return the calls of a branch that never began, which nothing will await."""
         self.code.close()
         return [] if self.begun else list(_released(self.branch))
 
     def key(self, name: str) -> str:
-        """Return the next key of this name."""
+        """Return the next key for this name."""
         count = self.counters[name] = self.counters.get(name, 0) + 1
         return f"{self.scope}{name}" if count == 1 else f"{self.scope}{name}#{count}"
 
@@ -69,7 +69,7 @@ class Group:
 
 
 async def wait_for(branch: Any) -> Any:
-    """Await one branch of a gather that is not a coroutine of its own."""
+    """Await a branch of a gather that is not a coroutine."""
     return await branch
 
 
@@ -87,11 +87,11 @@ def _released(branch: Awaitable[Any] | None) -> Iterator[Call[Any]]:
 
 
 def explained(error: BaseException) -> BaseException:
-    """Return asyncio's complaint about a timeout or a task group outside a task in our own words."""
+    """Replace asyncio's error about a timeout or a task group outside a task by one that says what to use instead."""
     if type(error) is not RuntimeError:
         return error
     if str(error).endswith("cannot determine the parent task"):
-        refused = NotDurable("asyncio.TaskGroup cannot be replayed. Run branches side by side with mendflow.gather().")
+        refused = NotDurable("asyncio.TaskGroup cannot be replayed. Run branches concurrently with mendflow.gather().")
         refused.__cause__ = error
         return refused
     if str(error) == "Timeout should be used inside a task":
@@ -105,7 +105,7 @@ def explained(error: BaseException) -> BaseException:
 
 
 def not_durable(code: Any, asked: object) -> NotDurable:
-    """Answer the error for code that awaits what cannot be replayed, naming what it is."""
+    """Return the error for code that awaits something that cannot be replayed. The message names it."""
     names = []
     inner = code
     while inner is not None:
@@ -115,7 +115,7 @@ def not_durable(code: Any, asked: object) -> NotDurable:
         inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None)
     what = names[-1] if len(names) > 1 else f"a {type(asked).__module__}.{type(asked).__qualname__}"
     msg = (
-        f"the workflow awaited {what}, which cannot be replayed. In workflow code await only steps, mendflow.sleep(), "
-        "mendflow.gather() and mendflow.wait_signal(); put anything that reaches outside into a @step."
+        f"the workflow awaited {what}, which cannot be replayed. In workflow code, await only steps, mendflow.sleep(), "
+        "mendflow.gather() and mendflow.wait_signal(), and move all I/O into a @step."
     )
     return NotDurable(msg)

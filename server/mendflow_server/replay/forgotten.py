@@ -1,12 +1,12 @@
-"""Noticing what workflow code makes and forgets, which would otherwise stay silent.
+"""Detect tasks and unawaited coroutines in workflow code, which would otherwise go unnoticed.
 
-A run notes the calls that its code makes. Two things it cannot see by itself:
-a task, which would run beside the workflow and could not be replayed, is
-refused where it is made; a coroutine that was dropped without an await is
-known to Python, which warns of it when it frees it, and the run notes it.
+A runner records the calls that its code makes. Two things it cannot see itself.
+A task would run beside the workflow and could not be replayed, so a hook raises
+where the code creates one. A coroutine may be dropped without an await; Python
+warns when it frees the coroutine, and a hook reports it to the runner.
 
-Both hooks belong to the loop and the process. So each server passes on what is
-not its own, and may end in any order with others.
+The hooks are global to the loop and the process. So each server passes on what
+does not concern it, and servers may stop in any order.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["notice_forgotten"]
 
-#: Python's own function for a coroutine that is freed and was never awaited; its name is private, and old.
+#: Python calls this function when it frees a coroutine that was never awaited. Its private name is old and stable.
 _WARN: Final = "_warn_unawaited_coroutine"
 
 
 @contextlib.contextmanager
 def notice_forgotten(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Refuse tasks that workflow code makes on this loop, and hand the runs their forgotten coroutines."""
+    """Raise when workflow code creates a task on this loop, and report unawaited coroutines to their runners."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_hooked(_TaskFactory, loop.get_task_factory, loop.set_task_factory))
         if hasattr(warnings, _WARN):
@@ -50,7 +50,7 @@ def notice_forgotten(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 class _Hook:
-    """A function in place of another one, for as long as it is active."""
+    """A function that replaces another one as long as it is active."""
 
     def __init__(self, before: Any) -> None:
         self.before = before
@@ -66,7 +66,7 @@ def _hooked(make: Callable[[Any], _Hook], get: Callable[[], Any], put: Callable[
     finally:
         hook.active = False
         found = get()
-        # One that was put above it later stays, and passes through this one.
+        # A hook that was installed later stays, and calls through this one.
         while isinstance(found, _Hook) and not found.active:
             found = found.before
         put(found)
@@ -83,7 +83,7 @@ class _TaskFactory(_Hook):
 
 
 class _Collecting:
-    """Whether the garbage collector runs: what it frees may be of any other code."""
+    """Whether the garbage collector is running. What it frees may belong to other code."""
 
     def __init__(self) -> None:
         self.now = False
@@ -113,7 +113,7 @@ def _refusal(coroutine: Any) -> NotDurable:
     if asyncio.iscoroutine(coroutine):
         coroutine.close()
     msg = (
-        f"{what} was made a task, but a task that the workflow does not know could not be replayed. "
-        "Await it in the workflow function, or run branches side by side with mendflow.gather()."
+        f"{what} was wrapped in a task, and a task cannot be replayed. "
+        "Await it in the workflow function, or run branches concurrently with mendflow.gather()."
     )
     return NotDurable(msg)

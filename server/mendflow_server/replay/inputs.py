@@ -1,9 +1,9 @@
-"""Whether a call has the input that the history records, by the types of today.
+"""Compare a call's input with the recorded one, using the current types.
 
-Two payloads that are the same text are the same input. Otherwise both are read
-by today's type and written again, with every default filled in: a new optional
-field changes nothing. What is recorded and cannot be read, or would lose a
-member on that way, is another input.
+Two payloads with the same text are the same input. Otherwise both are decoded
+with the current type and encoded again with every default filled in, so a new
+optional field makes no difference. A recorded payload that cannot be decoded,
+or that would lose a member on the way, is a different input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def input_problem(arguments: Arguments, recorded: Payload | None, given: Payload) -> str:
-    """Return why a step's ``given`` input is not the ``recorded`` one; empty when it is."""
+    """Return why a step's ``given`` input differs from the ``recorded`` one; empty if it does not."""
     if recorded == given if recorded is not None else not given.WhichOneof("kind"):
         return ""
     difference = f"recorded input {shown(recorded)}, called with {shown(given)}"
@@ -28,19 +28,19 @@ def input_problem(arguments: Arguments, recorded: Payload | None, given: Payload
         again = arguments.canonical(recorded)
         wanted = arguments.canonical(given)
     except PayloadError as error:
-        return f"{difference}: the recorded input does not fit the step's parameters any more: {error}"
+        return f"{difference}: the recorded input no longer matches the step's parameters: {error}"
     lost = lost_member(recorded, canonical)
     if lost:
-        return f"{difference}: the step's parameters do not have {lost} any more"
+        return f"{difference}: the step's parameters no longer have {lost}"
     if same_payload(canonical, wanted):
         return ""
     if not same_payload(canonical, again):
-        return f"{difference}: a default of its type is another value each time; give it a constant one"
+        return f"{difference}: a default of its type differs on every read; use a constant default"
     return difference
 
 
 def is_unstable(value_type: ValueType[Any], payload: Payload | None) -> bool:
-    """Return whether a payload is another value each time that it is read, for a default of its type changes."""
+    """Return whether a payload decodes to a different value every time, because a default of its type changes."""
     try:
         first, second = (value_type.encode(value_type.decode(payload)) for _ in range(2))
     except PayloadError:

@@ -1,8 +1,8 @@
-"""Replaying a history against code, with nothing run and nothing written.
+"""Replay a history against code, without running a step and without writing anything.
 
 A rehearsal drives the workflow function as a server would after a restart, up
-to where it rests. Steps are only asked for, and what the code would record is
-dropped. So it can be had beside a server that drives the same workflow.
+to the point where it waits. It starts no steps and discards what the code would
+record. So it can run beside a server that drives the same workflow.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ __all__ = ["Rehearsal", "rehearse"]
 
 
 class Rehearsal(NamedTuple):
-    """What became of it."""
+    """The result of a rehearsal."""
 
-    #: Why a server would pause the workflow; empty: it would go on.
+    #: Why a server would pause the workflow; empty if it would not.
     problem: str = ""
-    #: Recorded calls that the code has not made, though it would go on.
+    #: The recorded calls that the code has not made, although a server would not pause it.
     unclaimed: tuple[str, ...] = ()
-    #: Marked calls that a server would start before recorded ones.
+    #: The calls marked as inserted that a server would start before recorded ones.
     inserted: tuple[str, ...] = ()
-    #: How the code ends, as in "returned" or "raised KeyError: 'lamp'"; empty: it waits for something.
+    #: How the code ends, as in "returned" or "raised KeyError: 'lamp'"; empty if it waits.
     ending: str = ""
 
 
 def rehearse(
     workflow: Workflow[Any, Any], events: Iterable[bytes], *, payload_limit: int, now: float | None = None
 ) -> Rehearsal:
-    """Replay stored events against the code of now. A finished history must lead to its end.
+    """Replay stored events against the current code. For a finished history, the code must reach the same end.
 
-    ``now`` is the time that new calls see, in seconds since the epoch; by default it is that of the newest event.
+    ``now`` is the time for new calls, in seconds since the epoch. The default is the time of the newest event.
     """
     history, newest = History(), event_pb2.Event()
     try:
@@ -52,7 +52,7 @@ def rehearse(
             history.apply(newest)
     except UnknownEvent as error:
         return Rehearsal(str(error))
-    except Exception as error:  # noqa: BLE001 - a damaged history may break the fold anywhere
+    except Exception as error:  # noqa: BLE001 - a damaged history may fail anywhere
         return Rehearsal(f"the history cannot be read: {type(error).__name__}: {error}")
     if history.started is None:
         return Rehearsal("the history has no first event")
@@ -61,7 +61,7 @@ def rehearse(
     try:
         run = WorkflowRunner(workflow, builder, _argument(workflow, history.started), payload_limit=payload_limit)
     except PayloadError as error:
-        return Rehearsal(f"the workflow's recorded input does not fit its type any more: {error}")
+        return Rehearsal(f"the workflow's recorded input no longer matches its type: {error}")
     try:
         run.begin()
         problem = _problem_of_end(run, history.final)
@@ -80,13 +80,13 @@ def _argument(workflow: Workflow[Any, Any], started: event_pb2.Event) -> object:
 
 
 def _ending(run: WorkflowRunner) -> str:
-    """Return how the code ends, in words; empty while it waits."""
+    """Return how the code ends, in words; empty if it waits."""
     if not run.done:
         return ""
     error = run.error
     if error is None:
         misfit = _misfit(run)
-        return f"returned a value that does not fit the workflow's type: {misfit}" if misfit else "returned"
+        return f"returned a value that does not match the workflow's type: {misfit}" if misfit else "returned"
     if isinstance(error, asyncio.CancelledError) and run.history.cancel:
         return "ended its clean-up"
     try:
@@ -97,27 +97,31 @@ def _ending(run: WorkflowRunner) -> str:
 
 
 def _misfit(run: WorkflowRunner) -> str:
-    """Return why what the code returned is not a value of the workflow's type; empty when it is."""
+    """Return why the returned value does not match the workflow's type; empty if it does."""
     try:
         run.workflow.output_type.encode(run.value)
     except PayloadError as error:
-        return str(error) or "it is of another type"
+        return str(error) or "it has another type"
     return ""
 
 
 def _problem_of_end(run: WorkflowRunner, final: event_pb2.Event | None) -> str:
-    """Return how the code ends otherwise than a finished history; empty: it does not."""
+    """Return how the end of the code differs from the end of a finished history; empty if it does not."""
     detail = None if final is None else final.WhichOneof("detail")
     if detail not in FINAL_DETAILS or final is None or detail == "workflow_terminated":
         return ""
     if final.workflow_cancelled.cut_keys or final.workflow_cancelled.reason or final.workflow_failed.reason:
         return ""  # The server ended it, not its code.
     if not run.done:
-        return f"the history ends with {detail} (event {final.sequence}), but the code goes on"
+        return f"the history ends with {detail} (event {final.sequence}), but the code does not end"
     if run.error is None:
         ended = "workflow_failed" if _misfit(run) else "workflow_succeeded"
     elif isinstance(run.error, asyncio.CancelledError) and run.history.cancel:
         ended = "workflow_cancelled"
     else:
         ended = "workflow_failed"
-    return "" if ended == detail else f"the history ends with {detail} (event {final.sequence}), the code with {ended}"
+    return (
+        ""
+        if ended == detail
+        else f"the history ends with {detail} (event {final.sequence}), but the code ends with {ended}"
+    )

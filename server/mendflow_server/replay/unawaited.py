@@ -1,4 +1,4 @@
-"""What workflow code has made and not awaited: a forgotten ``await`` must not stay silent."""
+"""Track what workflow code creates and must await, so that a forgotten ``await`` is an error."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ __all__ = ["Unawaited"]
 
 
 def _references(calls: Mapping[object, Any]) -> list[int]:
-    """Return how many references each of the calls has while this looks at it."""
+    """Return the reference count of each call, as seen from this function."""
     return [sys.getrefcount(call) for call in calls]
 
 
-#: The count of a call that only a dictionary refers to.
+#: The reference count of a call that only a dictionary refers to.
 UNREFERRED = max(_references({object(): None}))
 
 
 class Unawaited:
-    """The calls and coroutines that a run's code has made and not awaited yet."""
+    """The calls and coroutines that the code of a runner has created and not awaited."""
 
     __slots__ = ("calls", "coroutines")
 
     def __init__(self) -> None:
-        #: In the order in which they were made, with the fiber that made each.
+        #: The calls in the order of their creation, each with the fiber that created it.
         self.calls: dict[object, Fiber] = {}
-        #: Coroutines that were dropped without an await, in words.
+        #: Descriptions of the coroutines that were dropped without an await.
         self.coroutines: list[str] = []
 
     def release_kept(self, fiber: Fiber) -> None:
-        """Forget the calls that a fiber, and those that wait for it, keep for later: an exception changes their plans.
+        """Forget the calls that a fiber, and the fibers that wait for it, keep for later.
 
-        A call that nothing refers to any more stays: no code can await it.
+        An exception reached the fiber, so it may no longer await them. A call that nothing refers to is not forgotten,
+        because no code can await it.
         """
         if not self.calls:
             return
@@ -55,10 +56,10 @@ class Unawaited:
             del self.calls[call]
 
     def error(self) -> NotAwaited | None:
-        """Return the error of a workflow that ends now; None when nothing was forgotten."""
+        """Return the error of a workflow that ends now; None if it awaited everything."""
         if not self.calls and not self.coroutines:
             return None
-        # A gather that was forgotten stands for its branches.
+        # A forgotten gather stands for its branches.
         inside = {id(branch) for call in self.calls if isinstance(call, Gather) for branch in call.branches}
         names = [str(call) for call in self.calls if id(call) not in inside] + self.coroutines
         msg = f"the workflow ended without awaiting {listed(names)}; write `await` before each"

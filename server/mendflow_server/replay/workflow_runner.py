@@ -1,25 +1,28 @@
-"""Driving workflow code: replay, then live, by one rule.
+"""Run workflow code: first replay its history, then run it live, by one rule.
 
-Theory of operation. A run owns the coroutine of a workflow function and drives
-it by hand with ``send``; it is never a task of the event loop. What the code
-awaits is a `Call`, which gets a key and blocks its *fiber* (the function
-itself, or a branch of a gather) until the call has an outcome in the history.
+Theory of operation. A runner owns the coroutine of a workflow function and
+drives it with ``send``; the coroutine is never a task of the event loop. The
+code awaits a `Call`. The call gets a key and blocks its *fiber* (the function
+itself, or a branch of a gather) until the history has an outcome for the call.
 
-The law of delivery: of all calls now awaited whose outcomes are recorded, the
-one with the lowest sequence is delivered; the code runs until it blocks; then
-look again. Live, every new outcome has a higher sequence than all before and
-is delivered as soon as it is recorded, so live and replay deliver the same
-outcomes in the same order, and the code sees the same world. A cancel request
-is an outcome that is always awaited. What is cancelled is closed by an event
-too, and learnt of at that event's sequence.
+The law of delivery: of all awaited calls whose outcomes are recorded, the
+runner delivers the one with the lowest sequence, runs the code until it blocks,
+and repeats. Live, each new outcome has a higher sequence than all before it,
+and the runner delivers it as soon as it is recorded. So live execution and
+replay deliver the same outcomes in the same order, and the code cannot
+distinguish them. A cancel request is an outcome that is always awaited. An
+event also closes a cancelled call, and the code learns of the cancellation at
+that event's sequence.
 
-When a drive comes to rest and the code does not fit the history, by the rule of
-`mendflow_server.replay.claims`, `NonDeterminism` is raised, and the engine takes back
-what the drive added. With nothing unclaimed the run is live: new calls run.
+A drive ends when all fibers are blocked or the code has ended. If the code does
+not fit the history then, by the rule of `mendflow_server.replay.claims`, the
+runner raises `NonDeterminism`, and the engine undoes what the drive added. When
+no recorded call is unclaimed, the runner is live and new calls are started.
 
-A run has no clock, randomness or I/O: the builder carries the time, values are
-recorded. It asks for steps through `wanted` and `unwanted`; the engine acts on
-them once the run has come to rest and their events are on disk.
+A runner has no clock, no randomness and no I/O. The builder supplies the time,
+and values are recorded. The runner requests steps through `wanted` and
+`unwanted`. The engine acts on them after the drive, once their events are
+committed.
 """
 
 from __future__ import annotations
@@ -50,21 +53,21 @@ if TYPE_CHECKING:
     from mendflow_server.history.builder import HistoryBuilder
     from mendflow_server.history.state import CallRecord
 
-#: What the cancel request is called among the keys; no call has it.
+#: The key of the cancel request; no call has this key.
 CANCEL = ""
-#: What to do about another input.
+#: The advice for a call with a different input.
 SAME_INPUT = (
-    "Nothing new was started. The code must call it with the same input in each replay; serve code that does, then "
-    "resume the workflow."
+    "Nothing new was started. The code must call the step with the same input in every replay. Deploy code that does, "
+    "then resume the workflow."
 )
 
 
 class NonDeterminism(BaseException):
-    """The code no longer makes the calls that the history records. Not for workflow code to catch."""
+    """The code no longer makes the calls that the history records. Workflow code must not catch this."""
 
 
 class WorkflowRunner:
-    """One workflow's code, in memory."""
+    """The running code of one workflow."""
 
     __slots__ = (
         "_awaiting",
@@ -102,11 +105,11 @@ class WorkflowRunner:
         self.workflow = workflow
         self.builder = builder
         self.history = builder.history
-        #: Steps that are awaited and need an attempt: the call and its recorded input.
+        #: The awaited steps that need an attempt, by key: the call and its recorded input.
         self.wanted: dict[str, tuple[StepCall[Any], payload_pb2.Payload]] = {}
-        #: Those of them that were asked for since the engine last looked.
+        #: The keys of those that the code has awaited since the engine last cleared this list.
         self.newly_wanted: list[str] = []
-        #: Steps whose attempt is to be cancelled.
+        #: The keys of the steps whose attempts the engine must cancel.
         self.unwanted: list[str] = []
         #: The workflow's newest progress report: number, done, total, message.
         self.progress: tuple[int, int, int, str] | None = None
@@ -118,26 +121,26 @@ class WorkflowRunner:
         self._reports = 0
         self._awaiting: dict[str, tuple[Fiber, Call[Any]]] = {}
         self._signal_waits: dict[str, list[str]] = {}
-        #: Signals that are there for waits which were asked for since the last look.
+        #: The names of waiting signals for which the code has made new waits in this drive.
         self._unmatched: dict[str, None] = {}
         self._ready: list[tuple[int, str]] = []
         self._broken: NonDeterminism | None = None
         self._claims = Claims(self.history.calls)
         self._unawaited = Unawaited()
-        self._made = self._unawaited.calls  # Near at hand: each call passes here twice.
+        self._made = self._unawaited.calls  # A shortcut: each call is added and removed here.
         self._versions: dict[str, bool] = {}
         self._context = contextvars.Context()
         self._context.run(RUN.set, self)
         function = workflow.function
-        #: All that have not ended.
+        #: The fibers that have not ended.
         self._fibers: set[Fiber] = set()
         self._root = Fiber(function() if workflow.input_type is None else function(argument), "")
         self._fibers.add(self._root)
-        #: Fibers to run before the one that is delivered to next, the last one first.
+        #: The fibers to run before the next delivery, the last one first.
         self._runnable: list[tuple[Fiber, Any, BaseException | None]] = []
         self._current = self._root
 
-    # What the engine calls.
+    # The methods that the engine calls.
 
     def take_newly_wanted(self) -> list[str]:
         """Return the steps that the code has asked for since the last call."""
@@ -155,42 +158,42 @@ class WorkflowRunner:
         return taken
 
     def begin(self) -> None:
-        """Replay what is recorded and go on until the code waits for something new. Raises `NonDeterminism`."""
+        """Replay the history and run until the code waits for a new outcome. Raise `NonDeterminism`."""
         if self.history.cancel:
             heapq.heappush(self._ready, (self.history.cancel, CANCEL))
         self._runnable.append((self._root, None, None))
         self._drive(self._run_runnable)
 
     def outcome_recorded(self, key: str) -> None:
-        """An outcome of this call was added to the builder: deliver it."""
+        """Deliver the outcome of this call, which was added to the builder."""
         if key in self._awaiting:
             self._push(key)
             self._context.run(self._settle, None)
 
     def cancel_recorded(self) -> None:
-        """The cancel request was added to the builder: deliver it."""
+        """Deliver the cancel request, which was added to the builder."""
         heapq.heappush(self._ready, (self.history.cancel, CANCEL))
         self._drive()
 
     def signal_recorded(self, name: str) -> None:
-        """A signal was added to the builder: hand it to who waits longest, if anyone does."""
+        """Deliver a signal, which was added to the builder, to the oldest wait for it, if there is one."""
         self._match_signals(name)
         self._drive()
 
     @property
     def unclaimed(self) -> list[str]:
-        """The recorded calls that the code has not asked for, each with its event's number."""
+        """The recorded calls that the code has not made, each with the number of its event."""
         return self._claims.labels
 
     @property
     def inserted(self) -> list[str]:
-        """The marked calls that the code has asked for before recorded ones."""
+        """The calls marked as inserted that the code has made before recorded ones."""
         return self._claims.inserted
 
     def close(self) -> None:
-        """Drop the code without running any more of it.
+        """Drop the code without resuming it.
 
-        What a ``finally`` of the code would await is refused by `current_run`.
+        If a ``finally`` block of the code awaits a call, `current_run` raises.
         """
         while self._fibers:
             fiber = self._fibers.pop()
@@ -198,24 +201,24 @@ class WorkflowRunner:
                 fiber.done = True
                 try:
                     self._context.run(fiber.drop)
-                except BaseException:  # noqa: BLE001, S112 - a finally may raise anything, and the code has ended
+                except BaseException:  # noqa: BLE001, S112 - a finally block may raise anything, and the code has ended
                     continue
-        # The context holds the run that holds it: memory would be free again only when the collector finds that.
+        # The context and the runner refer to each other. Break the cycle, so that memory is free without the collector.
         self._context = contextvars.Context()
 
-    # What authoring verbs call while the code runs (mendflow.authoring.context.RunPort).
+    # The methods that authoring functions call while the code runs (mendflow.authoring.context.RunPort).
 
     @property
     def time(self) -> float:
-        """The builder's time."""
+        """The workflow's time: that of the builder."""
         return self.builder.now
 
     def call_made(self, call: object) -> None:
-        """Note a call that the code has made; it must await it before it ends."""
+        """Record a call that the code has made and must await before it ends."""
         self._made[call] = self._current
 
     def forgotten(self, what: str) -> None:
-        """Note that the code has dropped something that it had to await."""
+        """Record something that the code should have awaited and has dropped."""
         self._unawaited.coroutines.append(what)
 
     def record_value(self, name: str, make: Callable[[], str]) -> str:
@@ -225,24 +228,26 @@ class WorkflowRunner:
         return self._record_value(key, make()) if recorded is None else recorded
 
     def version(self, name: str) -> bool:
-        """Return the decision of this name. The first asking decides, for as long as the workflow lives."""
+        """Return the decision with this name. The first call makes it, for the rest of the workflow."""
         decided = self._versions.get(name)
         if decided is None:
             key = f"{VERSION}{name}"
             recorded = self._value(key)
             if recorded is None and not self._claims.unclaimed:
                 recorded = self._record_value(key, "true")
-            # Without a record it is the same in each replay: what is unclaimed here was recorded before.
+            # If it is not recorded, each replay decides alike: the calls unclaimed here were recorded before.
             decided = self._versions[name] = recorded == "true"
         return decided
 
     def _value(self, key: str) -> str | None:
-        """Return the JSON text recorded under a key, None for none."""
+        """Return the JSON text recorded under a key; None if there is none."""
         record = self.history.calls.get(key)
         if record is None:
             return None
         if record.kind != "value" or record.outcome is None:
-            self._broken = NonDeterminism(f"{opened(record)}: called as a value")
+            self._broken = NonDeterminism(
+                f"{opened(record)}: recorded as {record.kind or 'cancelled'}, called as a value"
+            )
             raise self._broken
         return record.outcome.value_recorded.value.json
 
@@ -254,7 +259,7 @@ class WorkflowRunner:
         return event.value_recorded.value.json
 
     def report_progress(self, done: int, total: int, message: str) -> None:
-        """Keep the newest report; those that the history has are passed over."""
+        """Keep the newest report. Ignore the reports that the history has."""
         self._reports += 1
         if self._reports > self.history.reports:
             self.progress = (self._reports, done, total, message)
@@ -294,7 +299,7 @@ class WorkflowRunner:
     def _run_runnable(self) -> None:
         """Run each fiber that can run because another one has blocked or ended.
 
-        A stack in place of recursion: gathers may be nested to any depth.
+        A stack replaces recursion, because gathers may be nested to any depth.
         """
         while self._runnable:
             fiber, value, error = self._runnable.pop()
@@ -302,7 +307,7 @@ class WorkflowRunner:
                 self._run_fiber(fiber, value, error)
 
     def _may_begin(self, fiber: Fiber) -> bool:
-        """Return whether a branch may begin: not once another branch of its gather has failed."""
+        """Return whether a branch may begin. It may not once another branch of its gather has failed."""
         group = fiber.group
         if group is None or group.failure is None:
             fiber.begun = True
@@ -329,7 +334,7 @@ class WorkflowRunner:
                 return
             except NonDeterminism:
                 raise
-            except BaseException as raised:  # noqa: BLE001 - an exception that leaves a branch belongs to its gather
+            except BaseException as raised:  # noqa: BLE001 - the gather handles any exception of its branch
                 self._end(fiber, None, explained(raised))
                 return
             if self._broken is not None:
@@ -366,7 +371,7 @@ class WorkflowRunner:
         self._one_less(group)
 
     def _one_less(self, group: Group) -> None:
-        """Count a branch that has ended, and resume the gather's owner after the last one."""
+        """Record that a branch has ended. After the last one, resume the owner of the gather."""
         group.remaining -= 1
         if group.remaining == 0:
             self._runnable.append((group.owner, *self._gathered(group)))
@@ -377,10 +382,10 @@ class WorkflowRunner:
             return None, asyncio.CancelledError()
         return group.results, group.failure
 
-    # Asking.
+    # Calls.
 
     def _ask(self, fiber: Fiber, asked: object) -> BaseException | None:
-        """Block the fiber on what it asks for, or return the error to raise at that line."""
+        """Block the fiber on what it awaits, or return the error to raise there."""
         if isinstance(asked, StepCall):
             self._made.pop(asked, None)
             return self._ask_step(fiber, asked)
@@ -402,7 +407,7 @@ class WorkflowRunner:
         payload = step.arguments.encode(call.args, call.kwargs)
         size = oversize(payload, self._payload_limit)
         if size:
-            msg = f"the input of step {step.name} has {size} bytes; the limit is {self._payload_limit}"
+            msg = f"input of step {step.name}: {size} bytes exceeds the limit of {self._payload_limit}"
             return PayloadError(msg)
         key = fiber.key(step.key or step.name)
         record = self.history.calls.get(key)
@@ -414,7 +419,7 @@ class WorkflowRunner:
             problem = input_problem(step.arguments, record.input, payload)
             if problem:
                 raise NonDeterminism(f"{opened(record)}: {problem}{self._hint(call)}. {SAME_INPUT}")
-            # A callee refuses a known idempotency key that comes with other parameters.
+            # Use the recorded input: a callee may reject a known idempotency key with other parameters.
             payload = record.input or payload_pb2.Payload()
         if record is None or record.outcome is None:
             self.wanted[key] = (call, payload)
@@ -424,15 +429,15 @@ class WorkflowRunner:
         return None
 
     def _hint(self, call: StepCall[Any]) -> str:
-        """Return what may have led to another input, as a further sentence; empty for nothing in particular."""
+        """Return a likely reason for the different input, as a further sentence; empty if none is known."""
         if call.step.inserted and not call.step.key:
-            return ". An inserted call of a name that is recorded needs a key of its own: with_options(key=...)"
+            return ". An inserted call of a recorded step needs its own key: with_options(key=...)"
         started = self.history.started
         value_type = self.workflow.input_type
         if started is not None and value_type is not None and is_unstable(value_type, started.workflow_started.input):
             return (
-                ". The workflow's input has a default that is another value each time; give it a constant one, and "
-                "make the value with uuid4(), random() or now() in the workflow"
+                ". The workflow's input has a default that differs on every read. Use a constant default, and create "
+                "the value with uuid4(), random() or now() in the workflow"
             )
         return ""
 
@@ -464,7 +469,7 @@ class WorkflowRunner:
                 self._push(key)
                 return
         if self.history.mailbox.get(call.name):
-            # A recorded outcome that is still to be delivered may end this wait, and must not cost a signal.
+            # A recorded outcome may end this wait before a signal does, and the wait must not take a signal then.
             self._unmatched[call.name] = None
         elif record is None:
             self._record_wait(key, call)
@@ -479,7 +484,7 @@ class WorkflowRunner:
         self.builder.add(event)
 
     def _take_signals(self) -> None:
-        """Hand the signals that are there to the waits that still stand; record those that are left over."""
+        """Deliver waiting signals to the new waits that are still open, and record the waits without a signal."""
         names, self._unmatched = self._unmatched, {}
         for name in names:
             self._match_signals(name)
@@ -522,7 +527,7 @@ class WorkflowRunner:
             key = waits.pop(0)
             record = self.history.calls.get(key)
             if record is not None and record.outcome is not None:
-                continue  # It timed out or was cancelled.
+                continue  # The wait timed out or was cancelled.
             event = self.builder.new()
             event.signal_taken.key = key
             event.signal_taken.signal_sequence = self.history.mailbox[name][0]
@@ -532,7 +537,7 @@ class WorkflowRunner:
     # Outcomes.
 
     def _outcome(self, fiber: Fiber, call: Call[Any], record: CallRecord) -> tuple[Any, BaseException | None]:
-        """Answer what the call's line gets: a value, or an error to raise."""
+        """Return what the awaiting line gets: a value, or an error to raise."""
         event = record.outcome
         if event is None:
             msg = f"{record.key} was delivered without an outcome"
@@ -552,7 +557,7 @@ class WorkflowRunner:
         try:
             return call.step.output_type.decode(detail.output if detail.HasField("output") else None)
         except PayloadError as error:
-            msg = f"{opened(record)}: the recorded result does not fit the step's type any more: {error}"
+            msg = f"{opened(record)}: the recorded result no longer matches the step's return type: {error}"
             raise NonDeterminism(msg) from error
 
     def _signal_data(self, call: SignalWait[Any], event: Event) -> tuple[Any, BaseException | None]:
@@ -564,7 +569,7 @@ class WorkflowRunner:
             return None, error
 
     def _error(self, record: CallRecord, event: Event) -> BaseException | None:
-        """Answer what an outcome that is no value raises; None for a timer."""
+        """Return the exception of an outcome that is not a value; None for a timer."""
         if event.HasField("attempt_failed"):
             if event.attempt_failed.decision.action == failure_pb2.RETRY_ACTION_CANCEL_STEP:
                 return asyncio.CancelledError()
@@ -576,7 +581,7 @@ class WorkflowRunner:
     # Cancelling.
 
     def _cancel(self, fiber: Fiber) -> None:
-        """Make what the fiber waits for end in CancelledError."""
+        """Make the fiber's wait end in CancelledError."""
         waiting = [fiber]
         while waiting:
             each = waiting.pop()
@@ -592,7 +597,7 @@ class WorkflowRunner:
     def _cancel_call(self, key: str) -> None:
         record = self.history.calls.get(key)
         if record is not None and record.outcome is not None:
-            return  # It is closed already, and about to be delivered.
+            return  # The call has an outcome, which is delivered next.
         self.wanted.pop(key, None)
         if record is not None and record.started is not None:
             self.unwanted.append(key)

@@ -1,9 +1,9 @@
-"""Time, injected so that tests can move it.
+"""The server's clocks. They are injected, so that tests can control the time.
 
-The host's wall clock may be set, and what waits must not pay for it: a back-off of a tenth of a second must not
-become an hour. So the server's own time never goes back. Where the wall clock is ahead of what was read last, it is
-right, and is adopted at once: a machine that was suspended has lost that time. Where it is behind, time goes on from
-what was read last, a little slower than the monotonic clock, until the wall clock has caught up.
+Setting the host's wall clock must not delay what waits: a backoff of a tenth of a second must not become an hour. So
+the server's time never goes back. If the wall clock is ahead of the last reading, the server adopts it at once, because
+a machine that was suspended has lost that time. If it is behind, the server's time continues from the last reading, a
+little slower than the monotonic clock, until the wall clock has caught up.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: How fast time goes while the wall clock is behind: slow enough to be caught up with, fast enough for what waits.
+#: The speed of the server's time while the wall clock is behind. The wall clock catches up, and waits end 11% later.
 SPEED: Final = 0.9
-#: How far ahead of the wall clock a new process goes on from where the last one was, in seconds. Whoever set the
-#: clock back by more than that wants another date, and gets it by a restart.
+#: How far ahead of the wall clock a new process may continue from the time of the last one, in seconds. If the wall
+#: clock was set back by more, a restart adopts the new date.
 CARRIED: Final = 86_400.0
 
 
 class Clock(Protocol):
-    """Where the server reads the time."""
+    """The clocks that the server reads."""
 
     def time(self) -> float:
-        """Seconds since the epoch, UTC: for what is recorded. It never goes back; it may jump forward."""
+        """Return seconds since the epoch, UTC, for recorded times. They never go back, but may jump forward."""
 
     def monotonic(self) -> float:
-        """Seconds that only ever go forward, and never jump: for limits and ages."""
+        """Return seconds that never go back and never jump, for limits and ages."""
 
     def resume_from(self, moment: float) -> None:
-        """Read no earlier time than this from now on, unless that is too far ahead of the wall clock."""
+        """Return no earlier time than ``moment`` from now on, unless it is too far ahead of the wall clock."""
 
     def behind(self) -> float:
-        """Answer how many seconds the wall clock is behind `time`."""
+        """Return how many seconds the wall clock is behind `time`."""
 
 
 class SystemClock:
-    """The host's clocks, made steady. Steps' threads may read it beside the loop: no more than a moment is lost."""
+    """The host's clocks, made steady. Threads may read them concurrently; a race costs no more than a moment."""
 
     def __init__(
         self, *, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
@@ -46,7 +46,7 @@ class SystemClock:
         self._wall = wall
         self._monotonic = monotonic
         self._last = wall()
-        #: The last reading that was not the wall clock's; where, by both clocks, such readings began.
+        #: The last reading that was not from the wall clock, and where such readings began, by both clocks.
         self._own = float("-inf")
         self._began = (self._last, 0.0)
 
@@ -54,7 +54,7 @@ class SystemClock:
         """See `Clock.time`."""
         now = self._wall()
         if now < self._last:
-            return self._go_on()
+            return self._continue()
         self._last = now
         return now
 
@@ -71,12 +71,12 @@ class SystemClock:
         """See `Clock.behind`."""
         return max(0.0, self._last - self._wall())
 
-    def _go_on(self) -> float:
+    def _continue(self) -> float:
         monotonic = self._monotonic()
         if self._own != self._last:
-            # The last reading was the wall clock's, which has gone back since. How long ago that was nobody knows.
+            # The last reading was from the wall clock, which went back at an unknown time since then.
             self._began = (self._last, monotonic)
         last, began = self._began
-        # From the beginning each time: a sum of short times would lose them to rounding.
+        # Compute from the beginning each time: a sum of short times would accumulate rounding errors.
         self._own = self._last = max(self._last, last + SPEED * (monotonic - began))
         return self._last

@@ -1,13 +1,13 @@
-"""Which event loop the server runs on, and how the loop survives what user code does to it.
+"""Choose the event loop, and keep it running whatever user code does to it.
 
-uvloop takes a tenth off the server's time for each call (docs/performance.md).
-It is installed with the server where it can be; asyncio's own loop serves as
-well.
+With uvloop each call takes the server about 10% less time (docs/performance.md).
+uvloop is installed with the server where it is available; asyncio's own loop
+works too.
 
 Both loops stop when a task or a callback raises SystemExit or KeyboardInterrupt,
-and when anyone calls `loop.stop()`. The task that raised has its exception by
-then, and everything else is as it was. So the server logs what happened and
-runs the loop again, until its own main task is done.
+and when any code calls `loop.stop()`. The task that raised has its exception
+then, and nothing else has changed. So the server logs what happened and runs the
+loop again until its own main task is done.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ T = TypeVar("T")
 
 
 class LoopNotInstalled(Exception):
-    """The event loop that was asked for is not there; the message says what to do."""
+    """The event loop of the settings is not installed. The message says what to do."""
 
 
 def run_on_loop(main: Coroutine[Any, Any, T], settings: Settings) -> T:
-    """Run to the end on the loop that the settings name. Raises `LoopNotInstalled`."""
+    """Run ``main`` on the loop that the settings name, and return its result. Raise `LoopNotInstalled`."""
     try:
         factory = _factory(settings.event_loop)
     except LoopNotInstalled:
@@ -57,7 +57,7 @@ def run_on_loop(main: Coroutine[Any, Any, T], settings: Settings) -> T:
 
 
 def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> T:
-    """Run the loop until ``main`` has ended, whatever else stops the loop meanwhile."""
+    """Run the loop until ``main`` is done, even if something else stops the loop."""
     task = loop.create_task(main)
     task.add_done_callback(lambda _: loop.stop())
     with _interrupts(loop, task) as interrupted:
@@ -66,7 +66,7 @@ def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> T:
                 loop.run_forever()
             except (SystemExit, KeyboardInterrupt) as error:
                 if task.done():
-                    break  # It is the main task's own, and raised below.
+                    break  # The main task raised it, and it is raised again below.
                 if isinstance(error, KeyboardInterrupt) and _interruptible():
                     raise
                 log.exception("exit_from_loop_ignored", error=type(error).__name__)
@@ -79,13 +79,13 @@ def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> T:
 
 
 def _interruptible() -> bool:
-    """Whether Python itself raises KeyboardInterrupt on SIGINT, which must then end the process."""
+    """Return whether Python itself raises KeyboardInterrupt on SIGINT, which must then end the process."""
     return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @contextlib.contextmanager
 def _interrupts(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Iterator[list[int]]:
-    """Until the server has its own handler, SIGINT cancels the main task. Yield the signals that came."""
+    """Cancel the main task on SIGINT, until the server installs its own handler. Yield the signals received."""
     interrupted: list[int] = []
     if threading.current_thread() is not threading.main_thread() or not _interruptible():
         yield interrupted
@@ -93,7 +93,7 @@ def _interrupts(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Ite
 
     def cancel(number: int, _frame: object) -> None:
         interrupted.append(number)
-        loop.call_soon_threadsafe(task.cancel)  # It also wakes the loop.
+        loop.call_soon_threadsafe(task.cancel)  # This also wakes the loop.
 
     signal.signal(signal.SIGINT, cancel)
     try:
@@ -104,7 +104,7 @@ def _interrupts(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Ite
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """End the tasks, generators and executor that are left."""
+    """Cancel the remaining tasks, and shut down the generators and the executor."""
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
@@ -127,8 +127,8 @@ def _factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     if find_spec("uvloop") is None:
         if name == "auto":
             return asyncio.new_event_loop
-        message = "MENDFLOW_EVENT_LOOP=uvloop: uvloop is not installed; pip install uvloop, or say auto or asyncio"
+        message = "MENDFLOW_EVENT_LOOP=uvloop, but uvloop is not installed; pip install uvloop, or use auto or asyncio"
         raise LoopNotInstalled(message)
-    import uvloop  # noqa: PLC0415 - it is not there on every system
+    import uvloop  # noqa: PLC0415 - it is not available on every system
 
     return uvloop.new_event_loop

@@ -1,13 +1,12 @@
-"""What a forked child of the server gives up.
+"""Release the server's resources in forked children.
 
-A step may fork: `multiprocessing` does so by default on Linux. The child gets
-the server's signal handlers and descriptors with the rest of the memory. A
-SIGTERM for the child would then drain the server, and a child that outlives a
-killed server would keep its lock and its ports. So a child drops them before
-any other code runs in it.
+A step may fork: `multiprocessing` does so by default on Linux. The child
+inherits the server's signal handlers and descriptors. A SIGTERM for the child
+would then drain the server, and a child that outlives a killed server would keep
+its lock and its ports. So a child drops them before any other code runs in it.
 
 Python calls the hooks of `os.register_at_fork` without an argument and never
-unregisters them. This is why one list at module level says what is armed; the
+unregisters them. So one module-level list has what children must drop; the
 composition root adds to it with `armed`.
 """
 
@@ -31,16 +30,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Belongings", "armed", "end_forked_child"]
 
-#: Every use of such a descriptor fails with EBADF, where the system has it.
-_DEAD: Final = (os.devnull, os.O_RDONLY | getattr(os, "O_PATH", 0))
-#: The highest descriptor to look at where the system does not list them.
+#: Every use of a descriptor opened with O_PATH fails with EBADF, on systems that have it.
+_UNUSABLE: Final = (os.devnull, os.O_RDONLY | getattr(os, "O_PATH", 0))
+#: The highest descriptor to check where the system does not list them.
 _HIGHEST: Final = 65_536
 
 
 class Belongings:
-    """What the server has that its forked children must not keep.
+    """The server's resources that its forked children must not keep.
 
-    ``files`` are compared by inode, so a descriptor is found no matter who opened
+    ``files`` are compared by inode, so a descriptor is found whatever code opened
     it. A TCP socket whose local port is in ``ports`` listens for the server or
     was accepted by it.
     """
@@ -53,17 +52,17 @@ class Belongings:
         self._loop_thread = threading.get_ident()
 
     def drop(self) -> None:
-        """Give everything up. Called in a forked child only."""
-        # If one fails, the others are done all the same; what is added first is done last.
+        """Release everything. Call this only in a forked child."""
+        # If a callback fails, the others still run. The first one added runs last.
         with contextlib.ExitStack() as stack:
             stack.callback(self._leave_loop)
-            stack.callback(lambda: _bury(self._descriptors()))
+            stack.callback(lambda: _disable(self._descriptors()))
             for number in self.signals:
                 stack.callback(signal.signal, number, signal.SIG_DFL)
             stack.callback(signal.set_wakeup_fd, -1)
 
     def _leave_loop(self) -> None:
-        # The thread that forked keeps its identity. Python does the first part by itself from 3.12 on.
+        # The thread that forked keeps its identity. Python 3.12 and newer does the first part itself.
         if threading.get_ident() == self._loop_thread:
             asyncio._set_running_loop(None)  # noqa: SLF001 - documented for event loops
             asyncio.set_event_loop(None)
@@ -115,7 +114,7 @@ def _local_port(number: int) -> int | None:
 
 
 def _poller_of(loop: asyncio.AbstractEventLoop) -> int | None:
-    """Return the descriptor that the loop polls with; parent and child would share what is registered there."""
+    """Return the descriptor that the loop polls with. Parent and child would share its registrations."""
     find = getattr(loop, "_get_backend_id", None) or getattr(getattr(loop, "_selector", None), "fileno", None)
     if find is None:
         return None
@@ -126,26 +125,26 @@ def _poller_of(loop: asyncio.AbstractEventLoop) -> int | None:
     return number
 
 
-def _bury(descriptors: Sequence[int]) -> None:
-    """Replace descriptors by dead ones.
+def _disable(descriptors: Sequence[int]) -> None:
+    """Replace descriptors by unusable ones.
 
-    A number that is merely closed would be given to the next file that the
-    child opens, and code that still knows the number would write into it.
+    If a descriptor were only closed, the next file that the child opens would
+    get its number, and code that still has the number would write into that file.
     """
     if not descriptors:
         return
-    # One is closed first: there may be no room for another.
+    # Close one first: the process may have reached its limit of open files.
     os.close(descriptors[0])
-    dead = os.open(*_DEAD)
+    unusable = os.open(*_UNUSABLE)
     for number in descriptors:
-        if number != dead:
-            os.dup2(dead, number, inheritable=False)
-    if dead not in descriptors:
-        os.close(dead)
+        if number != unusable:
+            os.dup2(unusable, number, inheritable=False)
+    if unusable not in descriptors:
+        os.close(unusable)
 
 
 class _Hooks:
-    """The hooks of this process, and what they act for."""
+    """The fork hooks of this process, and what its children must drop."""
 
     def __init__(self) -> None:
         self.armed: list[Belongings] = []
@@ -153,7 +152,7 @@ class _Hooks:
         self._masks = threading.local()
 
     def register(self) -> None:
-        """Register the hooks, once: Python keeps them for good."""
+        """Register the hooks once. Python never unregisters them."""
         if not self._registered:
             self._registered = True
             os.register_at_fork(
@@ -161,7 +160,7 @@ class _Hooks:
             )
 
     def _before(self) -> None:
-        # A signal that arrives in the child before it has dropped the handlers would reach the parent's loop.
+        # Block the signals: one that arrives in the child before it drops the handlers would reach the parent's loop.
         signals = {number for each in self.armed for number in each.signals}
         self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if signals else None
 
@@ -172,7 +171,7 @@ class _Hooks:
 
     def _after_in_child(self) -> None:
         given, self.armed = self.armed, []
-        # With a default timeout, looking at a socket would change it for the parent too.
+        # With a default timeout, creating a socket object would change the socket for the parent too.
         timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(None)
         try:
@@ -188,7 +187,7 @@ _HOOKS: Final = _Hooks()
 
 @contextlib.contextmanager
 def armed(belongings: Belongings) -> Iterator[Belongings]:
-    """Have every child that is forked inside this context drop these belongings."""
+    """Make every child that is forked inside this context drop these belongings."""
     _HOOKS.register()
     _HOOKS.armed.append(belongings)
     try:
@@ -199,17 +198,17 @@ def armed(belongings: Belongings) -> Iterator[Belongings]:
 
 
 def end_forked_child(server: int, error: BaseException | str | None = None) -> None:
-    """End this process unless its process id is that of the server.
+    """End this process unless its process id is ``server``.
 
-    Called where a step's code has ended. In a child that it forked, the
-    server's stack lies below, and the child must never return there.
+    Call this where the code of a step ends. In a child that the step forked, the
+    callers are the server's functions, and the child must not return to them.
     """
     if os.getpid() != server:
         _end(SystemExit(error) if isinstance(error, str) else error)
 
 
 def _end(error: BaseException | None) -> NoReturn:
-    """End as Python would: with the status of SystemExit, or with a traceback and 1."""
+    """Exit as Python would: with the status of SystemExit, or with a traceback and status 1."""
     status = 0
     try:
         if isinstance(error, SystemExit):

@@ -1,9 +1,9 @@
 """Timers over an injected clock.
 
-Due times are read off a clock given by the caller: the wall clock for durable
-times, the monotonic one for limits. The loop is asked to wake us, and
-`run_due` may be called at any time besides: by the supervisor's tick, which so
-notices a wall clock that jumped, and by tests that move the clock by hand.
+The caller chooses the clock: the wall clock for durable times, the monotonic one
+for limits. The event loop calls `Timers.run_due` when the next timer is due.
+Others may call it at any time: the supervisor's tick, which so detects that the
+wall clock jumped, and tests that control the clock.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-#: So many cancelled timers are not worth a clean-up.
+#: Cancelled timers are removed from the heap only if there are more than this.
 FEW = 100
 
 
 class Timer:
-    """One timer; `cancel` it when it is no longer wanted."""
+    """One timer. `cancel` it when it is no longer needed."""
 
     __slots__ = ("_timers", "callback", "when")
 
@@ -32,14 +32,14 @@ class Timer:
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Make it do nothing."""
+        """Cancel the timer. Its callback will not run."""
         if self.callback is not None:
             self.callback = None
             self._timers.forget_one()
 
 
 class Timers:
-    """A heap of timers and one wake-up at the loop."""
+    """A heap of timers, with one wake-up call scheduled on the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, read: Callable[[], float]) -> None:
         self._loop = loop
@@ -51,7 +51,7 @@ class Timers:
         self._wake_at = float("inf")
 
     def at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """Call back at ``when`` by this clock, or as soon as possible after."""
+        """Call ``callback`` at ``when`` by this clock, or as soon as possible after."""
         timer = Timer(self, when, callback)
         heapq.heappush(self._heap, (when, next(self._count), timer))
         if when < self._wake_at:
@@ -59,11 +59,11 @@ class Timers:
         return timer
 
     def after(self, delay: float, callback: Callable[[], None]) -> Timer:
-        """Call back after ``delay`` seconds by this clock."""
+        """Call ``callback`` after ``delay`` seconds by this clock."""
         return self.at(self._read() + delay, callback)
 
     def forget_one(self) -> None:
-        """A timer was cancelled; once most are, they are thrown out."""
+        """Count a cancelled timer, and remove the cancelled ones once they are the majority."""
         self._cancelled += 1
         if self._cancelled > FEW and self._cancelled * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].callback is not None]
@@ -71,7 +71,7 @@ class Timers:
             self._cancelled = 0
 
     def run_due(self) -> None:
-        """Call back all that are due."""
+        """Run the callbacks of all due timers."""
         now = self._read()
         due = []
         while self._heap and (self._heap[0][0] <= now or self._heap[0][2].callback is None):
@@ -91,7 +91,7 @@ class Timers:
             self._arm(self._heap[0][0])
 
     def close(self) -> None:
-        """Forget all of them."""
+        """Drop all timers."""
         self._heap.clear()
         if self._wake is not None:
             self._wake.cancel()

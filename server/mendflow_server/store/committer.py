@@ -1,15 +1,15 @@
-"""Group commit: everything that changes the store goes through here.
+"""Group commit. All changes of workflows and all messages reach the store through here.
 
-While one batch is on its way to the disk the next one gathers; nothing waits
-on a timer. A workflow has at most one change on its way: its execution sees to
-that. When a batch could not be written it is sent again until it can be: it
-was decided, and what it caused has not left the process yet. When its outcome
-is unknown, the store's heads tell what became of each change before anything
-is sent again:
+While the store commits one batch, the committer collects the next one; it
+never waits for a timer. A workflow has at most one change in flight, which its
+execution ensures. The committer repeats a batch that failed until it succeeds,
+because the changes are decided and their effects have not left the process.
+When the outcome of a batch is unknown, the committer compares each change with
+the head of its workflow in the store before it commits anything again:
 
-    the new head is there      it was done
-    the old head is there      it was not: it goes into the next batch
-    anything else              another driver has the workflow
+    the head is the new one      the change was committed
+    the head is the old one      it was not, and is committed again
+    any other head               another driver has the workflow
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("mendflow.commit")
 
-#: The most that one batch holds, so that no commit holds everyone up for long.
+#: The most changes, and the most messages, in a batch. A larger one would delay all other commits.
 MOST_CHANGES = 512
-#: How long to wait before a batch that failed is sent again, in seconds.
+#: The pause before a failed batch is retried, in seconds.
 RETRY_PAUSE = 0.25
-#: With more changes than this on their way there is no `Committer.wait_for_capacity`.
-CROWD = 192
-#: How long `Committer.wait_for_capacity` is waited for at most, in seconds.
-ROOM_PATIENCE = 0.1
+#: `Committer.wait_for_capacity` waits while more changes than this are in flight.
+CAPACITY = 192
+#: The longest that `Committer.wait_for_capacity` waits, in seconds.
+CAPACITY_TIMEOUT = 0.1
 
 
 class Committer:
-    """The one way to the store's `commit`."""
+    """The only caller of `Store.commit`."""
 
     def __init__(self, store: Store, clock: Clock, on_batch: Callable[[], None]) -> None:
         self._store = store
@@ -56,31 +56,31 @@ class Committer:
         self._messages: collections.deque[tuple[Message, MessageDone]] = collections.deque()
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        #: How many decided batches have still to be told of.
-        self._telling = 0
-        #: How many changes were sent that have still to be told of.
-        self._on_their_way = 0
-        #: Who waits for room.
-        self._rooms: collections.deque[asyncio.Future[None]] = collections.deque()
-        #: When the oldest batch that is not on disk was taken, by the monotonic clock; None: all is on disk.
+        #: The number of committed batches whose callbacks have not run.
+        self._notifying = 0
+        #: The number of submitted changes whose callbacks have not run.
+        self._in_flight = 0
+        #: The callers of `wait_for_capacity`.
+        self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
+        #: When the committer began to commit the current batch, by the monotonic clock; None while there is none.
         self.uncommitted_since: float | None = None
-        #: When the newest batch reached the disk, by the monotonic clock.
+        #: When the last batch was committed, by the monotonic clock.
         self.last_commit = clock.monotonic()
-        #: Called when every change and message of a decided batch has been reported.
+        #: Called after all callbacks of a batch.
         self._on_batch = on_batch
-        #: Why the last try failed; empty while commits work.
+        #: Why the last commit failed; empty after a success.
         self.failure = ""
-        #: What has been logged of it since.
-        self._said: set[str] = set()
+        #: The reasons that were logged since the last success.
+        self._logged: set[str] = set()
 
     def submit(self, change: Change, done: ChangeDone) -> None:
-        """Commit a change; ``done`` is called on the loop once it is decided."""
+        """Commit a change, then call ``done`` with it and its outcome on the loop."""
         self._changes.append((change, done))
-        self._on_their_way += 1
+        self._in_flight += 1
         self._wake.set()
 
     def submit_message(self, message: Message, done: MessageDone) -> None:
-        """Commit a message; ``done`` gets its outcome, the workflow's key and the message's id."""
+        """Commit a message, then call ``done`` with it, its outcome, the workflow's key and the message's id."""
         self._messages.append((message, done))
         self._wake.set()
 
@@ -90,26 +90,26 @@ class Committer:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is on its way."""
-        return self.uncommitted_since is None and not self._telling and not self._changes and not self._messages
+        """Whether nothing is in flight."""
+        return self.uncommitted_since is None and not self._notifying and not self._changes and not self._messages
 
     async def wait_for_capacity(self) -> None:
-        """Wait, though not for long, until few changes are on their way.
+        """Apply backpressure: wait until few changes are in flight, but at most `CAPACITY_TIMEOUT`.
 
-        Whoever begins many things and is in no hurry asks first: a few workflows at a time are driven faster than
-        all at once, for what they have in memory stays near the processor.
+        A caller that starts many workflows at low priority calls this before each. The server drives a few workflows
+        at a time faster than all at once, because their memory stays in the processor's cache.
         """
-        await asyncio.sleep(0)  # What was begun before is on its way then, and counts.
-        if self._on_their_way <= CROWD:
+        await asyncio.sleep(0)  # What the caller started before is submitted by now, and counts.
+        if self._in_flight <= CAPACITY:
             return
         future: asyncio.Future[None] = self._loop.create_future()
-        self._rooms.append(future)
+        self._waiters.append(future)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(future, ROOM_PATIENCE)
+            await asyncio.wait_for(future, CAPACITY_TIMEOUT)
 
-    def _make_room(self) -> None:
-        while self._rooms and self._on_their_way <= CROWD:
-            future = self._rooms.popleft()
+    def _release_waiter(self) -> None:
+        while self._waiters and self._in_flight <= CAPACITY:
+            future = self._waiters.popleft()
             if not future.done():
                 future.set_result(None)
                 return
@@ -121,7 +121,7 @@ class Committer:
             await self.run_once()
 
     async def run_once(self) -> None:
-        """Commit one batch, however often it must be tried."""
+        """Commit one batch, and retry it until it succeeds."""
         changes = [self._changes.popleft() for _ in range(min(len(self._changes), MOST_CHANGES))]
         messages = [self._messages.popleft() for _ in range(min(len(self._messages), MOST_CHANGES))]
         if not self._changes and not self._messages:
@@ -133,34 +133,34 @@ class Committer:
         result = await self._commit(batch)
         self.uncommitted_since = None
         self.last_commit = self._clock.monotonic()
-        # Not from this task: what follows runs workflow code and begins steps, which must not take it for theirs.
-        self._telling += 1
-        self._loop.call_soon(self._tell_all, changes, messages, result)
+        # The callbacks run workflow code and start steps, which must not run inside this task.
+        self._notifying += 1
+        self._loop.call_soon(self._notify, changes, messages, result)
 
-    def _tell_all(
+    def _notify(
         self, changes: list[tuple[Change, ChangeDone]], messages: list[tuple[Message, MessageDone]], result: BatchResult
     ) -> None:
-        self._telling -= 1
-        # A fault of a listener's must not stop the commits of all others.
+        self._notifying -= 1
+        # An error in one callback must not stop the commits of all other workflows.
         for (change, done), outcome in zip(changes, result.changes, strict=True):
             try:
                 done(change, outcome)
             except Exception:
-                log.exception("commit_listener_fault")
-        for index, (message, told) in enumerate(messages):
+                log.exception("commit_callback_failed")
+        for index, (message, message_done) in enumerate(messages):
             try:
-                told(message, result.messages[index], result.message_keys[index], result.message_ids[index])
+                message_done(message, result.messages[index], result.message_keys[index], result.message_ids[index])
             except Exception:
-                log.exception("commit_listener_fault")
+                log.exception("commit_callback_failed")
         try:
             self._on_batch()
         except Exception:
-            log.exception("commit_listener_fault")
-        self._on_their_way -= len(changes)
-        self._make_room()
+            log.exception("commit_callback_failed")
+        self._in_flight -= len(changes)
+        self._release_waiter()
 
     async def _commit(self, batch: Batch, *, unknown: bool = False) -> BatchResult:
-        """Commit it, however often it must be tried; ``unknown``: it may be on disk already."""
+        """Commit a batch, and retry it until it succeeds; ``unknown`` says that it may be committed already."""
         damaged = False
         while True:
             try:
@@ -168,7 +168,7 @@ class Committer:
             except StoreDamaged as error:
                 if damaged or len(batch.changes) + len(batch.messages) > 1:
                     return await self._one_by_one(batch, error, unknown=unknown)
-                damaged = True  # Once more, on a new connection: it may have been the old one's memory.
+                damaged = True  # Retry once on a new connection: only the old one's memory may be damaged.
             except StoreUnavailable as error:
                 self._failed(error)
             except CommitUnknown as error:
@@ -177,21 +177,23 @@ class Committer:
             except StoreError as error:
                 return await self._one_by_one(batch, error, unknown=unknown)
             else:
-                self._answered()
+                self._recovered()
                 return result
             await asyncio.sleep(RETRY_PAUSE)
 
     async def _one_by_one(self, batch: Batch, error: StoreError, *, unknown: bool) -> BatchResult:
-        """The others must not pay for one that breaks a rule of the store, by a fault of ours, or that lies where the
-        file is damaged.
+        """Commit the parts of a batch one at a time.
+
+        One part violates a rule of the store, which is an internal error, or its part of the file is damaged. The
+        others must not fail with it.
         """
         if len(batch.changes) + len(batch.messages) == 1:
-            log.critical("change_refused_by_store", error=str(error))
-            self._answered()
-            refused = [CommitOutcome.DAMAGED if isinstance(error, StoreDamaged) else CommitOutcome.CONFLICT]
+            log.critical("change_rejected_by_store", error=str(error))
+            self._recovered()
+            rejected = [CommitOutcome.DAMAGED if isinstance(error, StoreDamaged) else CommitOutcome.CONFLICT]
             return BatchResult(
-                refused[: len(batch.changes)],
-                refused[: len(batch.messages)],
+                rejected[: len(batch.changes)],
+                rejected[: len(batch.messages)],
                 [0] * len(batch.messages),
                 [0] * len(batch.messages),
             )
@@ -205,22 +207,22 @@ class Committer:
             result.message_ids += each.message_ids
         return result
 
-    def _answered(self) -> None:
-        """The store does what it is asked, or says why it never will."""
+    def _recovered(self) -> None:
+        """Record that the store committed the batch, or rejected it for good."""
         if self.failure:
             self.failure = ""
-            self._said.clear()
-            log.info("store_commits_again")
+            self._logged.clear()
+            log.info("commit_recovered")
 
     def _failed(self, error: StoreError) -> None:
         self.failure = str(error) or type(error).__name__
-        if self.failure not in self._said:
-            # Each cause once, for the second may say more: what began as an error of the disk is read-only now.
-            self._said.add(self.failure)
-            log.error("store_does_not_commit", error=self.failure)
+        if self.failure not in self._logged:
+            # Log each reason once. A later one may say more: a file system may become read-only after an I/O error.
+            self._logged.add(self.failure)
+            log.error("commit_failed", error=self.failure)
 
     async def _settle(self, batch: Batch) -> BatchResult:
-        """Find out what became of a batch of unknown outcome, and send again what was not done."""
+        """Determine the outcome of a batch, and commit again what was not committed."""
         outcomes: dict[int, CommitOutcome] = {}
         fresh = [change.row.workflow_id for change in batch.changes if change.guard is None]
         rows = await self._store.find(fresh) if fresh else {}
@@ -244,7 +246,7 @@ class Committer:
                 outcomes[index] = CommitOutcome.COMMITTED
             else:
                 outcomes[index] = CommitOutcome.CONFLICT
-        # A message carries a request id always, so that sending it twice leaves one.
+        # Every message has a request id, so a message that is committed twice is stored once.
         result = await self._store.commit(Batch([batch.changes[index] for index in again], batch.messages))
         outcomes.update(zip(again, result.changes, strict=True))
         result.changes = [outcomes[index] for index in range(len(batch.changes))]

@@ -1,21 +1,21 @@
-"""What a store raises."""
+"""The errors that a store raises."""
 
 
 class StoreError(Exception):
-    """The root of a store's errors."""
+    """The base class of all store errors."""
 
 
 class StoreUnavailable(StoreError):
-    """The store could not do it; nothing was changed. It may work again later."""
+    """The operation failed and changed nothing. A retry may succeed."""
 
 
 class StoreDamaged(StoreUnavailable):
-    """What was asked for lies where the store is damaged: trying again does not help. The rest may be whole."""
+    """The requested data is in a damaged part of the store. A retry does not help; other data may still be readable."""
 
 
 class CommitUnknown(StoreError):
-    """The store cannot tell whether the batch was committed."""
+    """The store cannot determine whether the batch was committed."""
 
 
 class StoreRefused(StoreError):
-    """The store cannot be opened, and waiting will not help. The message says what to do."""
+    """The store cannot be opened, and a retry does not help. The message says what to do."""

@@ -1,4 +1,4 @@
-"""From a URL to a store."""
+"""Create stores from URLs."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ _FORMS = "sqlite:///relative.db or sqlite:////absolute/path.db"
 
 
 def open_store(url: str, *, signal_limit: int = 1_000, sqlite: Callable[..., SqliteStore] = SqliteStore) -> Store:
-    """Make the store that a URL names, yet to be opened; raise `StoreRefused` on any other URL.
+    """Return the store at a URL, not opened yet. Raise `StoreRefused` if the URL does not name one.
 
-    ``sqlite:///relative.db`` lies in the working directory, ``sqlite:////absolute/path.db`` where it says.
-    ``signal_limit`` bounds a workflow's untaken signals.
+    The path in ``sqlite:///relative.db`` is relative to the working directory, the one in
+    ``sqlite:////absolute/path.db`` is absolute. ``signal_limit`` is the most untaken signals of a workflow.
     """
     return sqlite(_path(url), signal_limit=signal_limit)
 
 
 def inspect_store(url: str) -> SqliteInspector:
-    """Open the store that a URL names for reading only. Raise `StoreError` when that is not possible."""
+    """Open the store at a URL for reading only. Raise `StoreError` if it cannot be opened."""
     return SqliteInspector(_path(url))
 
 
 def files_of(url: str) -> tuple[Path, ...]:
-    """Return the files that a store at this URL keeps open, symlinks resolved. Raises as `open_store`."""
+    """Return the files that a store at this URL keeps open, with symlinks resolved. Raise as `open_store` does."""
     return files_at(resolve(_path(url)))
 
 
 def _path(url: str) -> Path:
     scheme, separator, _ = url.partition("://")
     if scheme in {"postgresql", "postgres"}:
-        # The URL may hold a password: it is not repeated.
-        message = f"PostgreSQL comes later; a store is {_FORMS}"
+        # The message does not repeat the URL, which may have a password.
+        message = f"PostgreSQL is not supported yet; use {_FORMS}"
         raise StoreRefused(message)
     if scheme != "sqlite" or not separator:
-        message = f"no store of this kind; a store is {_FORMS}"
+        message = f"unknown kind of store; use {_FORMS}"
         raise StoreRefused(message)
     parts = urlsplit(url)
     path = unquote(parts.path).removeprefix("/")
     if parts.netloc or parts.query or parts.fragment or not path or path.endswith("/") or "\0" in path:
-        message = f"{url!r} does not name a file; a store is {_FORMS}"
+        message = f"store URL {url!r} does not name a file; use {_FORMS}"
         raise StoreRefused(message)
     if Path(path).name == ":memory:":
-        message = f"a store in memory would lose everything with its process; a store is {_FORMS}"
+        message = f"an in-memory store would lose its workflows at exit; use {_FORMS}"
         raise StoreRefused(message)
     return Path(path)

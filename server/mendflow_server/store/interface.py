@@ -1,13 +1,13 @@
-"""What a store promises.
+"""The contract of a store.
 
-Every verb is one transaction. Times are integer microseconds since the epoch,
+Each method is one transaction. Times are integer microseconds since the epoch,
 UTC. States and reasons are the numbers of ``mendflow.v1.WorkflowState`` and
 ``StateReason``. Events are the bytes of ``mendflow.v1.Event``; a store never
-looks inside.
+parses them.
 
-A store raises `StoreUnavailable` when it could not do what was asked and
-nothing was changed, and `CommitUnknown` when it cannot tell whether a batch
-was committed; the committer settles that by `heads`.
+A method raises `StoreUnavailable` when it failed and changed nothing. It raises
+`CommitUnknown` when the store cannot determine whether it committed; the
+committer then reads the outcome of a batch from `Store.heads`.
 """
 
 from __future__ import annotations
@@ -34,72 +34,77 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """The verbs. All but `open` and `close` may be called from many tasks at once."""
+    """A durable store. All methods except `open` and `close` may be called concurrently from many tasks."""
 
     @property
     def damage(self) -> str:
-        """Answer what was found damaged since it was opened, and what to do; empty: nothing was."""
+        """The damage found since `open`, and what to do about it. Empty if none was found."""
 
     @property
     def crash_marker_path(self) -> Path | None:
-        """Return where the crash note of this store's server lies, None where there can be none."""
+        """The path of the server's crash marker; None if this kind of store has no place for one."""
 
     async def open(self) -> None:
-        """Take the store for this process alone, and bring its schema up to date.
+        """Lock the store for this process and migrate its schema to the newest version.
 
-        Raises `StoreRefused` when another server has it, when it lies on a
-        network file system, is not a database, is damaged, or was written by
+        Raise `StoreRefused` if another server holds the store, or if the store is
+        on a network file system, is not a database, is damaged, or was written by
         a newer version.
         """
 
     async def close(self) -> None:
-        """Release it. Safe to call twice."""
+        """Release the store. May be called twice."""
 
     async def commit(self, batch: Batch) -> BatchResult:
-        """Commit the batch; when this returns it is on disk."""
+        """Commit the batch and return the outcome of each part. On return the batch is durable."""
 
     async def heads(self, keys: Sequence[int]) -> Mapping[int, Guard]:
-        """Answer generation and last sequence of each workflow that exists."""
+        """Return the generation and last sequence of each workflow that exists, by key."""
 
     async def find(self, workflow_ids: Sequence[str]) -> Mapping[str, Row]:
-        """Answer the rows of those ids that exist."""
+        """Return the rows of the workflows that exist, by workflow id."""
 
     async def load(self, keys: Sequence[int]) -> list[Loaded]:
-        """Answer all that is needed to drive these, in the order of ``keys``; missing ones are left out."""
+        """Return everything needed to drive these workflows, in the order of ``keys``. Omit missing ones."""
 
     async def read_inbox(self, key: int) -> list[Message]:
         """Return the messages in a workflow's inbox, in the order of commits; none if there is no such workflow."""
 
     async def read_events(self, key: int, after_sequence: int, *, limit: int, max_bytes: int) -> list[bytes]:
-        """Answer events after a sequence, oldest first: at most ``limit``, and at most
-        ``max_bytes`` together, but always one if there is one."""
+        """Return the events after a sequence, oldest first.
+
+        Return at most ``limit`` events of at most ``max_bytes`` in total, but always the first one if there is any.
+        """
 
     async def list_workflows(self, condition: Filter, *, limit: int, after: Cursor | None) -> Page:
-        """Answer a page, newest first. Looks at no more than 5,000 rows, so a page may be
-        short or empty and still have a next."""
+        """Return a page of workflows, newest first.
+
+        The store examines at most 5,000 rows, so a page may be short or empty and still have a next page.
+        """
 
     async def due(self, until: int, *, limit: int) -> list[tuple[int, int]]:
-        """Answer (wake_time, key) of open workflows whose wake time is at or before
-        ``until``, earliest first."""
+        """Return (wake_time, key) of the open workflows whose wake time is at or before ``until``, earliest first."""
 
     async def in_progress(self, *, after_key: int, limit: int) -> list[int]:
-        """Answer the keys above ``after_key``, in their order, of all workflows in PENDING,
-        RUNNING or CANCELLING, and of those for which something lies in the inbox."""
+        """Return, in ascending order, the keys greater than ``after_key`` of the workflows that need a driver.
+
+        These are the workflows in PENDING, RUNNING or CANCELLING, and those with a message in the inbox.
+        """
 
     async def stopped_for(self, reason: int, *, after_key: int, limit: int) -> list[int]:
-        """Answer the keys above ``after_key``, in their order, of open workflows whose row has this reason."""
+        """Return, in ascending order, the keys greater than ``after_key`` of the open workflows with this reason."""
 
     async def last_beat(self) -> int:
-        """Answer when the server process that began last was last alive, in microseconds; 0 if there was none."""
+        """Return the time of the last beat of the server process that started last; 0 if there was none."""
 
     async def begin_life(self, life: Life) -> Life | None:
-        """Record this process and answer the life before it; None on a new store."""
+        """Record this process and return the life of the previous one; None on a new store."""
 
     async def beat(self, replica_id: str, time: int, *, drained: bool = False) -> None:
-        """Renew this process's row: a small write that proves the store."""
+        """Record that this process is alive. The small write also proves that the store accepts writes."""
 
     async def suspects(self) -> list[Suspect]:
-        """Answer the crash budget's ledger."""
+        """Return the crash budget's ledger."""
 
     async def write_suspects(self, suspects: Sequence[Suspect]) -> None:
         """Replace the crash budget's ledger."""

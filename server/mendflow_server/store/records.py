@@ -1,4 +1,4 @@
-"""The values that go into a store and come out of it.
+"""The values that a store accepts and returns.
 
 Times are integer microseconds since the epoch, UTC. States and reasons are the numbers of
 ``mendflow.v1.WorkflowState`` and ``StateReason``. Events are the bytes of ``mendflow.v1.Event``; a store does not
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 @dataclass(slots=True)
 class Row:
-    """A workflow's row. ``key`` is 0 until the store has assigned it."""
+    """A workflow's row. ``key`` is 0 until the store assigns one."""
 
     key: int
     workflow_id: str
@@ -43,8 +43,8 @@ class Row:
         end_time: int | None,
         untaken_signals: int,
     ) -> Row:
-        """Answer the row as it is after more events."""
-        # By place: by name it takes three times as long, and each change of each workflow has one.
+        """Return the row after more events."""
+        # By position: keyword arguments take three times as long, and each change of each workflow makes a row.
         return Row(
             self.key,
             self.workflow_id,
@@ -66,7 +66,7 @@ class Row:
 
 
 class Guard(NamedTuple):
-    """What the driver read: the row is written only while it still holds this."""
+    """The head that a driver read. The store updates the row only while the row still has these values."""
 
     generation: int
     last_sequence: int
@@ -74,7 +74,7 @@ class Guard(NamedTuple):
 
 @dataclass(slots=True, frozen=True)
 class Alert:
-    """A row in ``alerts``: the event AlertRaised beside it says the same."""
+    """A row in ``alerts``. The AlertRaised event of the same change has the same content."""
 
     time: int
     name: str
@@ -84,7 +84,7 @@ class Alert:
 
 @dataclass(slots=True, frozen=True)
 class Heartbeat:
-    """The latest details of an open attempt; replaces what was there for the step."""
+    """The latest details of an open attempt. They replace the previous ones of the same step."""
 
     step_key: str
     attempt: int
@@ -95,11 +95,13 @@ class Heartbeat:
 class Change:
     """One workflow's part of a batch.
 
-    ``row`` is the row as it shall be; with ``guard`` None it is a new one.
-    ``events`` are (sequence, bytes), following the guard's last sequence
-    without a gap. ``consumed`` are the ids of the messages that the events have taken in.
-    With ``final`` the workflow ends: the change is refused as `CommitOutcome.INBOX_NOT_EMPTY`
-    while the inbox still holds anything beyond ``consumed``, its heartbeats go.
+    ``row`` is the row after the change; ``guard`` is None for a new workflow.
+    ``events`` are pairs (sequence, bytes) that follow the guard's last sequence
+    without a gap. ``consumed`` has the ids of the messages that the events record;
+    the store deletes them from the inbox. With ``final`` the workflow ends, and the
+    store deletes its heartbeats. It rejects a final change as
+    `CommitOutcome.INBOX_NOT_EMPTY` while the inbox has a message that is not in
+    ``consumed``.
     """
 
     row: Row
@@ -112,7 +114,7 @@ class Change:
 
 
 class InboxKind(enum.IntEnum):
-    """What lies in the inbox on its way to the driver."""
+    """The kind of a message in the inbox."""
 
     SIGNAL = 1
     CANCEL = 2
@@ -122,11 +124,10 @@ class InboxKind(enum.IntEnum):
 
 @dataclass(slots=True, frozen=True)
 class Message:
-    """Something for a workflow's driver. ``id`` is 0 until stored; ids rise in the order of commits.
+    """A message for a workflow's driver. ``id`` is 0 until it is stored; ids increase in the order of commits.
 
-    ``content`` is opaque to the store. A message with a ``request_id`` seen
-    before for the same workflow is `CommitOutcome.DUPLICATE`, for as long as the
-    workflow exists.
+    ``content`` is opaque to the store. As long as the workflow exists, a second
+    message with the same ``request_id`` is a `CommitOutcome.DUPLICATE`.
     """
 
     id: int
@@ -142,32 +143,32 @@ class Message:
 
 
 class CommitOutcome(enum.Enum):
-    """What became of a change or a message."""
+    """The outcome of a change or a message."""
 
     COMMITTED = "committed"
-    #: A change: the row no longer holds the guard; another driver has it.
+    #: A change: the row no longer matches the guard, because another driver has the workflow.
     CONFLICT = "conflict"
-    #: A new workflow: the id is taken.
+    #: A new workflow: a workflow with this id exists.
     ID_EXISTS = "id_exists"
-    #: A final change: the inbox holds more than was taken.
+    #: A final change: the inbox has messages that the change does not consume.
     INBOX_NOT_EMPTY = "inbox_not_empty"
-    #: A message: the request_id was seen before; nothing was added.
+    #: A message: its request_id is known; nothing was added.
     DUPLICATE = "duplicate"
-    #: A message: there is no such workflow.
+    #: A message: the workflow does not exist.
     NOT_FOUND = "not_found"
     #: A message: the workflow is in a final state.
     WORKFLOW_ENDED = "workflow_ended"
-    #: A change or a message: it cannot be written where the file is damaged. The committer's, never a store's.
+    #: A change or a message: its part of the file is damaged. Set by the committer, never by a store.
     DAMAGED = "damaged"
-    #: A signal: ``untaken_signals`` plus the signals in the inbox are at the limit.
+    #: A signal: ``untaken_signals`` plus the signals in the inbox have reached the limit.
     INBOX_FULL = "inbox_full"
 
 
 @dataclass(slots=True)
 class Batch:
-    """What is committed in one transaction: at most one change for a workflow.
+    """The changes and messages of one transaction, with at most one change per workflow.
 
-    Changes are applied before messages. One refusal leaves the others alone.
+    Changes are applied before messages. A rejected part does not affect the others.
     """
 
     changes: list[Change] = field(default_factory=list)
@@ -176,11 +177,11 @@ class Batch:
 
 @dataclass(slots=True)
 class BatchResult:
-    """A outcome for each change and message, in their order.
+    """The outcome of each change and message, in their order.
 
-    The keys of new workflows are set in their changes' rows by then.
-    ``message_keys`` has the workflow's row key for each message (0: missing),
-    ``message_ids`` the id given to it (0: not added).
+    The store has set the keys of new workflows in the rows of their changes.
+    ``message_keys`` has the key of each message's workflow (0: not found),
+    ``message_ids`` the id assigned to the message (0: not added).
     """
 
     changes: list[CommitOutcome]
@@ -191,7 +192,7 @@ class BatchResult:
 
 @dataclass(slots=True)
 class Loaded:
-    """All that is needed to drive a workflow."""
+    """Everything needed to drive a workflow."""
 
     row: Row
     events: list[bytes]
@@ -201,7 +202,7 @@ class Loaded:
 
 @dataclass(slots=True, frozen=True)
 class Filter:
-    """Conditions of a list, all of which must hold. Empty means any."""
+    """The conditions of a list; all must hold. An empty condition matches every workflow."""
 
     workflow_type: str = ""
     states: tuple[int, ...] = ()
@@ -212,7 +213,7 @@ class Filter:
 
 @dataclass(slots=True, frozen=True)
 class Cursor:
-    """The place after the last row of a page, in the order (create_time, key), newest first."""
+    """The position after the last row of a page. Pages are ordered by (create_time, key), newest first."""
 
     create_time: int
     key: int
@@ -220,7 +221,7 @@ class Cursor:
 
 @dataclass(slots=True)
 class Page:
-    """Rows, and where the next page begins; ``next`` is None on the last page."""
+    """The rows of a page and the start of the next one; ``next`` is None on the last page."""
 
     rows: list[Row]
     next: Cursor | None
@@ -228,13 +229,13 @@ class Page:
 
 @dataclass(slots=True, frozen=True)
 class Life:
-    """A server process's life, as its row in ``replicas`` tells."""
+    """A server process, from start to end, as recorded in its row in ``replicas``."""
 
     replica_id: str
     start_time: int
-    #: The newest renewal.
+    #: The time of the last beat.
     beat_time: int
-    #: It recorded its drain: it did not die of its work.
+    #: The process recorded its drain, so it was not its work that ended it.
     drained: bool
 
 

@@ -1,7 +1,8 @@
-"""Store calls that the server cannot do without: each is repeated until it succeeds.
+"""Store calls that the server depends on, each repeated until it succeeds.
 
-While one fails, `RetryingStore.failure` has the reason for the health checks. The calls succeed again without an
-operator once the cause is gone. Only damage does not pass: a workflow stored in a damaged part of the file is left out.
+While a call fails, `RetryingStore.failure` has the reason for the health checks. When the cause is gone, the call
+succeeds without an operator. Only damage does not pass. A workflow in a damaged part of the file is skipped and not
+changed.
 """
 
 from __future__ import annotations
@@ -21,24 +22,27 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("mendflow.engine")
 
-#: How long to wait before what failed is tried again, in seconds.
+#: The pause before a retry, in seconds.
 PAUSE = 0.25
 
 _T = TypeVar("_T")
 
 
 class RetryingStore:
-    """Asks a store again and again."""
+    """A store whose calls are repeated until they succeed."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        #: Why the last try failed; empty while all goes well.
+        #: Why the last call failed; empty after a success.
         self.failure = ""
-        #: Keys of workflows that lie where the file is damaged: left as they are until a whole file is served.
+        #: The keys of workflows in damaged parts of the file. They are skipped for the rest of this process.
         self.unreadable: set[int] = set()
 
     async def until_done(self, call: Callable[[], Awaitable[_T]], *, also_damaged: bool = True) -> _T:
-        """Call until it succeeds. Without ``also_damaged``, raises `StoreDamaged`."""
+        """Repeat a call until it succeeds, and return its result.
+
+        Raise `StoreDamaged` unless ``also_damaged`` is set.
+        """
         failed = ""
         while True:
             try:
@@ -49,24 +53,24 @@ class RetryingStore:
                         self.failure = ""
                     raise
                 if failed != str(error):
-                    log.warning("store_does_not_answer", error=str(error))
+                    log.warning("store_unavailable", error=str(error))
                 self.failure = failed = str(error)
                 await asyncio.sleep(PAUSE)
             else:
                 if failed:
                     self.failure = ""
-                    log.info("store_answers_again")
+                    log.info("store_available")
                 return result
 
     async def load(self, keys: Sequence[int]) -> list[Loaded]:
-        """Read workflows. Those that cannot be read are left out, without a loss to the others."""
+        """Load workflows. Omit those that cannot be read, without losing the others."""
         keys = [key for key in keys if key not in self.unreadable]
         try:
             return await self.until_done(lambda: self._store.load(keys), also_damaged=False)
         except StoreDamaged as error:
             if len(keys) <= 1:
                 self.unreadable.update(keys)
-                log.warning("workflow_not_readable", keys=keys, error=str(error))
+                log.warning("workflow_unreadable", keys=keys, error=str(error))
                 return []
         middle = len(keys) // 2
         return await self.load(keys[:middle]) + await self.load(keys[middle:])

@@ -1,4 +1,4 @@
-"""Whether spans are exported, as the standard OTEL_ variables say."""
+"""The export of spans, by the standard OTEL_ variables."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ log = structlog.get_logger("mendflow.telemetry")
 
 
 def build_exporter() -> SpanProjector | None:
-    """Answer the projector that the standard OTEL_ variables ask for; None when they ask for none.
+    """Return the projector that the standard OTEL_ variables configure; None if they configure none.
 
-    OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT says where
-    to send (over gRPC), OTEL_TRACES_EXPORTER=console prints, =none or
-    OTEL_SDK_DISABLED=true turns it off. The others are OpenTelemetry's own.
+    OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is the
+    receiver's address (gRPC). OTEL_TRACES_EXPORTER=console prints the spans;
+    OTEL_TRACES_EXPORTER=none or OTEL_SDK_DISABLED=true turns them off.
+    OpenTelemetry itself reads the other variables.
     """
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
@@ -34,7 +35,7 @@ def build_exporter() -> SpanProjector | None:
             "spans_not_exported", exporter=chosen or "otlp", protocol=protocol, supported="otlp over grpc, console"
         )
         return None
-    # Not at the top: the SDK and the exporter would add 40 ms to the start of a server that exports no spans.
+    # A late import: the SDK and the exporter would add 40 ms to the start of a server that exports no spans.
     from mendflow_server.telemetry import spans  # noqa: PLC0415 - as above
 
     return spans.build_projector(spans.console_exporter if chosen == "console" else spans.OTLPSpanExporter)

@@ -1,36 +1,40 @@
-"""What is on disk is told: to the log, and as spans."""
+"""Log committed events."""
 
 from __future__ import annotations
 
-import contextvars
 import logging
 from typing import TYPE_CHECKING
 
 import structlog
-from opentelemetry import context as otel_context
+from typing_extensions import override
 
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-from mendflow_server.telemetry.trace_context import attempt_context
+from mendflow_server.telemetry.observer import Observer
 
 if TYPE_CHECKING:
     from mendflow_server.history.state import History
     from mendflow_server.store.records import Row
-    from mendflow_server.telemetry.spans import SpanProjector
+
+__all__ = ["LogObserver"]
 
 log = structlog.get_logger("mendflow.workflow")
 
 
-class LogsAndSpans:
-    """Tells of committed events. At info: starts, ends, failed attempts, recoveries, operators' acts."""
+class LogObserver(Observer):
+    """Logs committed events.
 
-    def __init__(self, spans: SpanProjector | None) -> None:
-        self._spans = spans
-        self.traces = spans is not None or log.is_enabled_for(logging.DEBUG)
-        self._logs = log.is_enabled_for(logging.INFO)
+    At info: starts, ends, failed attempts, recoveries and operators' acts. At warning: alerts. At debug: closed
+    attempts.
+    """
 
+    def __init__(self) -> None:
+        self.traces = log.is_enabled_for(logging.DEBUG)
+        self._logs_info = log.is_enabled_for(logging.INFO)
+
+    @override
     def workflow_started(self, row: Row) -> None:
-        """A new workflow is on disk."""
-        if self._logs:
+        """Log the start of a workflow."""
+        if self._logs_info:
             log.info(
                 "workflow_started",
                 workflow_id=row.workflow_id,
@@ -38,8 +42,9 @@ class LogsAndSpans:
                 trace_id=row.trace_id,
             )
 
+    @override
     def workflow_recovered(self, row: Row, event: event_pb2.Event) -> None:
-        """A workflow was taken over."""
+        """Log the takeover of a workflow by a new driver."""
         log.info(
             "workflow_recovered",
             workflow_id=row.workflow_id,
@@ -49,8 +54,9 @@ class LogsAndSpans:
             trace_id=row.trace_id,
         )
 
+    @override
     def attempt_failed(self, row: Row, event: event_pb2.Event) -> None:
-        """An attempt failed, was lost or was cancelled."""
+        """Log an attempt that failed, was lost or was cancelled."""
         detail = event.attempt_failed
         log.info(
             "attempt_failed",
@@ -65,8 +71,9 @@ class LogsAndSpans:
             trace_id=row.trace_id,
         )
 
+    @override
     def attempt_closed(self, row: Row, history: History, started: event_pb2.Event, closed: event_pb2.Event) -> None:
-        """An attempt is closed: tell its span."""
+        """Log an attempt that is closed."""
         detail = started.attempt_started
         log.debug(
             "attempt_closed",
@@ -76,13 +83,11 @@ class LogsAndSpans:
             outcome=closed.WhichOneof("detail"),
             trace_id=row.trace_id,
         )
-        if self._spans is not None and history.started is not None:
-            trace = history.started.workflow_started.trace
-            self._spans.attempt_closed(trace, row.uid, row.workflow_id, row.workflow_type, started, closed)
 
+    @override
     def workflow_ended(self, row: Row, history: History, final: event_pb2.Event) -> None:
-        """A workflow has ended: tell its span."""
-        if self._logs:
+        """Log the end of a workflow."""
+        if self._logs_info:
             state = workflow_pb2.WorkflowState.Name(workflow_pb2.WorkflowState.ValueType(row.state))
             log.info(
                 "workflow_ended",
@@ -92,18 +97,17 @@ class LogsAndSpans:
                 seconds=round(((row.end_time or row.create_time) - row.create_time) / 1e6, 6),
                 trace_id=row.trace_id,
             )
-        if self._spans is not None and history.started is not None:
-            trace = history.started.workflow_started.trace
-            self._spans.workflow_ended(trace, row.uid, row.workflow_id, row.workflow_type, history.started, final)
 
+    @override
     def operator_act(self, row: Row, event: event_pb2.Event) -> None:
-        """Someone cancelled, resumed or terminated a workflow."""
+        """Log an operator's cancel, resume or terminate."""
         name = event.WhichOneof("detail") or ""
         detail = getattr(event, name)
         log.info(name, workflow_id=row.workflow_id, actor=detail.actor, reason=detail.reason, trace_id=row.trace_id)
 
+    @override
     def alert(self, row: Row, event: event_pb2.Event) -> None:
-        """An alert was raised."""
+        """Log an alert."""
         detail = event.alert_raised
         log.warning(
             "alert",
@@ -113,11 +117,3 @@ class LogsAndSpans:
             workflow_id=row.workflow_id,
             trace_id=row.trace_id,
         )
-
-    def attempt_context(self, row: Row, history: History, step_key: str, number: int) -> contextvars.Context:
-        """Answer the context variables that an attempt's code starts with: its span is the current one."""
-        context = contextvars.Context()
-        if self._spans is not None and history.started is not None:
-            trace = history.started.workflow_started.trace
-            context.run(otel_context.attach, attempt_context(trace, row.uid, step_key, number))
-        return context

@@ -1,4 +1,4 @@
-"""Structured logs on standard output: for people on a terminal, JSON lines otherwise."""
+"""Structured logs on standard output: readable text on a terminal, JSON lines otherwise."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["configure_logs"]
 
 
 def configure_logs(settings: Settings) -> None:
-    """Send the server's own logs and those of the libraries it uses to standard output, in one format."""
+    """Send the logs of the server and of its libraries to standard output, in one format."""
     level = logging.getLevelName(settings.log_level.upper())
-    # There is no standard output at all in a process that was started with it closed.
+    # A process that was started with standard output closed has none.
     terminal = sys.stdout is not None and sys.stdout.isatty()
     utf8 = codecs.lookup(_encoding()).name == "utf-8"
     console = settings.log_format == "console" or (settings.log_format == "auto" and terminal)
@@ -30,7 +30,7 @@ def configure_logs(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     ending: list[Processor] = (
-        # The plain traceback: the others show local variables, which may hold anything.
+        # Use the plain traceback: the others show local variables, which may contain secrets.
         [structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [
@@ -53,7 +53,7 @@ def configure_logs(settings: Settings) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # The libraries' own chatter is of interest only when something is looked for.
+    # The logs of the libraries are useful only for debugging.
     root.setLevel(level if settings.log_level == "debug" else max(level, logging.WARNING))
 
 
@@ -62,7 +62,7 @@ def _encoding() -> str:
 
 
 class _Output:
-    """Standard output, which may be closed, go away or have no room: that must not stop the server."""
+    """Standard output. It may be closed, disconnected or full, which must not stop the server."""
 
     def write(self, text: str) -> Any:
         """Write a line."""
@@ -76,7 +76,7 @@ class _Output:
             return 0
 
     def _write_escaped(self, text: str) -> Any:
-        # A name with half a surrogate pair is still worth its line; JSON writes it just so.
+        # A name may have an unpaired surrogate. Write it escaped, as JSON does.
         encoding = _encoding()
         try:
             return sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -1,4 +1,4 @@
-"""Every name that telemetry uses, in one place: there is no settled convention for workflows yet."""
+"""The names of spans and attributes. There is no established convention for workflows yet."""
 
 from typing import Final
 

@@ -1,9 +1,9 @@
-"""Spans, made of what is on disk.
+"""Spans of committed events.
 
-A span is told once its closing event is committed: one for every attempt, and
-one for the workflow, whose parent is the caller's span if it sent one. They
-are handed to OpenTelemetry's batch processor, which exports them off the loop
-from a queue of bounded size.
+Each attempt has a span, and each workflow has one, whose parent is the caller's
+span if the caller sent one. A span is created once its closing event is
+committed. OpenTelemetry's batch processor exports the spans outside the event
+loop, from a queue of bounded size.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = ["OTLPSpanExporter", "SpanProjector", "build_projector", "console_expo
 
 log = structlog.get_logger("mendflow.telemetry")
 
-#: How long the last spans may take to be sent when the process ends.
+#: The longest that sending the last spans may delay the end of the process, in seconds.
 FLUSH_SECONDS: Final = 3.0
-#: How long giving up on them may take.
+#: The longest that giving up on them may take, in seconds.
 GIVING_UP_SECONDS: Final = 1.0
 
 
 class SpanProjector:
-    """Makes spans of committed events and hands them to a processor."""
+    """Creates spans from committed events and passes them to a processor."""
 
     def __init__(self, processor: SpanProcessor, exporter: SpanExporter, resource: Resource) -> None:
         self._processor = processor
@@ -60,7 +60,7 @@ class SpanProjector:
         started: event_pb2.Event,
         closed: event_pb2.Event,
     ) -> None:
-        """Tell an attempt's span."""
+        """Export the span of an attempt, unless its trace is not sampled."""
         if not trace.trace_flags & SAMPLED:
             return
         detail = started.attempt_started
@@ -77,7 +77,7 @@ class SpanProjector:
             attributes |= _failure(failure) | _decision(closed.attempt_failed.decision)
             attributes[names.LOST] = failure.kind == failure_pb2.FAILURE_KIND_LOST
             status = Status(StatusCode.ERROR, f"{failure.type}: {failure.message}".removeprefix(": "))
-        self._tell(
+        self._export(
             names.ATTEMPT_SPAN.format(step_name=detail.step_name),
             span_context(trace, attempt_span_id(uid, detail.step_key, detail.attempt)),
             span_context(trace, workflow_span_id(uid)),
@@ -95,7 +95,7 @@ class SpanProjector:
         first: event_pb2.Event,
         final: event_pb2.Event,
     ) -> None:
-        """Tell a workflow's span."""
+        """Export the span of a workflow, unless its trace is not sampled."""
         if not trace.trace_flags & SAMPLED:
             return
         detail = final.WhichOneof("detail") or ""
@@ -116,7 +116,7 @@ class SpanProjector:
             attributes |= _failure(failure)
             status = Status(StatusCode.ERROR, f"{failure.type}: {failure.message}".removeprefix(": "))
         parent = span_context(trace, int(trace.parent_span_id, 16), remote=True) if trace.parent_span_id else None
-        self._tell(
+        self._export(
             names.WORKFLOW_SPAN.format(workflow_type=workflow_type),
             span_context(trace, workflow_span_id(uid)),
             parent,
@@ -126,7 +126,7 @@ class SpanProjector:
             SpanKind.SERVER,
         )
 
-    def _tell(
+    def _export(
         self,
         name: str,
         context: SpanContext,
@@ -152,15 +152,15 @@ class SpanProjector:
         )
 
     def shutdown(self) -> None:
-        """Send what is left, for a few seconds at most. It blocks: call it off the loop."""
-        # The processor sends what is left as it shuts down, but takes no limit: with a receiver that does not
-        # answer it would hold the end of the process for half a minute.
+        """Send the remaining spans, within a few seconds. This blocks, so do not call it on the event loop."""
+        # The processor sends the remaining spans when it shuts down, but without a time limit. An unresponsive receiver
+        # would delay the end of the process by half a minute.
         closing = threading.Thread(target=self._processor.shutdown, name="mendflow-last-spans", daemon=True)
         closing.start()
         closing.join(FLUSH_SECONDS)
         if closing.is_alive():
             log.warning("spans_not_sent", seconds=FLUSH_SECONDS)
-            # Cuts off the call under way, so that the processor's threads end.
+            # Abort the call in progress, so that the processor's threads end.
             self._exporter.shutdown()
             closing.join(GIVING_UP_SECONDS)
 
@@ -184,7 +184,7 @@ def _decision(decision: failure_pb2.RetryDecision) -> dict[str, Any]:
 
 
 def console_exporter() -> SpanExporter:
-    """Return what prints each span as one line, as a log event is."""
+    """Return an exporter that prints each span on one line, as logs are."""
     return ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n")
 
 
@@ -197,7 +197,7 @@ def build_projector(build: Callable[[], SpanExporter]) -> SpanProjector | None:
         exporter = build()
         processor = BatchSpanProcessor(exporter)
     except ValueError as error:
-        # One of the OTEL_ variables: telemetry does not keep a server from starting.
+        # An OTEL_ variable is invalid. Telemetry must not prevent the start of the server.
         log.warning("spans_not_exported", error=str(error))
         return None
     return SpanProjector(processor, exporter, resource)

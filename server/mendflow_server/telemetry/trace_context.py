@@ -1,7 +1,7 @@
-"""Trace contexts: out of a call's metadata, and into an attempt's code.
+"""Read trace contexts from a call's metadata, and set them for an attempt's code.
 
 Span ids are derived from the workflow's uid, the step's key and the attempt's
-number, so whoever tells a span twice tells the same one.
+number. So a span that is exported twice has the same id both times.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["attempt_context", "attempt_span_id", "span_context", "trace_from_metadata", "workflow_span_id"]
 
-#: W3C Trace Context: version, trace id, parent id, flags; a later version may say more.
+#: W3C Trace Context: version, trace id, parent id, flags. A later version may have more fields.
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-#: What the specifications ask to be passed on at least.
+#: The lengths that the specifications require to be forwarded.
 _LONGEST_STATE: Final = 512
 _LONGEST_BAGGAGE: Final = 8192
 SAMPLED: Final = 1
@@ -34,7 +34,7 @@ SAMPLED: Final = 1
 def trace_from_metadata(
     metadata: Iterable[tuple[str, Any]] | None, *, random_bytes: Callable[[int], bytes] = os.urandom
 ) -> event_pb2.TraceContext:
-    """Answer the caller's trace context, or that of a new trace that is sampled."""
+    """Return the caller's trace context, or that of a new, sampled trace."""
     found = {name: value for name, value in metadata or () if name in ("traceparent", "tracestate", "baggage")}
     context = event_pb2.TraceContext()
     if not found:
@@ -64,12 +64,12 @@ def _bounded(value: Any, longest: int) -> str:
 
 
 def workflow_span_id(uid: str) -> int:
-    """Answer the id of a workflow's span."""
+    """Return the id of a workflow's span."""
     return _span_id(uid)
 
 
 def attempt_span_id(uid: str, step_key: str, attempt: int) -> int:
-    """Answer the id of an attempt's span."""
+    """Return the id of an attempt's span."""
     return _span_id(f"{uid}|{step_key}|{attempt}")
 
 
@@ -78,7 +78,7 @@ def _span_id(text: str) -> int:
 
 
 def span_context(context: event_pb2.TraceContext, span_id: int, *, remote: bool = False) -> trace.SpanContext:
-    """Answer a span's context in this trace."""
+    """Return the context of a span in this trace."""
     state = TraceState.from_header([context.trace_state]) if context.trace_state else None
     return trace.SpanContext(
         int(context.trace_id, 16), span_id, remote, trace.TraceFlags(context.trace_flags & SAMPLED), state
@@ -86,6 +86,6 @@ def span_context(context: event_pb2.TraceContext, span_id: int, *, remote: bool 
 
 
 def attempt_context(context: event_pb2.TraceContext, uid: str, step_key: str, attempt: int) -> Context:
-    """Answer a context in which an attempt's span is the current one, so that what its code tells hangs below it."""
+    """Return a context in which an attempt's span is the current one, so that it is the parent of the code's spans."""
     span = span_context(context, attempt_span_id(uid, step_key, attempt))
     return trace.set_span_in_context(trace.NonRecordingSpan(span))

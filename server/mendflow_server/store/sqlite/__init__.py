@@ -1,9 +1,10 @@
-"""The store in one SQLite file, for one server.
+"""A store in one SQLite file, for one server.
 
-``store.py`` is the loop's side: it hands work to ``threads.py`` and awaits the answer. ``writer.py`` is all that
-writes, on one thread; ``reader.py`` and ``listing.py`` are all that reads. The SQL is in ``queries.sql``, the schema in
-``migrations/``. ``inspector.py`` reads a file that another process may own, and changes nothing. ``lock.py``,
-``place.py`` and ``schema.py`` decide at the start whether the file may be used.
+``store.py`` runs on the event loop: it submits work to ``threads.py`` and awaits the result. ``writer.py`` has all
+writes, on one thread; ``encoder.py`` and ``inbox.py`` prepare what it writes. ``reader.py`` and ``listing.py`` have all
+reads. The SQL is in ``queries.sql``, the schema in ``migrations/``. ``inspector.py`` reads a file that another process
+may own, and changes nothing. ``file_lock.py``, ``filesystem.py`` and ``migrate.py`` check at the start whether the
+server may use the file.
 """
 
 from __future__ import annotations

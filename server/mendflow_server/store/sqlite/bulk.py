@@ -1,4 +1,4 @@
-"""Many rows in one step of SQLite; ``queries.sql`` says why."""
+"""Read and write many rows in one step of SQLite; ``queries.sql`` explains why."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
 
-#: How many tuples a statement may have. The next larger one takes what there is, and NULLs for the rest, which every
-#: statement passes over: so a batch is one statement a table, and all sizes of all stay in sqlite3's cache.
+#: The numbers of tuples that a statement may have. A smaller number of rows is filled up with tuples of NULLs, which
+#: every statement ignores. So a batch needs one statement per table, and sqlite3 caches the statements of all sizes.
 _SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 def write_rows(connection: sqlite3.Connection, name: str, values: list[Any], width: int) -> int:
-    """Write rows of this width, whose values follow each other, and answer how many changed."""
+    """Write rows and return the number of rows that changed. ``values`` has ``width`` values for each row in turn."""
     changed = 0
     most = _SIZES[-1] * width
     for start in range(0, len(values), most):
@@ -39,12 +39,12 @@ def _statement(name: str, width: int, size: int) -> str:
 
 
 def read_rows(connection: sqlite3.Connection, query: str, values: Mapping[str, object]) -> list[Any]:
-    """Answer the rows of a query that answers them as one JSON array."""
+    """Return the rows of a query whose result is one JSON array of rows."""
     (found,) = connection.execute(query, values).fetchone()
     rows: list[Any] = json.loads(found)
     return rows
 
 
 def to_json(items: Sequence[object]) -> str:
-    """Make a list that a query reads with ``json_each``. Text that is no text raises when it is bound."""
+    """Return a list as JSON, for ``json_each`` in a query. Invalid Unicode raises when SQLite binds the value."""
     return json.dumps(items, ensure_ascii=False)

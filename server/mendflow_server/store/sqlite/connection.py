@@ -1,4 +1,4 @@
-"""SQLite connections, and what its errors mean."""
+"""Open SQLite connections and explain SQLite's errors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _T = TypeVar("_T")
 log = structlog.get_logger("mendflow.store")
 
 WRITER_PRAGMAS: Final = (
-    # The WAL is synced at each commit: what was acknowledged survives the loss of power.
+    # SQLite syncs the WAL at each commit, so that committed data survives a power loss.
     "PRAGMA synchronous = FULL",
     "PRAGMA cache_size = -16384",
-    # Fewer and longer checkpoints than the default of 1,000 pages: a smoother p99.
+    # Checkpoints are rarer and longer than with the default of 1,000 pages, which improves the p99 latency.
     "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA journal_size_limit = 67108864",
-    # Not longer: whoever writes tries again, and a drain has to wait for what was begun.
+    # Not longer: the committer retries, and a drain waits for a commit that has begun.
     "PRAGMA busy_timeout = 1000",
     "PRAGMA temp_store = MEMORY",
     "PRAGMA mmap_size = 0",
@@ -40,32 +40,32 @@ _READER: Final = (
 )
 
 _ADVICE: Final = {
-    sqlite3.SQLITE_FULL: "the disk is full; free some space on it",
-    sqlite3.SQLITE_READONLY: "it cannot be written; make the file and its directory writable for this server",
-    sqlite3.SQLITE_IOERR: "the disk reports an error; look into the system's log",
-    sqlite3.SQLITE_BUSY: "another program holds it locked; end that program",
-    sqlite3.SQLITE_LOCKED: "another program holds it locked; end that program",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; look whether the file is there and readable",
-    sqlite3.SQLITE_CORRUPT: "it is damaged; stop the server and restore a copy",
-    sqlite3.SQLITE_NOTADB: "it is not a database; give another file, or restore a copy",
+    sqlite3.SQLITE_FULL: "disk full; free some space",
+    sqlite3.SQLITE_READONLY: "the file is read-only; make it and its directory writable for the server",
+    sqlite3.SQLITE_IOERR: "disk I/O error; check the kernel log",
+    sqlite3.SQLITE_BUSY: "the file is locked by another program; stop that program",
+    sqlite3.SQLITE_LOCKED: "the file is locked by another program; stop that program",
+    sqlite3.SQLITE_CANTOPEN: "cannot open the file; check that it exists and is readable",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged; stop the server and restore a backup",
+    sqlite3.SQLITE_NOTADB: "the file is not a database; use another file or restore a backup",
 }
 
-#: Errors after which the connection itself is as good as before.
+#: Errors after which the connection is still usable.
 _HARMLESS: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
-#: Bytes that SQLite needs at once: its shared memory grows by this much.
+#: The free space that SQLite needs to extend its shared memory, in bytes.
 _ROOM: Final = 32_768
 
-#: Errors that say that the file is not what was written.
+#: Errors that report a damaged file.
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
-#: Errors that may pass by themselves.
+#: Errors that may pass without an operator.
 _PASSING: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM}
 )
 
-#: Errors that the statement or its values are to blame for.
-_OURS: Final = (
+#: Errors caused by the statement or its values.
+_BY_CALLER: Final = (
     sqlite3.DataError,
     sqlite3.IntegrityError,
     sqlite3.InterfaceError,
@@ -75,7 +75,7 @@ _OURS: Final = (
 
 
 def connect_writer(path: Path, *, create: bool = False, pragmas: Sequence[str] = WRITER_PRAGMAS) -> sqlite3.Connection:
-    """Open a connection that writes. Without ``create`` a file that has gone is not created again."""
+    """Open a connection that writes. Without ``create``, a missing file is an error."""
     return _connect(path, "rwc" if create else "rw", pragmas)
 
 
@@ -85,7 +85,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def connect_inspector(path: Path, parameters: str) -> sqlite3.Connection:
-    """Open a connection that changes no file, with these parameters of SQLite's URI."""
+    """Open a connection that changes no file. ``parameters`` are added to SQLite's URI."""
     return _connect(path, f"ro&{parameters}" if parameters else "ro", _READER)
 
 
@@ -113,24 +113,24 @@ def in_read_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.
 
 
 def code_of(error: sqlite3.Error) -> int:
-    """Answer the primary result code, 0 when there is none."""
+    """Return the primary result code; 0 if there is none."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     if not code and "Could not decode to UTF-8" in str(error):
-        return sqlite3.SQLITE_CORRUPT  # Python's own finding, of text that nobody can have written.
+        return sqlite3.SQLITE_CORRUPT  # Python found text that is not UTF-8, which this server never writes.
     return code & 0xFF
 
 
 def explain(error: sqlite3.Error, path: Path) -> str:
-    """Say what happened to the file and what to do."""
+    """Return a message with what happened to the file and what to do."""
     code = code_of(error)
     if code == sqlite3.SQLITE_IOERR and _has_no_room(path):
         code = sqlite3.SQLITE_FULL
     advice = _ADVICE.get(code)
-    return f"the store {path}: {advice} ({error})" if advice else f"the store {path}: {error}"
+    return f"store {path}: {advice} ({error})" if advice else f"store {path}: {error}"
 
 
 def _has_no_room(path: Path) -> bool:
-    """Tell whether the disk is full: not all that SQLite finds no room for is told as that."""
+    """Return whether the disk is full, which SQLite reports as an I/O error in some places."""
     try:
         disk = os.statvfs(path.parent)
     except OSError:
@@ -139,37 +139,37 @@ def _has_no_room(path: Path) -> bool:
 
 
 class Damage:
-    """What the threads of one store found damaged. It is logged once, and remembered: it does not mend itself."""
+    """The damage that the threads of one store found. It is logged once and kept, because it does not pass."""
 
     def __init__(self) -> None:
         self.found = ""
 
     def look_at(self, error: sqlite3.Error, path: Path) -> None:
-        """Remember the error if it tells of damage."""
+        """Keep the error if it reports damage."""
         if not self.found and code_of(error) in _DAMAGED:
             self.found = explain(error, path)
             log.critical("store_damaged", error=self.found)
 
 
 def is_harmless(error: BaseException) -> bool:
-    """Tell whether the connection may be used again after this error."""
-    return not isinstance(error, sqlite3.Error) or isinstance(error, _OURS) or code_of(error) in _HARMLESS
+    """Return whether the connection is still usable after this error."""
+    return not isinstance(error, sqlite3.Error) or isinstance(error, _BY_CALLER) or code_of(error) in _HARMLESS
 
 
 def translate(error: sqlite3.Error, path: Path) -> StoreError:
-    """Make the store's error out of one that came before anything was committed."""
-    if isinstance(error, _OURS):
-        return StoreError(f"the store {path} refuses a malformed value: {error}")
+    """Return the store's error for one that SQLite raised before anything was committed."""
+    if isinstance(error, _BY_CALLER):
+        return StoreError(f"store {path} rejected a malformed value: {error}")
     return unavailable(error, path)
 
 
 def unavailable(error: sqlite3.Error, path: Path) -> StoreUnavailable:
-    """Make the store's error out of one that came while it was read."""
+    """Return the store's error for one that SQLite raised during a read."""
     message = explain(error, path)
     return StoreDamaged(message) if code_of(error) in _DAMAGED else StoreUnavailable(message)
 
 
 def translate_at_open(error: sqlite3.Error, path: Path) -> StoreError:
-    """Make the store's error out of one that came while the store was opened."""
+    """Return the store's error for one that SQLite raised while the store was opened."""
     message = explain(error, path)
     return StoreUnavailable(message) if code_of(error) in _PASSING else StoreRefused(message)

@@ -1,7 +1,7 @@
-"""Changes as values of statements.
+"""Encode changes as the values of statements.
 
-They are laid out on the event loop, which has the changes beside it, so that the thread that writes has nothing to do
-but to hand them to SQLite.
+The event loop encodes them, while the changes are in the processor's cache. The writer thread only passes the values
+to SQLite.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Parts:
-    """The values of some changes, by statement: row after row in one list."""
+    """The values of some changes: for each statement one flat list, row after row."""
 
     __slots__ = (
         "_alerts",
@@ -43,7 +43,7 @@ class Parts:
         self._alerts: list[Any] = []
 
     def add(self, change: Change, key: int) -> None:
-        """Add a change whose row has this key. Raises `StoreError` on a history that would have a gap."""
+        """Add a change whose row has this key. Raise `StoreError` if the history would have a gap."""
         row, guard = change.row, change.guard
         last = 0 if guard is None else guard.last_sequence
         for sequence, content in change.events:
@@ -74,12 +74,12 @@ class Parts:
                 self._heartbeats += (key, beat.step_key, beat.attempt, beat.details)
 
     def write(self, connection: sqlite3.Connection) -> bool:
-        """Write them; answer False as soon as one proves refused, for the caller to roll back."""
+        """Write the changes. Return False as soon as one is rejected; the caller then rolls back."""
 
         def write(name: str, values: list[Any], width: int) -> bool:
             return write_rows(connection, name, values, width) * width == len(values)
 
-        # What is taken goes first: an end looks whether anything is left in the inbox.
+        # Delete consumed messages first: a final change is rejected while the inbox has a message.
         write_rows(connection, "take_message", self._taken, 2)
         if not write("insert_workflow", self._new, rows.INSERT_WIDTH):
             return False
@@ -94,6 +94,9 @@ class Parts:
 
 
 def _gap(change: Change) -> StoreError:
-    """The driver is at fault, and nothing may be written."""
-    message = f"the events of workflow {change.row.workflow_id!r} do not follow its last sequence without a gap"
+    """Return the error for a gap, which is an internal error of the driver. Nothing may be written."""
+    message = (
+        f"the new events of workflow {change.row.workflow_id!r} leave a gap after its last sequence; "
+        "this is an internal error"
+    )
     return StoreError(message)

@@ -1,6 +1,6 @@
-"""Where the file lies, and what lies beside it.
+"""The location of the database and of the files beside it.
 
-SQLite's locks do not hold over a network, nor its log under two names of one file.
+SQLite's locks do not work on network file systems, and its log does not work for a file with two names.
 """
 
 from __future__ import annotations
@@ -34,35 +34,36 @@ def lock_path(database: Path) -> Path:
     return database.with_name(f"{database.name}.lock")
 
 
-def note_path(database: Path) -> Path:
-    """Return the path of a database's note; see `mendflow_server.execution.crash_marker`."""
+def crash_marker_path(database: Path) -> Path:
+    """Return the path of a database's crash marker; see `mendflow_server.execution.crash_marker`."""
     return database.with_name(f"{database.name}.note")
 
 
 def files_at(database: Path) -> tuple[Path, ...]:
     """Return every file that a server of this database keeps open."""
     of_sqlite = (database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm", "-journal"))
-    return database, *of_sqlite, lock_path(database), note_path(database)
+    return database, *of_sqlite, lock_path(database), crash_marker_path(database)
 
 
 def refuse_unfit_file(path: Path, found: os.stat_result) -> None:
-    """Raise `StoreRefused` when it is not a regular file, or has a second name.
+    """Raise `StoreRefused` if the file is not a regular file or has a second name.
 
-    SQLite names the write-ahead log after the file, so under two names a file would have two logs.
+    SQLite names the write-ahead log after the file, so a file with two names would have two logs.
     """
     if not stat.S_ISREG(found.st_mode):
-        message = f"{path} is not a regular file; give another file"
+        message = f"{path} is not a regular file; use another file"
         raise StoreRefused(message)
     if found.st_nlink > 1:
         message = (
-            f"{path} has {found.st_nlink} names (hard links), and a server under another would destroy what this one "
-            f"writes; remove the others (`find DIRECTORY -samefile {path}` lists them) or give a copy"
+            f"{path} has {found.st_nlink} names (hard links), and a server that opens it under another name would "
+            f"destroy this server's data; remove the other names (`find DIRECTORY -samefile {path}` lists them) "
+            "or use a copy"
         )
         raise StoreRefused(message)
 
 
 def file_system_of(path: str, mountinfo: str) -> str | None:
-    """Answer the type of the file system that holds an absolute path, by the text of ``/proc/self/mountinfo``."""
+    """Return the type of the file system of an absolute path. ``mountinfo`` is the text of ``/proc/self/mountinfo``."""
     best = ""
     answer: str | None = None
     for line in mountinfo.splitlines():
@@ -83,18 +84,18 @@ def _holds(point: str, path: str) -> bool:
 
 
 def refuse_unfit_place(path: Path, mountinfo: Path) -> None:
-    """Raise `StoreRefused` when the file cannot lie there: no directory, no file, or a network file system."""
+    """Raise `StoreRefused` if a database cannot be at this path: no directory, not a file, or a network file system."""
     if not path.parent.is_dir():
-        message = f"the directory {path.parent} of the store does not exist; create it, or give another file"
+        message = f"directory {path.parent} of the store does not exist; create it or use another file"
         raise StoreRefused(message)
     if path.is_dir():
-        message = f"{path} is a directory; give the path of a file in it"
+        message = f"{path} is a directory; use the path of a file in it"
         raise StoreRefused(message)
     try:
         mounts = mountinfo.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
-        return  # Not Linux: nobody tells.
+        return  # Not Linux: there is no table of mounts.
     kind = file_system_of(os.path.realpath(path), mounts)
     if kind in _NETWORK:
-        message = f"{path} lies on a network file system ({kind}), where SQLite loses data; give a file on a local disk"
+        message = f"{path} is on a network file system ({kind}), where SQLite loses data; use a file on a local disk"
         raise StoreRefused(message)

@@ -1,4 +1,4 @@
-"""Which living processes have a file locked, as far as this one may see."""
+"""Find the running processes that have a file locked, as far as this process may see them."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _KIND, _PROCESS, _FILE = 1, 4, 5
 def holders_of(descriptor: int, written: int) -> list[int]:
     """Return the processes that hold the ``flock`` of this open file, which this process failed to get.
 
-    ``written`` is the process that the lock file names, 0 for none. On Linux a
-    process is returned when one of its descriptors has the lock, which forked
-    children share, or when the kernel names it as the lock's taker and its
-    descriptors cannot be read. Elsewhere it is ``written`` if that process
-    lives.
+    ``written`` is the process id in the lock file, 0 for none. On Linux the
+    result has each process with a descriptor that holds the lock, which forked
+    children share. It also has the process that took the lock, as the kernel
+    reports, if its descriptors cannot be read. On other systems the result is
+    ``written`` if that process is running.
     """
     if not (_PROC / "locks").exists():
-        return [written] if _lives(written) else []
+        return [written] if _is_running(written) else []
     file = os.fstat(descriptor)
     takers = _takers(file)
     holders = []
     for number in [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]:
         holds = _holds(number, file)
-        if holds or (holds is None and number in takers and _lives(number)):
+        if holds or (holds is None and number in takers and _is_running(number)):
             holders.append(number)
     return sorted(holders)
 
 
 def _holds(process: int, file: os.stat_result) -> bool | None:
-    """Return whether a process has the lock; None when its descriptors cannot be read."""
+    """Return whether a process holds the lock; None if its descriptors cannot be read."""
     folder = _PROC / str(process)
     try:
         descriptors = list((folder / "fd").iterdir())
@@ -45,7 +45,7 @@ def _holds(process: int, file: os.stat_result) -> bool | None:
     except OSError:
         return False  # It has ended.
     for each in descriptors:
-        # Any of them may have been closed meanwhile.
+        # Any of them may have been closed in the meantime.
         with contextlib.suppress(OSError):
             found = each.stat()
             if (found.st_dev, found.st_ino) == (file.st_dev, file.st_ino):
@@ -56,7 +56,7 @@ def _holds(process: int, file: os.stat_result) -> bool | None:
 
 
 def _takers(file: os.stat_result) -> set[int]:
-    """Return the processes that took a ``flock`` on this inode, whether they live or not."""
+    """Return the processes that took a ``flock`` on this inode, including those that have ended."""
     try:
         lines = (_PROC / "locks").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -69,7 +69,7 @@ def _takers(file: os.stat_result) -> set[int]:
     return found
 
 
-def _lives(process: int) -> bool:
+def _is_running(process: int) -> bool:
     if process <= 0:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Messages into the inbox: their outcomes, in their order."""
+"""Add messages to inboxes and determine their outcomes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class Delivery:
-    """The messages of a batch, inside its transaction and after its changes.
+    """The messages of a batch. Write them inside the batch's transaction, after its changes.
 
-    What decides about them is read for all at once; then each is judged by that and by those before it.
+    What determines the outcomes is read for all messages at once. The outcome of a message also depends on the
+    messages before it.
     """
 
     def __init__(self, connection: sqlite3.Connection, messages: Sequence[Message], signal_limit: int) -> None:
@@ -28,13 +29,13 @@ class Delivery:
         self._signal_limit = signal_limit
         #: Workflow id to row key, state and untaken signals.
         self._receivers: dict[str, tuple[int, int, int]] = {}
-        #: Row key and request id of what was sent before.
+        #: Row key and request id of the requests that are known.
         self._seen: set[tuple[int, str]] = set()
         #: Row key to the number of signals in its inbox.
         self._signals: dict[int, int] = {}
 
     def write(self, result: BatchResult) -> None:
-        """Add those that may be added, and every outcome to the result."""
+        """Add the messages that are accepted, and add the outcome of each message to the result."""
         self._read()
         added: list[object] = []
         requests: list[object] = []

@@ -1,15 +1,15 @@
-"""Reading a store's file that another process may own, with no file changed.
+"""Read a store's file that another process may own, without changing any file.
 
-SQLite offers three ways to read a database with a write-ahead log, and each fits one situation:
+SQLite has three ways to read a database with a write-ahead log. Each fits one situation:
 
-- A log with content, beside its shared memory: a server runs, or was killed. ``readonly_shm`` reads both files and
-  writes to neither.
-- No log, or an empty one: no server has written since the last clean stop. ``immutable`` reads the database alone.
+- The log has content, and its shared memory exists: a server is running or was killed. ``readonly_shm`` reads both
+  files and writes to neither.
+- The log is missing or empty: no server has written since the last clean stop. ``immutable`` reads only the database.
   Without it SQLite would create a log and shared memory and leave them behind.
-- A log without its shared memory: somebody copied the files. SQLite has to create the shared memory.
+- The log has content, but its shared memory is missing: the files are a copy. SQLite must create the shared memory.
 
-A server that starts meanwhile writes to its log before it writes to the database. So each immutable read is followed by
-a look at the log: if it has content, or the database has changed, the result is dropped and the read is repeated.
+A server that starts during a read writes to its log before it writes to the database. So the inspector checks the log
+after each immutable read. If the log has content, or the database has changed, it drops the result and reads again.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ _T = TypeVar("_T")
 
 _IMMUTABLE: Final = "immutable=1"
 _SHARED: Final = "readonly_shm=1"
-#: What SQLite reports when it would have to write to the shared memory.
+#: The errors that SQLite reports if it would have to write to the shared memory.
 _NEEDS_SHARED_MEMORY: Final = frozenset(
     {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_BUSY}
 )
-#: Files that change more often than this between a read and the look after it are busy beyond use.
+#: The inspector gives up after this many reads that a change of the files disturbed.
 _TRIES: Final = 10
 
 
 class SqliteInspector:
-    """A store's file, open for reading only. It takes no lock that a server would notice."""
+    """A store's file, open for reading only. It takes no lock that could block a server."""
 
     def __init__(self, path: Path) -> None:
-        #: SQLite keeps the log beside the file itself, not beside a link to it.
+        #: SQLite keeps the log beside the file, not beside a symlink to it.
         self._path = Path(os.path.realpath(path))
         self._log = self._path.with_name(f"{self._path.name}-wal")
         self._connection: sqlite3.Connection | None = None
         self._parameters = ""
-        #: How to open a file with a log.
+        #: The parameters to open a file with a log.
         self._shared = _SHARED
-        #: The database as it was when it was opened.
+        #: The state of the database file when it was opened.
         self._opened: tuple[int, ...] = ()
         if not self._path.is_file():
             what = "is a directory" if self._path.is_dir() else "does not exist"
-            message = f"the store {path} {what}; give the file that the server uses"
+            message = f"store {path} {what}; use the path of the server's file"
             raise StoreRefused(message)
         try:
             self._read(lambda connection: refuse_unreadable(connection, self._path))
@@ -75,17 +75,17 @@ class SqliteInspector:
             raise
 
     def close(self) -> None:
-        """Close the file. Safe to call twice."""
+        """Close the file. May be called twice."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def count_open(self) -> int:
-        """Return how many workflows have not ended."""
+        """Return the number of open workflows."""
         return self._translated(lambda connection: int(connection.execute(QUERIES["count_open"]).fetchone()[0]))
 
     def list_workflows(self, condition: Filter, *, limit: int, after: Cursor | None) -> Page:
-        """Return a page, as `Store.list_workflows` does."""
+        """Return a page of workflows, as `Store.list_workflows` does."""
         return self._translated(lambda connection: read_page(connection, condition, limit, after))
 
     def read_history(self, key: int) -> list[bytes]:
@@ -95,7 +95,7 @@ class SqliteInspector:
             read = partial(read_events, key=key, after=len(events), limit=EVENTS_AT_ONCE, max_bytes=BYTES_AT_ONCE)
             some = self._translated(read)
             events.extend(some)
-            # The last read shows one commit's end: each sees a single state of the file.
+            # Each read sees one state of the file, so the last one ends at the end of a commit.
             if not some:
                 return events
 
@@ -105,11 +105,11 @@ class SqliteInspector:
         except sqlite3.Error as error:
             raise unavailable(error, self._path) from error
         except (UnicodeError, OverflowError, ValueError) as error:
-            message = f"the store {self._path} has a malformed value: {error}"
+            message = f"store {self._path} has a malformed value: {error}"
             raise StoreError(message) from error
 
     def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run ``work`` on a single state of the file, and repeat it when the file was changed or closed meanwhile."""
+        """Run ``work`` on one state of the file. Repeat it if the file changes or the server stops in the meantime."""
         failure: Exception | None = None
         for _ in range(_TRIES):
             try:
@@ -122,7 +122,7 @@ class SqliteInspector:
                 if not self._disturbed():
                     return result
             self.close()
-        message = f"the store {self._path} changes all the time; name its server with --server"
+        message = f"store {self._path} kept changing during {_TRIES} reads; use --server to read from its server"
         raise StoreError(message) from failure
 
     def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
@@ -133,12 +133,12 @@ class SqliteInspector:
         return in_read_transaction(self._connection, work)
 
     def _may_repeat(self, error: Exception) -> bool:
-        """Return whether another way to read the file may succeed."""
+        """Return whether a retry may succeed, with another way to read the file if necessary."""
         if self._disturbed():
             return True
         if self._parameters != _SHARED or getattr(error, "sqlite_errorcode", 0) & 0xFF not in _NEEDS_SHARED_MEMORY:
             return False
-        # The shared memory is missing, or has no place for a reader that may not write there.
+        # The shared memory is missing, or has no free slot for a reader that may not write to it.
         self._shared = ""
         return True
 

@@ -1,4 +1,4 @@
-"""Lists: the best index for the conditions, the rest filtered over a bounded number of rows."""
+"""Lists of workflows: the best index for the conditions selects rows, and a bounded number of them is filtered."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
     from mendflow_server.store.records import Filter
 
-#: Rows that one page looks at.
-LOOKS: Final = 5_000
+#: The most rows that one page examines.
+MOST_EXAMINED: Final = 5_000
 
 _SMALLEST: Final = -(2**63)
 _LARGEST: Final = 2**63 - 1
 
 
 def read_page(connection: sqlite3.Connection, condition: Filter, limit: int, after: Cursor | None) -> Page:
-    """Answer a page, newest first."""
+    """Return a page of workflows, newest first."""
     seen = _seen(condition)
     values = _values(condition, after)
     query = QUERIES["list_page"].replace("{seen}", seen)
@@ -30,19 +30,19 @@ def read_page(connection: sqlite3.Connection, condition: Filter, limit: int, aft
     if len(found) > limit:
         last = found[limit - 1]
         return Page(found[:limit], Cursor(last.create_time, last.key))
-    # All that may be looked at was looked at; whether there is more is where the looks ended.
+    # Every row that may be examined was. If that is the limit, the next page begins after the last one.
     query = QUERIES["list_last_seen"].replace("{seen}", seen)
     place = connection.execute(query, values).fetchone()
     return Page(found, None if place is None else Cursor(*place))
 
 
 def _seen(condition: Filter) -> str:
-    """Choose the index. Open states come before the type: there are few open workflows and many ended ones."""
+    """Return the query for the best index. An open state is better than the type: few workflows are open."""
     states = sorted(set(condition.states))
     if condition.labels:
         return QUERIES["seen_by_label"]
     if states and (states[-1] < FIRST_FINAL_STATE or not condition.workflow_type):
-        # One branch for each state; SQLite merges them in order.
+        # One branch per state; SQLite merges the branches in order.
         by_state = QUERIES["seen_by_state"]
         return " UNION ALL ".join(by_state.replace("{state}", f":state_{state:d}") for state in states)
     if condition.workflow_type:
@@ -51,7 +51,7 @@ def _seen(condition: Filter) -> str:
 
 
 def _values(condition: Filter, after: Cursor | None) -> dict[str, object]:
-    """Answer the values of all the statements that a list may be made of."""
+    """Return the parameters of all statements that a list may use."""
     ends = [(_LARGEST, _LARGEST)]
     if condition.create_time_until is not None:
         ends.append((condition.create_time_until, 0))
@@ -68,6 +68,6 @@ def _values(condition: Filter, after: Cursor | None) -> dict[str, object]:
         "earliest": _SMALLEST if condition.create_time_from is None else condition.create_time_from,
         "create_time": create_time,
         "key": key,
-        "looks": LOOKS,
+        "examined": MOST_EXAMINED,
         **{f"state_{state:d}": state for state in condition.states},
     }

@@ -1,4 +1,4 @@
-"""The schema's versions, and which files are ours."""
+"""Recognise Mendflow's databases and migrate their schema."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: "MFLW", by which ``file`` and this server know the database.
+#: "MFLW". It identifies the database to ``file`` and to this server.
 APPLICATION_ID: Final = 0x4D464C57
 
-#: STRICT tables.
+#: The first version with STRICT tables.
 _OLDEST_SQLITE: Final = (3, 37, 0)
 
 
 def migrations() -> list[str]:
-    """Answer the scripts in their order; the first makes version 1."""
+    """Return the migration scripts in order. The first one creates version 1."""
     folder = files(__package__).joinpath("migrations")
     scripts = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name)
     return [script.read_text(encoding="utf-8") for script in scripts]
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the file to the newest schema, or raise `StoreRefused` and leave it as it was."""
+    """Migrate the file to the newest schema, or raise `StoreRefused` and leave it unchanged."""
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        message = f"SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed"
+        message = f"SQLite {sqlite3.sqlite_version} is too old; install SQLite 3.37 or newer"
         raise StoreRefused(message)
     _refuse_foreign(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
-        message = f"{path} cannot use write-ahead logging (it stays at {mode!r}); give a file on a local disk"
+        message = f"{path} cannot use write-ahead logging (journal mode {mode!r}); use a file on a local disk"
         raise StoreRefused(message)
     _migrate(connection, path)
 
 
 def refuse_unreadable(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise `StoreRefused` unless the file has exactly the newest schema."""
+    """Raise `StoreRefused` unless the file has the newest schema."""
     _refuse_foreign(connection, path)
     version, newest = _version(connection), len(migrations())
     if not version:
-        message = f"{path} is empty: no server has used it yet; check the path"
+        message = f"{path} is empty, because no server has used it yet; check the path"
         raise StoreRefused(message)
     if version < newest:
         message = (
             f"{path} has schema {version}, and this version reads schema {newest}; "
-            "start this version's server on it once, or name the running server with --server"
+            "start this version's server on it once, or use --server to read from the running server"
         )
         raise StoreRefused(message)
 
@@ -58,7 +58,7 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application_id != APPLICATION_ID and (tables or application_id):
-        message = f"{path} is another program's database; give another file"
+        message = f"{path} is another program's database; use another file"
         raise StoreRefused(message)
     _refuse_newer(_version(connection), path)
 
@@ -67,8 +67,8 @@ def _refuse_newer(version: int, path: Path) -> None:
     newest = len(migrations())
     if version > newest:
         message = (
-            f"{path} was written by a newer version (schema {version}, this one knows {newest}); "
-            "install that version, or give another file"
+            f"{path} was written by a newer version (schema {version}; this version supports {newest}); "
+            "install the newer version or use another file"
         )
         raise StoreRefused(message)
 
@@ -79,13 +79,13 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Run what is missing in one transaction: a file is at one version or at the other."""
+    """Run the missing migrations in one transaction, so that no file is between two versions."""
     scripts = migrations()
     if _version(connection) == len(scripts):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        # Read again under the lock: a file must not be migrated twice.
+        # Read the version again under the lock: a file must not be migrated twice.
         version = _version(connection)
         _refuse_newer(version, path)
         for script in scripts[version:]:
@@ -101,7 +101,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Split a script; ``executescript`` would commit before it begins."""
+    """Yield the statements of a script. ``executescript`` would commit the transaction first."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

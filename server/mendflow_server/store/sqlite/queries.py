@@ -21,5 +21,5 @@ def _statement(body: str) -> str:
     return fill_in("\n".join(line for line in body.splitlines() if not line.startswith("--")).strip())
 
 
-#: Name to statement. The fragments ``seen_by_…`` and the lists around them are put together in ``listing.py``.
+#: The statements by name. ``listing.py`` inserts one of the fragments ``seen_by_…`` into the statements of lists.
 QUERIES: Final = _read()

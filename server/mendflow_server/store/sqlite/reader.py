@@ -1,6 +1,6 @@
-"""All that reads, except lists.
+"""All reads except lists.
 
-Each call is a short transaction, for a long one would keep the write-ahead log from being brought into the file.
+Each call is a short transaction. A long one would prevent checkpoints of the write-ahead log.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _T = TypeVar("_T")
 #: Workflows loaded in one transaction.
 _LOADED_AT_ONCE: Final = 100
 
-#: Events read in one step: hexadecimal digits and JSON take room.
+#: The most events, and the most bytes of events, read in one step. Their hexadecimal digits in JSON use memory.
 EVENTS_AT_ONCE: Final = 1_000
 BYTES_AT_ONCE: Final = 4_000_000
 
 
 class Reader:
-    """A connection that reads. Used on its thread alone."""
+    """A connection that reads. Only its own thread uses it."""
 
     def __init__(self, path: Path, damage: Damage) -> None:
         self._path = path
         self._damage = damage
         self._connection: sqlite3.Connection | None = None
-        # Connecting takes many small steps: better now than under load. If it fails, the first read tells.
+        # Connect now: it takes many small steps, which would be slow under load. The first read reports a failure.
         with contextlib.suppress(StoreUnavailable):
             self.read(lambda connection: connection.execute(QUERIES["next_key"]).fetchone())
 
@@ -52,7 +52,7 @@ class Reader:
             self._connection = None
 
     def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run ``work`` in a transaction of its own: it sees one state of the store."""
+        """Run ``work`` in a transaction of its own, so that it sees one state of the store."""
         try:
             if self._connection is None:
                 self._connection = connect_reader(self._path)
@@ -65,21 +65,21 @@ class Reader:
             self._damage.look_at(error, self._path)
             raise unavailable(error, self._path) from error
         except (UnicodeError, OverflowError) as error:
-            message = f"the store {self._path} refuses a malformed value: {error}"
+            message = f"store {self._path} rejected a malformed value: {error}"
             raise StoreError(message) from error
 
     def heads(self, keys: Sequence[int]) -> dict[int, Guard]:
-        """Answer generation and last sequence by key."""
+        """Return generation and last sequence by key."""
         found = self.read(lambda connection: _many(connection, "heads", keys=keys))
         return {key: Guard(generation, sequence) for key, generation, sequence in found}
 
     def find(self, workflow_ids: Sequence[str]) -> dict[str, Row]:
-        """Answer rows by workflow id."""
+        """Return rows by workflow id."""
         found = self.read(lambda connection: _many(connection, "find", workflow_ids=workflow_ids))
         return {row.workflow_id: row for row in map(from_columns, found)}
 
     def load(self, keys: Sequence[int]) -> list[Loaded]:
-        """Answer all that is needed to drive these."""
+        """Return everything needed to drive these workflows."""
         loaded: list[Loaded] = []
         for start in range(0, len(keys), _LOADED_AT_ONCE):
             some = keys[start : start + _LOADED_AT_ONCE]
@@ -96,27 +96,27 @@ class Reader:
         ]
 
     def read_events(self, key: int, after_sequence: int, limit: int, max_bytes: int) -> list[bytes]:
-        """Answer events after a sequence, within the limits."""
+        """Return the events after a sequence, within the limits."""
         return self.read(partial(read_events, key=key, after=after_sequence, limit=limit, max_bytes=max_bytes))
 
     def due(self, until: int, limit: int) -> list[tuple[int, int]]:
-        """Answer (wake_time, key), earliest first."""
+        """Return (wake_time, key), earliest first."""
         return [(wake_time, key) for wake_time, key in self._all("due", until=until, limit=limit)]
 
     def in_progress(self, after_key: int, limit: int) -> list[int]:
-        """Answer keys of what a driver must look at."""
+        """Return the keys of the workflows that need a driver."""
         return self._all("in_progress", after_key=after_key, limit=limit)
 
     def stopped_for(self, reason: int, after_key: int, limit: int) -> list[int]:
-        """Answer keys of open workflows with this reason."""
+        """Return the keys of the open workflows with this reason."""
         return self._all("stopped_for", reason=reason, after_key=after_key, limit=limit)
 
     def last_beat(self) -> int:
-        """Answer when the newest life last beat, 0 if there is none."""
+        """Return the time of the newest life's last beat; 0 if there is no life."""
         return max(self._all("last_beat"), default=0)
 
     def suspects(self) -> list[Suspect]:
-        """Answer the ledger."""
+        """Return the ledger."""
         return [
             Suspect(key, step_key, crashes, alone, held=bool(held))
             for key, step_key, crashes, alone, held in self._all("suspects")
@@ -143,7 +143,7 @@ def _load(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, Load
 
 
 def _load_events(connection: sqlite3.Connection, loaded: dict[int, Loaded]) -> None:
-    """Read most histories in one step, and what had no room there in further ones."""
+    """Read as many events as fit into one step, and the rest one history at a time."""
     values = {"keys": to_json(list(loaded)), "limit": EVENTS_AT_ONCE, "max_bytes": BYTES_AT_ONCE}
     for key, content in read_rows(connection, QUERIES["load_events"], values):
         loaded[key].events.append(bytes.fromhex(content))
@@ -156,12 +156,12 @@ def _load_events(connection: sqlite3.Connection, loaded: dict[int, Loaded]) -> N
 
 
 def read_events(connection: sqlite3.Connection, key: int, after: int, limit: int, max_bytes: int) -> list[bytes]:
-    """Return events after a sequence, within the limits."""
+    """Return the events of a workflow after a sequence, within the limits."""
     values = {"key": key, "after_sequence": after, "limit": limit, "max_bytes": max_bytes}
     return list(map(bytes.fromhex, read_rows(connection, QUERIES["read_events"], values)))
 
 
 def _many(connection: sqlite3.Connection, name: str, **lists: Sequence[object]) -> list[Any]:
-    # A list goes as one JSON value: any length, one prepared statement.
+    # A list is bound as one JSON value, so that lists of all lengths share one prepared statement.
     values = {parameter: to_json(list(dict.fromkeys(items))) for parameter, items in lists.items()}
     return read_rows(connection, QUERIES[name], values)

@@ -104,6 +104,6 @@ def from_columns(columns: Sequence[Any]) -> Row:
     try:
         row.labels = {} if columns[-1] == "{}" else json.loads(columns[-1])
     except ValueError as error:
-        message = f"the labels of workflow {row.workflow_id!r} are damaged; stop the server and restore a copy"
+        message = f"the labels of workflow {row.workflow_id!r} are damaged; stop the server and restore a backup"
         raise StoreDamaged(message) from error
     return row

@@ -1,4 +1,4 @@
-"""The loop's side of the store: work goes to a thread, and the answer comes back in one call."""
+"""The store as the event loop sees it: a thread does the work, and one callback returns the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mendflow_server.store.errors import StoreUnavailable
 from mendflow_server.store.sqlite.connection import WRITER_PRAGMAS, Damage
 from mendflow_server.store.sqlite.encoder import Parts
 from mendflow_server.store.sqlite.file_lock import FileLock
-from mendflow_server.store.sqlite.filesystem import note_path, refuse_unfit_place, resolve
+from mendflow_server.store.sqlite.filesystem import crash_marker_path, refuse_unfit_place, resolve
 from mendflow_server.store.sqlite.listing import read_page
 from mendflow_server.store.sqlite.reader import Reader
 from mendflow_server.store.sqlite.threads import OwnerThreads
@@ -35,16 +35,15 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: A second one, so that a long list does not hold up a load.
+#: With two readers, a long list does not delay a load.
 _READERS: Final = 2
 
 
 class SqliteStore:
-    """A `Store` in one file.
+    """A `Store` in one SQLite file.
 
-    A caller that is cancelled only goes without the answer: what was handed over is done all the same.
-    A change or message that breaks a rule of the schema is a fault of the caller and raises the plain
-    `StoreError`; nothing of its batch is written.
+    Cancelling a caller does not cancel its work; the caller only loses the result. A change or message that violates
+    the schema raises a plain `StoreError`, and nothing of its batch is written.
     """
 
     def __init__(
@@ -56,8 +55,8 @@ class SqliteStore:
         lock: Callable[[Path], FileLock] = FileLock,
         pragmas: Sequence[str] = WRITER_PRAGMAS,
     ) -> None:
-        # Resolved at once: a later change of the working directory or of a symlink must not move the store. SQLite
-        # names the log after the file itself, so the lock and the note are named after it too.
+        # Resolve the path now: a later change of the working directory or of a symlink must not move the store. SQLite
+        # names the log after the file itself, and so are the lock file and the crash marker.
         self._path = resolve(path)
         self._signal_limit = signal_limit
         self._mountinfo = mountinfo
@@ -76,13 +75,13 @@ class SqliteStore:
 
     @property
     def crash_marker_path(self) -> Path | None:
-        """See `Store.crash_marker_path`. It lies beside the database."""
-        return note_path(self._path)
+        """See `Store.crash_marker_path`. The marker is beside the database."""
+        return crash_marker_path(self._path)
 
     async def open(self) -> None:
-        """See `Store.open`. The lock file lies beside the database."""
+        """See `Store.open`. The lock file is beside the database."""
         if self._writer is not None or self._closing is not None:
-            message = f"the store {self._path} was opened before"
+            message = f"store {self._path} has been opened already"
             raise StoreUnavailable(message)
         self._writer = OwnerThreads(
             "store-writer",
@@ -101,13 +100,13 @@ class SqliteStore:
         return writer.open()
 
     async def close(self) -> None:
-        """Finish what was handed over, and release the file."""
+        """Finish the queued work and release the file."""
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        # The readers first: the last connection to close brings the log into the file and removes it.
+        # Close the readers first: the last connection to close copies the log into the file and removes it.
         if self._readers is not None:
             await self._readers.stop()
         if self._writer is not None:
@@ -120,7 +119,7 @@ class SqliteStore:
         for change in batch.changes:
             key = change.row.key
             if change.guard is None:
-                # What is not stored under its number leaves a hole, which does no harm.
+                # A change that is rejected leaves a gap in the keys, which is harmless.
                 key = self._next_key
                 self._next_key += 1
             keys.append(key)
@@ -170,11 +169,11 @@ class SqliteStore:
         return await self._read(lambda reader: reader.last_beat())
 
     async def begin_life(self, life: Life) -> Life | None:
-        """See `Store.begin_life`. The last ten lives are kept."""
+        """See `Store.begin_life`. The store keeps the last ten lives."""
         return await self._write(lambda writer: writer.begin_life(life))
 
     async def beat(self, replica_id: str, time: int, *, drained: bool = False) -> None:
-        """See `Store.beat`. A drain, once recorded, stays."""
+        """See `Store.beat`. A later beat does not clear ``drained``."""
         await self._write(lambda writer: writer.beat(replica_id, time, drained=drained))
 
     async def suspects(self) -> list[Suspect]:
@@ -196,4 +195,4 @@ class SqliteStore:
         return self._readers.submit(work)
 
     def _not_open(self) -> str:
-        return f"the store {self._path} is not open"
+        return f"store {self._path} is not open"

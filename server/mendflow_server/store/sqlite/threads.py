@@ -1,4 +1,4 @@
-"""Threads that own a connection each, so that SQLite never runs on the event loop."""
+"""Threads that each own a connection, so that SQLite never runs on the event loop."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Owner(Protocol):
-    """What lives on a thread and is used there alone."""
+    """An object that one thread creates and uses."""
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release its resources."""
 
 
 _OwnerT = TypeVar("_OwnerT", bound=Owner)
@@ -26,9 +26,9 @@ _T = TypeVar("_T")
 
 
 class OwnerThreads(Generic[_OwnerT]):
-    """A few threads that take work from one queue; each makes an owner of its own.
+    """A few threads that take work from one queue. Each creates its own owner.
 
-    The threads are daemons: an exit of the process never waits for a disk.
+    The threads are daemons, so the process never waits for a disk when it exits.
     """
 
     def __init__(self, name: str, make: Callable[[], _OwnerT], *, count: int = 1) -> None:
@@ -46,9 +46,9 @@ class OwnerThreads(Generic[_OwnerT]):
             thread.start()
 
     def submit(self, work: Callable[[_OwnerT], _T]) -> asyncio.Future[_T]:
-        """Hand work over and answer a future. Cancelling that future does not stop the work."""
+        """Queue work and return a future for its result. Cancelling the future does not stop the work."""
         if self._stopped is not None:
-            message = "the store is closed"
+            message = "store is closed"
             raise StoreUnavailable(message)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
@@ -56,16 +56,16 @@ class OwnerThreads(Generic[_OwnerT]):
         def run(owner: _OwnerT) -> None:
             try:
                 result = work(owner)
-            except BaseException as error:  # noqa: BLE001  It is the caller's, on the other side.
-                _tell(loop, _fail, future, error)
+            except BaseException as error:  # noqa: BLE001  the caller gets it from the future
+                _call_on_loop(loop, _fail, future, error)
             else:
-                _tell(loop, _succeed, future, result)
+                _call_on_loop(loop, _succeed, future, result)
 
         self._queue.put(run)
         return future
 
     async def stop(self) -> None:
-        """Let the threads finish what is queued, and end. Safe to call twice."""
+        """Finish the queued work and stop the threads. May be called twice."""
         if self._stopped is None:
             self._stopped = self._loop.create_future()
             for _ in self._threads:
@@ -79,12 +79,12 @@ class OwnerThreads(Generic[_OwnerT]):
         try:
             while (work := self._queue.get()) is not None:
                 work(owner)
-                del work  # Or an idle thread would keep the last batch in memory.
+                del work  # An idle thread would otherwise keep the last batch in memory.
         finally:
             try:
                 owner.close()
             finally:
-                _tell(self._loop, self._one_ended)
+                _call_on_loop(self._loop, self._one_ended)
 
     def _one_ended(self) -> None:
         self._running -= 1
@@ -92,8 +92,8 @@ class OwnerThreads(Generic[_OwnerT]):
             self._stopped.set_result(None)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *values: object) -> None:
-    # A closed loop has nobody left who waits.
+def _call_on_loop(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *values: object) -> None:
+    # On a closed loop no task waits for the result.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback, *values)
 

@@ -1,8 +1,8 @@
-"""All that writes, on one thread with one connection.
+"""All writes, on one thread with one connection.
 
-A batch is written twice at most. First as a whole: a few statements, which report only how many rows changed.
-When that is fewer than were sent, someone lost their workflow or their id: the transaction is rolled back and the
-batch written again change by change under savepoints, which finds out who.
+The writer writes a batch at most twice. The first time it writes the batch as a whole, with a few statements that
+report only the number of changed rows. If that number is too small, a guard did not match or an id exists already. The
+writer then rolls back and writes the batch again, each change under its own savepoint, to find the rejected ones.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 
 class Writer:
-    """The connection that writes. Used on its thread alone."""
+    """The connection that writes. Only its own thread uses it."""
 
     def __init__(
         self, path: Path, signal_limit: int, damage: Damage, *, pragmas: Sequence[str] = WRITER_PRAGMAS
@@ -51,7 +51,10 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> int:
-        """Make or migrate the file, or raise `StoreRefused`; answer the key of the next new workflow."""
+        """Create or migrate the file, and return the key of the next new workflow.
+
+        Raise `StoreRefused`, or `StoreUnavailable` if the error may pass.
+        """
         try:
             self._connection = connect_writer(self._path, create=True, pragmas=self._pragmas)
             prepare(self._connection, self._path)
@@ -61,9 +64,9 @@ class Writer:
             raise translate_at_open(error, self._path) from error
 
     def close(self) -> None:
-        """Bring the write-ahead log into the file, and close it."""
+        """Copy the write-ahead log into the file, then close the file."""
         if self._connection is not None:
-            # The log is as good a place for what it holds: the next open reads it there.
+            # If this fails, no data is lost: the next open reads the log.
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA busy_timeout = 0").close()
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
@@ -71,16 +74,16 @@ class Writer:
             self._connection = None
 
     def commit(self, batch: Batch, keys: Sequence[int], parts: Parts) -> BatchResult:
-        """Commit the batch, whose changes have these keys and are laid out in ``parts``."""
+        """Commit the batch. ``keys`` and ``parts`` have the keys and the encoded values of its changes."""
         result = self._transact(lambda connection: self._write(connection, batch, keys, parts))
-        # Only now: a row without a key is one that is not in the store.
+        # Set the keys only now: a row without a key is not in the store.
         for change, key, outcome in zip(batch.changes, keys, result.changes, strict=True):
             if change.guard is None and outcome is CommitOutcome.COMMITTED:
                 change.row.key = key
         return result
 
     def _write(self, connection: sqlite3.Connection, batch: Batch, keys: Sequence[int], parts: Parts) -> BatchResult:
-        """Write a batch inside a transaction that has begun and that the caller ends."""
+        """Write a batch. The caller begins and ends the transaction."""
         outcomes = [CommitOutcome.COMMITTED] * len(keys)
         if keys and not parts.write(connection):
             connection.execute("ROLLBACK")
@@ -92,7 +95,7 @@ class Writer:
         return result
 
     def begin_life(self, life: Life) -> Life | None:
-        """Record a server process and answer the one before it."""
+        """Record a server process and return the previous one."""
 
         def work(connection: sqlite3.Connection) -> Life | None:
             found = connection.execute(QUERIES["newest_life"], (life.replica_id,)).fetchone()
@@ -104,11 +107,11 @@ class Writer:
         return self._transact(work)
 
     def beat(self, replica_id: str, time: int, *, drained: bool) -> None:
-        """Renew a server process's row."""
+        """Record that a server process is alive."""
 
         def work(connection: sqlite3.Connection) -> None:
             if connection.execute(QUERIES["beat"], (time, int(drained), replica_id)).rowcount != 1:
-                message = f"replica {replica_id!r} has not begun its life in the store {self._path}"
+                message = f"replica {replica_id!r} is not recorded in store {self._path}; this is an internal error"
                 raise StoreError(message)
 
         self._transact(work)
@@ -137,7 +140,7 @@ class Writer:
         except BaseException as error:
             self._undo(error)
             if isinstance(error, (UnicodeError, OverflowError)):
-                message = f"the store {self._path} refuses a malformed value: {error}"
+                message = f"store {self._path} rejected a malformed value: {error}"
                 raise StoreError(message) from error
             raise
         try:
@@ -145,7 +148,7 @@ class Writer:
         except sqlite3.Error as error:
             self._undo(error)
             self._damage.look_at(error, self._path)
-            message = f"the commit's outcome is unknown; {explain(error, self._path)}"
+            message = f"commit outcome unknown: {explain(error, self._path)}"
             raise CommitUnknown(message) from error
         return result
 
@@ -155,7 +158,7 @@ class Writer:
         return self._connection
 
     def _undo(self, error: BaseException) -> None:
-        """Leave nothing half done, and no connection that cannot be trusted."""
+        """Roll back, and close the connection unless the error left it usable."""
         connection = self._connection
         if connection is None:
             return
@@ -172,7 +175,7 @@ class Writer:
 
 
 def _write_one(connection: sqlite3.Connection, change: Change, key: int) -> CommitOutcome:
-    """Write a change by itself, under a savepoint: what becomes of it leaves the others alone."""
+    """Write one change under a savepoint, so that a rejected change does not affect the others."""
     parts = Parts()
     parts.add(change, key)
     connection.execute("SAVEPOINT one")

@@ -1,10 +1,10 @@
 -- The first schema.
 --
--- States are the numbers of mendflow.v1.WorkflowState: 1, 2 and 6 are PENDING, RUNNING and CANCELLING (something
--- drives them), 3 to 5 wait, 7 to 10 are final. Times are microseconds since the epoch.
+-- States are the numbers of mendflow.v1.WorkflowState. PENDING (1), RUNNING (2) and CANCELLING (6) need a driver, 3 to 5
+-- wait, 7 to 10 are final. Times are microseconds since the epoch.
 
--- One row a workflow. Everything else refers to the integer key: keyed by a text id, events would be written all
--- over the file.
+-- One row per workflow. The other tables refer to the integer key: with a text id as their key, new events would be
+-- spread over the whole file.
 CREATE TABLE workflows (
     key INTEGER PRIMARY KEY,
     workflow_id TEXT NOT NULL UNIQUE,
@@ -22,13 +22,13 @@ CREATE TABLE workflows (
     untaken_signals INTEGER NOT NULL CHECK (untaken_signals >= 0),
     trace_id TEXT NOT NULL,
     labels TEXT NOT NULL,
-    -- What has ended has an end, and only that; it does not wake.
+    -- A workflow has an end time if and only if it has ended, and then it has no wake time.
     CHECK ((end_time IS NOT NULL) = (state >= 7)),
     CHECK (state < 7 OR wake_time IS NULL)
 ) STRICT;
 
--- Partial indexes hold what is open, so that their size follows the work and not the history.
-CREATE INDEX workflows_under_way ON workflows (key) WHERE state IN (1, 2, 6);
+-- Partial indexes have only open workflows, so that their size does not grow with the finished ones.
+CREATE INDEX workflows_in_progress ON workflows (key) WHERE state IN (1, 2, 6);
 CREATE INDEX workflows_due ON workflows (wake_time) WHERE wake_time IS NOT NULL;
 CREATE INDEX workflows_stopped ON workflows (reason, key) WHERE reason <> 0 AND state < 7;
 
@@ -52,7 +52,7 @@ CREATE TABLE events (
     PRIMARY KEY (key, sequence)
 ) STRICT, WITHOUT ROWID;
 
--- What is on its way to a driver. Ids are never used twice.
+-- Messages for drivers. Ids are never reused.
 CREATE TABLE inbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     key INTEGER NOT NULL,
@@ -63,7 +63,7 @@ CREATE TABLE inbox (
 ) STRICT;
 CREATE INDEX inbox_by_workflow ON inbox (key, kind);
 
--- The request ids of all signals a workflow was ever sent.
+-- The request ids of all signals and commands that a workflow received.
 CREATE TABLE signal_requests (
     key INTEGER NOT NULL,
     request_id TEXT NOT NULL,
@@ -87,7 +87,7 @@ CREATE TABLE alerts (
     message TEXT NOT NULL
 ) STRICT;
 
--- The lives of servers, in the order of id. beats makes each renewal a change, also when the clock stands still.
+-- Server processes, in the order of id. beats makes each update a change, even if the clock does not advance.
 CREATE TABLE replicas (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     replica_id TEXT NOT NULL UNIQUE,
