@@ -33,7 +33,7 @@ import click
 
 from examples.audit import audit
 from mendflow import Client, MendflowError
-from mendflow.cli.event_text import narrate
+from mendflow.cli.event_text import describe_event
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
@@ -235,7 +235,7 @@ class Watched:
 
 def show_event(event: event_pb2.Event) -> None:
     """Print an event on a line, which on a terminal is not broken."""
-    line = f"   {narrate(event)}"
+    line = f"   {describe_event(event)}"
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
         line = line if len(line) <= width else f"{line[: width - 1]}…"

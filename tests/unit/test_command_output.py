@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mendflow.cli import commands, main
-from mendflow.cli.event_text import clean, describe_causes, narrate, shape, state_name
+from mendflow.cli.event_text import clean, describe_causes, describe_event, describe_payload, state_name
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2, workflow_service_pb2_grpc
 from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.payload_pb2 import Payload
@@ -103,10 +103,10 @@ def event_of(detail: str, content: dict[str, Any], sequence: int = 7) -> event_p
 def test_every_kind_of_event_has_its_words(detail: str) -> None:
     assert detail in TOLD, f"no words are asked for {detail}"
     content, words = TOLD[detail]
-    line = narrate(event_of(detail, content))
+    line = describe_event(event_of(detail, content))
     assert line.startswith("#7    12:00:01.233  ")
     assert words in line
-    empty = narrate(event_of(detail, {}))
+    empty = describe_event(event_of(detail, {}))
     assert "does not know" not in empty
     assert "\n" not in empty
 
@@ -125,7 +125,7 @@ def test_a_lost_attempt_is_told_as_lost_and_not_as_failed(reason: str, words: st
         "failure": {"kind": "FAILURE_KIND_LOST"},
         "decision": {"action": "RETRY_ACTION_RETRY", "reason": reason, "delay": "0s"},
     }
-    line = narrate(event_of("attempt_failed", content))
+    line = describe_event(event_of("attempt_failed", content))
     assert "charge attempt 1 lost: the server ended before it did" in line
     assert words in line
     assert "failed" not in line
@@ -133,11 +133,11 @@ def test_a_lost_attempt_is_told_as_lost_and_not_as_failed(reason: str, words: st
 
 def test_the_last_retry_says_that_none_is_left() -> None:
     content = {"decision": {"action": "RETRY_ACTION_RETRY", "delay": "1s", "attempts_left": 0}}
-    assert ", 0 left)" in narrate(event_of("attempt_failed", content))
+    assert ", 0 left)" in describe_event(event_of("attempt_failed", content))
 
 
 def test_without_a_limit_nothing_is_said_to_be_left() -> None:
-    assert "left" not in narrate(event_of("attempt_failed", {"decision": {"action": "RETRY_ACTION_RETRY"}}))
+    assert "left" not in describe_event(event_of("attempt_failed", {"decision": {"action": "RETRY_ACTION_RETRY"}}))
 
 
 def test_causes_are_told_nearest_first() -> None:
@@ -153,19 +153,19 @@ def newer_event() -> event_pb2.Event:
 
 
 def test_what_a_newer_server_writes_is_told_as_far_as_it_is_known() -> None:
-    assert narrate(newer_event()).endswith("kind 99: something that this version does not know")
+    assert describe_event(newer_event()).endswith("kind 99: something that this version does not know")
     assert not list(describe_causes(newer_event()))
     event = event_pb2.Event(sequence=1)
     failed = event.attempt_failed
     failed.failure.kind = 99  # type: ignore[assignment]
     failed.decision.action = failure_pb2.RETRY_ACTION_RETRY
     failed.decision.reason = 98  # type: ignore[assignment]
-    assert "99" in narrate(event)
-    assert "98" in narrate(event)
+    assert "99" in describe_event(event)
+    assert "98" in describe_event(event)
     failed.decision.action = 97  # type: ignore[assignment]
-    assert "97" in narrate(event)
+    assert "97" in describe_event(event)
     event.workflow_paused.reason = 96  # type: ignore[assignment]
-    assert "96" in narrate(event)
+    assert "96" in describe_event(event)
     assert "95" in state_name(95)
 
 
@@ -174,14 +174,14 @@ def test_no_text_reaches_a_terminal_with_its_control_characters(text: str) -> No
     # What a protobuf string cannot hold does not come.
     text = text.encode(errors="replace").decode()
     event = event_of("workflow_failed", {"failure": {"type": text, "message": text}})
-    for line in (narrate(event), clean(text)):
+    for line in (describe_event(event), clean(text)):
         assert not {unicodedata.category(char) for char in line} & {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
     assert all(char in clean(text) for char in text if char.isprintable())
 
 
 def test_a_long_value_is_cut_and_says_so() -> None:
-    assert len(shape(Payload(json='"' + "x" * 10_000 + '"'))) < 200
-    assert "10002 characters" in shape(Payload(json='"' + "x" * 10_000 + '"'))
+    assert len(describe_payload(Payload(json='"' + "x" * 10_000 + '"'))) < 200
+    assert "10002 characters" in describe_payload(Payload(json='"' + "x" * 10_000 + '"'))
 
 
 @dataclass
@@ -309,7 +309,7 @@ def test_a_server_that_stays_away_ends_the_watch_with_how_to_go_on(
     assert result.exit_code == 3, result.output
     assert "connection lost" in result.stderr
     assert f"mendflow watch w --after 1 --server {script.address}" in result.stderr
-    assert result.stdout.splitlines() == [narrate(script.events[0])]
+    assert result.stdout.splitlines() == [describe_event(script.events[0])]
 
 
 def test_a_long_wait_is_asked_for_in_pieces_that_servers_take(script: Script, mendflow: Callable[..., Result]) -> None:
@@ -377,7 +377,7 @@ def test_a_server_that_answers_that_it_drains_was_reached(script: Script, mendfl
     assert "[DRAINING]" in result.stderr
 
 
-VERBS = [
+COMMANDS = [
     ("start", "t"),
     ("start", "t", "--watch"),
     ("start", "t", "--wait", "1"),
@@ -395,10 +395,10 @@ VERBS = [
 
 
 def test_no_verb_is_missing_from_the_table() -> None:
-    assert {arguments[0] for arguments in VERBS} == {command.name for command in commands.VERBS}
+    assert {arguments[0] for arguments in COMMANDS} == {command.name for command in commands.COMMANDS}
 
 
-@pytest.mark.parametrize("arguments", VERBS, ids=" ".join)
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_every_verb_exits_3_when_no_server_is_there(
     mendflow: Callable[..., Result], arguments: tuple[str, ...]
 ) -> None:
@@ -483,12 +483,12 @@ def test_wrong_usage_exits_2_and_nothing_is_sent(script: Script, mendflow: Calla
 #: Shows reports of progress as a watch does; in a process of its own, which has a terminal.
 SHOW = """
 import sys
-from mendflow.cli.progress_view import Screen
+from mendflow.cli.progress_view import ProgressView
 from mendflow.v1 import event_pb2
 
-with Screen(json=False) as screen:
+with ProgressView(json=False) as view:
     for line in sys.argv[1:]:
-        screen.show(event_pb2.Event.FromString(bytes.fromhex(line)))
+        view.show(event_pb2.Event.FromString(bytes.fromhex(line)))
 """
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mendflow.codec import ValueType
 from mendflow.errors import DefinitionError
 from mendflow.protogen.descriptors import Descriptors
-from mendflow.protogen.lock_file import Lock, Merge, WorkflowShapes, merge
-from mendflow.protogen.proto_writer import render
-from mendflow.protogen.schema import Message, Shaper
+from mendflow.protogen.lock_file import LockFile, MergeResult, WorkflowSchemas, merge
+from mendflow.protogen.proto_writer import proto_text
+from mendflow.protogen.schema import MessageSchema, SchemaBuilder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,23 +27,23 @@ versions = st.lists(
 )
 
 
-def shapes(annotation: Any, name: str = "draw") -> WorkflowShapes:
-    shaper = Shaper()
-    message = shaper.whole(ValueType.of(annotation), f"workflow {name} input", f"{name.title()}Input", "")  # type: ignore[arg-type]
-    assert shaper.problems == []
-    return WorkflowShapes(name, message, None, {})
+def shapes(annotation: Any, name: str = "draw") -> WorkflowSchemas:
+    builder = SchemaBuilder()
+    message = builder.message_for(ValueType.of(annotation), f"workflow {name} input", f"{name.title()}Input", "")  # type: ignore[arg-type]
+    assert builder.problems == []
+    return WorkflowSchemas(name, message, None, {})
 
 
 def record(fields: dict[str, str], name: str = "Record") -> Any:
     return dataclasses.make_dataclass(name, [(field, TYPES[type_]) for field, type_ in fields.items()])
 
 
-def locked(lock: Lock, annotation: Any, **options: Any) -> Merge:
+def locked(lock: LockFile, annotation: Any, **options: Any) -> MergeResult:
     return merge(lock, [shapes(annotation)], **options)
 
 
-def empty() -> Lock:
-    return Lock(package="tests.drawn.v1")
+def empty() -> LockFile:
+    return LockFile(package="tests.drawn.v1")
 
 
 @settings(deadline=None)
@@ -55,7 +55,7 @@ def test_a_number_means_one_name_and_type_for_ever(history: list[dict[str, str]]
         merged = locked(lock, record(fields), allow_type_changes=True)
         assert merged.conflicts == []
         # As the next run will find it.
-        lock = Lock.model_validate_json(merged.lock.text())
+        lock = LockFile.model_validate_json(merged.lock.text())
         message = lock.messages["DrawInput"]
         assert {name: field.type for name, field in message.fields.items()} == fields
         for name, field in message.fields.items():
@@ -74,7 +74,7 @@ def test_a_removed_field_is_reserved_and_comes_back_under_its_number() -> None:
     lock = locked(empty(), record({"a": "string", "b": "int64"})).lock
     less = locked(lock, record({"a": "string"}))
     assert less.changes == ["DrawInput.b: removed; 2 is reserved"]
-    text = render(less.lock, [], "m", [])
+    text = proto_text(less.lock, [], "m", [])
     assert '  reserved 2;\n  reserved "b";\n' in text
     assert locked(less.lock, record({"a": "string", "c": "int64"})).lock.messages["DrawInput"].fields["c"].number == 3
     back = locked(less.lock, record({"a": "string", "b": "int64"})).lock.messages["DrawInput"]
@@ -89,7 +89,9 @@ def test_a_type_change_is_refused_or_gets_a_new_number() -> None:
     assert allowed.conflicts == []
     assert allowed.lock.messages["DrawInput"].fields["b"].number == 3
     # Its old number is reserved; its name is not, since a field has it.
-    assert "  reserved 2;\n  optional string a = 1;\n  optional double b = 3;\n" in render(allowed.lock, [], "m", [])
+    assert "  reserved 2;\n  optional string a = 1;\n  optional double b = 3;\n" in proto_text(
+        allowed.lock, [], "m", []
+    )
 
 
 def test_a_default_or_none_is_no_type_change() -> None:
@@ -108,7 +110,7 @@ def test_an_enums_value_keeps_its_number_and_leaves_it_reserved() -> None:
     lock = locked(empty(), enum.Enum("Speed", {"SLOW": "s", "FAST": "f"})).lock
     without = locked(lock, enum.Enum("Speed", {"FAST": "f", "MIDDLE": "m"})).lock
     assert without.enums["Speed"].values == {"FAST": 2, "MIDDLE": 3}
-    assert '  reserved 1;\n  reserved "SPEED_SLOW";\n' in render(without, [], "m", [])
+    assert '  reserved 1;\n  reserved "SPEED_SLOW";\n' in proto_text(without, [], "m", [])
     again = locked(without, enum.Enum("Speed", {"SLOW": "s", "FAST": "f", "MIDDLE": "m"})).lock
     assert again.enums["Speed"].values == {"SLOW": 1, "FAST": 2, "MIDDLE": 3}
     for each in (lock, without, again):
@@ -158,7 +160,7 @@ def test_a_message_that_went_keeps_its_numbers_for_when_it_comes_back() -> None:
     lock = locked(empty(), nested(part)).lock
     gone = locked(lock, record({"x": "string"})).lock
     assert gone.messages["Part"].removed
-    assert "message Part " not in render(gone, [], "m", [])
+    assert "message Part " not in proto_text(gone, [], "m", [])
     back = locked(gone, nested(in_module(record({"b": "bool", "a": "string"}, "Part"), "here"))).lock
     assert back.messages["Part"].fields == lock.messages["Part"].fields
 
@@ -188,7 +190,7 @@ def test_a_file_that_is_no_lock_is_refused(tmp_path: Path, text: str, words: str
     path = tmp_path / "x.protos.lock.json"
     path.write_text(text)
     with pytest.raises(DefinitionError, match=words) as caught:
-        Lock.read(path)
+        LockFile.read(path)
     assert str(path) in str(caught.value)
 
 
@@ -201,8 +203,8 @@ def test_a_lock_that_contradicts_itself_is_refused() -> None:
 
 def test_messages_are_found_through_each_other() -> None:
     message = shapes(nested(record({"a": "string"}, "Part"))).input
-    assert isinstance(message, Message)
-    assert [each.base for each in message.reachable()] == ["DrawInput", "Part"]
+    assert isinstance(message, MessageSchema)
+    assert [each.preferred_name for each in message.reachable()] == ["DrawInput", "Part"]
 
 
 def told(**parts: Any) -> str:
@@ -219,7 +221,7 @@ def told(**parts: Any) -> str:
 def test_a_lock_told_by_hand_is_read(tmp_path: Path) -> None:
     path = tmp_path / "shop.protos.lock.json"
     path.write_text(told(), "utf-8")
-    assert Lock.read(path).enums["S"].values == {"A": 1, "B": 2}
+    assert LockFile.read(path).enums["S"].values == {"A": 1, "B": 2}
 
 
 @pytest.mark.parametrize(
@@ -259,12 +261,12 @@ def test_a_damaged_lock_is_refused_where_it_is_damaged(tmp_path: Path, damaged: 
     path = tmp_path / "shop.protos.lock.json"
     path.write_text(damaged, "utf-8")
     with pytest.raises(DefinitionError, match=says):
-        Lock.read(path)
+        LockFile.read(path)
 
 
 def test_a_type_of_protobufs_own_is_named_from_the_root_where_a_part_of_the_package_is_google() -> None:
-    text = render(
-        Lock.model_validate_json(
+    text = proto_text(
+        LockFile.model_validate_json(
             told(
                 package="tools.google.v1",
                 messages={

@@ -155,7 +155,7 @@ async def test_a_server_that_drains_is_asked_again_until_patience_ends() -> None
     draining = (grpc.StatusCode.UNAVAILABLE, "the server drains", "DRAINING")
     async with odd_server([frame(1), draining], *[[draining]] * 100) as (server, client):
         handle = client.handle("w")
-        handle.patience = 0.3
+        handle.retry_for = 0.3
         with pytest.raises(ServerUnavailable) as caught:
             [event async for event in handle.watch()]
     assert caught.value.reason == "DRAINING"

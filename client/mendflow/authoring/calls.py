@@ -44,7 +44,7 @@ class Call(Generic[T]):
     def __await__(self) -> Generator[Any, Any, T]:
         """Hand this to the run and answer its outcome."""
         if current_run(self) is None:
-            return self.outside().__await__()
+            return self.outside_workflow().__await__()
         return self._inside()
 
     def _inside(self) -> Generator[Any, Any, T]:
@@ -56,7 +56,7 @@ class Call(Generic[T]):
         msg = f"{self} was used as a condition before it was awaited; write `await` before it"
         raise NotAwaited(msg)
 
-    def outside(self) -> Awaitable[T]:
+    def outside_workflow(self) -> Awaitable[T]:
         """Answer what to await instead outside a workflow."""
         msg = f"{self} works only inside a workflow"
         raise NotInWorkflow(msg)
@@ -75,7 +75,7 @@ class Sleep(Call[None]):
     def __str__(self) -> str:
         return "sleep()"
 
-    def outside(self) -> Awaitable[None]:
+    def outside_workflow(self) -> Awaitable[None]:
         """Sleep in the process."""
         return asyncio.sleep(self.seconds)
 
@@ -121,7 +121,7 @@ class Gather(Call[Any]):
                     branch.close()
             raise
 
-    def outside(self) -> Awaitable[Any]:
+    def outside_workflow(self) -> Awaitable[Any]:
         """Gather as asyncio does."""
         return asyncio.gather(*self.branches, return_exceptions=self.return_exceptions)
 
@@ -134,7 +134,7 @@ def _seconds(what: str, value: float | timedelta) -> float:
     return seconds
 
 
-def _made(call: Call[T]) -> Call[T]:
+def _registered(call: Call[T]) -> Call[T]:
     """Return the call after the run, if there is one, has noted it."""
     run = RUN.get()
     if run is not None and run.driving:
@@ -160,7 +160,7 @@ def sleep(
     """
     whole = _seconds("sleep()", seconds) if isinstance(seconds, timedelta) else float(seconds)
     total = _seconds("sleep()", whole + minutes * 60 + hours * 3600 + days * 86_400)
-    return _made(Sleep(total, checked_key(key), inserted=inserted))
+    return _registered(Sleep(total, checked_key(key), inserted=inserted))
 
 
 @overload
@@ -194,7 +194,7 @@ def wait_signal(
     `Step.with_options`).
     """
     limit = None if timeout is None else _seconds("timeout", timeout)
-    return _made(SignalWait(name, ValueType.of(value_type), limit, checked_key(key), inserted=inserted))
+    return _registered(SignalWait(name, ValueType.of(value_type), limit, checked_key(key), inserted=inserted))
 
 
 @overload
@@ -221,7 +221,7 @@ def gather(*branches: Awaitable[Any], return_exceptions: bool = False, key: str 
     finish, and failures stand in the list in place of results. ``key`` names
     the scope of its calls in place of ``gather``.
     """
-    return _made(Gather(branches, checked_key(key), return_exceptions=return_exceptions))
+    return _registered(Gather(branches, checked_key(key), return_exceptions=return_exceptions))
 
 
 def version(name: str) -> bool:

@@ -27,7 +27,7 @@ MOST = 2**63 - 1
 LONGEST_MESSAGE = 1_000
 
 
-class RunPort(Protocol):
+class CurrentRun(Protocol):
     """What a run offers to authoring verbs."""
 
     #: True while the run itself has the loop.
@@ -53,13 +53,13 @@ class RunPort(Protocol):
         """Tell how far the workflow is."""
 
 
-RUN: contextvars.ContextVar[RunPort | None] = contextvars.ContextVar("mendflow_run", default=None)
+RUN: contextvars.ContextVar[CurrentRun | None] = contextvars.ContextVar("mendflow_run", default=None)
 #: A workflow function was called by hand, as a test does: its steps are awaited, and run at once.
 BY_HAND: contextvars.ContextVar[bool] = contextvars.ContextVar("mendflow_by_hand", default=False)
 ATTEMPT: contextvars.ContextVar[Attempt | None] = contextvars.ContextVar("mendflow_attempt", default=None)
 
 
-def current_run(verb: object) -> RunPort | None:
+def current_run(verb: object) -> CurrentRun | None:
     """Answer the run that is being driven; None outside a workflow.
 
     Raises `NotDurable` when workflow code uses ``verb`` (its ``str`` names it) from a task or thread of its own.

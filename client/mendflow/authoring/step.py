@@ -59,7 +59,7 @@ class StepCall(Call[R]):
     def __str__(self) -> str:
         return f"step {self.step.name}()"
 
-    def outside(self) -> Awaitable[R]:
+    def outside_workflow(self) -> Awaitable[R]:
         """Run the function."""
 
         async def plain() -> R:

@@ -19,7 +19,7 @@ from mendflow.protogen.exports import COMMAND, find_messages
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from mendflow.codec.values import MessageForm
+    from mendflow.codec.values import MessageCodec
     from mendflow.protogen.exports import WorkflowMessages
     from mendflow.v1 import payload_pb2
 
@@ -66,17 +66,17 @@ class Workflow(Generic[I, R]):
     def input_type(self) -> ValueType[I] | None:
         """The type of the one parameter; None when it takes none."""
         value_type = parameter_type(self.function)
-        return None if value_type is None else self._told(value_type, lambda messages: messages.input)
+        return None if value_type is None else self._with_messages(value_type, lambda messages: messages.input)
 
     @functools.cached_property
     def no_input_type(self) -> ValueType[None]:
         """The type of the input of a workflow that takes none: null, or its message, which is empty."""
-        return self._told(ValueType.of(None), lambda messages: messages.input)
+        return self._with_messages(ValueType.of(None), lambda messages: messages.input)
 
     @functools.cached_property
     def output_type(self) -> ValueType[R]:
         """The type of the result."""
-        return self._told(return_type(self.function), lambda messages: messages.output)
+        return self._with_messages(return_type(self.function), lambda messages: messages.output)
 
     @functools.cached_property
     def signals(self) -> dict[str, ValueType[Any]]:
@@ -84,7 +84,7 @@ class Workflow(Generic[I, R]):
         return {name: self._signal_type(name, annotation) for name, annotation in self._signals.items()}
 
     def _signal_type(self, name: str, annotation: Any) -> ValueType[Any]:
-        return self._told(ValueType.of(annotation), lambda messages: messages.signals.get(name))
+        return self._with_messages(ValueType.of(annotation), lambda messages: messages.signals.get(name))
 
     @functools.cached_property
     def messages(self) -> WorkflowMessages | None:
@@ -99,16 +99,16 @@ class Workflow(Generic[I, R]):
         declared = self.signals.get(name)
         return payload if payload is None or declared is None else declared.as_json(payload)
 
-    def _told(
-        self, value_type: ValueType[Any], pick: Callable[[WorkflowMessages], MessageForm | None]
+    def _with_messages(
+        self, value_type: ValueType[Any], pick: Callable[[WorkflowMessages], MessageCodec | None]
     ) -> ValueType[Any]:
-        def form() -> MessageForm:
+        def form() -> MessageCodec:
             found = None if self.messages is None else pick(self.messages)
             if found is None:
                 raise MessageNotExported(self.name, COMMAND.format(module=self.function.__module__))
             return found
 
-        return value_type.told_as(form) if isinstance(value_type, JsonType) else value_type
+        return value_type.with_message_codec(form) if isinstance(value_type, JsonType) else value_type
 
     def check(self) -> None:
         """Resolve every type now, and read the lock file. Raises `DefinitionError` naming what is wrong."""

@@ -6,9 +6,9 @@ from importlib.metadata import entry_points
 
 import click
 
-from mendflow.cli.commands import VERBS
-from mendflow.cli.export import export_protos
-from mendflow.cli.history import export
+from mendflow.cli.commands import COMMANDS
+from mendflow.cli.export_history import export
+from mendflow.cli.export_protos import export_protos
 
 __all__ = ["main"]
 
@@ -61,5 +61,5 @@ def main() -> None:
     """
 
 
-for _command in (*VERBS, export, export_protos):
+for _command in (*COMMANDS, export, export_protos):
     main.add_command(_command)

@@ -12,9 +12,16 @@ import click
 
 from mendflow import errors
 from mendflow.cli import params
-from mendflow.cli.event_text import clean, describe_causes, describe_failure, narrate, shape, state_name
-from mendflow.cli.payload_decoder import Decoding
-from mendflow.cli.progress_view import Screen, as_json
+from mendflow.cli.event_text import (
+    clean,
+    describe_causes,
+    describe_event,
+    describe_failure,
+    describe_payload,
+    state_name,
+)
+from mendflow.cli.payload_decoder import PayloadDecoder
+from mendflow.cli.progress_view import ProgressView, as_json
 from mendflow.client import Client
 from mendflow.v1 import operator_service_pb2, workflow_pb2, workflow_service_pb2
 
@@ -25,9 +32,9 @@ if TYPE_CHECKING:
 
     from mendflow.client import WorkflowHandle
 
-__all__ = ["VERBS", "run_verb", "server_option"]
+__all__ = ["COMMANDS", "run_command", "server_option"]
 
-VERBS: list[click.Command] = []
+COMMANDS: list[click.Command] = []
 #: Exit codes.
 SUCCEEDED, DID_NOT, UNREACHABLE, INTERRUPTED = 0, 1, 3, 130
 #: A command does not wait for ever for a server that is not there; a watch that has begun goes on trying for longer.
@@ -52,19 +59,19 @@ _FINAL = frozenset(
 )
 
 
-def verb(function: Callable[..., Coroutine[Any, Any, int]]) -> click.Command:
+def command(function: Callable[..., Coroutine[Any, Any, int]]) -> click.Command:
     """Make a coroutine function that takes a `Client` a command: its options, its errors, its exit code."""
 
     @functools.wraps(function)
     def run(server: str, **options: Any) -> None:
-        sys.exit(run_verb(function, server, options))
+        sys.exit(run_command(function, server, options))
 
     command = click.command(name=function.__name__.rstrip("_"))(
         click.option(
             "--json", "as_json_", is_flag=True, help="Print the rpc's own messages as protobuf JSON, one a line."
         )(server_option(run))
     )
-    VERBS.append(command)
+    COMMANDS.append(command)
     return command
 
 
@@ -80,7 +87,7 @@ def server_option(function: Callable[..., None]) -> Callable[..., None]:
     )(function)
 
 
-def run_verb(function: Callable[..., Coroutine[Any, Any, int]], server: str, options: dict[str, Any]) -> int:
+def run_command(function: Callable[..., Coroutine[Any, Any, int]], server: str, options: dict[str, Any]) -> int:
     """Run a coroutine function that takes a `Client`; return the exit code."""
     # What a locale cannot show is shown escaped.
     for stream in (sys.stdout, sys.stderr):
@@ -112,7 +119,7 @@ def _complain(error: errors.RequestError) -> None:
         click.echo(f"  {clean(field)}: {clean(description)}", err=True)
 
 
-@verb
+@command
 @click.argument("workflow_type", metavar="TYPE")
 @click.option("--input", "payload", metavar="JSON|@FILE|-", callback=params.json_payload, help="The input.")
 @click.option(
@@ -145,13 +152,13 @@ async def start(
         click.echo(handle.id)
         return SUCCEEDED
     workflow = await (handle.get() if wait is None else _wait_for_end(client, handle, wait))
-    decoding = Decoding(client)
-    await decoding.learn(workflow)
+    decoder = PayloadDecoder(client)
+    await decoder.learn(workflow)
     if as_json_:
         reply = workflow_service_pb2.StartWorkflowResponse(workflow=workflow, started=handle.started)
-        click.echo(decoding.as_json(reply))
+        click.echo(decoder.as_json(reply))
     else:
-        _show_workflow(decoding.readable(workflow))
+        _show_workflow(decoder.readable(workflow))
     return SUCCEEDED if wait is None else _exit_code(workflow.state)
 
 
@@ -171,7 +178,7 @@ async def _wait_for_end(client: Client, handle: WorkflowHandle[Any], seconds: fl
         await asyncio.sleep(min(PAUSE, max(0.0, limit - loop.time())))
 
 
-@verb
+@command
 @click.argument("workflow_id", metavar="ID")
 @click.option("--after", metavar="SEQUENCE", type=click.IntRange(min=0), default=0, help="Begin after this event.")
 @click.option(
@@ -187,16 +194,16 @@ async def watch(client: Client, *, workflow_id: str, after: int, kinds: list[int
 
 async def _watch(client: Client, handle: WorkflowHandle[Any], after: int, kinds: Any, *, json: bool) -> int:
     # The server was there: from here on a restart is something to be waited out.
-    handle.patience = client.caller.retry_for = WATCH_PATIENCE
+    handle.retry_for = client.caller.retry_for = WATCH_PATIENCE
     seen, ending = after, None
-    decoding = Decoding(client)
+    decoder = PayloadDecoder(client)
     try:
-        with Screen(json=json, decoding=decoding) as screen:
-            async for event in handle.watch(after, kinds=kinds, on_connection=screen.connection):
+        with ProgressView(json=json, decoder=decoder) as view:
+            async for event in handle.watch(after, kinds=kinds, on_connection=view.connection):
                 seen = event.sequence
                 ending = _ENDINGS.get(event.WhichOneof("detail") or "")
-                await decoding.learn(event)
-                screen.show(event)
+                await decoder.learn(event)
+                view.show(event)
     except (asyncio.CancelledError, errors.ServerUnavailable):
         again = ["mendflow", "watch", handle.id, "--after", str(seen), "--server", client.target]
         click.echo(f"the workflow goes on; watch it again with: {shlex.join(again)}", err=True)
@@ -209,7 +216,7 @@ def _exit_code(state: int) -> int:
     return SUCCEEDED if state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED else DID_NOT
 
 
-@verb
+@command
 @click.option("--type", "workflow_type", metavar="TYPE", default="", help="Only this type.")
 @click.option(
     "--state",
@@ -270,23 +277,23 @@ async def list_(
     return SUCCEEDED
 
 
-@verb
+@command
 @click.argument("workflow_id", metavar="ID")
 async def show(client: Client, *, workflow_id: str, as_json_: bool) -> int:
     """Show a workflow and its history."""
     workflow = await client.get(workflow_id)
-    decoding = Decoding(client)
-    await decoding.learn(workflow)
+    decoder = PayloadDecoder(client)
+    await decoder.learn(workflow)
     if as_json_:
-        click.echo(decoding.as_json(workflow_service_pb2.GetWorkflowResponse(workflow=workflow)))
+        click.echo(decoder.as_json(workflow_service_pb2.GetWorkflowResponse(workflow=workflow)))
     else:
-        _show_workflow(decoding.readable(workflow))
+        _show_workflow(decoder.readable(workflow))
     async for event in client.handle(workflow_id).events():
-        await decoding.learn(event)
+        await decoder.learn(event)
         if as_json_:
-            click.echo(decoding.as_json(event))
+            click.echo(decoder.as_json(event))
             continue
-        click.echo(narrate(decoding.readable(event)))
+        click.echo(describe_event(decoder.readable(event)))
         for cause in describe_causes(event):
             click.echo(f"{'':20}{cause}")
     return SUCCEEDED
@@ -307,14 +314,14 @@ def _show_workflow(workflow: workflow_pb2.Workflow) -> None:
         )
     click.echo(f"  trace      {workflow.trace_id}")
     if workflow.HasField("input"):
-        click.echo(f"  input      {clean(shape(workflow.input))}")
+        click.echo(f"  input      {clean(describe_payload(workflow.input))}")
     if workflow.HasField("output"):
-        click.echo(f"  output     {clean(shape(workflow.output))}")
+        click.echo(f"  output     {clean(describe_payload(workflow.output))}")
     if workflow.HasField("failure"):
         click.echo(f"  failure    {clean(describe_failure(workflow.failure))}")
 
 
-@verb
+@command
 @click.argument("workflow_id", metavar="ID")
 @click.argument("name", metavar="NAME")
 @click.option("--data", "payload", metavar="JSON|@FILE|-", callback=params.json_payload, help="The signal's data.")
@@ -349,7 +356,7 @@ def _act(
 
     act.__name__ = name
     act.__doc__ = summary
-    verb(act)
+    command(act)
 
 
 _act(
@@ -372,7 +379,7 @@ _act(
 )
 
 
-@verb
+@command
 @click.argument("name", required=False)
 async def types(client: Client, *, name: str | None, as_json_: bool) -> int:
     """List the workflow types that the server serves, or show one with its schemas."""
@@ -399,7 +406,7 @@ def _schema(schema: workflow_service_pb2.ValueSchema) -> str:
     return clean(f"{told}, or the message {schema.exported_message_name}" if schema.exported_message_name else told)
 
 
-@verb
+@command
 async def health(client: Client, *, as_json_: bool) -> int:
     """Tell whether the server is ready, and whether it is alive."""
     ready, alive = await client.health(), await client.health("liveness")
@@ -410,7 +417,7 @@ async def health(client: Client, *, as_json_: bool) -> int:
     return SUCCEEDED if ready == "SERVING" else DID_NOT
 
 
-@verb
+@command
 async def info(client: Client, *, as_json_: bool) -> int:
     """Tell the server's version, limits and features."""
     found = await client.server_info()

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from mendflow.v1.payload_pb2 import Payload
 
-__all__ = ["clean", "describe_causes", "describe_failure", "narrate", "shape", "state_name"]
+__all__ = ["clean", "describe_causes", "describe_event", "describe_failure", "describe_payload", "state_name"]
 
 #: More of a value than this is cut.
 LONGEST = 120
 
 
-def narrate(event: event_pb2.Event) -> str:
+def describe_event(event: event_pb2.Event) -> str:
     """Answer an event as a line: sequence, time, and what happened."""
     detail = event.WhichOneof("detail") or ""
-    tell = _TELLERS.get(detail)
+    tell = _DESCRIBERS.get(detail)
     text = _unknown(event, detail) if tell is None else tell(getattr(event, detail))
     return f"#{event.sequence:<4} {_clock(event.time)}  {clean(text)}"
 
@@ -39,7 +39,7 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() or char == " " else repr(char)[1:-1] for char in text)
 
 
-def shape(payload: Payload | None) -> str:
+def describe_payload(payload: Payload | None) -> str:
     """Answer a payload in short."""
     kind = None if payload is None else payload.WhichOneof("kind")
     if payload is None or kind is None:
@@ -139,29 +139,29 @@ def _recovered(detail: event_pb2.WorkflowRecovered) -> str:
 
 
 def _started(detail: event_pb2.WorkflowStarted) -> str:
-    return f"{detail.workflow_type} started with {shape(detail.input)}"
+    return f"{detail.workflow_type} started with {describe_payload(detail.input)}"
 
 
-_TELLERS: dict[str, Callable[[Any], str]] = {
+_DESCRIBERS: dict[str, Callable[[Any], str]] = {
     "workflow_started": _started,
     "workflow_recovered": _recovered,
     "workflow_paused": _paused,
     "workflow_resumed": lambda detail: f"resumed{_by(detail)}",
     "workflow_quarantined": lambda detail: f"QUARANTINED: {detail.explanation}",
     "cancel_requested": lambda detail: f"cancel requested{_by(detail)}",
-    "workflow_succeeded": lambda detail: f"SUCCEEDED with {shape(detail.output)}",
+    "workflow_succeeded": lambda detail: f"SUCCEEDED with {describe_payload(detail.output)}",
     "workflow_failed": lambda detail: f"FAILED: {describe_failure(detail.failure)}",
     "workflow_cancelled": _cancelled,
     "workflow_terminated": lambda detail: f"TERMINATED{_by(detail)}",
     "attempt_started": lambda detail: f"{detail.step_key} attempt {detail.attempt} started",
     "attempt_succeeded": lambda detail: (
-        f"{detail.step_key} attempt {detail.attempt} succeeded with {shape(detail.output)}"
+        f"{detail.step_key} attempt {detail.attempt} succeeded with {describe_payload(detail.output)}"
     ),
     "attempt_failed": _attempt_failed,
     "timer_started": lambda detail: f"{detail.key} until {_date(detail.fire_time)}",
     "timer_fired": lambda detail: f"{detail.key} is over",
     "signal_received": lambda detail: (
-        f"signal {detail.name} received with {shape(detail.data)}{' too late' if detail.undelivered else ''}"
+        f"signal {detail.name} received with {describe_payload(detail.data)}{' too late' if detail.undelivered else ''}"
     ),
     "signal_awaited": lambda detail: (
         f"waits for signal {detail.name}{f' until {_date(detail.deadline)}' if detail.HasField('deadline') else ''}"
@@ -169,7 +169,7 @@ _TELLERS: dict[str, Callable[[Any], str]] = {
     "signal_taken": lambda detail: f"{detail.key} took the signal of event {detail.signal_sequence}",
     "signal_timed_out": lambda detail: f"{detail.key} did not come in time",
     "call_cancelled": lambda detail: f"{detail.key} cancelled",
-    "value_recorded": lambda detail: f"{detail.key} is {shape(detail.value)}",
+    "value_recorded": lambda detail: f"{detail.key} is {describe_payload(detail.value)}",
     "progress_reported": _progress,
     "alert_raised": lambda detail: f"ALERT {detail.name}: {detail.message}",
 }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mendflow.client import Client
 
-__all__ = ["Decoding"]
+__all__ = ["PayloadDecoder"]
 
 _METHOD: Final = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 #: A server that does not answer shall not keep anyone from seeing the rest, in seconds.
@@ -26,7 +26,7 @@ _PATIENCE: Final = 3.0
 _UNKNOWN: Final = "?/google.protobuf.BytesValue"
 
 
-class Decoding:
+class PayloadDecoder:
     """Shows messages of types that the server knows. What it learns it keeps."""
 
     def __init__(self, client: Client) -> None:

@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from mendflow.cli.event_text import clean, narrate
+from mendflow.cli.event_text import clean, describe_event
 from mendflow.v1 import failure_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.progress import Task, TaskID
 
-    from mendflow.cli.payload_decoder import Decoding
+    from mendflow.cli.payload_decoder import PayloadDecoder
     from mendflow.v1 import event_pb2
 
-__all__ = ["Screen", "as_json"]
+__all__ = ["ProgressView", "as_json"]
 
 #: What of an event's kind colours its line.
 _STYLES = {
@@ -56,12 +56,12 @@ class _Done(ProgressColumn):
         return Text(f"{done} {task.fields['message']}", overflow="ellipsis", no_wrap=True)
 
 
-class Screen:
+class ProgressView:
     """Shows a watch. Use it as a context manager."""
 
-    def __init__(self, *, json: bool, decoding: Decoding | None = None) -> None:
+    def __init__(self, *, json: bool, decoder: PayloadDecoder | None = None) -> None:
         self._json = json
-        self._decoding = decoding
+        self._decoder = decoder
         self._console = Console(highlight=False)
         # Not the console's own finding: variables such as FORCE_COLOR sway it, and a pipe stays plain.
         self._live = sys.stdout.isatty() and not json
@@ -87,14 +87,14 @@ class Screen:
     def show(self, event: event_pb2.Event) -> None:
         """Show an event."""
         if self._json:
-            click.echo(as_json(event) if self._decoding is None else self._decoding.as_json(event))
+            click.echo(as_json(event) if self._decoder is None else self._decoder.as_json(event))
             return
-        if self._decoding is not None:
-            event = self._decoding.readable(event)
+        if self._decoder is not None:
+            event = self._decoder.readable(event)
         if self._live:
             self._show_live(event)
         else:
-            click.echo(narrate(event))
+            click.echo(describe_event(event))
 
     def connection(self, connected: bool, why: str) -> None:  # noqa: FBT001 - the watch's callback
         """Tell that the server went away, or is back."""
@@ -115,7 +115,7 @@ class Screen:
             style = "cyan" if lost else "yellow"
         elif detail in ("attempt_started", "value_recorded"):
             style = "dim"
-        self._console.print(Text(narrate(event), style=style), soft_wrap=True)
+        self._console.print(Text(describe_event(event), style=style), soft_wrap=True)
 
     def _show_progress(self, detail: event_pb2.ProgressReported) -> None:
         key = detail.step_key

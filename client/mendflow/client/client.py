@@ -123,7 +123,7 @@ class Client:
         handle: WorkflowHandle[Any] = WorkflowHandle(self, request.workflow_id, _output_type(workflow), started=True)
 
         async def start_and_wait() -> Any:
-            reply = await self.caller.insist_on_end(self.stub.StartWorkflow, request, timeout=WAIT + MARGIN)
+            reply = await self.caller.call_and_wait(self.stub.StartWorkflow, request, timeout=WAIT + MARGIN)
             return await handle._result(reply.workflow)  # noqa: SLF001 - the same package's
 
         return await within(timeout, request.workflow_id, start_and_wait())
@@ -157,7 +157,7 @@ class Client:
         Raises `InvalidRequest`, `AlreadyStarted`, `LimitExceeded`, `ServerUnavailable`.
         """
         request = self._request(workflow, input, id, labels)
-        reply = await self.caller.insist(self.stub.StartWorkflow, request)
+        reply = await self.caller.call_with_retry(self.stub.StartWorkflow, request)
         return WorkflowHandle(self, request.workflow_id, _output_type(workflow), started=reply.started)
 
     async def start_many(
@@ -195,7 +195,9 @@ class Client:
         self, workflow: Workflow[Any, Any] | str, batch: workflow_service_pb2.BatchStartWorkflowsRequest
     ) -> list[Any]:
         try:
-            reply = await self.caller.insist(self.stub.BatchStartWorkflows, batch, timeout=self.caller.timeout + MARGIN)
+            reply = await self.caller.call_with_retry(
+                self.stub.BatchStartWorkflows, batch, timeout=self.caller.timeout + MARGIN
+            )
         except errors.RequestError as error:
             return [error] * len(batch.requests)
         outcomes: list[Any] = []
@@ -250,9 +252,9 @@ class Client:
         request = workflow_service_pb2.GetWorkflowRequest(workflow_id=id)
         if wait is not None:
             request.wait.CopyFrom(_duration(wait))
-            reply = await self.caller.insist_on_end(self.stub.GetWorkflow, request, timeout=wait + MARGIN)
+            reply = await self.caller.call_and_wait(self.stub.GetWorkflow, request, timeout=wait + MARGIN)
         else:
-            reply = await self.caller.insist(self.stub.GetWorkflow, request)
+            reply = await self.caller.call_with_retry(self.stub.GetWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
 
@@ -276,7 +278,7 @@ class Client:
                 timestamp.FromDatetime(moment)
                 getattr(request, field).CopyFrom(timestamp)
         while True:
-            page = await self.caller.insist(self.stub.ListWorkflows, request)
+            page = await self.caller.call_with_retry(self.stub.ListWorkflows, request)
             for workflow in page.workflows:
                 yield workflow
             if not page.next_page_token:
@@ -288,7 +290,7 @@ class Client:
         found: Types = []
         request = workflow_service_pb2.ListWorkflowTypesRequest()
         while True:
-            page = await self.caller.insist(self.stub.ListWorkflowTypes, request)
+            page = await self.caller.call_with_retry(self.stub.ListWorkflowTypes, request)
             found += page.workflow_types
             if not page.next_page_token:
                 return found
@@ -296,7 +298,7 @@ class Client:
 
     async def server_info(self) -> workflow_service_pb2.GetServerInfoResponse:
         """Answer the server's version, limits and features."""
-        info: workflow_service_pb2.GetServerInfoResponse = await self.caller.insist(
+        info: workflow_service_pb2.GetServerInfoResponse = await self.caller.call_with_retry(
             self.stub.GetServerInfo, workflow_service_pb2.GetServerInfoRequest()
         )
         return info
@@ -320,13 +322,13 @@ class Client:
         payload = encode(data)
         if payload.WhichOneof("kind"):
             request.data.CopyFrom(payload)
-        reply = await self.caller.insist(self.stub.SignalWorkflow, request)
+        reply = await self.caller.call_with_retry(self.stub.SignalWorkflow, request)
         return not reply.duplicate
 
     async def cancel(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
         """Ask a workflow to end, with clean-up. Raises `WorkflowNotFound`, `WrongState`."""
         request = workflow_service_pb2.CancelWorkflowRequest(workflow_id=id, reason=reason, request_id=new_id())
-        reply = await self.caller.insist(self.stub.CancelWorkflow, request)
+        reply = await self.caller.call_with_retry(self.stub.CancelWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
 
@@ -340,7 +342,7 @@ class Client:
     async def terminate(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
         """End a workflow at once, without clean-up. Raises `WorkflowNotFound`, `WrongState`."""
         request = operator_service_pb2.TerminateWorkflowRequest(workflow_id=id, reason=reason)
-        reply = await self.caller.insist(self._operator.TerminateWorkflow, request)
+        reply = await self.caller.call_with_retry(self._operator.TerminateWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
 

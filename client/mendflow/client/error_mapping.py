@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-__all__ = ["as_error", "error_of_status"]
+__all__ = ["error_of_rpc", "error_of_status"]
 
 _BY_CODE: Final[dict[grpc.StatusCode, type[errors.RequestError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
@@ -34,7 +34,7 @@ _BY_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS: Final = "grpc-status-details-bin"
 
 
-def as_error(error: grpc.aio.AioRpcError, target: str) -> errors.RequestError:
+def error_of_rpc(error: grpc.aio.AioRpcError, target: str) -> errors.RequestError:
     """Answer the error to raise for a call that ended so; ``target`` names the server in it."""
     return _make(error.code(), error.details() or error.code().name, _details(error), target)
 

@@ -75,7 +75,7 @@ class WorkflowHandle(Generic[R]):
         self.id = workflow_id
         self.started = started
         #: How long a watch goes on asking a server that is away, in seconds; None: for ever.
-        self.patience = client.caller.retry_for
+        self.retry_for = client.caller.retry_for
 
     def __repr__(self) -> str:
         return f"<workflow {self.id}>"
@@ -104,7 +104,7 @@ class WorkflowHandle(Generic[R]):
             kinds=kinds,
             on_connection=on_connection,
             silence=silence,
-            retry_for=self.patience,
+            retry_for=self.retry_for,
         )
 
     async def result(self, timeout: float | None = None) -> R:
@@ -147,7 +147,7 @@ class WorkflowHandle(Generic[R]):
         token = ""
         while True:
             request = workflow_service_pb2.ListEventsRequest(workflow_id=self.id, page_size=1_000, page_token=token)
-            page = await self._client.caller.insist(self._client.stub.ListEvents, request)
+            page = await self._client.caller.call_with_retry(self._client.stub.ListEvents, request)
             for event in page.events:
                 yield event
             token = page.next_page_token

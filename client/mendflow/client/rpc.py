@@ -1,4 +1,4 @@
-"""Calling: deadlines, typed errors, and patience with a server that is away."""
+"""Calling: deadlines, typed errors, and window with a server that is away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import grpc
 
 from mendflow import errors
 from mendflow.client.channel import open_channel, trace_metadata
-from mendflow.client.error_mapping import as_error
+from mendflow.client.error_mapping import error_of_rpc
 from mendflow.client.process import refuse_forked_child
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 0.5
 
 
-class Patience:
+class RetryWindow:
     """How long to go on asking a server that is away. None: for ever."""
 
     def __init__(self, seconds: float | None) -> None:
@@ -40,7 +40,7 @@ class Patience:
         self._pause = FIRST_PAUSE
 
     async def wait_or_raise(self, error: errors.RequestError) -> None:
-        """Wait before asking again, or raise the error when patience is at an end."""
+        """Wait before asking again, or raise the error when window is at an end."""
         now = self._loop.time()
         if self._limit is None and self._seconds is not None:
             self._limit = now + self._seconds
@@ -71,26 +71,26 @@ class Caller:
                 request, timeout=self.timeout if timeout is None else timeout, metadata=trace_metadata()
             )
         except grpc.aio.AioRpcError as error:
-            raise as_error(error, self.target) from None
+            raise error_of_rpc(error, self.target) from None
 
-    async def insist(self, method: Callable[..., Any], request: Any, *, timeout: float | None = None) -> Any:
+    async def call_with_retry(self, method: Callable[..., Any], request: Any, *, timeout: float | None = None) -> Any:
         """Make an idempotent call, again and again while the server is away, for ``retry_for`` seconds."""
-        patience = Patience(self.retry_for)
+        window = RetryWindow(self.retry_for)
         while True:
             try:
                 return await self.call(method, request, timeout=timeout)
             except errors.ServerUnavailable as error:
-                await patience.wait_or_raise(error)
+                await window.wait_or_raise(error)
 
-    async def insist_on_end(self, method: Callable[..., Any], request: Any, *, timeout: float) -> Any:
-        """Make a call that waits, as `insist` does: it has no end of its own, so its deadline is one more absence."""
-        patience = Patience(self.retry_for)
+    async def call_and_wait(self, method: Callable[..., Any], request: Any, *, timeout: float) -> Any:
+        """Make a call that waits for an event, as `call_with_retry` does, and retry also after its deadline."""
+        window = RetryWindow(self.retry_for)
         while True:
             try:
                 return await self.call(method, request, timeout=timeout)
             except (errors.ServerUnavailable, errors.DeadlineExceeded) as error:
-                await patience.wait_or_raise(error)
+                await window.wait_or_raise(error)
 
-    def patience(self, retry_for: float | None) -> Patience:
-        """Answer a new patience of so many seconds."""
-        return Patience(retry_for)
+    def retry_window(self, retry_for: float | None) -> RetryWindow:
+        """Answer a new window of so many seconds."""
+        return RetryWindow(retry_for)

@@ -9,7 +9,7 @@ import grpc
 
 from mendflow import errors
 from mendflow.client.channel import trace_metadata
-from mendflow.client.error_mapping import as_error
+from mendflow.client.error_mapping import error_of_rpc
 from mendflow.client.process import refuse_forked_child
 from mendflow.v1 import workflow_service_pb2
 
@@ -26,7 +26,7 @@ __all__ = ["SILENCE", "watch"]
 SILENCE: Final = 30.0
 
 #: Ends of a stream that say nothing about the workflow: the connection, the server or a proxy went away.
-_CUT: Final = frozenset(
+_DISCONNECTS: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.CANCELLED,
@@ -54,7 +54,7 @@ async def watch(
     `ServerUnavailable` once patience is at an end, and `ServerFault` for a gap.
     """
     cursor = after_sequence
-    patience = caller.patience(retry_for)
+    window = caller.retry_window(retry_for)
     connected = True
     while True:
         request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=workflow_id, after_sequence=cursor)
@@ -65,23 +65,23 @@ async def watch(
                 if not connected and on_connection is not None:
                     on_connection(True, "")  # noqa: FBT003 - the callback's own shape
                 connected = True
-                patience.succeeded()
-                for event in _fresh(frame, cursor, dense=not kinds):
+                window.succeeded()
+                for event in _new_events(frame, cursor, dense=not kinds):
                     cursor = event.sequence
                     yield event
                 cursor = max(cursor, frame.last_sequence)
-        except _Cut as cut:
+        except _Disconnected as lost:
             if connected and on_connection is not None:
-                on_connection(False, str(cut.error))  # noqa: FBT003 - the callback's own shape
+                on_connection(False, str(lost.error))  # noqa: FBT003 - the callback's own shape
             connected = False
-            await patience.wait_or_raise(cut.error)
+            await window.wait_or_raise(lost.error)
         else:
             return
         finally:
             await frames.aclose()
 
 
-class _Cut(Exception):
+class _Disconnected(Exception):
     """The stream ended, but the workflow did not."""
 
     def __init__(self, error: errors.RequestError) -> None:
@@ -95,7 +95,10 @@ async def _frames(
     request: workflow_service_pb2.WatchWorkflowRequest,
     silence: float,
 ) -> AsyncGenerator[workflow_service_pb2.WatchWorkflowResponse, None]:
-    """Yield the frames of one stream, to the workflow's end. Raises `_Cut`, or what the server refused it with."""
+    """Yield the frames of one stream until the workflow ends.
+
+    Raise `_Disconnected` when the stream breaks, and a `RequestError` when the server refuses the call.
+    """
     refuse_forked_child()
     call = stub.WatchWorkflow(request, metadata=trace_metadata())
     try:
@@ -111,15 +114,17 @@ async def _frames(
             )
     except TimeoutError:
         message = f"the server at {caller.target} has been silent for {silence:g} s"
-        raise _Cut(errors.ServerUnavailable(message, code="UNAVAILABLE")) from None
+        raise _Disconnected(errors.ServerUnavailable(message, code="UNAVAILABLE")) from None
     except grpc.aio.AioRpcError as broken:
-        error = as_error(broken, caller.target)
-        raise (_Cut(error) if _is_cut(broken.code(), error) else error) from None
+        error = error_of_rpc(broken, caller.target)
+        raise (_Disconnected(error) if _is_disconnect(broken.code(), error) else error) from None
     finally:
         call.cancel()
 
 
-def _fresh(frame: workflow_service_pb2.WatchWorkflowResponse, cursor: int, *, dense: bool) -> Iterator[event_pb2.Event]:
+def _new_events(
+    frame: workflow_service_pb2.WatchWorkflowResponse, cursor: int, *, dense: bool
+) -> Iterator[event_pb2.Event]:
     """Yield a frame's events above the cursor; raise `ServerFault` where one is missing."""
     for event in frame.events:
         if event.sequence <= cursor:
@@ -130,9 +135,9 @@ def _fresh(frame: workflow_service_pb2.WatchWorkflowResponse, cursor: int, *, de
         yield event
 
 
-def _is_cut(code: grpc.StatusCode, error: errors.RequestError) -> bool:
+def _is_disconnect(code: grpc.StatusCode, error: errors.RequestError) -> bool:
     if code is not grpc.StatusCode.UNAVAILABLE and error.reason:
         return False  # The server's own word, no matter how it reads.
     if code is grpc.StatusCode.INTERNAL:
         return any(word in str(error).lower() for word in _TRANSPORT)
-    return code in _CUT
+    return code in _DISCONNECTS

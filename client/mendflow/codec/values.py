@@ -48,7 +48,7 @@ _INT64 = 1 << 63
 _TYPE_URL = "type.googleapis.com/"
 
 
-class MessageForm(Protocol):
+class MessageCodec(Protocol):
     """How the values of a JSON type are told as a protobuf message."""
 
     #: The message's full name.
@@ -128,9 +128,9 @@ class JsonType(ValueType[T]):
         # Of these nothing is to be warned of, and asking for warnings lets go of the interpreter's lock.
         self._plain = annotation if annotation in (int, str, bool) else None
         self._validate = self._adapter.validator.validate_json
-        self._form: Callable[[], MessageForm] | None = None
+        self._form: Callable[[], MessageCodec] | None = None
 
-    def told_as(self, form: Callable[[], MessageForm]) -> Self:
+    def with_message_codec(self, form: Callable[[], MessageCodec]) -> Self:
         """Answer this type, whose values may come as a message too: ``form``, found when it is needed."""
         told = copy.copy(self)
         told._form = form  # noqa: SLF001 - its own class

@@ -13,7 +13,7 @@ from mendflow.protogen.lock_file import constant
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from mendflow.protogen.lock_file import Lock, LockedEnum, LockedMessage
+    from mendflow.protogen.lock_file import LockedEnum, LockedMessage, LockFile
 
 __all__ = ["Descriptors", "file_name", "options_of"]
 
@@ -35,7 +35,7 @@ _is_map: Final = re.compile(r"map<(\w+), ([\w.]+)>").fullmatch
 class Descriptors:
     """The descriptors of one lock, in a pool of their own."""
 
-    def __init__(self, lock: Lock) -> None:
+    def __init__(self, lock: LockFile) -> None:
         """Make them. Raises `DefinitionError` for a lock whose messages contradict each other."""
         self.file = _file(lock)
         self.pool = descriptor_pool.DescriptorPool()
@@ -53,13 +53,13 @@ class Descriptors:
         return message_factory.GetMessageClass(descriptor)
 
 
-def file_name(lock: Lock) -> str:
+def file_name(lock: LockFile) -> str:
     """Answer where the .proto lies below the folder that compilers are given."""
     folder = lock.package.replace(".", "/")
     return f"{folder}/{lock.package.split('.')[-2]}.proto"
 
 
-def options_of(lock: Lock) -> dict[str, str | bool]:
+def options_of(lock: LockFile) -> dict[str, str | bool]:
     """Answer the file's options."""
     parts = lock.package.split(".")
     path = "/".join(part for part in (lock.go_prefix.strip("/"), *parts) if part)
@@ -71,7 +71,7 @@ def options_of(lock: Lock) -> dict[str, str | bool]:
     }
 
 
-def _file(lock: Lock) -> Any:
+def _file(lock: LockFile) -> Any:
     file = descriptor_pb2.FileDescriptorProto(name=file_name(lock), package=lock.package, syntax="proto3")
     for option, value in options_of(lock).items():
         setattr(file.options, option, value)
@@ -90,7 +90,7 @@ def _file(lock: Lock) -> Any:
     return file
 
 
-def _add_message(made: Any, lock: Lock, name: str, message: LockedMessage) -> None:
+def _add_message(made: Any, lock: LockFile, name: str, message: LockedMessage) -> None:
     made.name = name
     singular = []
     for field_name, locked in message.fields.items():
@@ -127,7 +127,7 @@ def _entry_name(field_name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in field_name.split("_")) + "Entry"
 
 
-def _set_type(field: Any, lock: Lock, name: str) -> None:
+def _set_type(field: Any, lock: LockFile, name: str) -> None:
     if name in _SCALARS:
         field.type = _SCALARS[name]
         return

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from mendflow.codec.values import JsonType
 from mendflow.errors import DefinitionError
 from mendflow.protogen.descriptors import Descriptors
-from mendflow.protogen.json_codec import Form
-from mendflow.protogen.lock_file import Lock, WorkflowShapes, merge
-from mendflow.protogen.schema import Shaper, camel
+from mendflow.protogen.json_codec import JsonCodec
+from mendflow.protogen.lock_file import LockFile, WorkflowSchemas, merge
+from mendflow.protogen.schema import SchemaBuilder, camel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import ModuleType
 
     from mendflow.codec import ValueType
-    from mendflow.protogen.schema import Message
+    from mendflow.protogen.schema import MessageSchema
 
-__all__ = ["COMMAND", "ModuleMessages", "WorkflowMessages", "find_messages", "lock_path", "package_of", "shapes_of"]
+__all__ = ["COMMAND", "ModuleMessages", "WorkflowMessages", "find_messages", "lock_path", "package_of", "schemas_of"]
 
 #: What makes the messages of a module, for people to copy.
 COMMAND: Final = "mendflow export-protos {module} --out protos"
@@ -59,9 +59,9 @@ class WorkflowType(Protocol):
 class WorkflowMessages:
     """The exported messages of one workflow type. None: it is a protobuf type, which needs none."""
 
-    input: Form | None
-    output: Form | None
-    signals: dict[str, Form]
+    input: JsonCodec | None
+    output: JsonCodec | None
+    signals: dict[str, JsonCodec]
     module: ModuleMessages
 
 
@@ -85,25 +85,25 @@ def package_of(module: str) -> str:
     return ".".join([part if part[:1].isalpha() else f"m{part}" for part in parts] + ["v1"])
 
 
-def shapes_of(workflow: WorkflowType, shaper: Shaper) -> WorkflowShapes:
-    """Answer a workflow type's messages; what cannot be told is in the shaper's problems."""
+def schemas_of(workflow: WorkflowType, builder: SchemaBuilder) -> WorkflowSchemas:
+    """Answer a workflow type's messages; what cannot be told is in the builder's problems."""
     base, what = camel(workflow.name), f"workflow {workflow.name}"
     about = workflow.description.partition("\n\n")[0]
     telling = f"\n{about}" if about else ""
 
-    def whole(value_type: Any, kind: str, base: str, comment: str) -> Message | None:
+    def whole(value_type: Any, kind: str, base: str, comment: str) -> MessageSchema | None:
         if value_type is not None and not isinstance(value_type, JsonType):
             return None  # A protobuf message says all itself.
-        known = len(shaper.problems)
-        message = shaper.whole(value_type, f"{what} {kind}", base, comment)
-        shaper.problems[known:] = [(f"{workflow.name} {kind}: {path}", why) for path, why in shaper.problems[known:]]
+        known = len(builder.problems)
+        message = builder.message_for(value_type, f"{what} {kind}", base, comment)
+        builder.problems[known:] = [(f"{workflow.name} {kind}: {path}", why) for path, why in builder.problems[known:]]
         return message
 
     signals = {
         name: whole(each, f"signal {name}", f"{base}{camel(name)}Signal", f"The signal {name} of the {what}.")
         for name, each in workflow.signals.items()
     }
-    return WorkflowShapes(
+    return WorkflowSchemas(
         workflow.name,
         whole(workflow.input_type, "input", f"{base}Input", f"What the {what} takes.{telling}"),
         whole(workflow.output_type, "output", f"{base}Output", f"What the {what} returns."),
@@ -132,11 +132,11 @@ def find_messages(workflow: WorkflowType, siblings: Iterable[WorkflowType]) -> W
 @functools.lru_cache(maxsize=256)
 def _load(path: Path, stamp: int, module: str, workflows: Sequence[WorkflowType]) -> ModuleMessages:
     del stamp  # A part of the key: another file.
-    lock = Lock.read(path)
-    shaper = Shaper()
-    shapes = [shapes_of(each, shaper) for each in workflows if each.name in lock.workflows]
+    lock = LockFile.read(path)
+    builder = SchemaBuilder()
+    shapes = [schemas_of(each, builder) for each in workflows if each.name in lock.workflows]
     merged = merge(lock, shapes)
-    behind = [f"{place}: {what}" for place, what in (*shaper.problems, *merged.conflicts)] + merged.changes
+    behind = [f"{place}: {what}" for place, what in (*builder.problems, *merged.conflicts)] + merged.changes
     if behind:
         raise DefinitionError(
             f"{path} is behind the code ({'; '.join(behind[:5])}): run {COMMAND.format(module=module)}"
@@ -145,10 +145,10 @@ def _load(path: Path, stamp: int, module: str, workflows: Sequence[WorkflowType]
     numbers = {name: each.values for name, each in lock.enums.items()}
     messages = ModuleMessages(descriptors, {})
 
-    def form(message: Message | None) -> Form | None:
-        return None if message is None else Form(message, descriptors, numbers)
+    def form(message: MessageSchema | None) -> JsonCodec | None:
+        return None if message is None else JsonCodec(message, descriptors, numbers)
 
     for each in shapes:
-        signals = {name: Form(message, descriptors, numbers) for name, message in each.signals.items()}
+        signals = {name: JsonCodec(message, descriptors, numbers) for name, message in each.signals.items()}
         messages.workflows[each.name] = WorkflowMessages(form(each.input), form(each.output), signals, messages)
     return messages

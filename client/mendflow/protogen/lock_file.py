@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Final, Self
 import pydantic
 
 from mendflow.errors import DefinitionError
-from mendflow.protogen.scalars import Leaf
-from mendflow.protogen.schema import Choice, Message
+from mendflow.protogen.scalars import Scalar
+from mendflow.protogen.schema import EnumSchema, MessageSchema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from mendflow.protogen.schema import Field
+    from mendflow.protogen.schema import FieldSchema
 
-__all__ = ["Lock", "LockedEnum", "LockedMessage", "Merge", "WorkflowNames", "WorkflowShapes", "merge"]
+__all__ = ["LockFile", "LockedEnum", "LockedMessage", "LockedWorkflow", "MergeResult", "WorkflowSchemas", "merge"]
 
 #: protobuf keeps these for itself.
 _KEPT: Final = range(19_000, 20_000)
@@ -94,7 +94,7 @@ def _check_numbers(numbers: list[int], *, kept: range = _KEPT) -> None:
             raise ValueError(f"has the number {number}, which protobuf keeps for itself")
 
 
-class WorkflowNames(_Part):
+class LockedWorkflow(_Part):
     """The messages of a workflow type; empty where it takes a protobuf type of its author's."""
 
     input: str = ""
@@ -108,7 +108,7 @@ class _Version(pydantic.BaseModel):
     version: int
 
 
-class Lock(_Part):
+class LockFile(_Part):
     """The content of a lock file."""
 
     about: str = _ABOUT
@@ -116,7 +116,7 @@ class Lock(_Part):
     package: str = pydantic.Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+$")
     #: What the Go import path begins with.
     go_prefix: str = pydantic.Field("", pattern=r'^[^"\\\s]*$')
-    workflows: dict[str, WorkflowNames] = {}
+    workflows: dict[str, LockedWorkflow] = {}
     messages: dict[str, LockedMessage] = {}
     enums: dict[str, LockedEnum] = {}
 
@@ -143,35 +143,35 @@ class Lock(_Part):
 
 
 @dataclass
-class WorkflowShapes:
+class WorkflowSchemas:
     """The messages of a workflow type, before the lock has named them. None: it is a protobuf type already."""
 
     name: str
-    input: Message | None
-    output: Message | None
-    signals: dict[str, Message]
+    input: MessageSchema | None
+    output: MessageSchema | None
+    signals: dict[str, MessageSchema]
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[MessageSchema]:
         """All of them."""
         return [each for each in (self.input, self.output, *self.signals.values()) if each is not None]
 
 
 @dataclass
-class Merge:
+class MergeResult:
     """What came of bringing a lock and the code together."""
 
-    lock: Lock
+    lock: LockFile
     #: What the lock did not have, in words. Empty: it is up to date.
     changes: list[str] = field(default_factory=list)
     #: (path, what) for each field whose type is another one now.
     conflicts: list[tuple[str, str]] = field(default_factory=list)
 
 
-def merge(lock: Lock, workflows: Sequence[WorkflowShapes], *, allow_type_changes: bool = False) -> Merge:
+def merge(lock: LockFile, workflows: Sequence[WorkflowSchemas], *, allow_type_changes: bool = False) -> MergeResult:
     """Answer the lock of these workflows, which keeps every number of ``lock``; each message gets its name."""
-    done = Merge(lock.model_copy(deep=True))
-    found: dict[int, Message | Choice] = {}
+    done = MergeResult(lock.model_copy(deep=True))
+    found: dict[int, MessageSchema | EnumSchema] = {}
     for workflow in workflows:
         for message in workflow.messages:
             found |= {id(each): each for each in message.reachable()}
@@ -184,7 +184,7 @@ def merge(lock: Lock, workflows: Sequence[WorkflowShapes], *, allow_type_changes
                 done.changes.append(f"{name}: removed")
                 locked.removed = True
     for part in parts:
-        if isinstance(part, Message):
+        if isinstance(part, MessageSchema):
             _merge_message(done, part, allow_type_changes=allow_type_changes)
         else:
             _merge_enum(done, part)
@@ -192,9 +192,9 @@ def merge(lock: Lock, workflows: Sequence[WorkflowShapes], *, allow_type_changes
     return done
 
 
-def _merge_workflows(done: Merge, workflows: Sequence[WorkflowShapes]) -> None:
+def _merge_workflows(done: MergeResult, workflows: Sequence[WorkflowSchemas]) -> None:
     names = {
-        each.name: WorkflowNames(
+        each.name: LockedWorkflow(
             input=each.input.name if each.input else "",
             output=each.output.name if each.output else "",
             signals={name: message.name for name, message in sorted(each.signals.items())},
@@ -209,14 +209,14 @@ def _merge_workflows(done: Merge, workflows: Sequence[WorkflowShapes]) -> None:
     done.lock.workflows = names
 
 
-def _name(lock: Lock, parts: Iterable[Message | Choice]) -> None:
+def _name(lock: LockFile, parts: Iterable[MessageSchema | EnumSchema]) -> None:
     """Name each: as the lock has it, else as it would like to be named."""
     waiting, taken = [], set()
     by_source: dict[tuple[type, str], list[str]] = {}
     for type_, name, source in _locked(lock):
         by_source.setdefault((type_, source), []).append(name)
     for part in parts:
-        names = by_source.get((type(part), part.origin))
+        names = by_source.get((type(part), part.source))
         if names:
             part.name = names.pop(0)
             taken.add(part.name)
@@ -225,30 +225,30 @@ def _name(lock: Lock, parts: Iterable[Message | Choice]) -> None:
     kinds = {name: type_ for type_, name, _ in _locked(lock)}
     for part in waiting:
         number = 1
-        name = part.base
+        name = part.preferred_name
         # A name that only the past holds is free for the same kind of thing: perhaps its class was moved.
         while name in taken or kinds.get(name, type(part)) is not type(part):
             number += 1
-            name = f"{part.base}{number}"
+            name = f"{part.preferred_name}{number}"
         part.name = name
         taken.add(name)
 
 
-def _locked(lock: Lock) -> list[tuple[type, str, str]]:
+def _locked(lock: LockFile) -> list[tuple[type, str, str]]:
     """Answer the kind, name and source of all that the lock has."""
-    messages: list[tuple[type, str, str]] = [(Message, name, each.source) for name, each in lock.messages.items()]
-    return messages + [(Choice, name, each.source) for name, each in lock.enums.items()]
+    messages: list[tuple[type, str, str]] = [(MessageSchema, name, each.source) for name, each in lock.messages.items()]
+    return messages + [(EnumSchema, name, each.source) for name, each in lock.enums.items()]
 
 
-def _merge_message(done: Merge, message: Message, *, allow_type_changes: bool) -> None:
+def _merge_message(done: MergeResult, message: MessageSchema, *, allow_type_changes: bool) -> None:
     locked = done.lock.messages.get(message.name)
     is_new = locked is None
     if locked is None:
-        locked = done.lock.messages[message.name] = LockedMessage(source=message.origin)
+        locked = done.lock.messages[message.name] = LockedMessage(source=message.source)
         done.changes.append(f"{message.name}: added")
-    if locked.removed or locked.source != message.origin:
-        done.changes.append(f"{message.name}: made from {message.origin} now")
-        locked.removed, locked.source = False, message.origin
+    if locked.removed or locked.source != message.source:
+        done.changes.append(f"{message.name}: made from {message.source} now")
+        locked.removed, locked.source = False, message.source
     wanted = {each.name: spell(each) for each in message.fields}
     for name in [name for name in locked.fields if name not in wanted]:
         was = locked.fields.pop(name)
@@ -283,20 +283,20 @@ def _number(locked: LockedMessage, name: str, type_: str) -> int:
     return _KEPT.stop if number in _KEPT else number
 
 
-def _merge_enum(done: Merge, choice: Choice) -> None:
-    locked = done.lock.enums.get(choice.name)
+def _merge_enum(done: MergeResult, enum: EnumSchema) -> None:
+    locked = done.lock.enums.get(enum.name)
     is_new = locked is None
     if locked is None:
-        locked = done.lock.enums[choice.name] = LockedEnum(source=choice.origin)
-        done.changes.append(f"{choice.name}: added")
-    if locked.removed or locked.source != choice.origin:
-        done.changes.append(f"{choice.name}: made from {choice.origin} now")
-        locked.removed, locked.source = False, choice.origin
-    for name in [name for name in locked.values if name not in choice.members]:
+        locked = done.lock.enums[enum.name] = LockedEnum(source=enum.source)
+        done.changes.append(f"{enum.name}: added")
+    if locked.removed or locked.source != enum.source:
+        done.changes.append(f"{enum.name}: made from {enum.source} now")
+        locked.removed, locked.source = False, enum.source
+    for name in [name for name in locked.values if name not in enum.members]:
         number = locked.values.pop(name)
         locked.reserved.append(Reserved(number=number, name=name))
-        done.changes.append(f"{choice.name}.{name}: removed; {number} is reserved")
-    for name in choice.members:
+        done.changes.append(f"{enum.name}.{name}: removed; {number} is reserved")
+    for name in enum.members:
         if name not in locked.values:
             back = next((each for each in locked.reserved if each.name == name), None)
             if back is not None:
@@ -304,14 +304,14 @@ def _merge_enum(done: Merge, choice: Choice) -> None:
             used = [*locked.values.values(), *(each.number for each in locked.reserved)]
             locked.values[name] = back.number if back is not None else max(used, default=0) + 1
             if not is_new:
-                done.changes.append(f"{choice.name}.{name}: {locked.values[name]}")
+                done.changes.append(f"{enum.name}.{name}: {locked.values[name]}")
     locked.values = dict(sorted(locked.values.items(), key=lambda item: item[1]))
     locked.reserved.sort(key=lambda each: each.number)
 
 
-def spell(field_: Field) -> str:
+def spell(field_: FieldSchema) -> str:
     """Answer a field's type as the .proto has it, without ``optional``."""
-    name = field_.type.proto if isinstance(field_.type, Leaf) else field_.type.name
+    name = field_.type.proto if isinstance(field_.type, Scalar) else field_.type.name
     if field_.label == "map":
         return f"map<{field_.key}, {name}>"
     return f"repeated {name}" if field_.label else name

@@ -8,27 +8,29 @@ from typing import TYPE_CHECKING
 
 from mendflow.protogen.descriptors import options_of
 from mendflow.protogen.lock_file import constant
-from mendflow.protogen.schema import Choice, Message
+from mendflow.protogen.schema import EnumSchema, MessageSchema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from mendflow.protogen.lock_file import Lock, LockedEnum, LockedMessage, Reserved
+    from mendflow.protogen.lock_file import LockedEnum, LockedMessage, LockFile, Reserved
 
-__all__ = ["WHOSE", "render"]
+__all__ = ["OWNER_LINE", "proto_text"]
 
 #: How a file begins, before the name of its module.
-WHOSE = "// The workflows of the Python module "
+OWNER_LINE = "// The workflows of the Python module "
 
 #: Where a type of protobuf's own is named.
 _GOOGLE = re.compile(r"(?<![\w.])google\.")
 
 
-def render(lock: Lock, parts: Iterable[Message | Choice], module: str, dependencies: Iterable[str]) -> str:
+def proto_text(
+    lock: LockFile, parts: Iterable[MessageSchema | EnumSchema], module: str, dependencies: Iterable[str]
+) -> str:
     """Answer the file; the comments come from ``parts``, the rest from the lock."""
     found = {part.name: part for part in parts}
     lines = [
-        f"{WHOSE}{module}, for callers in other languages.",
+        f"{OWNER_LINE}{module}, for callers in other languages.",
         "// Written by `mendflow export-protos`; do not edit it. A lock file beside the module keeps the numbers.",
         "//",
         "// Every field that stands alone has presence: one without a default in Python must be set.",
@@ -43,14 +45,14 @@ def render(lock: Lock, parts: Iterable[Message | Choice], module: str, dependenc
     lines += [f"option {name} = {json.dumps(value)};" for name, value in sorted(options_of(lock).items())]
     for name in sorted(name for name, each in lock.messages.items() if not each.removed):
         part = found.get(name)
-        lines += ["", *_message(lock, name, lock.messages[name], part if isinstance(part, Message) else None)]
+        lines += ["", *_message(lock, name, lock.messages[name], part if isinstance(part, MessageSchema) else None)]
     for name in sorted(name for name, each in lock.enums.items() if not each.removed):
         part = found.get(name)
-        lines += ["", *_enum(name, lock.enums[name], part if isinstance(part, Choice) else None)]
+        lines += ["", *_enum(name, lock.enums[name], part if isinstance(part, EnumSchema) else None)]
     return "\n".join(lines) + "\n"
 
 
-def _message(lock: Lock, name: str, locked: LockedMessage, message: Message | None) -> Iterator[str]:
+def _message(lock: LockFile, name: str, locked: LockedMessage, message: MessageSchema | None) -> Iterator[str]:
     comments = {} if message is None else {each.name: each.comment for each in message.fields}
     yield from _comment("" if message is None else message.comment, "")
     if not locked.fields and not locked.reserved:
@@ -67,14 +69,14 @@ def _message(lock: Lock, name: str, locked: LockedMessage, message: Message | No
     yield "}"
 
 
-def _enum(name: str, locked: LockedEnum, choice: Choice | None) -> Iterator[str]:
-    yield from _comment("" if choice is None else choice.comment, "")
+def _enum(name: str, locked: LockedEnum, enum: EnumSchema | None) -> Iterator[str]:
+    yield from _comment("" if enum is None else enum.comment, "")
     yield f"enum {name} {{"
     yield from _reserved(locked.reserved, {each.name: constant(name, each.name) for each in locked.reserved}, {})
     yield "  // Not a value: refused."
     yield f"  {constant(name, 'UNSPECIFIED')} = 0;"
     for value, number in locked.values.items():
-        told = None if choice is None else choice.members.get(value)
+        told = None if enum is None else enum.members.get(value)
         if told is not None and told != value:
             yield from _comment(f"In JSON {json.dumps(told, ensure_ascii=False)}.", "  ")
         yield f"  {constant(name, value)} = {number};"

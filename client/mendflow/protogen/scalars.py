@@ -19,10 +19,21 @@ from pydantic.types import Base64Encoder, Base64UrlEncoder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BOOL", "BYTES", "DOUBLE", "DURATION", "INT64", "STRING", "TIMESTAMP", "Leaf", "Untold", "leaf_of"]
+__all__ = [
+    "BOOL",
+    "BYTES",
+    "DOUBLE",
+    "DURATION",
+    "INT64",
+    "STRING",
+    "TIMESTAMP",
+    "NotConvertible",
+    "Scalar",
+    "scalar_of",
+]
 
 
-class Untold(Exception):
+class NotConvertible(Exception):
     """A value has no form on the other side. ``places`` is where, from the outside in."""
 
     def __init__(self, problem: str) -> None:
@@ -30,17 +41,17 @@ class Untold(Exception):
         self.problem = problem
         self.places: list[int | str] = []
 
-    def inside(self, place: int | str) -> Untold:
+    def inside(self, place: int | str) -> NotConvertible:
         """Answer this, as seen from one place further out."""
         self.places.insert(0, place)
         return self
 
 
 @dataclass(frozen=True, eq=False)
-class Leaf:
+class Scalar:
     """One kind of value.
 
-    ``read`` makes its JSON value of a message's, ``write`` the message's of the JSON one. Both raise `Untold`.
+    ``read`` makes its JSON value of a message's, ``write`` the message's of the JSON one. Both raise `NotConvertible`.
     """
 
     #: How a .proto names it.
@@ -68,7 +79,7 @@ def _same(value: Any) -> Any:
 def _is(kind: type) -> Callable[[Any], Any]:
     def write(value: Any) -> Any:
         if type(value) is not kind:
-            raise Untold(f"is a {type(value).__name__} in JSON, not a {kind.__name__}")
+            raise NotConvertible(f"is a {type(value).__name__} in JSON, not a {kind.__name__}")
         return value
 
     return write
@@ -76,24 +87,24 @@ def _is(kind: type) -> Callable[[Any], Any]:
 
 def _read_double(value: float) -> float:
     if not math.isfinite(value):
-        raise Untold(f"{value} is not a JSON number")
+        raise NotConvertible(f"{value} is not a JSON number")
     return value
 
 
 def _write_double(value: Any) -> float:
     if type(value) not in (int, float):
-        raise Untold(f"is a {type(value).__name__} in JSON, not a number")
+        raise NotConvertible(f"is a {type(value).__name__} in JSON, not a number")
     try:
         return float(value)
     except OverflowError:
-        raise Untold("is beyond what a double holds") from None
+        raise NotConvertible("is beyond what a double holds") from None
 
 
 def _write_int(value: Any) -> int:
     if type(value) is not int:
-        raise Untold(f"is a {type(value).__name__} in JSON, not an int")
+        raise NotConvertible(f"is a {type(value).__name__} in JSON, not an int")
     if not -(1 << 63) <= value < 1 << 63:
-        raise Untold(f"{value:.3e} is beyond 64 bits" if abs(value) < 1 << 900 else "is beyond 64 bits")
+        raise NotConvertible(f"{value:.3e} is beyond 64 bits" if abs(value) < 1 << 900 else "is beyond 64 bits")
     return value
 
 
@@ -101,27 +112,27 @@ def _read_timestamp(value: Timestamp) -> str:
     try:
         text: str = value.ToJsonString()
     except ValueError as error:
-        raise Untold(str(error)) from error
+        raise NotConvertible(str(error)) from error
     return text
 
 
 def _write_timestamp(value: Any) -> Timestamp:
     moment = _parsed(_DATETIME, value)
     if moment.tzinfo is None:
-        raise Untold("has no time zone, and a Timestamp is a moment")
+        raise NotConvertible("has no time zone, and a Timestamp is a moment")
     told = Timestamp()
     try:
         told.FromDatetime(moment)
         told.ToJsonString()
     except (ValueError, OverflowError) as error:
-        raise Untold(str(error)) from error
+        raise NotConvertible(str(error)) from error
     return told
 
 
 def _read_duration(value: Duration) -> str:
     seconds, nanos = value.seconds, value.nanos
     if abs(seconds) > _LONGEST or abs(nanos) >= _NANOS or seconds * nanos < 0:
-        raise Untold("is not a valid Duration")
+        raise NotConvertible("is not a valid Duration")
     sign = "-" if seconds < 0 or nanos < 0 else ""
     days, rest = divmod(abs(seconds), _SECONDS_A_DAY)
     return f"{sign}P{days}DT{rest}.{abs(nanos):09d}S"
@@ -134,7 +145,7 @@ def _write_duration(value: Any) -> Duration:
         told.FromTimedelta(span)
         told.ToJsonString()
     except (ValueError, OverflowError) as error:
-        raise Untold(str(error)) from error
+        raise NotConvertible(str(error)) from error
     return told
 
 
@@ -142,14 +153,14 @@ def _parsed(adapter: pydantic.TypeAdapter[Any], value: Any) -> Any:
     try:
         return adapter.validate_python(value)
     except pydantic.ValidationError as error:
-        raise Untold(error.errors(include_url=False)[0]["msg"]) from error
+        raise NotConvertible(error.errors(include_url=False)[0]["msg"]) from error
 
 
 def _read_text(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise Untold("bytes that are not UTF-8 text need the annotation pydantic.Base64Bytes") from None
+        raise NotConvertible("bytes that are not UTF-8 text need the annotation pydantic.Base64Bytes") from None
 
 
 def _write_text(value: Any) -> bytes:
@@ -157,30 +168,30 @@ def _write_text(value: Any) -> bytes:
     return text.encode()
 
 
-def _bytes(encode: Callable[[bytes], bytes], decode: Callable[[bytes], bytes]) -> Leaf:
+def _bytes(encode: Callable[[bytes], bytes], decode: Callable[[bytes], bytes]) -> Scalar:
     def write(value: Any) -> bytes:
         try:
             return decode(_write_text(value))
         except binascii.Error as error:
-            raise Untold(str(error)) from error
+            raise NotConvertible(str(error)) from error
 
-    return Leaf("bytes", lambda value: encode(value).decode(), write)
+    return Scalar("bytes", lambda value: encode(value).decode(), write)
 
 
-STRING: Final = Leaf("string", _same, _is(str))
-INT64: Final = Leaf("int64", _same, _write_int)
-DOUBLE: Final = Leaf("double", _read_double, _write_double)
-BOOL: Final = Leaf("bool", _same, _is(bool))
-BYTES: Final = Leaf("bytes", _read_text, _write_text)
-TIMESTAMP: Final = Leaf("google.protobuf.Timestamp", _read_timestamp, _write_timestamp)
-DURATION: Final = Leaf("google.protobuf.Duration", _read_duration, _write_duration)
+STRING: Final = Scalar("string", _same, _is(str))
+INT64: Final = Scalar("int64", _same, _write_int)
+DOUBLE: Final = Scalar("double", _read_double, _write_double)
+BOOL: Final = Scalar("bool", _same, _is(bool))
+BYTES: Final = Scalar("bytes", _read_text, _write_text)
+TIMESTAMP: Final = Scalar("google.protobuf.Timestamp", _read_timestamp, _write_timestamp)
+DURATION: Final = Scalar("google.protobuf.Duration", _read_duration, _write_duration)
 _BASE64: Final = _bytes(base64.b64encode, base64.b64decode)
 _BASE64URL: Final = _bytes(base64.urlsafe_b64encode, base64.urlsafe_b64decode)
-_ENCODERS: Final[dict[Any, Leaf]] = {Base64Encoder: _BASE64, Base64UrlEncoder: _BASE64URL}
+_ENCODERS: Final[dict[Any, Scalar]] = {Base64Encoder: _BASE64, Base64UrlEncoder: _BASE64URL}
 _BY_JSON: Final = {"string": STRING, "integer": INT64, "number": DOUBLE, "boolean": BOOL}
 
 
-def leaf_of(schema: Any, config: Any) -> Leaf | None:
+def scalar_of(schema: Any, config: Any) -> Scalar | None:
     """Answer the kind of a pydantic core schema without parts, under a model's config; None: it is none."""
     kind = schema["type"]
     if kind == "bytes" and "serialization" not in schema:
@@ -195,13 +206,13 @@ def leaf_of(schema: Any, config: Any) -> Leaf | None:
     return _BY_JSON.get(next(iter(written))) if len(written) == 1 and written <= read else None
 
 
-def _plain_bytes(config: Any) -> Leaf | None:
+def _plain_bytes(config: Any) -> Scalar | None:
     modes = config.get("ser_json_bytes", "utf8"), config.get("val_json_bytes", "utf8")
     # pydantic's "base64" is the URL-safe one.
     return {("utf8", "utf8"): BYTES, ("base64", "base64"): _BASE64URL}.get(modes)
 
 
-def _temporal(schema: Any, config: Any) -> Leaf | None:
+def _temporal(schema: Any, config: Any) -> Scalar | None:
     if config.get("ser_json_temporal", "iso8601") != "iso8601":
         return None
     if schema["type"] == "timedelta":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mendflow.cli.commands import run_verb, server_option
+from mendflow.cli.commands import run_command, server_option
 from mendflow.cli.event_text import clean
 from mendflow.histories import history_text
 
@@ -36,7 +36,7 @@ def export(server: str, workflow_id: str, out: Path | None) -> None:
     mendflow.testing.replay reads it, and fails when the code of a workflow function no longer fits it;
     docs/writing-workflows.md has an example. The history has all inputs and results: look before you publish it.
     """
-    sys.exit(run_verb(_export, server, {"workflow_id": workflow_id, "out": out}))
+    sys.exit(run_command(_export, server, {"workflow_id": workflow_id, "out": out}))
 
 
 async def _export(client: Client, *, workflow_id: str, out: Path | None) -> int:

@@ -15,10 +15,10 @@ from mendflow.authoring.workflow import Workflow, workflows_of
 from mendflow.cli.event_text import clean
 from mendflow.errors import DefinitionError
 from mendflow.protogen.descriptors import Descriptors, file_name
-from mendflow.protogen.exports import lock_path, package_of, shapes_of
-from mendflow.protogen.lock_file import Lock, merge
-from mendflow.protogen.proto_writer import WHOSE, render
-from mendflow.protogen.schema import Shaper
+from mendflow.protogen.exports import lock_path, package_of, schemas_of
+from mendflow.protogen.lock_file import LockFile, merge
+from mendflow.protogen.proto_writer import OWNER_LINE, proto_text
+from mendflow.protogen.schema import SchemaBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,26 +69,26 @@ def _export(module: ModuleType, options: dict[str, Any], files: dict[Path, str],
     path = lock_path(module)
     if path is None:
         raise click.UsageError(f"module {module.__name__!r} has no file that a lock file could lie beside")
-    shaper = Shaper()
+    builder = SchemaBuilder()
     try:
-        lock = Lock.read(path) if path.exists() else Lock(package=package_of(module.__name__))
+        lock = LockFile.read(path) if path.exists() else LockFile(package=package_of(module.__name__))
         if options["go_prefix"] is not None:
             lock.go_prefix = options["go_prefix"]
         mine = sorted(workflows_of(module.__name__), key=lambda each: each.name)
-        shapes = [shapes_of(each, shaper) for each in mine if each.name not in options["skip"]]
+        shapes = [schemas_of(each, builder) for each in mine if each.name not in options["skip"]]
         merged = merge(lock, shapes, allow_type_changes=options["allow_type_changes"])
-        if shaper.problems or merged.conflicts:
-            _refuse(module, shaper.problems, merged.conflicts)
+        if builder.problems or merged.conflicts:
+            _refuse(module, builder.problems, merged.conflicts)
         descriptors = Descriptors(merged.lock)
     except DefinitionError as error:
         _fail([str(error)])
     parts = [each for shape in shapes for message in shape.messages for each in message.reachable()]
-    text = render(merged.lock, parts, module.__name__, descriptors.file.dependency)
+    text = proto_text(merged.lock, parts, module.__name__, descriptors.file.dependency)
     target = options["out"] / file_name(merged.lock)
     # By its first line a file says whose it is: two modules may come to one package, and so to one file.
     before = files.get(target) or _content(target)
-    if before and before.startswith(WHOSE) and before.split("\n", 1)[0] != text.split("\n", 1)[0]:
-        whose = before.removeprefix(WHOSE).split(",", 1)[0]
+    if before and before.startswith(OWNER_LINE) and before.split("\n", 1)[0] != text.split("\n", 1)[0]:
+        whose = before.removeprefix(OWNER_LINE).split(",", 1)[0]
         advice = "remove it if that one is no more, or give each an --out of its own"
         _fail([f"{module.__name__}: {target} is that of module {whose}: {advice}"])
     files[target] = text
