@@ -308,7 +308,7 @@ def test_a_batch_takes_both_kinds_and_refuses_each_alone(shop: Caller) -> None:
     requests[3].input.message.Pack(shop.message("CheckoutInput", items=[{"sku": "x"}]))
     outcomes = shop.stub.BatchStartWorkflows(ws.BatchStartWorkflowsRequest(requests=requests)).outcomes
     assert [outcome.WhichOneof("outcome") for outcome in outcomes] == ["response", "response", "error", "error"]
-    assert "takes JSON or the message shop.v1.CheckoutInput" in outcomes[2].error.message
+    assert "must be JSON or the message shop.v1.CheckoutInput" in outcomes[2].error.message
     assert "input.id: Field required" in outcomes[3].error.message
     assert "input.items[0].cents: Field required" in outcomes[3].error.message
 
