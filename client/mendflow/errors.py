@@ -106,7 +106,7 @@ class MessageNotExported(PayloadError):
 
     def __init__(self, workflow: str, command: str) -> None:
         super().__init__(
-            f"workflow {workflow} takes JSON, because its types are not exported; send JSON, or run `{command}`",
+            f"workflow {workflow} takes JSON, because its types are not exported; to export them, run `{command}`",
             [("", f"the type is not exported as a message; run `{command}`")],
         )
         self.workflow = workflow

@@ -300,7 +300,7 @@ def test_ctrl_c_ends_the_watch_and_not_the_workflow(shared: ServerProcess) -> No
     watching.send_signal(signal.SIGINT)
     _, told = watching.communicate(timeout=SECONDS)
     assert watching.returncode == 130
-    assert "the workflow goes on" in told
+    assert "the workflow continues to run" in told
     assert "Traceback" not in told
     _, _, again = told.partition("watch it again with: mendflow ")
     run(shared, "signal", "interrupted", "go", "--data", '"on"')
@@ -364,7 +364,7 @@ def test_a_terminal_gets_a_bar_and_colours(shared: ServerProcess) -> None:
     assert "━" in text
     assert "6/6 item 5" in text
     assert "attempt 1 failed: TransientError: half-way" in text
-    assert "retry in" in text
+    assert "retries in" in text
     code, text = on_terminal(shared, "watch", "bar", "--json")
     assert code == 0
     assert "\x1b" not in text

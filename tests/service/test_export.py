@@ -226,7 +226,7 @@ def test_replay_returns_removed_calls_and_fails_on_another_end_or_type(server: S
     async def renamed(id: str) -> None:
         await gather()
 
-    with pytest.raises(ReplayFailed, match="is of type 'order'"):
+    with pytest.raises(ReplayFailed, match="has type 'order'"):
         replay(renamed, waits)
 
 

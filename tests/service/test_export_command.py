@@ -93,7 +93,7 @@ def test_a_type_change_is_refused_or_said_to_be_meant(folder: Path) -> None:
     write(folder, ORDER.replace("int", "float") + CHECKOUT)
     refused = export(folder)
     assert refused.returncode == 1
-    assert "shop: CheckoutInput.cents was int64 (field 2), is double now" in refused.stderr
+    assert "shop: CheckoutInput.cents was int64 (field 2) and is now double" in refused.stderr
     assert "--allow-type-changes" in refused.stderr
     assert proto(folder) == before
     assert export(folder, "--allow-type-changes").returncode == 0
@@ -159,7 +159,7 @@ def test_a_lock_that_cannot_be_read_is_left_alone(folder: Path) -> None:
     ("change", "words"),
     [
         (ORDER + "    note: str = ''\n" + CHECKOUT, "CheckoutInput.note: string = 3"),
-        (ORDER.replace("int", "float") + CHECKOUT, "CheckoutInput.cents: was int64 (field 2), is double now"),
+        (ORDER.replace("int", "float") + CHECKOUT, "CheckoutInput.cents: was int64 (field 2) and is now double"),
         (ORDER.replace("int", "Any") + CHECKOUT, "checkout input: Order.cents: Any has no message type"),
         ("@workflow\nasync def other() -> str: ...\n", "workflow checkout: removed"),
     ],
