@@ -222,7 +222,7 @@ class Load:
         if story.input is not None:
             request.input.CopyFrom(payload_pb2.Payload(json=json.dumps(story.input)))
         with self._calling():
-            reply = await client.caller.insist(client.stub.StartWorkflow, request)
+            reply = await client.caller.call_with_retry(client.stub.StartWorkflow, request)
         self.told.append(Told("started", story.workflow_id, reply.workflow.uid))
 
     async def _await_end(self, story: Story, number: int) -> None:

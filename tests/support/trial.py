@@ -293,10 +293,10 @@ async def _start(trial: Trial, client: Client, value: Any) -> None:
         for workflow_id in (SUBJECT, *trial.case.beside)
     ]
     if len(requests) == 1:
-        replies = [await client.caller.insist(client.stub.StartWorkflow, requests[0])]
+        replies = [await client.caller.call_with_retry(client.stub.StartWorkflow, requests[0])]
     else:
         batch = workflow_service_pb2.BatchStartWorkflowsRequest(requests=requests)
-        outcomes = (await client.caller.insist(client.stub.BatchStartWorkflows, batch)).outcomes
+        outcomes = (await client.caller.call_with_retry(client.stub.BatchStartWorkflows, batch)).outcomes
         replies = [outcome.response for outcome in outcomes]
     for request, reply in zip(requests, replies, strict=True):
         trial.told.append(Told("started", request.workflow_id, reply.workflow.uid))

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mendflow.cli import commands, main
-from mendflow.cli.event_text import clean, describe_causes, narrate, shape, state_name
+from mendflow.cli.event_text import clean, describe_causes, describe_event, describe_payload, state_name
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2, workflow_service_pb2_grpc
 from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.payload_pb2 import Payload
@@ -42,7 +42,7 @@ TOLD: dict[str, tuple[dict[str, Any], str]] = {
     "workflow_started": ({"workflow_type": "checkout", "input": {"json": "7"}}, "checkout started with 7"),
     "workflow_recovered": (
         {"generation": "3", "replica_id": "b", "previous_replica_id": "a"},
-        "recovered by b, after a (generation 3)",
+        "recovered by b from a (generation 3)",
     ),
     "workflow_paused": (
         {"reason": "STATE_REASON_RETRIES_EXHAUSTED", "explanation": "charge failed"},
@@ -56,7 +56,7 @@ TOLD: dict[str, tuple[dict[str, Any], str]] = {
         {"failure": {"kind": "FAILURE_KIND_PERMANENT", "type": "a.b.Bad", "message": "no"}},
         "FAILED: Bad: no (permanent)",
     ),
-    "workflow_cancelled": ({"cut_keys": ["undo", "undo#2"]}, "CANCELLED; cut off: undo, undo#2"),
+    "workflow_cancelled": ({"cut_keys": ["undo", "undo#2"]}, "CANCELLED; interrupted: undo, undo#2"),
     "workflow_terminated": ({"actor": "ann", "reason": "stuck"}, "TERMINATED by ann: stuck"),
     "attempt_started": ({"step_key": "gather[3]/charge", "attempt": 2}, "gather[3]/charge attempt 2 started"),
     "attempt_succeeded": ({"step_key": "charge", "attempt": 2}, "charge attempt 2 succeeded with nothing"),
@@ -72,17 +72,20 @@ TOLD: dict[str, tuple[dict[str, Any], str]] = {
                 "attempts_left": 3,
             },
         },
-        ("send_mail[3] attempt 2 failed: ConnectionRefusedError: x (transient); retry in 0.80 s (backoff, 3 left)"),
+        ("send_mail[3] attempt 2 failed: ConnectionRefusedError: x (transient); retries in 0.80 s (backoff, 3 left)"),
     ),
     "timer_started": ({"key": "sleep", "fire_time": "2030-01-02T03:04:05Z"}, "sleep until 2030-01-02 03:04:05Z"),
-    "timer_fired": ({"key": "sleep"}, "sleep is over"),
-    "signal_received": ({"name": "go", "data": {"json": "1"}, "undelivered": True}, "go received with 1 too late"),
+    "timer_fired": ({"key": "sleep"}, "sleep fired"),
+    "signal_received": (
+        {"name": "go", "data": {"json": "1"}, "undelivered": True},
+        "go received with 1, too late to deliver",
+    ),
     "signal_awaited": (
         {"name": "go", "deadline": "2030-01-02T03:04:05Z"},
         "waits for signal go until 2030-01-02 03:04:05Z",
     ),
     "signal_taken": ({"key": "signal:go", "signal_sequence": "4"}, "signal:go took the signal of event 4"),
-    "signal_timed_out": ({"key": "signal:go"}, "signal:go did not come in time"),
+    "signal_timed_out": ({"key": "signal:go"}, "signal:go timed out"),
     "call_cancelled": ({"key": "charge"}, "charge cancelled"),
     "value_recorded": ({"key": "now", "value": {"json": "5"}}, "now is 5"),
     "progress_reported": (
@@ -103,19 +106,19 @@ def event_of(detail: str, content: dict[str, Any], sequence: int = 7) -> event_p
 def test_every_kind_of_event_has_its_words(detail: str) -> None:
     assert detail in TOLD, f"no words are asked for {detail}"
     content, words = TOLD[detail]
-    line = narrate(event_of(detail, content))
+    line = describe_event(event_of(detail, content))
     assert line.startswith("#7    12:00:01.233  ")
     assert words in line
-    empty = narrate(event_of(detail, {}))
-    assert "does not know" not in empty
+    empty = describe_event(event_of(detail, {}))
+    assert "unknown to" not in empty
     assert "\n" not in empty
 
 
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("RETRY_REASON_LOST", "runs again at once, under the same idempotency key"),
-        ("RETRY_REASON_SUSPECTED", "waits for its turn"),
+        ("RETRY_REASON_LOST", "retries at once with the same idempotency key"),
+        ("RETRY_REASON_SUSPECTED", "will retry in isolation"),
     ],
 )
 def test_a_lost_attempt_is_told_as_lost_and_not_as_failed(reason: str, words: str) -> None:
@@ -125,19 +128,19 @@ def test_a_lost_attempt_is_told_as_lost_and_not_as_failed(reason: str, words: st
         "failure": {"kind": "FAILURE_KIND_LOST"},
         "decision": {"action": "RETRY_ACTION_RETRY", "reason": reason, "delay": "0s"},
     }
-    line = narrate(event_of("attempt_failed", content))
-    assert "charge attempt 1 lost: the server ended before it did" in line
+    line = describe_event(event_of("attempt_failed", content))
+    assert "charge attempt 1 lost: the server stopped before the attempt ended" in line
     assert words in line
     assert "failed" not in line
 
 
 def test_the_last_retry_says_that_none_is_left() -> None:
     content = {"decision": {"action": "RETRY_ACTION_RETRY", "delay": "1s", "attempts_left": 0}}
-    assert ", 0 left)" in narrate(event_of("attempt_failed", content))
+    assert ", 0 left)" in describe_event(event_of("attempt_failed", content))
 
 
 def test_without_a_limit_nothing_is_said_to_be_left() -> None:
-    assert "left" not in narrate(event_of("attempt_failed", {"decision": {"action": "RETRY_ACTION_RETRY"}}))
+    assert "left" not in describe_event(event_of("attempt_failed", {"decision": {"action": "RETRY_ACTION_RETRY"}}))
 
 
 def test_causes_are_told_nearest_first() -> None:
@@ -153,19 +156,19 @@ def newer_event() -> event_pb2.Event:
 
 
 def test_what_a_newer_server_writes_is_told_as_far_as_it_is_known() -> None:
-    assert narrate(newer_event()).endswith("kind 99: something that this version does not know")
+    assert describe_event(newer_event()).endswith("kind 99: unknown to this version")
     assert not list(describe_causes(newer_event()))
     event = event_pb2.Event(sequence=1)
     failed = event.attempt_failed
     failed.failure.kind = 99  # type: ignore[assignment]
     failed.decision.action = failure_pb2.RETRY_ACTION_RETRY
     failed.decision.reason = 98  # type: ignore[assignment]
-    assert "99" in narrate(event)
-    assert "98" in narrate(event)
+    assert "99" in describe_event(event)
+    assert "98" in describe_event(event)
     failed.decision.action = 97  # type: ignore[assignment]
-    assert "97" in narrate(event)
+    assert "97" in describe_event(event)
     event.workflow_paused.reason = 96  # type: ignore[assignment]
-    assert "96" in narrate(event)
+    assert "96" in describe_event(event)
     assert "95" in state_name(95)
 
 
@@ -174,14 +177,14 @@ def test_no_text_reaches_a_terminal_with_its_control_characters(text: str) -> No
     # What a protobuf string cannot hold does not come.
     text = text.encode(errors="replace").decode()
     event = event_of("workflow_failed", {"failure": {"type": text, "message": text}})
-    for line in (narrate(event), clean(text)):
+    for line in (describe_event(event), clean(text)):
         assert not {unicodedata.category(char) for char in line} & {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
     assert all(char in clean(text) for char in text if char.isprintable())
 
 
 def test_a_long_value_is_cut_and_says_so() -> None:
-    assert len(shape(Payload(json='"' + "x" * 10_000 + '"'))) < 200
-    assert "10002 characters" in shape(Payload(json='"' + "x" * 10_000 + '"'))
+    assert len(describe_payload(Payload(json='"' + "x" * 10_000 + '"'))) < 200
+    assert "10002 characters" in describe_payload(Payload(json='"' + "x" * 10_000 + '"'))
 
 
 @dataclass
@@ -258,7 +261,7 @@ def script() -> Iterator[Script]:
 @pytest.fixture
 def mendflow(script: Script, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command line, without patience."""
-    for name in ("PATIENCE", "WATCH_PATIENCE", "PAUSE"):
+    for name in ("RETRY_FOR", "WATCH_RETRY_FOR", "PAUSE"):
         monkeypatch.setattr(commands, name, 0.0)
 
     def run(*arguments: str, stdin: bytes | None = None, server: str = script.address) -> Result:
@@ -309,7 +312,7 @@ def test_a_server_that_stays_away_ends_the_watch_with_how_to_go_on(
     assert result.exit_code == 3, result.output
     assert "connection lost" in result.stderr
     assert f"mendflow watch w --after 1 --server {script.address}" in result.stderr
-    assert result.stdout.splitlines() == [narrate(script.events[0])]
+    assert result.stdout.splitlines() == [describe_event(script.events[0])]
 
 
 def test_a_long_wait_is_asked_for_in_pieces_that_servers_take(script: Script, mendflow: Callable[..., Result]) -> None:
@@ -325,7 +328,7 @@ def test_a_wait_that_is_over_says_that_the_workflow_goes_on(script: Script, mend
     script.states = [int(workflow_pb2.WORKFLOW_STATE_RUNNING)]
     result = mendflow("start", "t", "--wait", "0")
     assert result.exit_code == 1
-    assert "it goes on" in result.stderr
+    assert "it continues to run" in result.stderr
     assert "RUNNING" in result.stdout
 
 
@@ -377,7 +380,7 @@ def test_a_server_that_answers_that_it_drains_was_reached(script: Script, mendfl
     assert "[DRAINING]" in result.stderr
 
 
-VERBS = [
+COMMANDS = [
     ("start", "t"),
     ("start", "t", "--watch"),
     ("start", "t", "--wait", "1"),
@@ -395,10 +398,10 @@ VERBS = [
 
 
 def test_no_verb_is_missing_from_the_table() -> None:
-    assert {arguments[0] for arguments in VERBS} == {command.name for command in commands.VERBS}
+    assert {arguments[0] for arguments in COMMANDS} == {command.name for command in commands.COMMANDS}
 
 
-@pytest.mark.parametrize("arguments", VERBS, ids=" ".join)
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_every_verb_exits_3_when_no_server_is_there(
     mendflow: Callable[..., Result], arguments: tuple[str, ...]
 ) -> None:
@@ -448,7 +451,7 @@ def test_without_an_input_none_is_sent(script: Script, mendflow: Callable[..., R
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "not JSON": (("start", "t", "--input", '{"a": 1,\n "b" 2}'), "line 2 column 6"),
-    "a bare text": (("start", "t", "--input", "hello"), "needs its quotes"),
+    "a bare text": (("start", "t", "--input", "hello"), "write a string as"),
     "NaN": (("start", "t", "--input", "[NaN]"), "NaN"),
     "too deep": (("start", "t", "--input", "[" * 100_000), "nested too deep"),
     "bytes": (("start", "t", "--input", "-"), "standard input cannot be read"),
@@ -456,7 +459,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "signal data": (("signal", "w", "go", "--data", "{"), "line 1 column 2"),
     "an id that is no text": (("start", "t", "--id", "\udcff"), "not valid UTF-8"),
     "a label without value": (("start", "t", "--label", "a"), "NAME=VALUE"),
-    "a label twice": (("start", "t", "--label", "a=1", "--label", "a=2"), "given twice"),
+    "a label twice": (("start", "t", "--label", "a=1", "--label", "a=2"), "must not be given twice"),
     "an unknown state": (("list", "--state", "done"), "succeeded"),
     "an unknown kind": (("watch", "w", "--kind", "nothing"), "attempt_failed"),
     "no kind at all": (("watch", "w", "--kind", "unspecified"), "attempt_failed"),
@@ -483,12 +486,12 @@ def test_wrong_usage_exits_2_and_nothing_is_sent(script: Script, mendflow: Calla
 #: Shows reports of progress as a watch does; in a process of its own, which has a terminal.
 SHOW = """
 import sys
-from mendflow.cli.progress_view import Screen
+from mendflow.cli.progress_view import ProgressView
 from mendflow.v1 import event_pb2
 
-with Screen(json=False) as screen:
+with ProgressView(json=False) as view:
     for line in sys.argv[1:]:
-        screen.show(event_pb2.Event.FromString(bytes.fromhex(line)))
+        view.show(event_pb2.Event.FromString(bytes.fromhex(line)))
 """
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mendflow.codec import ValueType
 from mendflow.errors import DefinitionError
 from mendflow.protogen.descriptors import Descriptors
-from mendflow.protogen.lock_file import Lock, Merge, WorkflowShapes, merge
-from mendflow.protogen.proto_writer import render
-from mendflow.protogen.schema import Message, Shaper
+from mendflow.protogen.lock_file import LockFile, MergeResult, WorkflowSchemas, merge
+from mendflow.protogen.proto_writer import proto_text
+from mendflow.protogen.schema import MessageSchema, SchemaBuilder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,23 +27,23 @@ versions = st.lists(
 )
 
 
-def shapes(annotation: Any, name: str = "draw") -> WorkflowShapes:
-    shaper = Shaper()
-    message = shaper.whole(ValueType.of(annotation), f"workflow {name} input", f"{name.title()}Input", "")  # type: ignore[arg-type]
-    assert shaper.problems == []
-    return WorkflowShapes(name, message, None, {})
+def shapes(annotation: Any, name: str = "draw") -> WorkflowSchemas:
+    builder = SchemaBuilder()
+    message = builder.message_for(ValueType.of(annotation), f"workflow {name} input", f"{name.title()}Input", "")  # type: ignore[arg-type]
+    assert builder.problems == []
+    return WorkflowSchemas(name, message, None, {})
 
 
 def record(fields: dict[str, str], name: str = "Record") -> Any:
     return dataclasses.make_dataclass(name, [(field, TYPES[type_]) for field, type_ in fields.items()])
 
 
-def locked(lock: Lock, annotation: Any, **options: Any) -> Merge:
+def locked(lock: LockFile, annotation: Any, **options: Any) -> MergeResult:
     return merge(lock, [shapes(annotation)], **options)
 
 
-def empty() -> Lock:
-    return Lock(package="tests.drawn.v1")
+def empty() -> LockFile:
+    return LockFile(package="tests.drawn.v1")
 
 
 @settings(deadline=None)
@@ -55,7 +55,7 @@ def test_a_number_means_one_name_and_type_for_ever(history: list[dict[str, str]]
         merged = locked(lock, record(fields), allow_type_changes=True)
         assert merged.conflicts == []
         # As the next run will find it.
-        lock = Lock.model_validate_json(merged.lock.text())
+        lock = LockFile.model_validate_json(merged.lock.text())
         message = lock.messages["DrawInput"]
         assert {name: field.type for name, field in message.fields.items()} == fields
         for name, field in message.fields.items():
@@ -74,7 +74,7 @@ def test_a_removed_field_is_reserved_and_comes_back_under_its_number() -> None:
     lock = locked(empty(), record({"a": "string", "b": "int64"})).lock
     less = locked(lock, record({"a": "string"}))
     assert less.changes == ["DrawInput.b: removed; 2 is reserved"]
-    text = render(less.lock, [], "m", [])
+    text = proto_text(less.lock, [], "m", [])
     assert '  reserved 2;\n  reserved "b";\n' in text
     assert locked(less.lock, record({"a": "string", "c": "int64"})).lock.messages["DrawInput"].fields["c"].number == 3
     back = locked(less.lock, record({"a": "string", "b": "int64"})).lock.messages["DrawInput"]
@@ -84,12 +84,14 @@ def test_a_removed_field_is_reserved_and_comes_back_under_its_number() -> None:
 def test_a_type_change_is_refused_or_gets_a_new_number() -> None:
     lock = locked(empty(), record({"a": "string", "b": "int64"})).lock
     refused = locked(lock, record({"a": "string", "b": "double"}))
-    assert refused.conflicts == [("DrawInput.b", "was int64 (field 2), is double now")]
+    assert refused.conflicts == [("DrawInput.b", "was int64 (field 2) and is now double")]
     allowed = locked(lock, record({"a": "string", "b": "double"}), allow_type_changes=True)
     assert allowed.conflicts == []
     assert allowed.lock.messages["DrawInput"].fields["b"].number == 3
     # Its old number is reserved; its name is not, since a field has it.
-    assert "  reserved 2;\n  optional string a = 1;\n  optional double b = 3;\n" in render(allowed.lock, [], "m", [])
+    assert "  reserved 2;\n  optional string a = 1;\n  optional double b = 3;\n" in proto_text(
+        allowed.lock, [], "m", []
+    )
 
 
 def test_a_default_or_none_is_no_type_change() -> None:
@@ -108,7 +110,7 @@ def test_an_enums_value_keeps_its_number_and_leaves_it_reserved() -> None:
     lock = locked(empty(), enum.Enum("Speed", {"SLOW": "s", "FAST": "f"})).lock
     without = locked(lock, enum.Enum("Speed", {"FAST": "f", "MIDDLE": "m"})).lock
     assert without.enums["Speed"].values == {"FAST": 2, "MIDDLE": 3}
-    assert '  reserved 1;\n  reserved "SPEED_SLOW";\n' in render(without, [], "m", [])
+    assert '  reserved 1;\n  reserved "SPEED_SLOW";\n' in proto_text(without, [], "m", [])
     again = locked(without, enum.Enum("Speed", {"SLOW": "s", "FAST": "f", "MIDDLE": "m"})).lock
     assert again.enums["Speed"].values == {"SLOW": 1, "FAST": 2, "MIDDLE": 3}
     for each in (lock, without, again):
@@ -149,7 +151,7 @@ def test_two_classes_of_one_name_have_two_messages_and_keep_them() -> None:
 def test_a_class_that_moved_keeps_its_message() -> None:
     lock = locked(empty(), nested(in_module(record({"a": "string"}, "Part"), "before"))).lock
     moved = locked(lock, nested(in_module(record({"a": "string"}, "Part"), "after")))
-    assert moved.changes == ["Part: made from after.Part now"]
+    assert moved.changes == ["Part: now made from after.Part"]
     assert moved.lock.messages["Part"].fields == lock.messages["Part"].fields
 
 
@@ -158,7 +160,7 @@ def test_a_message_that_went_keeps_its_numbers_for_when_it_comes_back() -> None:
     lock = locked(empty(), nested(part)).lock
     gone = locked(lock, record({"x": "string"})).lock
     assert gone.messages["Part"].removed
-    assert "message Part " not in render(gone, [], "m", [])
+    assert "message Part " not in proto_text(gone, [], "m", [])
     back = locked(gone, nested(in_module(record({"b": "bool", "a": "string"}, "Part"), "here"))).lock
     assert back.messages["Part"].fields == lock.messages["Part"].fields
 
@@ -188,21 +190,21 @@ def test_a_file_that_is_no_lock_is_refused(tmp_path: Path, text: str, words: str
     path = tmp_path / "x.protos.lock.json"
     path.write_text(text)
     with pytest.raises(DefinitionError, match=words) as caught:
-        Lock.read(path)
+        LockFile.read(path)
     assert str(path) in str(caught.value)
 
 
 def test_a_lock_that_contradicts_itself_is_refused() -> None:
     lock = locked(empty(), record({"a": "string", "b": "int64"})).lock
     lock.messages["DrawInput"].fields["b"].number = 1
-    with pytest.raises(DefinitionError, match="contradict"):
+    with pytest.raises(DefinitionError, match="conflict"):
         Descriptors(lock)
 
 
 def test_messages_are_found_through_each_other() -> None:
     message = shapes(nested(record({"a": "string"}, "Part"))).input
-    assert isinstance(message, Message)
-    assert [each.base for each in message.reachable()] == ["DrawInput", "Part"]
+    assert isinstance(message, MessageSchema)
+    assert [each.preferred_name for each in message.reachable()] == ["DrawInput", "Part"]
 
 
 def told(**parts: Any) -> str:
@@ -219,22 +221,22 @@ def told(**parts: Any) -> str:
 def test_a_lock_told_by_hand_is_read(tmp_path: Path) -> None:
     path = tmp_path / "shop.protos.lock.json"
     path.write_text(told(), "utf-8")
-    assert Lock.read(path).enums["S"].values == {"A": 1, "B": 2}
+    assert LockFile.read(path).enums["S"].values == {"A": 1, "B": 2}
 
 
 @pytest.mark.parametrize(
     ("damaged", "says"),
     [
-        (told(enums={"S": {"source": "S", "values": {"A": 1, "B": 1}}}), "enums.S .*has the number 1 twice"),
+        (told(enums={"S": {"source": "S", "values": {"A": 1, "B": 1}}}), "enums.S .*must not have the number 1 twice"),
         (told(enums={"S": {"source": "S", "values": {"A": 0}}}), "enums.S.values.A"),
         (told(enums={"S": {"source": "S", "values": {"A": 1 << 40}}}), "enums.S.values.A"),
         (
             told(enums={"S": {"source": "S", "values": {"A": 1}, "reserved": [{"number": 1, "name": "B"}]}}),
-            "enums.S .*has the number 1 twice",
+            "enums.S .*must not have the number 1 twice",
         ),
         (
             told(messages={"A": {"source": "A", "fields": {"x": {"number": 19_500, "type": "S"}}}}),
-            "messages.A .*19500, which protobuf keeps",
+            "messages.A .*19500, which protobuf reserves",
         ),
         (
             told(
@@ -246,25 +248,25 @@ def test_a_lock_told_by_hand_is_read(tmp_path: Path) -> None:
                     }
                 }
             ),
-            "messages.A .*has the number 3 twice",
+            "messages.A .*must not have the number 3 twice",
         ),
         (told(package=""), "package"),
         (told(package="shop"), "package"),
         (told(go_prefix='x"\n'), "go_prefix"),
         (told(version=2, new=True), "newer mendflow"),
-        ("<<<<<<< ours", "no lock file"),
+        ("<<<<<<< ours", "not a valid lock file"),
     ],
 )
 def test_a_damaged_lock_is_refused_where_it_is_damaged(tmp_path: Path, damaged: str, says: str) -> None:
     path = tmp_path / "shop.protos.lock.json"
     path.write_text(damaged, "utf-8")
     with pytest.raises(DefinitionError, match=says):
-        Lock.read(path)
+        LockFile.read(path)
 
 
 def test_a_type_of_protobufs_own_is_named_from_the_root_where_a_part_of_the_package_is_google() -> None:
-    text = render(
-        Lock.model_validate_json(
+    text = proto_text(
+        LockFile.model_validate_json(
             told(
                 package="tools.google.v1",
                 messages={

@@ -18,10 +18,10 @@ from typing_extensions import TypedDict
 from mendflow.codec import ValueType
 from mendflow.codec.values import JsonType
 from mendflow.protogen.exports import package_of
-from mendflow.protogen.lock_file import Lock, WorkflowShapes, merge, spell
-from mendflow.protogen.proto_writer import render
-from mendflow.protogen.scalars import Leaf
-from mendflow.protogen.schema import Message, Shaper, camel, snake
+from mendflow.protogen.lock_file import LockFile, WorkflowSchemas, merge, spell
+from mendflow.protogen.proto_writer import proto_text
+from mendflow.protogen.scalars import Scalar
+from mendflow.protogen.schema import MessageSchema, SchemaBuilder, camel, snake
 
 T = TypeVar("T")
 
@@ -86,11 +86,11 @@ class Foreign:
     größe: int  # noqa: PLC2401 - the example
 
 
-def whole(annotation: Any) -> tuple[Message, list[tuple[str, str]]]:
-    shaper = Shaper()
+def whole(annotation: Any) -> tuple[MessageSchema, list[tuple[str, str]]]:
+    builder = SchemaBuilder()
     value_type = ValueType.of(annotation)
     assert isinstance(value_type, JsonType)
-    return shaper.whole(value_type, "workflow w input", "WInput", ""), shaper.problems
+    return builder.message_for(value_type, "workflow w input", "WInput", ""), builder.problems
 
 
 @pytest.mark.parametrize(
@@ -98,23 +98,23 @@ def whole(annotation: Any) -> tuple[Message, list[tuple[str, str]]]:
     [
         (Order, "Order.items[].price", "a union of several types"),
         (Order, "Order.by_key[]", "a union of several types"),
-        (Any, "Any", "say what it is"),
-        (list, "list[]", "say what it is"),
-        (dict[str, Any], "dict[str, typing.Any][]", "say what it is"),
+        (Any, "Any", "use a specific type"),
+        (list, "list[]", "use a specific type"),
+        (dict[str, Any], "dict[str, typing.Any][]", "use a specific type"),
         (dict[float, int], "dict[float, int][key]", "a map's key must be a string or an int"),
         (dict[bool, int], "dict[bool, int][key]", "a map's key must be a string or an int"),
-        (tuple[int, str], "tuple[int, str]", "a tuple of fixed places"),
+        (tuple[int, str], "tuple[int, str]", "a tuple of fixed length"),
         (Point, "Point", "use a dataclass"),
-        (Open, "Open", "takes members of any name"),
-        (Masked, "Masked.a", "a serializer of its own"),
-        (TwoNames, "TwoNames.a", "is written as 'out' and not read so"),
-        (Millis, "Millis.a", "timedelta has no type of message"),
+        (Open, "Open", "accepts members with any name"),
+        (Masked, "Masked.a", "a custom serializer"),
+        (TwoNames, "TwoNames.a", "is written as 'out' but not read by that name"),
+        (Millis, "Millis.a", "timedelta has no message type"),
         (Mode, "Mode", "flags"),
-        (Twice, "Twice", "Twice.RED has no name in an enum, or one that is taken"),
-        (Odd, "Odd", "the value of Odd.PAIR is no string, int or float"),
-        (Clash, "Clash.lineA", "the name of line_a"),
+        (Twice, "Twice", "Twice.RED must be unique in upper case"),
+        (Odd, "Odd", "the value of Odd.PAIR must be a string, int or float"),
+        (Clash, "Clash.lineA", "the same field name as line_a"),
         (Foreign, "Foreign.größe", "ASCII"),
-        (Literal["a", 1], "Literal['a', 1]", "literal has no type of message"),
+        (Literal["a", 1], "Literal['a', 1]", "literal has no message type"),
         (int | str | None, "int | str | None", "a union of several types"),
         (pydantic.JsonValue, "JsonValue", ""),
     ],
@@ -132,7 +132,7 @@ def types_of(annotation: Any) -> dict[str, str]:
     """A record's fields as the .proto has them."""
     message, problems = whole(annotation)
     assert problems == []
-    merge(Lock(package="t.v1"), [WorkflowShapes("w", message, None, {})])
+    merge(LockFile(package="t.v1"), [WorkflowSchemas("w", message, None, {})])
     return {field.name: spell(field) for field in message.fields}
 
 
@@ -207,8 +207,8 @@ class Named(TypedDict):
 
 def test_names_are_as_protobuf_has_them() -> None:
     message, _ = whole(list[Page[int]])
-    (page,) = [each for each in message.reachable() if isinstance(each, Message) and each.form == "record"]
-    assert (page.base, page.origin) == ("PageInt", f"{__name__}.Page[int]")
+    (page,) = [each for each in message.reachable() if isinstance(each, MessageSchema) and each.form == "record"]
+    assert (page.preferred_name, page.source) == ("PageInt", f"{__name__}.Page[int]")
     assert list(types_of(Named)) == ["camel_case", "http_server"]
     assert [camel(name) for name in ("send_mail", "sendMail", "send-mail/2", "2fast")] == [
         "SendMail",
@@ -240,7 +240,7 @@ class WInput:
 
 def test_a_class_of_the_messages_own_name_is_that_message() -> None:
     message, problems = whole(WInput)
-    assert (message.base, problems, list(message.reachable())) == ("WInput", [], [message])
+    assert (message.preferred_name, problems, list(message.reachable())) == ("WInput", [], [message])
     assert message.fields[1].type is message
 
 
@@ -267,14 +267,14 @@ class Silent:
 
 def test_comments_come_from_docstrings() -> None:
     message, _ = whole(dict[str, Told])
-    lock = merge(Lock(package="t.v1"), [WorkflowShapes("w", message, None, {})]).lock
-    text = render(lock, message.reachable(), "t", [])
+    lock = merge(LockFile(package="t.v1"), [WorkflowSchemas("w", message, None, {})]).lock
+    text = proto_text(lock, message.reachable(), "t", [])
     assert (
         "// What it is.\n//\n// And more of it.\nmessage Told {\n  // Its number.\n  optional int64 a = 1;\n"
         '  // How.\n  // One of "x", "y".\n  optional string b = 2;\n'
-        '  // How much\n  // of it.\n  // A decimal number, as in "12.50".\n'
+        '  // How much\n  // of it.\n  // A decimal number, such as "12.50".\n'
         "  optional string c = 3;\n}\n"
     ) in text
     assert whole(list[Silent])[0].fields[0].type.comment == ""  # type: ignore[union-attr]
-    assert not isinstance(whole(Told)[0].fields[0].type, Message)
-    assert isinstance(whole(Told)[0].fields[0].type, Leaf)
+    assert not isinstance(whole(Told)[0].fields[0].type, MessageSchema)
+    assert isinstance(whole(Told)[0].fields[0].type, Scalar)

@@ -26,10 +26,10 @@ from mendflow.codec.roundtrip import difference
 from mendflow.codec.values import JsonType
 from mendflow.errors import PayloadError
 from mendflow.protogen.descriptors import Descriptors, file_name
-from mendflow.protogen.json_codec import Form
-from mendflow.protogen.lock_file import Lock, WorkflowShapes, merge
-from mendflow.protogen.proto_writer import render
-from mendflow.protogen.schema import Message, Shaper
+from mendflow.protogen.json_codec import JsonCodec
+from mendflow.protogen.lock_file import LockFile, WorkflowSchemas, merge
+from mendflow.protogen.proto_writer import proto_text
+from mendflow.protogen.schema import MessageSchema, SchemaBuilder
 from mendflow.v1 import payload_pb2
 
 if TYPE_CHECKING:
@@ -190,25 +190,25 @@ def records(draw: st.DrawFn, fields: list[Pair]) -> Pair:
 pairs = st.recursive(st.sampled_from(LEAVES), containers, max_leaves=5)
 
 
-def shape_of(annotation: Any) -> tuple[JsonType[Any], Message, Lock]:
+def shape_of(annotation: Any) -> tuple[JsonType[Any], MessageSchema, LockFile]:
     """The type, its message, and a new lock that has it."""
     value_type = ValueType.of(annotation)
     assert isinstance(value_type, JsonType)
-    shaper = Shaper()
-    message = shaper.whole(value_type, "workflow draw input", "DrawInput", "What it takes.")
-    assert shaper.problems == []
-    shapes = WorkflowShapes("draw", message, None, {})
-    return value_type, message, merge(Lock(package="tests.drawn.v1"), [shapes]).lock
+    builder = SchemaBuilder()
+    message = builder.message_for(value_type, "workflow draw input", "DrawInput", "What it takes.")
+    assert builder.problems == []
+    shapes = WorkflowSchemas("draw", message, None, {})
+    return value_type, message, merge(LockFile(package="tests.drawn.v1"), [shapes]).lock
 
 
-def form_of(message: Message, lock: Lock) -> Form:
-    return Form(message, Descriptors(lock), {name: each.values for name, each in lock.enums.items()})
+def form_of(message: MessageSchema, lock: LockFile) -> JsonCodec:
+    return JsonCodec(message, Descriptors(lock), {name: each.values for name, each in lock.enums.items()})
 
 
-def compiled(lock: Lock, message: Message) -> descriptor_pb2.FileDescriptorProto:
+def compiled(lock: LockFile, message: MessageSchema) -> descriptor_pb2.FileDescriptorProto:
     """What protoc makes of the .proto."""
     descriptors = Descriptors(lock)
-    text = render(lock, message.reachable(), "tests.drawn", descriptors.file.dependency)
+    text = proto_text(lock, message.reachable(), "tests.drawn", descriptors.file.dependency)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file_name(lock)
         path.parent.mkdir(parents=True)
@@ -245,7 +245,7 @@ def test_json_and_message_say_the_same_value(data: st.DataObject, pair: Pair) ->
     annotation, values = pair
     value_type, message, lock = shape_of(annotation)
     form = form_of(message, lock)
-    told = value_type.told_as(lambda: form)
+    told = value_type.with_message_codec(lambda: form)
     for _ in range(3):
         value = data.draw(values)
         as_json = told.encode(value)
@@ -263,7 +263,7 @@ def test_json_and_message_say_the_same_value(data: st.DataObject, pair: Pair) ->
 def test_the_proto_compiles_to_the_descriptors_that_are_made_of_the_lock(pair: Pair) -> None:
     _, message, lock = shape_of(pair[0])
     assert plain(compiled(lock, message)) == plain(Descriptors(lock).file)
-    assert Lock.model_validate_json(lock.text()) == lock
+    assert LockFile.model_validate_json(lock.text()) == lock
 
 
 def one(annotation: Any, **fields: Any) -> Any:
@@ -273,7 +273,7 @@ def one(annotation: Any, **fields: Any) -> Any:
     built = Descriptors(lock).message(message.name)(**fields)
     payload = payload_pb2.Payload()
     payload.message.Pack(built)
-    return value_type.told_as(lambda: form).decode(payload)
+    return value_type.with_message_codec(lambda: form).decode(payload)
 
 
 @dataclasses.dataclass
@@ -339,11 +339,11 @@ def test_bytes_that_are_no_such_message_are_refused() -> None:
     payload.message.type_url = f"type.googleapis.com/{form.name}"
     payload.message.value = b"\xff\xff"
     with pytest.raises(PayloadError, match="its bytes are not a"):
-        value_type.told_as(lambda: form).decode(payload)
+        value_type.with_message_codec(lambda: form).decode(payload)
     for url in ("", "DrawInput", "type.googleapis.com/other.DrawInput", "/"):
         payload.message.type_url = url
-        with pytest.raises(PayloadError, match="takes JSON or the message"):
-            value_type.told_as(lambda: form).decode(payload)
+        with pytest.raises(PayloadError, match="must be JSON or the message"):
+            value_type.with_message_codec(lambda: form).decode(payload)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_bytes_that_are_no_such_message_are_refused() -> None:
 def test_a_result_that_the_message_cannot_hold_comes_as_json(annotation: Any, value: Any) -> None:
     value_type, message, lock = shape_of(annotation)
     form = form_of(message, lock)
-    told = value_type.told_as(lambda: form)
+    told = value_type.with_message_codec(lambda: form)
     answer = told.answer(value, A_MESSAGE)
     assert answer == told.encode(value)
     assert told.decode(answer) == value
@@ -369,14 +369,14 @@ def test_a_result_too_deep_for_any_receiver_comes_as_json() -> None:
     deep = Tree("leaf")
     for _ in range(120):
         deep = Tree("inner", beside=deep)
-    told = value_type.told_as(lambda: form)
+    told = value_type.with_message_codec(lambda: form)
     assert told.answer(deep, A_MESSAGE).WhichOneof("kind") == "json"
 
 
 def test_a_json_caller_is_answered_in_json() -> None:
     value_type, message, lock = shape_of(int)
     form = form_of(message, lock)
-    told = value_type.told_as(lambda: form)
+    told = value_type.with_message_codec(lambda: form)
     for asked in (None, payload_pb2.Payload(), payload_pb2.Payload(json="1")):
         assert told.answer(2, asked) == payload_pb2.Payload(json="2")
 

@@ -11,9 +11,9 @@ from importlib.metadata import entry_points
 import pytest
 
 from mendflow.cli import GROUP, main
-from mendflow.cli.commands import VERBS
-from mendflow.cli.export import export_protos
-from mendflow.cli.history import export
+from mendflow.cli.commands import COMMANDS
+from mendflow.cli.export_history import export
+from mendflow.cli.export_protos import export_protos
 
 PROGRAM = """
 import gc, json, sys
@@ -62,7 +62,7 @@ def test_the_sdk_is_imported_at_the_start_where_spans_are_exported(variables: di
 
 def test_no_installed_command_has_the_name_of_one_of_the_clients() -> None:
     installed = {entry.name for entry in entry_points(group=GROUP)}
-    own = {str(command.name) for command in (*VERBS, export, export_protos)}
+    own = {str(command.name) for command in (*COMMANDS, export, export_protos)}
     assert {"serve", "verify"} <= installed
     assert not installed & own
     assert main.list_commands(None) == sorted(installed | own)  # type: ignore[arg-type] # it takes no part in it

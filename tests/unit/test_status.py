@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mendflow import errors
-from mendflow.client.error_mapping import as_error, error_of_status
+from mendflow.client.error_mapping import error_of_rpc, error_of_status
 
 TARGET = "there:1"
 CLASSES = {
@@ -54,7 +54,7 @@ def full_status(code: grpc.StatusCode) -> status_pb2.Status:
 def test_each_code_is_a_class_with_all_details(code: grpc.StatusCode) -> None:
     status = full_status(code)
     for error in (
-        as_error(ended(code, "refused", status.SerializeToString()), TARGET),
+        error_of_rpc(ended(code, "refused", status.SerializeToString()), TARGET),
         error_of_status(status, TARGET),
     ):
         assert type(error) is CLASSES.get(code.name, errors.ServerFault)
@@ -66,17 +66,17 @@ def test_each_code_is_a_class_with_all_details(code: grpc.StatusCode) -> None:
 
 @pytest.mark.parametrize("code", FAILURES, ids=lambda code: code.name)
 def test_a_status_without_details_says_at_least_its_code(code: grpc.StatusCode) -> None:
-    error = as_error(ended(code), TARGET)
+    error = error_of_rpc(ended(code), TARGET)
     assert (error.code, error.reason, error.violations, error.retry_after) == (code.name, "", (), None)
     assert code.name in str(error)
 
 
 def test_only_a_server_that_did_not_answer_is_told_as_not_reached() -> None:
     assert "the server at there:1 cannot be reached: gone" in str(
-        as_error(ended(grpc.StatusCode.UNAVAILABLE, "gone"), TARGET)
+        error_of_rpc(ended(grpc.StatusCode.UNAVAILABLE, "gone"), TARGET)
     )
     status = full_status(grpc.StatusCode.UNAVAILABLE)
-    answered = as_error(ended(grpc.StatusCode.UNAVAILABLE, "refused", status.SerializeToString()), TARGET)
+    answered = error_of_rpc(ended(grpc.StatusCode.UNAVAILABLE, "refused", status.SerializeToString()), TARGET)
     assert str(answered) == "refused"
 
 
@@ -84,7 +84,7 @@ def test_only_a_server_that_did_not_answer_is_told_as_not_reached() -> None:
 def test_whatever_bytes_come_as_details_it_is_still_the_codes_error(
     code: grpc.StatusCode, details: bytes, message: str
 ) -> None:
-    error = as_error(ended(code, message, details), TARGET)
+    error = error_of_rpc(ended(code, message, details), TARGET)
     assert type(error) is CLASSES.get(code.name, errors.ServerFault)
     assert message in str(error)
 

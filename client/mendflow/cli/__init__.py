@@ -1,4 +1,4 @@
-"""The command line: `mendflow`."""
+"""The command line interface, `mendflow`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-#: Where other packages, the server first of all, add their commands.
+#: The entry point group in which other packages, such as the server, add commands.
 GROUP = "mendflow.commands"
 
 
 class _Commands(click.Group):
-    """The client's own commands, and those that are found installed; each part is loaded when it is used."""
+    """The client's commands, and the commands of installed packages. Each is loaded when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Answer the names of all."""
+        """Return the names of all commands, sorted."""
         self._load_own()
         return sorted({*super().list_commands(ctx), *(entry.name for entry in entry_points(group=GROUP))})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return one, loading it if need be. Installed ones go first, since `serve` does not need the client's own."""
+        """Return a command, or None if there is none with this name.
+
+        Installed commands come first, because `serve` does not need the client's own.
+        """
         for entry in entry_points(group=GROUP):
             if entry.name == cmd_name:
                 try:
@@ -42,12 +45,12 @@ class _Commands(click.Group):
     def _load_own(self) -> None:
         if self.commands:
             return
-        # Not at the top: they and rich's progress bars would add 20 ms to a server's start.
-        from mendflow.cli.commands import VERBS  # noqa: PLC0415 - as above
-        from mendflow.cli.export import export_protos  # noqa: PLC0415 - as above
-        from mendflow.cli.history import export  # noqa: PLC0415 - as above
+        # Late imports: these commands and rich's progress bars would add 20 ms to a server's start.
+        from mendflow.cli.commands import COMMANDS  # noqa: PLC0415 - as above
+        from mendflow.cli.export_history import export  # noqa: PLC0415 - as above
+        from mendflow.cli.export_protos import export_protos  # noqa: PLC0415 - as above
 
-        for command in (*VERBS, export, export_protos):
+        for command in (*COMMANDS, export, export_protos):
             self.add_command(command)
 
 
@@ -67,15 +70,15 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> click.Command:
-    def complain(**_: object) -> None:
+    def fail(**_: object) -> None:
         raise click.UsageError(f"{name} needs the server ({error.name} is missing): pip install 'mendflow[server]'")
 
     return click.Command(
         name,
-        callback=complain,
+        callback=fail,
         params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
         context_settings={"ignore_unknown_options": True},
-        short_help="Needs pip install 'mendflow[server]'.",
+        short_help="Requires pip install 'mendflow[server]'.",
     )
 
 
@@ -84,6 +87,6 @@ def _missing(name: str, error: ModuleNotFoundError) -> click.Command:
 def main() -> None:
     """Durable, self-healing workflows.
 
-    Exit codes: 0 the workflow succeeded, 1 it did not or the server refused,
-    2 wrong usage, 3 the server cannot be reached.
+    Exit codes: 0 the workflow succeeded, 1 it did not succeed or the server
+    refused the call, 2 wrong usage, 3 the server cannot be reached.
     """

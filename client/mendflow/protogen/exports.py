@@ -1,4 +1,4 @@
-"""The messages of a module's workflows: found in the code, kept in the lock, used by whoever reads a payload."""
+"""The exported messages of a module's workflows, built from the code and the lock file."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mendflow.codec.values import JsonType
 from mendflow.errors import DefinitionError
 from mendflow.protogen.descriptors import Descriptors
-from mendflow.protogen.json_codec import Form
-from mendflow.protogen.lock_file import Lock, WorkflowShapes, merge
+from mendflow.protogen.json_codec import JsonCodec
+from mendflow.protogen.lock_file import LockFile, WorkflowSchemas, merge
 from mendflow.protogen.lock_path import COMMAND
-from mendflow.protogen.schema import Shaper, camel
+from mendflow.protogen.schema import SchemaBuilder, camel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from mendflow.codec import ValueType
-    from mendflow.protogen.schema import Message
+    from mendflow.protogen.schema import MessageSchema
 
-__all__ = ["ModuleMessages", "WorkflowMessages", "load_messages", "package_of", "shapes_of"]
+__all__ = ["ModuleMessages", "WorkflowMessages", "load_messages", "package_of", "schemas_of"]
 
 
 class WorkflowType(Protocol):
-    """What the messages of a workflow type are made of; `mendflow.Workflow` is one."""
+    """The part of a workflow type that its messages are built from. `mendflow.Workflow` implements it."""
 
     name: str
 
     @property
     def description(self) -> str:
-        """The docstring of its function."""
+        """The docstring of the function."""
 
     @property
     def function(self) -> Callable[..., Any]:
-        """The function itself."""
+        """The workflow function."""
 
     @property
     def input_type(self) -> ValueType[Any] | None:
-        """The type of its input; None: it takes none."""
+        """The type of the input; None if the workflow takes none."""
 
     @property
     def output_type(self) -> ValueType[Any]:
-        """The type of its output."""
+        """The type of the output."""
 
     @property
     def signals(self) -> Mapping[str, ValueType[Any]]:
-        """The types of its declared signals, by name."""
+        """The types of the declared signals, by name."""
 
 
 @dataclass(frozen=True)
 class WorkflowMessages:
-    """The exported messages of one workflow type. None: it is a protobuf type, which needs none."""
+    """The exported messages of one workflow type. None stands for a protobuf type, which needs no export."""
 
-    input: Form | None
-    output: Form | None
-    signals: dict[str, Form]
+    input: JsonCodec | None
+    output: JsonCodec | None
+    signals: dict[str, JsonCodec]
     module: ModuleMessages
 
 
@@ -70,58 +70,58 @@ class ModuleMessages:
 
 
 def package_of(module: str) -> str:
-    """Answer the protobuf package of a module: its own name, and a version."""
+    """Return the protobuf package of a module: the module's name and a version."""
     parts = [re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in module.split(".")]
     return ".".join([part if part[:1].isalpha() else f"m{part}" for part in parts] + ["v1"])
 
 
-def shapes_of(workflow: WorkflowType, shaper: Shaper) -> WorkflowShapes:
-    """Answer a workflow type's messages; what cannot be told is in the shaper's problems."""
+def schemas_of(workflow: WorkflowType, builder: SchemaBuilder) -> WorkflowSchemas:
+    """Return a workflow type's messages. Types without a message are added to ``builder.problems``."""
     base, what = camel(workflow.name), f"workflow {workflow.name}"
-    about = workflow.description.partition("\n\n")[0]
-    telling = f"\n{about}" if about else ""
+    summary = workflow.description.partition("\n\n")[0]
+    about = f"\n{summary}" if summary else ""
 
-    def whole(value_type: Any, kind: str, base: str, comment: str) -> Message | None:
+    def schema(value_type: Any, kind: str, base: str, comment: str) -> MessageSchema | None:
         if value_type is not None and not isinstance(value_type, JsonType):
-            return None  # A protobuf message says all itself.
-        known = len(shaper.problems)
-        message = shaper.whole(value_type, f"{what} {kind}", base, comment)
-        shaper.problems[known:] = [(f"{workflow.name} {kind}: {path}", why) for path, why in shaper.problems[known:]]
+            return None  # A protobuf type needs no message.
+        known = len(builder.problems)
+        message = builder.message_for(value_type, f"{what} {kind}", base, comment)
+        builder.problems[known:] = [(f"{workflow.name} {kind}: {path}", why) for path, why in builder.problems[known:]]
         return message
 
     signals = {
-        name: whole(each, f"signal {name}", f"{base}{camel(name)}Signal", f"The signal {name} of the {what}.")
+        name: schema(each, f"signal {name}", f"{base}{camel(name)}Signal", f"The signal {name} of the {what}.")
         for name, each in workflow.signals.items()
     }
-    return WorkflowShapes(
+    return WorkflowSchemas(
         workflow.name,
-        whole(workflow.input_type, "input", f"{base}Input", f"What the {what} takes.{telling}"),
-        whole(workflow.output_type, "output", f"{base}Output", f"What the {what} returns."),
+        schema(workflow.input_type, "input", f"{base}Input", f"The input of the {what}.{about}"),
+        schema(workflow.output_type, "output", f"{base}Output", f"The output of the {what}."),
         {name: message for name, message in signals.items() if message is not None},
     )
 
 
 @functools.lru_cache(maxsize=256)
 def load_messages(path: Path, stamp: int, module: str, workflows: Sequence[WorkflowType]) -> ModuleMessages:
-    """Return the messages in a lock file as it is at this ``stamp``. Raises `DefinitionError`."""
-    del stamp  # A part of the key: another file.
-    lock = Lock.read(path)
-    shaper = Shaper()
-    shapes = [shapes_of(each, shaper) for each in workflows if each.name in lock.workflows]
-    merged = merge(lock, shapes)
-    behind = [f"{place}: {what}" for place, what in (*shaper.problems, *merged.conflicts)] + merged.changes
-    if behind:
+    """Return the messages in a lock file as it is at this ``stamp``. Raise `DefinitionError`."""
+    del stamp  # Only a part of the cache key: a changed file is read again.
+    lock = LockFile.read(path)
+    builder = SchemaBuilder()
+    schemas = [schemas_of(each, builder) for each in workflows if each.name in lock.workflows]
+    merged = merge(lock, schemas)
+    differences = [f"{place}: {what}" for place, what in (*builder.problems, *merged.conflicts)] + merged.changes
+    if differences:
         raise DefinitionError(
-            f"{path} is behind the code ({'; '.join(behind[:5])}): run {COMMAND.format(module=module)}"
+            f"{path} is out of date ({'; '.join(differences[:5])}); run {COMMAND.format(module=module)}"
         )
     descriptors = Descriptors(lock)
     numbers = {name: each.values for name, each in lock.enums.items()}
     messages = ModuleMessages(descriptors, {})
 
-    def form(message: Message | None) -> Form | None:
-        return None if message is None else Form(message, descriptors, numbers)
+    def codec(message: MessageSchema | None) -> JsonCodec | None:
+        return None if message is None else JsonCodec(message, descriptors, numbers)
 
-    for each in shapes:
-        signals = {name: Form(message, descriptors, numbers) for name, message in each.signals.items()}
-        messages.workflows[each.name] = WorkflowMessages(form(each.input), form(each.output), signals, messages)
+    for each in schemas:
+        signals = {name: JsonCodec(message, descriptors, numbers) for name, message in each.signals.items()}
+        messages.workflows[each.name] = WorkflowMessages(codec(each.input), codec(each.output), signals, messages)
     return messages

@@ -18,8 +18,8 @@ __all__ = ["find_messages"]
 def find_messages(workflow: WorkflowType, siblings: Iterable[WorkflowType]) -> WorkflowMessages | None:
     """Return the messages of a workflow; None: there is no lock file, or the workflow is not in it.
 
-    ``siblings`` are the module's workflows. Raises `DefinitionError` when the lock file cannot be read, or is behind
-    the code.
+    ``siblings`` are the module's workflows. Raises `DefinitionError` when the lock file cannot be read, or is out
+    of date.
     """
     module = sys.modules.get(workflow.function.__module__)
     path = None if module is None else lock_path(module)

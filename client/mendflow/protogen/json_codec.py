@@ -1,4 +1,4 @@
-"""A value's message, to and from its JSON."""
+"""Conversion between an exported message and JSON."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf.message import DecodeError, EncodeError
 
 from mendflow.codec.problems import path_of, payload_error, strict_json
-from mendflow.protogen.scalars import Leaf, Untold
-from mendflow.protogen.schema import Choice, Message
+from mendflow.protogen.scalars import NotConvertible, Scalar
+from mendflow.protogen.schema import EnumSchema, MessageSchema
 from mendflow.v1 import payload_pb2
 
 if TYPE_CHECKING:
@@ -19,51 +19,53 @@ if TYPE_CHECKING:
 
     from mendflow.errors import PayloadError
     from mendflow.protogen.descriptors import Descriptors
-    from mendflow.protogen.schema import Field
+    from mendflow.protogen.schema import FieldSchema
 
-__all__ = ["Form"]
+__all__ = ["JsonCodec"]
 
 _TYPE_URL: Final = "type.googleapis.com/"
 _ABSENT: Final = object()
 
 
-class Form:
-    """One exported message, and how its values are told in JSON. Thread-safe."""
+class JsonCodec:
+    """Converts values of one exported message. It is thread-safe."""
 
-    def __init__(self, message: Message, descriptors: Descriptors, numbers: Mapping[str, Mapping[str, int]]) -> None:
+    def __init__(
+        self, message: MessageSchema, descriptors: Descriptors, numbers: Mapping[str, Mapping[str, int]]
+    ) -> None:
         self.name = f"{descriptors.file.package}.{message.name}"
-        self._shape = message
+        self._schema = message
         self._class = descriptors.message(message.name)
-        #: Each enum's numbers, by its name and the names of its values.
+        #: The numbers of enum values, by the enum's name and the value's name.
         self._numbers = numbers
 
     def to_json(self, message: any_pb2.Any) -> str:
-        """Answer the JSON text that says the same. Raises `PayloadError`."""
+        """Return a message's value as JSON text. Raise `PayloadError` if it has none."""
         url = message.type_url
         if "/" not in url or url.rpartition("/")[2] != self.name:
-            raise self._error("", f"takes JSON or the message {self.name}, not the message {url!r}")
+            raise self._error("", f"must be JSON or the message {self.name}, not the message {url!r}")
         try:
-            value = self._read(self._shape, self._class.FromString(message.value))
+            value = self._read(self._schema, self._class.FromString(message.value))
             return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         except DecodeError as error:
             raise self._error("", f"its bytes are not a {self.name}: {error}") from error
-        except Untold as untold:
-            raise self._error(path_of(untold.places), untold.problem) from untold
+        except NotConvertible as error:
+            raise self._error(path_of(error.places), error.problem) from error
         except RecursionError as error:
-            raise self._error("", "is nested too deep") from error
+            raise self._error("", "is nested too deeply") from error
 
     def to_message(self, text: str | bytes) -> payload_pb2.Payload:
-        """Answer the payload whose message says the same as a JSON text. Raises `PayloadError`."""
+        """Return a payload with the message for a JSON text. Raise `PayloadError` if there is none."""
         message = self._class()
         try:
-            self._fill(self._shape, message, strict_json(text))
+            self._fill(self._schema, message, strict_json(text))
             value = message.SerializeToString(deterministic=True)
-            # Deeper than this a receiver does not read.
+            # A receiver rejects a message that is nested more deeply than this can parse.
             self._class.FromString(value)
-        except Untold as untold:
-            raise self._error(path_of(untold.places), untold.problem) from untold
+        except NotConvertible as error:
+            raise self._error(path_of(error.places), error.problem) from error
         except (DecodeError, EncodeError, RecursionError) as error:
-            raise self._error("", "is nested too deep for a message") from error
+            raise self._error("", "is nested too deeply for a message") from error
         except (ValueError, TypeError) as error:
             raise self._error("", str(error)) from error
         payload = payload_pb2.Payload()
@@ -76,96 +78,98 @@ class Form:
 
     # From a message.
 
-    def _read(self, shape: Message, message: Any) -> Any:
-        if shape.form == "null":
+    def _read(self, schema: MessageSchema, message: Any) -> Any:
+        if schema.form == "null":
             return None
         found = {}
-        for part in shape.fields:
+        for part in schema.fields:
             if part.output_only:
                 continue
             try:
                 value = self._read_field(part, message)
-            except Untold as untold:
-                raise untold.inside(part.member or part.name) from untold
+            except NotConvertible as error:
+                raise error.inside(part.member or part.name) from error
             if value is not _ABSENT:
                 found[part.member] = value
-        if shape.form == "record":
+        if schema.form == "record":
             return found
         if not found:
-            raise Untold("is required").inside(shape.fields[0].name)
-        return found[shape.fields[0].member]
+            raise NotConvertible("is required but not set").inside(schema.fields[0].name)
+        return found[schema.fields[0].member]
 
-    def _read_field(self, part: Field, message: Any) -> Any:
+    def _read_field(self, part: FieldSchema, message: Any) -> Any:
         if part.label:
             return self._read_many(part, getattr(message, part.name))
         if not message.HasField(part.name):
             return None if part.nullable else _ABSENT
         return self._value(part.type, getattr(message, part.name))
 
-    def _read_many(self, part: Field, values: Any) -> list[Any] | dict[str, Any]:
+    def _read_many(self, part: FieldSchema, values: Any) -> list[Any] | dict[str, Any]:
         place: int | str = 0
         items: list[Any] = []
         entries: dict[str, Any] = {}
         try:
             if part.label == "repeated":
-                for place, value in enumerate(values):  # noqa: B007 - told when it fails
+                for place, value in enumerate(values):  # noqa: B007 - used in the error
                     items.append(self._value(part.type, value))
                 return items
             for key in values:
                 place = str(key)
                 entries[place] = self._value(part.type, values[key])
-        except Untold as untold:
-            raise untold.inside(place) from untold
+        except NotConvertible as error:
+            raise error.inside(place) from error
         return entries
 
-    def _value(self, type_: Leaf | Message | Choice, value: Any) -> Any:
-        if isinstance(type_, Leaf):
+    def _value(self, type_: Scalar | MessageSchema | EnumSchema, value: Any) -> Any:
+        if isinstance(type_, Scalar):
             return type_.read(value)
-        if isinstance(type_, Message):
+        if isinstance(type_, MessageSchema):
             return self._read(type_, value)
         for name, number in self._numbers[type_.name].items():
             if number == value:
                 return type_.members[name]
-        raise Untold(f"{value} is not a value of {type_.name}" if value else f"is {type_.name}'s UNSPECIFIED")
+        raise NotConvertible(
+            f"{value} is not a value of {type_.name}" if value else f"must not be {type_.name}'s UNSPECIFIED"
+        )
 
     # Into a message.
 
-    def _fill(self, shape: Message, message: Any, value: Any) -> None:
+    def _fill(self, schema: MessageSchema, message: Any, value: Any) -> None:
         message.SetInParent()
-        if shape.form == "null":
+        if schema.form == "null":
             if value is not None:
-                raise Untold("is not null")
+                raise NotConvertible("must be null")
             return
-        if shape.form == "value":
-            value = {shape.fields[0].member: value}
+        if schema.form == "value":
+            value = {schema.fields[0].member: value}
         elif not isinstance(value, dict):
-            raise Untold("is not an object")
-        parts = {part.member: part for part in shape.fields}
+            raise NotConvertible("must be a JSON object")
+        parts = {part.member: part for part in schema.fields}
         for member, each in value.items():
             part = parts.get(member)
             try:
                 if part is None:
-                    raise Untold(f"is no field of {shape.name}")  # noqa: TRY301 - told with its place
+                    raise NotConvertible(f"is not a field of {schema.name}")  # noqa: TRY301 - gets its place below
                 self._fill_field(part, message, each)
-            except Untold as untold:
-                raise untold.inside(member or "value") from untold
+            except NotConvertible as error:
+                raise error.inside(member or "value") from error
 
-    def _fill_field(self, part: Field, message: Any, value: Any) -> None:
+    def _fill_field(self, part: FieldSchema, message: Any, value: Any) -> None:
         if value is None and part.nullable:
             return
         if part.label:
             self._fill_many(part, getattr(message, part.name), value)
-        elif isinstance(part.type, Message):
+        elif isinstance(part.type, MessageSchema):
             self._fill(part.type, getattr(message, part.name), value)
-        elif isinstance(part.type, Leaf) and part.type.is_message:
+        elif isinstance(part.type, Scalar) and part.type.is_message:
             _set_time(getattr(message, part.name), part.type.write(value))
         else:
             setattr(message, part.name, self._scalar(part.type, value))
 
-    def _fill_many(self, part: Field, many: Any, value: Any) -> None:
+    def _fill_many(self, part: FieldSchema, many: Any, value: Any) -> None:
         kind = list if part.label == "repeated" else dict
         if not isinstance(value, kind):
-            raise Untold(f"is a {type(value).__name__} in JSON, not a {kind.__name__}")
+            raise NotConvertible(f"must be a {kind.__name__} in JSON, not a {type(value).__name__}")
         place: int | str = 0
         try:
             for place, each in enumerate(value) if isinstance(value, list) else value.items():
@@ -173,36 +177,36 @@ class Form:
                     self._append(part.type, many, each)
                 else:
                     self._enter(part, many, str(place), each)
-        except Untold as untold:
-            raise untold.inside(place) from untold
+        except NotConvertible as error:
+            raise error.inside(place) from error
 
-    def _append(self, type_: Leaf | Message | Choice, items: Any, value: Any) -> None:
-        if isinstance(type_, Message):
+    def _append(self, type_: Scalar | MessageSchema | EnumSchema, items: Any, value: Any) -> None:
+        if isinstance(type_, MessageSchema):
             self._fill(type_, items.add(), value)
-        elif isinstance(type_, Leaf) and type_.is_message:
+        elif isinstance(type_, Scalar) and type_.is_message:
             _set_time(items.add(), type_.write(value))
         else:
             items.append(self._scalar(type_, value))
 
-    def _enter(self, part: Field, entries: Any, key: str, value: Any) -> None:
+    def _enter(self, part: FieldSchema, entries: Any, key: str, value: Any) -> None:
         place: str | int = int(key) if part.key == "int64" else key
-        if isinstance(part.type, Message):
+        if isinstance(part.type, MessageSchema):
             self._fill(part.type, entries[place], value)
-        elif isinstance(part.type, Leaf) and part.type.is_message:
+        elif isinstance(part.type, Scalar) and part.type.is_message:
             _set_time(entries[place], part.type.write(value))
         else:
             entries[place] = self._scalar(part.type, value)
 
-    def _scalar(self, type_: Leaf | Choice, value: Any) -> Any:
-        if isinstance(type_, Leaf):
+    def _scalar(self, type_: Scalar | EnumSchema, value: Any) -> Any:
+        if isinstance(type_, Scalar):
             return type_.write(value)
-        for name, told in type_.members.items():
-            if type(told) is type(value) and told == value:
+        for name, member in type_.members.items():
+            if type(member) is type(value) and member == value:
                 return self._numbers[type_.name][name]
-        raise Untold(f"{value!r:.100} is not a value of {type_.name}")
+        raise NotConvertible(f"{value!r:.100} is not a value of {type_.name}")
 
 
-def _set_time(target: Any, told: Any) -> None:
-    """Copy a Timestamp or a Duration, whose class is another one in each pool."""
-    target.seconds, target.nanos = told.seconds, told.nanos
+def _set_time(target: Any, source: Any) -> None:
+    """Copy a Timestamp or a Duration by its fields, because each pool has its own class for it."""
+    target.seconds, target.nanos = source.seconds, source.nanos
     target.SetInParent()

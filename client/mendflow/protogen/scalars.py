@@ -1,4 +1,4 @@
-"""Values without parts: how each stands in JSON and in a message."""
+"""Scalar values, and their conversion between JSON and a message."""
 
 from __future__ import annotations
 
@@ -19,38 +19,50 @@ from pydantic.types import Base64Encoder, Base64UrlEncoder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BOOL", "BYTES", "DOUBLE", "DURATION", "INT64", "STRING", "TIMESTAMP", "Leaf", "Untold", "leaf_of"]
+__all__ = [
+    "BOOL",
+    "BYTES",
+    "DOUBLE",
+    "DURATION",
+    "INT64",
+    "STRING",
+    "TIMESTAMP",
+    "NotConvertible",
+    "Scalar",
+    "scalar_of",
+]
 
 
-class Untold(Exception):
-    """A value has no form on the other side. ``places`` is where, from the outside in."""
+class NotConvertible(Exception):
+    """A value cannot be converted. ``places`` is the path to it, the outermost place first."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
         self.problem = problem
         self.places: list[int | str] = []
 
-    def inside(self, place: int | str) -> Untold:
-        """Answer this, as seen from one place further out."""
+    def inside(self, place: int | str) -> NotConvertible:
+        """Add the enclosing place to the path, and return this error."""
         self.places.insert(0, place)
         return self
 
 
 @dataclass(frozen=True, eq=False)
-class Leaf:
-    """One kind of value.
+class Scalar:
+    """One kind of scalar value.
 
-    ``read`` makes its JSON value of a message's, ``write`` the message's of the JSON one. Both raise `Untold`.
+    ``read`` converts a message's value to JSON, and ``write`` converts a JSON value to the message's. Both raise
+    `NotConvertible`.
     """
 
-    #: How a .proto names it.
+    #: The type's name in a .proto file.
     proto: str
     read: Callable[[Any], Any]
     write: Callable[[Any], Any]
 
     @property
     def is_message(self) -> bool:
-        """Whether it is a well-known message rather than a scalar."""
+        """True if protobuf represents it as a well-known message."""
         return "." in self.proto
 
 
@@ -68,7 +80,7 @@ def _same(value: Any) -> Any:
 def _is(kind: type) -> Callable[[Any], Any]:
     def write(value: Any) -> Any:
         if type(value) is not kind:
-            raise Untold(f"is a {type(value).__name__} in JSON, not a {kind.__name__}")
+            raise NotConvertible(f"must be a {kind.__name__} in JSON, not a {type(value).__name__}")
         return value
 
     return write
@@ -76,24 +88,24 @@ def _is(kind: type) -> Callable[[Any], Any]:
 
 def _read_double(value: float) -> float:
     if not math.isfinite(value):
-        raise Untold(f"{value} is not a JSON number")
+        raise NotConvertible(f"{value} is not a JSON number")
     return value
 
 
 def _write_double(value: Any) -> float:
     if type(value) not in (int, float):
-        raise Untold(f"is a {type(value).__name__} in JSON, not a number")
+        raise NotConvertible(f"must be a number in JSON, not a {type(value).__name__}")
     try:
         return float(value)
     except OverflowError:
-        raise Untold("is beyond what a double holds") from None
+        raise NotConvertible("exceeds the range of a double") from None
 
 
 def _write_int(value: Any) -> int:
     if type(value) is not int:
-        raise Untold(f"is a {type(value).__name__} in JSON, not an int")
+        raise NotConvertible(f"must be an int in JSON, not a {type(value).__name__}")
     if not -(1 << 63) <= value < 1 << 63:
-        raise Untold(f"{value:.3e} is beyond 64 bits" if abs(value) < 1 << 900 else "is beyond 64 bits")
+        raise NotConvertible(f"{value:.3e} exceeds 64 bits" if abs(value) < 1 << 900 else "exceeds 64 bits")
     return value
 
 
@@ -101,27 +113,27 @@ def _read_timestamp(value: Timestamp) -> str:
     try:
         text: str = value.ToJsonString()
     except ValueError as error:
-        raise Untold(str(error)) from error
+        raise NotConvertible(str(error)) from error
     return text
 
 
 def _write_timestamp(value: Any) -> Timestamp:
     moment = _parsed(_DATETIME, value)
     if moment.tzinfo is None:
-        raise Untold("has no time zone, and a Timestamp is a moment")
-    told = Timestamp()
+        raise NotConvertible("must have a time zone to be a Timestamp")
+    timestamp = Timestamp()
     try:
-        told.FromDatetime(moment)
-        told.ToJsonString()
+        timestamp.FromDatetime(moment)
+        timestamp.ToJsonString()
     except (ValueError, OverflowError) as error:
-        raise Untold(str(error)) from error
-    return told
+        raise NotConvertible(str(error)) from error
+    return timestamp
 
 
 def _read_duration(value: Duration) -> str:
     seconds, nanos = value.seconds, value.nanos
     if abs(seconds) > _LONGEST or abs(nanos) >= _NANOS or seconds * nanos < 0:
-        raise Untold("is not a valid Duration")
+        raise NotConvertible("is not a valid Duration")
     sign = "-" if seconds < 0 or nanos < 0 else ""
     days, rest = divmod(abs(seconds), _SECONDS_A_DAY)
     return f"{sign}P{days}DT{rest}.{abs(nanos):09d}S"
@@ -129,27 +141,27 @@ def _read_duration(value: Duration) -> str:
 
 def _write_duration(value: Any) -> Duration:
     span = _parsed(_TIMEDELTA, value)
-    told = Duration()
+    duration = Duration()
     try:
-        told.FromTimedelta(span)
-        told.ToJsonString()
+        duration.FromTimedelta(span)
+        duration.ToJsonString()
     except (ValueError, OverflowError) as error:
-        raise Untold(str(error)) from error
-    return told
+        raise NotConvertible(str(error)) from error
+    return duration
 
 
 def _parsed(adapter: pydantic.TypeAdapter[Any], value: Any) -> Any:
     try:
         return adapter.validate_python(value)
     except pydantic.ValidationError as error:
-        raise Untold(error.errors(include_url=False)[0]["msg"]) from error
+        raise NotConvertible(error.errors(include_url=False)[0]["msg"]) from error
 
 
 def _read_text(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise Untold("bytes that are not UTF-8 text need the annotation pydantic.Base64Bytes") from None
+        raise NotConvertible("has bytes that are not UTF-8; annotate them as pydantic.Base64Bytes") from None
 
 
 def _write_text(value: Any) -> bytes:
@@ -157,31 +169,31 @@ def _write_text(value: Any) -> bytes:
     return text.encode()
 
 
-def _bytes(encode: Callable[[bytes], bytes], decode: Callable[[bytes], bytes]) -> Leaf:
+def _bytes(encode: Callable[[bytes], bytes], decode: Callable[[bytes], bytes]) -> Scalar:
     def write(value: Any) -> bytes:
         try:
             return decode(_write_text(value))
         except binascii.Error as error:
-            raise Untold(str(error)) from error
+            raise NotConvertible(str(error)) from error
 
-    return Leaf("bytes", lambda value: encode(value).decode(), write)
+    return Scalar("bytes", lambda value: encode(value).decode(), write)
 
 
-STRING: Final = Leaf("string", _same, _is(str))
-INT64: Final = Leaf("int64", _same, _write_int)
-DOUBLE: Final = Leaf("double", _read_double, _write_double)
-BOOL: Final = Leaf("bool", _same, _is(bool))
-BYTES: Final = Leaf("bytes", _read_text, _write_text)
-TIMESTAMP: Final = Leaf("google.protobuf.Timestamp", _read_timestamp, _write_timestamp)
-DURATION: Final = Leaf("google.protobuf.Duration", _read_duration, _write_duration)
+STRING: Final = Scalar("string", _same, _is(str))
+INT64: Final = Scalar("int64", _same, _write_int)
+DOUBLE: Final = Scalar("double", _read_double, _write_double)
+BOOL: Final = Scalar("bool", _same, _is(bool))
+BYTES: Final = Scalar("bytes", _read_text, _write_text)
+TIMESTAMP: Final = Scalar("google.protobuf.Timestamp", _read_timestamp, _write_timestamp)
+DURATION: Final = Scalar("google.protobuf.Duration", _read_duration, _write_duration)
 _BASE64: Final = _bytes(base64.b64encode, base64.b64decode)
 _BASE64URL: Final = _bytes(base64.urlsafe_b64encode, base64.urlsafe_b64decode)
-_ENCODERS: Final[dict[Any, Leaf]] = {Base64Encoder: _BASE64, Base64UrlEncoder: _BASE64URL}
+_ENCODERS: Final[dict[Any, Scalar]] = {Base64Encoder: _BASE64, Base64UrlEncoder: _BASE64URL}
 _BY_JSON: Final = {"string": STRING, "integer": INT64, "number": DOUBLE, "boolean": BOOL}
 
 
-def leaf_of(schema: Any, config: Any) -> Leaf | None:
-    """Answer the kind of a pydantic core schema without parts, under a model's config; None: it is none."""
+def scalar_of(schema: Any, config: Any) -> Scalar | None:
+    """Return the scalar for a pydantic core schema and a model's config, or None if the schema is not a scalar."""
     kind = schema["type"]
     if kind == "bytes" and "serialization" not in schema:
         return _plain_bytes(config)
@@ -191,17 +203,17 @@ def leaf_of(schema: Any, config: Any) -> Leaf | None:
     if kind == "function-after" and isinstance(encoder, EncodedBytes):
         return _ENCODERS.get(encoder.encoder)
     written, read = _json_kinds(schema, "serialization"), _json_kinds(schema, "validation")
-    # What is written must be one kind of scalar, and be read as the same kind.
+    # Serialization must write one kind of scalar, and validation must accept that kind.
     return _BY_JSON.get(next(iter(written))) if len(written) == 1 and written <= read else None
 
 
-def _plain_bytes(config: Any) -> Leaf | None:
+def _plain_bytes(config: Any) -> Scalar | None:
     modes = config.get("ser_json_bytes", "utf8"), config.get("val_json_bytes", "utf8")
-    # pydantic's "base64" is the URL-safe one.
+    # pydantic's "base64" is the URL-safe variant.
     return {("utf8", "utf8"): BYTES, ("base64", "base64"): _BASE64URL}.get(modes)
 
 
-def _temporal(schema: Any, config: Any) -> Leaf | None:
+def _temporal(schema: Any, config: Any) -> Scalar | None:
     if config.get("ser_json_temporal", "iso8601") != "iso8601":
         return None
     if schema["type"] == "timedelta":

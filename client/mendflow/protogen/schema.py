@@ -1,13 +1,13 @@
-"""What a message for a Python type looks like: names, labels, types, but no numbers (the lock has those).
+"""The protobuf messages for Python types: names, labels and types. The lock file has the field numbers.
 
-The source is pydantic's core schema, since that is what reads and writes the
-JSON: what pydantic calls a member, and what it makes of absence, is what the
-message must tell too.
+The messages are derived from pydantic's core schema, because pydantic reads and
+writes the JSON. A message must use pydantic's member names and give absence the
+same meaning.
 
-Every field that stands alone has presence, so that one that was forgotten is
-told from one that is zero, as in JSON. Where protobuf has no place for
-something (a list of lists, null in a list, an empty list where the default is
-another), a message of one field goes between.
+Every singular field has presence, so that a missing value differs from zero, as
+in JSON. Where protobuf cannot express a value (a list of lists, null in a list,
+an empty list where the default is not empty), a wrapper message with one field
+holds it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from mendflow.codec.values import JsonType, adapter_of
 from mendflow.errors import DefinitionError
 from mendflow.protogen.comments import documentation, field_comments
-from mendflow.protogen.scalars import BOOL, DOUBLE, INT64, Leaf, leaf_of
+from mendflow.protogen.scalars import BOOL, DOUBLE, INT64, Scalar, scalar_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Choice", "Field", "Message", "Shaper", "camel", "snake"]
+__all__ = ["EnumSchema", "FieldSchema", "MessageSchema", "SchemaBuilder", "camel", "snake"]
 
-#: Deeper than any type that ends.
+#: Nesting beyond this limit means that a type contains itself.
 _DEEPEST: Final = 60
-_LISTS: Final = frozenset({"list", "set", "frozenset", "tuple"})
-_RECORDS: Final = frozenset({"model", "dataclass", "typed-dict"})
-#: Where the schema inside of another is.
+_LIST_KINDS: Final = frozenset({"list", "set", "frozenset", "tuple"})
+_RECORD_KINDS: Final = frozenset({"model", "dataclass", "typed-dict"})
+#: The member that holds the inner schema, by the kind of the outer schema.
 _WRAPPINGS: Final = {
     "function-before": "schema",
     "function-after": "schema",
@@ -44,87 +44,87 @@ _WRAPPINGS: Final = {
     "lax-or-strict": "lax_schema",
 }
 _REFUSALS: Final = {
-    "any": "Any has no type of message: say what it is",
-    "union": "a union of several types has no type of message: use one type, or one type and None",
-    "tagged-union": "a union of several types has no type of message: use one class with optional fields",
-    "tuple": "a tuple of fixed places has no type of message: use a dataclass",
-    "named-tuple": "a named tuple has no type of message: use a dataclass",
-    "call": "it has no type of message: use a dataclass",
-    "none": "None alone has no type of message",
+    "any": "Any has no message type; use a specific type",
+    "union": "a union of several types has no message type; use one type, or one type and None",
+    "tagged-union": "a union of several types has no message type; use one class with optional fields",
+    "tuple": "a tuple of fixed length has no message type; use a dataclass",
+    "named-tuple": "a named tuple has no message type; use a dataclass",
+    "call": "this type has no message type; use a dataclass",
+    "none": "None alone has no message type",
 }
 _HINTS: Final = {
-    "decimal": 'A decimal number, as in "12.50".',
+    "decimal": 'A decimal number, such as "12.50".',
     "uuid": "A UUID.",
-    "date": "A date, as in 2030-01-31.",
-    "time": "A time of day, as in 12:30:00.",
+    "date": "A date, such as 2030-01-31.",
+    "time": "A time of day, such as 12:30:00.",
 }
 _is_identifier: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*").fullmatch
 
 
 @dataclass(eq=False)
-class Field:
+class FieldSchema:
     """A field of a message."""
 
     name: str
-    #: What JSON calls it.
+    #: The member's name in JSON.
     member: str
     label: Literal["", "repeated", "map"]
-    type: Leaf | Message | Choice
+    type: Scalar | MessageSchema | EnumSchema
     #: The type of a map's keys.
     key: str = ""
-    #: Absence is null, rather than no member.
+    #: True if an absent field is null in JSON, instead of a missing member.
     nullable: bool = False
-    #: It is computed: never read.
+    #: True for a computed field, which is never read.
     output_only: bool = False
     comment: str = ""
 
 
 @dataclass(eq=False)
-class Message:
-    """A message. ``name`` is set by the lock, which knows what names are taken."""
+class MessageSchema:
+    """A message. The lock file sets ``name``, because it knows the names in use."""
 
-    #: What of the code it is made from; the lock finds it again by that.
-    origin: str
-    #: The name it would like.
-    base: str
-    #: record: an object with a member a field; value: what its one field is; null: nothing.
+    #: The type in the code. The lock file identifies the message by it.
+    source: str
+    #: The name to use if it is free.
+    preferred_name: str
+    #: record: a JSON object with a member for each field; value: the JSON of the only field; null: JSON null.
     form: Literal["record", "value", "null"]
-    fields: list[Field] = field(default_factory=list)
+    fields: list[FieldSchema] = field(default_factory=list)
     comment: str = ""
     name: str = ""
 
-    def reachable(self) -> Iterator[Message | Choice]:
-        """Yield this and every message and enum in it, each once, in the order of the fields."""
+    def reachable(self) -> Iterator[MessageSchema | EnumSchema]:
+        """Yield this message and all messages and enums that it uses, each once, in the order of the fields."""
         seen: set[int] = set()
-        waiting: list[Message | Choice] = [self]
+        waiting: list[MessageSchema | EnumSchema] = [self]
         while waiting:
             each = waiting.pop(0)
             if id(each) not in seen:
                 seen.add(id(each))
                 yield each
-                if isinstance(each, Message):
-                    waiting += [part.type for part in each.fields if not isinstance(part.type, Leaf)]
+                if isinstance(each, MessageSchema):
+                    waiting += [part.type for part in each.fields if not isinstance(part.type, Scalar)]
 
 
 @dataclass(eq=False)
-class Choice:
-    """An enum: the JSON value of each member, by the member's name in capitals."""
+class EnumSchema:
+    """An enum. ``members`` maps upper-case names to JSON values."""
 
-    origin: str
-    base: str
+    source: str
+    preferred_name: str
     members: dict[str, Any]
     comment: str = ""
     name: str = ""
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """A schema without its wrappings."""
+class _Unwrapped:
+    """A schema without its wrappers, and the properties that the wrappers had."""
 
     schema: Any
     config: Any
     nullable: bool = False
-    #: What absence means in JSON: required, null, empty (an empty container) or other.
+    #: The default of an absent member: required (no default), null, empty (an empty container) or other.
     default: Literal["required", "null", "empty", "other"] = "required"
 
     @property
@@ -135,167 +135,173 @@ class _Opened:
     def is_container(self) -> bool:
         if self.kind == "tuple":
             return len(self.schema["items_schema"]) == 1 and self.schema.get("variadic_item_index") == 0
-        return self.kind in _LISTS or self.kind == "dict"
+        return self.kind in _LIST_KINDS or self.kind == "dict"
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in the types one is: for messages to people, and for names of what goes between."""
+    """A place inside a type, for error messages and for the names of wrapper messages."""
 
     path: str
-    origin: str
-    base: str
+    source: str
+    preferred_name: str
     depth: int = 0
 
-    def at(self, path: str, origin: str, base: str) -> _Place:
-        return _Place(self.path + path, self.origin + origin, self.base + base, self.depth + 1)
+    def at(self, path: str, source: str, preferred_name: str) -> _Place:
+        return _Place(self.path + path, self.source + source, self.preferred_name + preferred_name, self.depth + 1)
 
 
-class Shaper:
-    """Makes messages of types; a class becomes one message wherever it is met.
+class SchemaBuilder:
+    """Builds messages from types. A class becomes one message, even if several types use it.
 
-    ``problems`` has (path, what) for each place that a message cannot tell.
+    ``problems`` has a (path, description) pair for each place that has no message type.
     """
 
     def __init__(self) -> None:
         self.problems: list[tuple[str, str]] = []
         self._definitions: dict[str, Any] = {}
-        #: By pydantic's reference, which has the type's address: two classes may share a name.
-        self._made: dict[Any, Message | Choice] = {}
+        #: The parts by pydantic's reference, which is unique, while two classes may have the same name.
+        self._made: dict[Any, MessageSchema | EnumSchema] = {}
 
-    def whole(self, value_type: JsonType[Any] | None, origin: str, base: str, comment: str) -> Message:
-        """Answer the message of a whole input, output or signal. None: there is no value."""
+    def message_for(
+        self, value_type: JsonType[Any] | None, source: str, preferred_name: str, comment: str
+    ) -> MessageSchema:
+        """Return the message of an input, an output or a signal. A type of None means that there is no value."""
         if value_type is None:
-            return Message(origin, base, "null", comment=comment)
-        opened = self._open(adapter_of(value_type.member, value_type.name).core_schema, {})
-        if opened.kind == "none":
-            return Message(origin, base, "null", comment=comment)
-        place = _Place(value_type.name, origin, base)
-        if opened.kind in _RECORDS and not opened.nullable and not _has_serializer(opened.schema):
-            cls = opened.schema.get("cls")
+            return MessageSchema(source, preferred_name, "null", comment=comment)
+        unwrapped = self._unwrap(adapter_of(value_type.member, value_type.name).core_schema, {})
+        if unwrapped.kind == "none":
+            return MessageSchema(source, preferred_name, "null", comment=comment)
+        place = _Place(value_type.name, source, preferred_name)
+        if unwrapped.kind in _RECORD_KINDS and not unwrapped.nullable and not _has_serializer(unwrapped.schema):
+            cls = unwrapped.schema.get("cls")
             place = replace(place, path=getattr(cls, "__name__", place.path))
-            if camel(place.path) == base:
-                return self._record(opened, place)
-            about = documentation(cls)
-            message = Message(origin, base, "record", comment=f"{comment}\n\n{about}" if about else comment)
-            self._fill(message, opened, place)
+            if camel(place.path) == preferred_name:
+                return self._record(unwrapped, place)
+            comment = "\n\n".join(filter(None, (comment, documentation(cls))))
+            message = MessageSchema(source, preferred_name, "record", comment=comment)
+            self._fill(message, unwrapped, place)
             return message
-        message = Message(origin, base, "value", comment=comment)
-        message.fields.append(self._field("value", "", opened, place))
+        message = MessageSchema(source, preferred_name, "value", comment=comment)
+        message.fields.append(self._field("value", "", unwrapped, place))
         return message
 
     # One field.
 
-    def _field(self, name: str, member: str, opened: _Opened, place: _Place) -> Field:
+    def _field(self, name: str, member: str, unwrapped: _Unwrapped, place: _Place) -> FieldSchema:
         if place.depth > _DEEPEST:
-            self._refuse(place, "is nested in itself without a class: give it one")
-            return Field(name, member, "", BOOL)
-        telling = opened.nullable and opened.default == "other"
-        if telling or (opened.is_container and (opened.nullable or opened.default == "other")):
-            # Presence is taken: a message between has a presence of its own.
-            inner = replace(opened, default="required", nullable=opened.nullable and opened.default == "other")
-            between = self._between(inner, place.at("", "", "Value"))
-            return Field(name, member, "", between, nullable=opened.nullable and opened.default != "other")
-        if opened.kind == "dict":
-            return self._map(name, member, opened, place)
-        if opened.is_container:
-            items = opened.schema.get("items_schema", {"type": "any"})
+            self._add_problem(place, "contains itself without a class; define a class for it")
+            return FieldSchema(name, member, "", BOOL)
+        has_three_states = unwrapped.nullable and unwrapped.default == "other"
+        if has_three_states or (unwrapped.is_container and (unwrapped.nullable or unwrapped.default == "other")):
+            # Presence alone cannot express these, so a wrapper message adds a second level of presence.
+            inner = replace(unwrapped, default="required", nullable=has_three_states)
+            wrapper = self._wrapper(inner, place.at("", "", "Value"))
+            return FieldSchema(name, member, "", wrapper, nullable=unwrapped.nullable and unwrapped.default != "other")
+        if unwrapped.kind == "dict":
+            return self._map(name, member, unwrapped, place)
+        if unwrapped.is_container:
+            items = unwrapped.schema.get("items_schema", {"type": "any"})
             item = items[0] if isinstance(items, list) else items
-            return Field(name, member, "repeated", self._element(item, opened.config, place.at("[]", "[]", "Item")))
-        return Field(name, member, "", self._single(opened, place), nullable=opened.nullable, comment=_hint(opened))
+            element = self._element(item, unwrapped.config, place.at("[]", "[]", "Item"))
+            return FieldSchema(name, member, "repeated", element)
+        single = self._single(unwrapped, place)
+        return FieldSchema(name, member, "", single, nullable=unwrapped.nullable, comment=_hint(unwrapped))
 
-    def _map(self, name: str, member: str, opened: _Opened, place: _Place) -> Field:
-        schema = opened.schema
+    def _map(self, name: str, member: str, unwrapped: _Unwrapped, place: _Place) -> FieldSchema:
+        schema = unwrapped.schema
         values = schema.get("values_schema", {"type": "any"})
-        key = self._open(schema.get("keys_schema", {"type": "any"}), opened.config)
-        element = self._element(values, opened.config, place.at("[]", "[]", "Value"))
-        return Field(name, member, "map", element, key=self._key(key, place.at("[key]", "", "")))
+        key = self._unwrap(schema.get("keys_schema", {"type": "any"}), unwrapped.config)
+        element = self._element(values, unwrapped.config, place.at("[]", "[]", "Value"))
+        return FieldSchema(name, member, "map", element, key=self._key(key, place.at("[key]", "", "")))
 
-    def _key(self, opened: _Opened, place: _Place) -> str:
-        if opened.kind == "enum":
-            kind = None if all(isinstance(each.value, str) for each in opened.schema["members"]) else BOOL
+    def _key(self, unwrapped: _Unwrapped, place: _Place) -> str:
+        if unwrapped.kind == "enum":
+            kind = None if all(isinstance(each.value, str) for each in unwrapped.schema["members"]) else BOOL
         else:
-            kind = BOOL if opened.nullable else leaf_of(opened.schema, opened.config) or BOOL
+            kind = BOOL if unwrapped.nullable else scalar_of(unwrapped.schema, unwrapped.config) or BOOL
         if kind in (BOOL, DOUBLE):
-            self._refuse(place, "a map's key must be a string or an int")
+            self._add_problem(place, "a map's key must be a string or an int")
         return "int64" if kind is INT64 else "string"
 
-    def _element(self, schema: Any, config: Any, place: _Place) -> Leaf | Message | Choice:
-        opened = self._open(schema, config)
-        if opened.nullable or opened.is_container:
-            return self._between(replace(opened, default="required"), place)
-        return self._single(opened, place)
+    def _element(self, schema: Any, config: Any, place: _Place) -> Scalar | MessageSchema | EnumSchema:
+        unwrapped = self._unwrap(schema, config)
+        if unwrapped.nullable or unwrapped.is_container:
+            return self._wrapper(replace(unwrapped, default="required"), place)
+        return self._single(unwrapped, place)
 
-    def _between(self, opened: _Opened, place: _Place) -> Message:
-        what = "A value, or null when it has none" if opened.nullable else "A list or a map with presence of its own"
-        message = Message(place.origin, place.base, "value", comment=f"{what}.")
-        name = "value" if opened.nullable or not opened.is_container else "values"
-        message.fields.append(self._field(name, "", opened, place.at("", "", "")))
+    def _wrapper(self, unwrapped: _Unwrapped, place: _Place) -> MessageSchema:
+        comment = "A value, or null if no field is set." if unwrapped.nullable else "A list or a map that has presence."
+        message = MessageSchema(place.source, place.preferred_name, "value", comment=comment)
+        name = "value" if unwrapped.nullable or not unwrapped.is_container else "values"
+        message.fields.append(self._field(name, "", unwrapped, place.at("", "", "")))
         return message
 
-    def _single(self, opened: _Opened, place: _Place) -> Leaf | Message | Choice:
-        if opened.kind == "enum":
-            return self._choice(opened.schema, place)
-        if opened.kind in _RECORDS and not _has_serializer(opened.schema):
-            return self._record(opened, place)
-        leaf = leaf_of(opened.schema, opened.config)
-        if leaf is not None:
-            return leaf
-        if _has_serializer(opened.schema):
-            self._refuse(place, "what is written (a serializer of its own) is no scalar that is read alike")
+    def _single(self, unwrapped: _Unwrapped, place: _Place) -> Scalar | MessageSchema | EnumSchema:
+        if unwrapped.kind == "enum":
+            return self._enum(unwrapped.schema, place)
+        if unwrapped.kind in _RECORD_KINDS and not _has_serializer(unwrapped.schema):
+            return self._record(unwrapped, place)
+        scalar = scalar_of(unwrapped.schema, unwrapped.config)
+        if scalar is not None:
+            return scalar
+        if _has_serializer(unwrapped.schema):
+            self._add_problem(place, "a custom serializer must write a scalar that the type also accepts as input")
         else:
-            self._refuse(place, _REFUSALS.get(opened.kind, f"pydantic's {opened.kind} has no type of message"))
+            self._add_problem(place, _REFUSALS.get(unwrapped.kind, f"pydantic's {unwrapped.kind} has no message type"))
         return BOOL
 
     # Classes.
 
-    def _choice(self, schema: Any, place: _Place) -> Choice:
+    def _enum(self, schema: Any, place: _Place) -> EnumSchema:
         cls = schema["cls"]
         made = self._made.get(cls)
-        if isinstance(made, Choice):
+        if isinstance(made, EnumSchema):
             return made
-        origin = f"{cls.__module__}.{cls.__qualname__}"
-        choice = self._made[cls] = Choice(origin, camel(cls.__name__), {}, documentation(cls))
+        source = f"{cls.__module__}.{cls.__qualname__}"
+        made_enum = self._made[cls] = EnumSchema(source, camel(cls.__name__), {}, documentation(cls))
         if issubclass(cls, enum.Flag):
-            self._refuse(place, "flags have no type of message")
+            self._add_problem(place, "flags have no message type; use a list of an enum")
         values = set()
         for member in schema["members"]:
             name = member.name.upper()
             value = _json_scalar(member.value)
             if value is None:
-                self._refuse(place, f"the value of {cls.__name__}.{member.name} is no string, int or float")
-            elif not re.fullmatch(r"[A-Z0-9_]+", name) or name == "UNSPECIFIED" or name in choice.members:
-                self._refuse(place, f"{cls.__name__}.{member.name} has no name in an enum, or one that is taken")
+                self._add_problem(place, f"the value of {cls.__name__}.{member.name} must be a string, int or float")
+            elif not re.fullmatch(r"[A-Z0-9_]+", name) or name == "UNSPECIFIED" or name in made_enum.members:
+                self._add_problem(
+                    place, f"{cls.__name__}.{member.name} must be unique in upper case, ASCII, and not UNSPECIFIED"
+                )
             elif (type(value), value) in values:
-                self._refuse(place, f"{cls.__name__} has two members of the value {value!r}")
+                self._add_problem(place, f"{cls.__name__} must not have two members with the value {value!r}")
             else:
                 values.add((type(value), value))
-                choice.members[name] = value
-        return choice
+                made_enum.members[name] = value
+        return made_enum
 
-    def _record(self, opened: _Opened, place: _Place) -> Message:
-        schema = opened.schema
+    def _record(self, unwrapped: _Unwrapped, place: _Place) -> MessageSchema:
+        schema = unwrapped.schema
         cls = schema.get("cls")
         key = schema.get("ref", cls)
         made = self._made.get(key)
-        if isinstance(made, Message):
+        if isinstance(made, MessageSchema):
             return made
-        # The reference has the type's arguments too, each with its address.
-        origin = re.sub(r":\d+", "", schema.get("ref", "")) or f"{cls.__module__}.{cls.__qualname__}"
-        base = camel(getattr(cls, "__name__", "Record"))
-        message = self._made[key] = Message(origin, base, "record", comment=documentation(cls))
-        self._fill(message, opened, replace(place, origin=origin, base=base))
+        # The reference includes type arguments. Remove the addresses, which change in each process.
+        source = re.sub(r":\d+", "", schema.get("ref", "")) or f"{cls.__module__}.{cls.__qualname__}"
+        preferred_name = camel(getattr(cls, "__name__", "Record"))
+        message = self._made[key] = MessageSchema(source, preferred_name, "record", comment=documentation(cls))
+        self._fill(message, unwrapped, replace(place, source=source, preferred_name=preferred_name))
         return message
 
-    def _fill(self, message: Message, opened: _Opened, place: _Place) -> None:
-        fields, config = _fields_of(opened)
-        if config.get("extra_fields_behavior") == "allow" or opened.schema.get("extra_behavior") == "allow":
-            self._refuse(place, "takes members of any name, which a message cannot")
-        comments = field_comments(opened.schema.get("cls"))
+    def _fill(self, message: MessageSchema, unwrapped: _Unwrapped, place: _Place) -> None:
+        fields, config = _fields_of(unwrapped)
+        if config.get("extra_fields_behavior") == "allow" or unwrapped.schema.get("extra_behavior") == "allow":
+            self._add_problem(place, "accepts members with any name, which a message cannot; forbid extra members")
+        comments = field_comments(unwrapped.schema.get("cls"))
         for name, schema in fields:
             here = place.at(f".{name}", f".{name}", camel(name))
             computed = "return_schema" in schema
-            part = self._open(schema["return_schema"] if computed else schema["schema"], config)
+            part = self._unwrap(schema["return_schema"] if computed else schema["schema"], config)
             if schema.get("required") is False:
                 part = replace(part, default="other")
             made = self._field(snake(name), _member(name, schema, config, here, self.problems), part, here)
@@ -304,65 +310,65 @@ class Shaper:
             self._check_name(message, made, here)
             message.fields.append(made)
 
-    def _check_name(self, message: Message, made: Field, place: _Place) -> None:
+    def _check_name(self, message: MessageSchema, made: FieldSchema, place: _Place) -> None:
         if not _is_identifier(made.name):
-            self._refuse(place, "its name is no name of a field: ASCII letters, digits and _")
+            self._add_problem(place, "its name must consist of ASCII letters, digits and _ to be a field's name")
         for other in message.fields:
-            # protoc compares the names that JSON gives them.
+            # protoc compares the fields' JSON names.
             if camel(other.name).lower() == camel(made.name).lower():
-                self._refuse(place, f"as a field it has the name of {other.member}: {made.name}")
+                self._add_problem(place, f"has the same field name as {other.member}: {made.name}; rename one of them")
 
-    # Wrappings.
+    # Wrappers.
 
-    def _open(self, schema: Any, config: Any) -> _Opened:
-        opened = _Opened(schema, config)
+    def _unwrap(self, schema: Any, config: Any) -> _Unwrapped:
+        unwrapped = _Unwrapped(schema, config)
         for _ in range(_DEEPEST):
-            inner = self._inner(opened)
+            inner = self._unwrap_once(unwrapped)
             if inner is None:
                 break
-            opened = inner
-        return opened
+            unwrapped = inner
+        return unwrapped
 
-    def _inner(self, opened: _Opened) -> _Opened | None:
-        """Answer what is inside the outermost wrapping; None: it has none."""
-        schema, kind = opened.schema, opened.kind
+    def _unwrap_once(self, unwrapped: _Unwrapped) -> _Unwrapped | None:
+        """Return the schema inside the outermost wrapper, or None if there is no wrapper."""
+        schema, kind = unwrapped.schema, unwrapped.kind
         if kind == "definitions":
             self._definitions.update({each["ref"]: each for each in schema["definitions"]})
         elif kind == "definition-ref":
-            return replace(opened, schema=self._definitions[schema["schema_ref"]])
+            return replace(unwrapped, schema=self._definitions[schema["schema_ref"]])
         elif kind == "default":
-            opened = replace(opened, default=_default(schema))
+            unwrapped = replace(unwrapped, default=_default(schema))
         elif _has_serializer(schema):
             return None
         elif kind == "nullable":
-            opened = replace(opened, nullable=True)
+            unwrapped = replace(unwrapped, nullable=True)
         elif kind == "model" and schema.get("root_model"):
-            opened = replace(opened, config=schema.get("config", {}))
+            unwrapped = replace(unwrapped, config=schema.get("config", {}))
         elif kind not in _WRAPPINGS:
             return None
-        return replace(opened, schema=schema[_WRAPPINGS.get(kind, "schema")])
+        return replace(unwrapped, schema=schema[_WRAPPINGS.get(kind, "schema")])
 
-    def _refuse(self, place: _Place, problem: str) -> None:
+    def _add_problem(self, place: _Place, problem: str) -> None:
         self.problems.append((place.path, problem))
 
 
-def _fields_of(opened: _Opened) -> tuple[list[tuple[str, Any]], Any]:
-    """Answer a class's fields by their Python names, and its config."""
-    schema = opened.schema
-    config = schema.get("config") or opened.config
+def _fields_of(unwrapped: _Unwrapped) -> tuple[list[tuple[str, Any]], Any]:
+    """Return a class's fields as (Python name, schema) pairs, and its config."""
+    schema = unwrapped.schema
+    config = schema.get("config") or unwrapped.config
     inner = schema
-    # Validators of the whole class lie around its fields.
+    # Validators of the whole class wrap its fields.
     while "schema" in inner and inner["type"] not in ("model-fields", "dataclass-args", "typed-dict"):
         inner = inner["schema"]
     if inner["type"] not in ("model-fields", "dataclass-args", "typed-dict"):
-        raise DefinitionError(f"pydantic tells nothing of the fields of {schema.get('cls')}")
+        raise DefinitionError(f"pydantic's schema of {schema.get('cls')} does not list its fields; use a dataclass")
     fields = inner["fields"]
     named = [(each["name"], each) for each in fields] if isinstance(fields, list) else list(fields.items())
     return named + [(each["property_name"], each) for each in inner.get("computed_fields", ())], config
 
 
 def _member(name: str, schema: Any, config: Any, place: _Place, problems: list[tuple[str, str]]) -> str:
-    """Answer what JSON calls a field."""
+    """Return a field's name in JSON. Add a problem if it is written and read under different names."""
     if "return_schema" in schema:
         return str(schema.get("alias", name))
     written = str(schema.get("serialization_alias", name))
@@ -370,13 +376,13 @@ def _member(name: str, schema: Any, config: Any, place: _Place, problems: list[t
     if isinstance(alias, str):
         read = {alias}
     else:
-        # One path, or several to choose from.
+        # The alias is one path, or a list of alternative paths.
         paths = alias if all(isinstance(part, list) for part in alias) else [alias]
         read = {path[0] for path in paths if len(path) == 1}
     if config.get("populate_by_name") or config.get("validate_by_name"):
         read.add(name)
     if written not in read:
-        problems.append((place.path, f"is written as {written!r} and not read so: give it one alias"))
+        problems.append((place.path, f"is written as {written!r} but not read by that name; use one alias for both"))
     return written
 
 
@@ -394,31 +400,31 @@ def _has_serializer(schema: Any) -> bool:
     return serialization is not None and str(serialization.get("type", "")).startswith(("function", "to-", "format"))
 
 
-def _hint(opened: _Opened) -> str:
-    """Answer what else a field's type does not say."""
-    if opened.kind == "literal":
-        values = [json.dumps(to_jsonable_python(each), ensure_ascii=False) for each in opened.schema["expected"]]
+def _hint(unwrapped: _Unwrapped) -> str:
+    """Return a comment for a property that the field's type does not express, or ""."""
+    if unwrapped.kind == "literal":
+        values = [json.dumps(to_jsonable_python(each), ensure_ascii=False) for each in unwrapped.schema["expected"]]
         return f"One of {', '.join(values)}."
-    return _HINTS.get(opened.kind, "")
+    return _HINTS.get(unwrapped.kind, "")
 
 
 def _json_scalar(value: Any) -> Any:
     try:
-        told = to_jsonable_python(value)
+        scalar = to_jsonable_python(value)
     except PydanticSerializationError:
         return None
-    return told if type(told) in (str, int, float) else None
+    return scalar if type(scalar) in (str, int, float) else None
 
 
 def camel(name: str) -> str:
-    """Answer a name as protobuf's messages have them: SendCampaign."""
+    """Return a name in the style of protobuf's messages, such as SendCampaign."""
     parts = re.split(r"[^A-Za-z0-9]+", name)
     joined = "".join(part[:1].upper() + part[1:] for part in parts if part)
     return joined if joined[:1].isalpha() else f"T{joined}"
 
 
 def snake(name: str) -> str:
-    """Answer a name as protobuf's fields have them: order_id."""
+    """Return a name in the style of protobuf's fields, such as order_id."""
     if name.islower():
         return name.lstrip("_")
     split = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mendflow.cli.event_text import narrate
+from mendflow.cli.event_text import describe_event
 from mendflow.v1 import event_pb2
 
 KINDS = [field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields]
@@ -16,7 +16,7 @@ KINDS = [field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["deta
 def test_every_kind_has_its_words(kind: str) -> None:
     event = event_pb2.Event(sequence=7)
     getattr(event, kind).SetInParent()
-    line = narrate(event)
+    line = describe_event(event)
     assert line.startswith("#7 ")
     assert "does not know" not in line
     assert "\n" not in line
@@ -25,7 +25,7 @@ def test_every_kind_has_its_words(kind: str) -> None:
 def test_a_kind_of_a_newer_server_is_shown_too() -> None:
     # Field 99 of Event, as a newer contract may have it.
     event = event_pb2.Event.FromString(event_pb2.Event(sequence=3).SerializeToString() + b"\x9a\x06\x00")
-    assert narrate(event).endswith("something that this version does not know")
+    assert describe_event(event).endswith("unknown to this version")
 
 
 @pytest.mark.parametrize("hostile", ["\x1b[2J", "a\nb", "a\rb", "\x07", "\u202e", "\x9b31m"])
@@ -33,8 +33,8 @@ def test_a_terminal_is_not_given_orders(hostile: str) -> None:
     event = event_pb2.Event(sequence=1)
     event.alert_raised.name = "alert"
     event.alert_raised.message = hostile
-    assert hostile not in narrate(event)
-    assert narrate(event).isprintable()
+    assert hostile not in describe_event(event)
+    assert describe_event(event).isprintable()
 
 
 def test_a_retry_says_when_and_why() -> None:
@@ -44,5 +44,5 @@ def test_a_retry_says_when_and_why() -> None:
     failed.failure.type, failed.failure.message, failed.failure.kind = "builtins.ConnectionError", "refused", 1
     failed.decision.action, failed.decision.reason, failed.decision.attempts_left = 1, 1, 3
     failed.decision.delay.nanos = 250_000_000
-    line = narrate(event)
-    assert "charge attempt 2 failed: ConnectionError: refused (transient); retry in 0.25 s (backoff, 3 left)" in line
+    line = describe_event(event)
+    assert "charge attempt 2 failed: ConnectionError: refused (transient); retries in 0.25 s (backoff, 3 left)" in line
