@@ -167,20 +167,20 @@ def test_a_type_that_asks_for_more_than_plainness_has_none(annotation: Any) -> N
 
 
 @pytest.mark.parametrize("annotation", TREES + LEAVES, ids=str)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(value=trees)
 def test_a_plain_value_has_the_same_outcome_both_ways(annotation: Any, value: Any) -> None:
     assert outcome(JsonType(annotation), value) == outcome(slow(annotation), value)
 
 
 @pytest.mark.parametrize("annotation", TREES + LEAVES, ids=str)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(value=anything)
 def test_any_value_has_the_same_outcome_both_ways(annotation: Any, value: Any) -> None:
     assert outcome(JsonType(annotation), value) == outcome(slow(annotation), value)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(trees)
 def test_a_plain_tree_is_plain_and_comes_back(value: Any) -> None:
     assert is_plain(value)
