@@ -97,3 +97,24 @@ async def test_stopped_for_answers_open_workflows_of_that_reason(store: Store) -
     assert await store.stopped_for(5, after_key=rows[0].key, limit=10) == [rows[4].key]
     assert await store.stopped_for(6, after_key=0, limit=2) == [rows[1].key, rows[3].key]
     assert await store.stopped_for(7, after_key=0, limit=10) == []
+
+
+async def test_snapshot_of_an_open_workflow_has_its_first_event_only(store: Store) -> None:
+    row = await start(store, "order-1", b"first")
+    await commit(store, follow(row, b"second"))
+    snapshot = await store.snapshot(row.workflow_id)
+    assert snapshot is not None
+    assert (snapshot.row.last_sequence, snapshot.first, snapshot.last) == (2, b"first", None)
+
+
+async def test_snapshot_of_an_ended_workflow_has_its_first_and_last_event(store: Store) -> None:
+    row = await start(store, "order-1", b"first")
+    await commit(store, end(row, b"second", b"last"))
+    snapshot = await store.snapshot(row.workflow_id)
+    assert snapshot is not None
+    assert (snapshot.row.last_sequence, snapshot.first, snapshot.last) == (3, b"first", b"last")
+
+
+async def test_snapshot_of_an_unknown_workflow_is_none(store: Store) -> None:
+    await start(store)
+    assert await store.snapshot("unknown") is None

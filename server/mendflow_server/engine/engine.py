@@ -126,7 +126,7 @@ class Engine:
             return result
         if result.started:
             # Its wait is over, or the server shuts down.
-            snapshot = await self._latest(result.row.workflow_id)
+            snapshot = await self._reader.snapshot(result.row.workflow_id)
         else:
             snapshot = await self.wait_end(result.row, command.wait)
         return StartResult(snapshot.row, result.started, snapshot.final)
@@ -192,11 +192,7 @@ class Engine:
                     snapshot = await end
                     if snapshot is not None:
                         return snapshot
-                    return await self._latest(row.workflow_id)
-        return Snapshot(row, None, await self._reader.final_event(row))
-
-    async def _latest(self, workflow_id: str) -> Snapshot:
-        row = await self.find(workflow_id)
+                    return await self._reader.snapshot(row.workflow_id)
         return Snapshot(row, None, await self._reader.final_event(row))
 
     async def list_workflows(self, condition: Filter, *, limit: int, after: Cursor | None) -> Page:

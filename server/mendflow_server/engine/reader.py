@@ -42,9 +42,10 @@ class WorkflowReader:
             started = execution.history.started
             if started is not None:
                 return Snapshot(execution.row, started, None)
-        row = await self.find(workflow_id)
-        first = await self.event(row.key, 1)
-        return Snapshot(row, first, await self.final_event(row))
+        stored = await self._store.snapshot(workflow_id)
+        if stored is None:
+            raise errors.WorkflowNotFound(workflow_id)
+        return Snapshot(stored.row, _event(stored.first), _event(stored.last))
 
     async def final_event(self, row: Row) -> event_pb2.Event | None:
         """Return the final event of a workflow that has ended; None: it is open."""
@@ -53,7 +54,7 @@ class WorkflowReader:
     async def event(self, key: int, sequence: int) -> event_pb2.Event | None:
         """Return one event of the workflow with this key; None: there is none of this sequence."""
         found = await self._store.read_events(key, sequence - 1, limit=1, max_bytes=1)
-        return event_pb2.Event.FromString(found[0]) if found else None
+        return _event(found[0] if found else None)
 
     async def events(self, key: int, after_sequence: int, *, limit: int, max_bytes: int) -> list[bytes]:
         """Return stored events after a sequence, oldest first: at most ``limit`` and ``max_bytes``, at least one."""
@@ -62,3 +63,7 @@ class WorkflowReader:
     async def page(self, condition: Filter, *, limit: int, after: Cursor | None) -> Page:
         """Return a page of rows, newest first."""
         return await self._store.list_workflows(condition, limit=limit, after=after)
+
+
+def _event(data: bytes | None) -> event_pb2.Event | None:
+    return None if data is None else event_pb2.Event.FromString(data)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Message,
         Page,
         Row,
+        StoredSnapshot,
         Suspect,
     )
 
@@ -66,6 +67,9 @@ class Store(Protocol):
 
     async def load(self, keys: Sequence[int]) -> list[Loaded]:
         """Return everything needed to drive these workflows, in the order of ``keys``. Omit missing ones."""
+
+    async def snapshot(self, workflow_id: str) -> StoredSnapshot | None:
+        """Return a workflow with its first and final event, all of one moment; None: there is no such workflow."""
 
     async def read_inbox(self, key: int) -> list[Message]:
         """Return the messages in a workflow's inbox, in the order of commits; none if there is no such workflow."""

@@ -190,6 +190,14 @@ class BatchResult:
     message_ids: list[int]
 
 
+class StoredSnapshot(NamedTuple):
+    """A workflow's row with its first and, in a final state, its last event, as they are stored."""
+
+    row: Row
+    first: bytes | None
+    last: bytes | None
+
+
 @dataclass(slots=True)
 class Loaded:
     """Everything needed to drive a workflow."""

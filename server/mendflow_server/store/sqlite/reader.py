@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mendflow_server.store.errors import StoreError, StoreUnavailable
-from mendflow_server.store.records import Guard, Heartbeat, InboxKind, Loaded, Message, Suspect
+from mendflow_server.store.records import Guard, Heartbeat, InboxKind, Loaded, Message, StoredSnapshot, Suspect
 from mendflow_server.store.sqlite.bulk import read_rows, to_json
 from mendflow_server.store.sqlite.connection import connect_reader, in_read_transaction, is_harmless, unavailable
 from mendflow_server.store.sqlite.queries import QUERIES
-from mendflow_server.store.sqlite.rows import from_columns
+from mendflow_server.store.sqlite.rows import FIRST_FINAL_STATE, from_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,6 +78,10 @@ class Reader:
         found = self.read(lambda connection: _many(connection, "find", workflow_ids=workflow_ids))
         return {row.workflow_id: row for row in map(from_columns, found)}
 
+    def snapshot(self, workflow_id: str) -> StoredSnapshot | None:
+        """Return a workflow with its first and final event, or None if there is no such workflow."""
+        return self.read(lambda connection: _snapshot(connection, workflow_id))
+
     def load(self, keys: Sequence[int]) -> list[Loaded]:
         """Return everything needed to drive these workflows."""
         loaded: list[Loaded] = []
@@ -124,6 +128,16 @@ class Reader:
 
     def _all(self, name: str, **values: int) -> list[Any]:
         return self.read(lambda connection: read_rows(connection, QUERIES[name], values))
+
+
+def _snapshot(connection: sqlite3.Connection, workflow_id: str) -> StoredSnapshot | None:
+    found = _many(connection, "find", workflow_ids=[workflow_id])
+    if not found:
+        return None
+    row = from_columns(found[0])
+    first = read_events(connection, row.key, 0, 1, 1)
+    last = read_events(connection, row.key, row.last_sequence - 1, 1, 1) if row.state >= FIRST_FINAL_STATE else []
+    return StoredSnapshot(row, first[0] if first else None, last[0] if last else None)
 
 
 def _load(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, Loaded]:

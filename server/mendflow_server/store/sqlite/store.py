@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Message,
         Page,
         Row,
+        StoredSnapshot,
         Suspect,
     )
 
@@ -137,6 +138,10 @@ class SqliteStore:
     async def load(self, keys: Sequence[int]) -> list[Loaded]:
         """See `Store.load`."""
         return await self._read(lambda reader: reader.load(keys))
+
+    async def snapshot(self, workflow_id: str) -> StoredSnapshot | None:
+        """See `Store.snapshot`."""
+        return await self._read(lambda reader: reader.snapshot(workflow_id))
 
     async def read_inbox(self, key: int) -> list[Message]:
         """See `Store.read_inbox`."""
