@@ -1,8 +1,8 @@
 """Durable, self-healing workflows in plain async Python.
 
-Authoring: `workflow`, `step`, `RetryPolicy`, `sleep`, `gather`, `wait_signal`,
-`progress`, `now`, `uuid4`, `random`, `version`, `attempt`. Calling: `Client`, `SyncClient`.
-Errors are in `mendflow.errors`.
+To write workflows, use `workflow`, `step`, `RetryPolicy`, `sleep`, `gather`,
+`wait_signal`, `progress`, `now`, `uuid4`, `random`, `version` and `attempt`. To
+call a server, use `Client` or `SyncClient`. The errors are in `mendflow.errors`.
 """
 
 from mendflow.authoring.calls import gather, now, random, sleep, uuid4, version, wait_signal

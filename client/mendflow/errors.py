@@ -1,31 +1,31 @@
-"""Every error that Mendflow raises into its users' code.
+"""The errors that Mendflow raises into user code.
 
 ::
 
     MendflowError
-    ├── NotInWorkflow             an authoring verb was used where it cannot work
+    ├── NotInWorkflow             an authoring function was called outside a workflow
     ├── NotDurable                workflow code awaited something that cannot be replayed
-    ├── NotAwaited                workflow code made a call and forgot its await
+    ├── NotAwaited                workflow code made a call and did not await it
     ├── DefinitionError           a decorated function cannot be a workflow or a step
-    ├── PayloadError              a value does not fit its type
-    │   └── MessageNotExported    it came as a message, and its type has none
-    ├── StepFailed                a step has failed for good (raised at its call)
-    ├── SignalTimeout             a signal did not come in time (raised at wait_signal)
-    ├── TransientError            raise it in a step: try again
+    ├── PayloadError              a value does not match its type
+    │   └── MessageNotExported    a message arrived where the type takes JSON
+    ├── StepFailed                a step failed and has no retries left (raised at its call)
+    ├── SignalTimeout             no signal arrived before the timeout (raised at wait_signal)
+    ├── TransientError            raise it in a step to request a retry
     │   └── ThrottledError        ... but not before retry_after
-    ├── PermanentError            raise it in a step: do not try again
-    ├── RequestError              the server refused or could not take a call
-    │   ├── InvalidRequest        the caller's fault: a field, with its violations
+    ├── PermanentError            raise it in a step to prevent a retry
+    ├── RequestError              the server refused a call or did not answer it
+    │   ├── InvalidRequest        a field is malformed; .violations lists them
     │   ├── WorkflowNotFound
-    │   ├── AlreadyStarted        the id is taken by another type or input
-    │   ├── WrongState            the workflow has ended, or was never stopped
-    │   ├── SequenceOutOfRange    a watch from where there is nothing
-    │   ├── LimitExceeded         a limit of the server; retry_after says when again
-    │   ├── ServerUnavailable     draining, recovering, no store, not reachable
-    │   ├── DeadlineExceeded      the call's timeout passed; the workflow goes on
-    │   └── ServerFault           the server's own fault
-    └── WorkflowEndedError        result(): the workflow has ended without a result
-        ├── WorkflowFailed        .failure says why
+    │   ├── AlreadyStarted        a workflow of another type or input has the id
+    │   ├── WrongState            the workflow has ended, or is not stopped
+    │   ├── SequenceOutOfRange    a watch starts where there are no events
+    │   ├── LimitExceeded         a server limit is reached; retry after .retry_after
+    │   ├── ServerUnavailable     the server is shutting down, recovering, without its store or unreachable
+    │   ├── DeadlineExceeded      the call's timeout passed; the workflow continues
+    │   └── ServerFault           internal error in the server
+    └── WorkflowEndedError        result(): the workflow ended without a result
+        ├── WorkflowFailed        .failure has the reason
         ├── WorkflowCancelled
         └── WorkflowTerminated
 """
@@ -70,11 +70,11 @@ __all__ = [
 
 
 class MendflowError(Exception):
-    """The root of all errors raised by Mendflow."""
+    """The base class of all errors that Mendflow raises."""
 
 
 class NotInWorkflow(MendflowError):
-    """An authoring verb was used where it cannot work."""
+    """An authoring function was called outside a workflow."""
 
 
 class NotDurable(MendflowError):
@@ -82,7 +82,7 @@ class NotDurable(MendflowError):
 
 
 class NotAwaited(MendflowError):
-    """Workflow code made a call and forgot its await."""
+    """Workflow code made a call and did not await it."""
 
 
 class DefinitionError(MendflowError):
@@ -90,10 +90,10 @@ class DefinitionError(MendflowError):
 
 
 class PayloadError(MendflowError):
-    """A value does not fit its type.
+    """A value does not match its type.
 
-    ``problems`` has a (path, description) pair for each place, the path as in
-    ``items[3].price`` and empty for the value as a whole.
+    ``problems`` has a (path, description) pair for each problem. A path reads
+    like ``items[3].price``; an empty path means the whole value.
     """
 
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
@@ -102,19 +102,19 @@ class PayloadError(MendflowError):
 
 
 class MessageNotExported(PayloadError):
-    """A value came as a message, and its type has none; ``command`` makes it."""
+    """A message arrived, but its workflow type takes JSON; ``command`` exports the messages."""
 
     def __init__(self, workflow: str, command: str) -> None:
         super().__init__(
-            f"workflow {workflow} takes JSON: its types are exported as messages by `{command}`",
-            [("", f"its type is not exported as a message: {command}")],
+            f"workflow {workflow} takes JSON, because its types are not exported; to export them, run `{command}`",
+            [("", f"the type is not exported as a message; run `{command}`")],
         )
         self.workflow = workflow
         self.command = command
 
 
 class StepFailed(MendflowError):
-    """A step has failed for good; raised at its call inside a workflow."""
+    """A step failed and has no retries left. Raised at its call inside a workflow."""
 
     def __init__(self, step_key: str, failure: failure_pb2.Failure) -> None:
         super().__init__(f"step {step_key} failed: {failure.type}: {failure.message}")
@@ -123,19 +123,19 @@ class StepFailed(MendflowError):
 
 
 class SignalTimeout(MendflowError):
-    """A signal did not come in time."""
+    """No signal arrived before the timeout."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"signal {name!r} did not come in time")
+        super().__init__(f"signal {name!r} did not arrive before the timeout")
         self.name = name
 
 
 class TransientError(MendflowError):
-    """Raise it in a step: this may go away by itself, try again."""
+    """Raise it in a step to request a retry: the cause may be temporary."""
 
 
 class ThrottledError(TransientError):
-    """Raise it in a step: the callee asks for less; ``retry_after`` is in seconds."""
+    """Raise it in a step to request a retry after a delay: the callee is throttling. ``retry_after`` is in seconds."""
 
     def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -143,16 +143,17 @@ class ThrottledError(TransientError):
 
 
 class PermanentError(MendflowError):
-    """Raise it in a step: trying again is of no use."""
+    """Raise it in a step to prevent a retry: the cause is permanent."""
 
 
 class RequestError(MendflowError):
-    """The server refused or could not take a call.
+    """The server refused a call or did not answer it.
 
-    ``code`` is the gRPC status code's name, ``reason`` a name of
-    ``mendflow.v1.ErrorReason`` without its prefix (empty when the status
-    carried none), ``metadata`` the ErrorInfo's, ``violations`` the fields at
-    fault as (field, description), ``retry_after`` seconds or None.
+    ``code`` is the name of the gRPC status code. ``reason`` is a name of
+    ``mendflow.v1.ErrorReason`` without its prefix, or "" if the status has no
+    ErrorInfo. ``metadata`` comes from the ErrorInfo. ``violations`` lists the
+    malformed fields as (field, description) pairs. ``retry_after`` is in
+    seconds, or None.
     """
 
     def __init__(
@@ -174,43 +175,43 @@ class RequestError(MendflowError):
 
 
 class InvalidRequest(RequestError):
-    """A field of the request is at fault; ``violations`` names each."""
+    """A field of the request is malformed; ``violations`` lists each."""
 
 
 class WorkflowNotFound(RequestError):
-    """There is no workflow of this id."""
+    """No workflow has this id."""
 
 
 class AlreadyStarted(RequestError):
-    """The id is taken by a workflow of another type or input."""
+    """A workflow of another type or input has this id."""
 
 
 class WrongState(RequestError):
-    """The workflow has ended, or was never stopped."""
+    """The workflow has ended, or it is not stopped and cannot be resumed."""
 
 
 class SequenceOutOfRange(RequestError):
-    """There is no event at the sequence asked for."""
+    """No event has the requested sequence."""
 
 
 class LimitExceeded(RequestError):
-    """A limit of the server is reached."""
+    """A server limit is reached."""
 
 
 class ServerUnavailable(RequestError):
-    """The server drains, recovers, has no store or cannot be reached."""
+    """The server is shutting down, recovering, without its store or unreachable."""
 
 
 class DeadlineExceeded(RequestError):
-    """The call's timeout passed. The workflow goes on."""
+    """The call's timeout passed. The workflow continues."""
 
 
 class ServerFault(RequestError):
-    """A fault of the server's own."""
+    """An internal error in the server."""
 
 
 class WorkflowEndedError(MendflowError):
-    """The workflow has ended without a result."""
+    """The workflow ended without a result."""
 
     def __init__(self, workflow_id: str, message: str) -> None:
         super().__init__(message)
@@ -218,7 +219,7 @@ class WorkflowEndedError(MendflowError):
 
 
 class WorkflowFailed(WorkflowEndedError):
-    """The workflow failed; ``failure`` says why."""
+    """The workflow failed; ``failure`` has the reason."""
 
     def __init__(self, workflow_id: str, failure: failure_pb2.Failure) -> None:
         super().__init__(workflow_id, f"workflow {workflow_id} failed: {failure.type}: {failure.message}")
@@ -233,7 +234,7 @@ class WorkflowCancelled(WorkflowEndedError):
 
 
 class WorkflowTerminated(WorkflowEndedError):
-    """The workflow was terminated by an operator."""
+    """An operator terminated the workflow."""
 
     def __init__(self, workflow_id: str) -> None:
         super().__init__(workflow_id, f"workflow {workflow_id} was terminated")

@@ -1,6 +1,6 @@
-"""A history in a file: what `mendflow export` writes and `mendflow.testing.replay` reads.
+"""The file format of a history, which `mendflow export` writes and `mendflow.testing.replay` reads.
 
-The file is JSON, laid out so that two versions can be compared line by line::
+The file is JSON, with a layout that line-based diffs can compare::
 
     {
       "format": "mendflow.history/1",
@@ -12,9 +12,9 @@ The file is JSON, laid out so that two versions can be compared line by line::
       ]
     }
 
-An event is the protobuf JSON of ``mendflow.v1.Event`` where that is exact. Otherwise ``bytes`` has the event's own
-bytes in base64: a payload that is a message may be of a type that is not known where the file is read, and an event of
-a newer server may have fields that this version does not know.
+An event is the protobuf JSON of ``mendflow.v1.Event`` if that is exact. Otherwise ``bytes`` has the serialized event in
+base64. This is the case if a payload is a message, because a reader may not know its type, and if a newer server wrote
+fields that this version does not know.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FORMAT: Final = "mendflow.history/1"
 
 
 class BadHistory(MendflowError):
-    """A file is not an exported history. The message says what is wrong with it."""
+    """A file is not a valid exported history. The message has the reason."""
 
 
 class History(NamedTuple):
@@ -50,12 +50,12 @@ class History(NamedTuple):
 
     workflow_id: str
     workflow_type: str
-    #: Each event's bytes.
+    #: The serialized events, in order.
     events: list[bytes]
 
 
 def history_text(workflow_id: str, workflow_type: str, events: Iterable[event_pb2.Event]) -> str:
-    """Return the text of a history's file."""
+    """Return the text of a history file."""
     whole = {
         "format": FORMAT,
         "workflow_id": workflow_id,
@@ -66,7 +66,7 @@ def history_text(workflow_id: str, workflow_type: str, events: Iterable[event_pb
 
 
 def read_history(source: str | os.PathLike[str] | Mapping[str, Any]) -> History:
-    """Read a history from its file, or from the file's content that is read already. Raise `BadHistory`."""
+    """Read a history from a file's path, or from a file's parsed content. Raise `BadHistory` if it is invalid."""
     if isinstance(source, Mapping):
         return _of_json(source, "the history")
     path = Path(source)
@@ -77,26 +77,26 @@ def read_history(source: str | os.PathLike[str] | Mapping[str, Any]) -> History:
     except (ValueError, RecursionError) as error:
         raise BadHistory(f"{path} is not JSON: {error}") from error
     if not isinstance(found, Mapping):
-        raise BadHistory(f"{path} is not a history: it is no JSON object")
+        raise BadHistory(f"{path} is not a history: it must be a JSON object")
     return _of_json(found, str(path))
 
 
 def _of_json(found: Mapping[str, Any], name: str) -> History:
     if found.get("format") != FORMAT:
-        raise BadHistory(f"{name} is not a history: its format is {found.get('format')!r}, not {FORMAT!r}")
+        raise BadHistory(f"{name} is not a history: its format must be {FORMAT!r}, not {found.get('format')!r}")
     workflow_id, workflow_type, events = (found.get(key) for key in ("workflow_id", "workflow_type", "events"))
     if not isinstance(workflow_id, str) or not isinstance(workflow_type, str) or not isinstance(events, list):
-        raise BadHistory(f"{name} is not a history: it needs a workflow_id, a workflow_type and events")
+        raise BadHistory(f"{name} is not a history: it must have workflow_id, workflow_type and events")
     read = [_event(event, f"{name}: event {number}") for number, event in enumerate(events, start=1)]
     for number, event in enumerate(read, start=1):
         if event.sequence != number:
-            raise BadHistory(f"{name}: event {number} has the sequence {event.sequence}; sequences are dense, from 1")
+            raise BadHistory(f"{name}: event {number} must have the sequence {number}, not {event.sequence}")
     return History(workflow_id, workflow_type, [_bytes(event) for event in read])
 
 
 def _event(found: object, name: str) -> event_pb2.Event:
     if not isinstance(found, Mapping):
-        raise BadHistory(f"{name} cannot be read: it is no JSON object")
+        raise BadHistory(f"{name} cannot be read: it must be a JSON object")
     try:
         if "bytes" in found:
             return event_pb2.Event.FromString(base64.b64decode(found["bytes"], validate=True))
@@ -115,7 +115,7 @@ def _to_json(event: event_pb2.Event) -> dict[str, Any]:
 
 
 def _exact_json(event: event_pb2.Event) -> dict[str, Any] | None:
-    """Return the event's protobuf JSON, None when it would lose something."""
+    """Return the event's protobuf JSON, or None if it would lose data."""
     try:
         shown: dict[str, Any] = json_format.MessageToDict(event, preserving_proto_field_name=True)
         again = json_format.ParseDict(shown, event_pb2.Event())
@@ -129,7 +129,7 @@ def _bytes(event: event_pb2.Event) -> bytes:
 
 
 def _has_message(message: Message) -> bool:
-    """Return whether a payload in it is a message, of a type that another process may not know."""
+    """Return True if ``message`` has a payload with a message, whose type another process may not know."""
     if isinstance(message, payload_pb2.Payload):
         return message.HasField("message")
     for field, value in message.ListFields():

@@ -1,4 +1,4 @@
-"""Ids made in time order, so that they lie beside each other on the server's disk."""
+"""Ids in time order, which keeps new rows next to each other in the server's store."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _last = [0]
 
 
 def new_id() -> str:
-    """Answer a new id: a UUIDv7 (RFC 9562), each of this process's greater than the one before.
+    """Return a new UUIDv7 (RFC 9562). Each id of this process is greater than the previous one.
 
-    The 12 bits after the milliseconds hold fractions of one (the RFC's method
-    3), so that the order holds within a millisecond too.
+    The 12 bits after the milliseconds hold fractions of a millisecond (method 3
+    of the RFC), so that ids of the same millisecond are in order too.
     """
     with _lock:
         ticks = max(time.time_ns() * 4096 // 1_000_000, _last[0] + 1)

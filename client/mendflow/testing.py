@@ -1,4 +1,4 @@
-"""Helpers for tests of workflows. They need the server: ``pip install 'mendflow[server]'``."""
+"""Helpers for tests of workflows. They require the server: ``pip install 'mendflow[server]'``."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Replay", "ReplayFailed", "replay"]
 
-#: The server's default, in bytes.
+#: The server's default limit, in bytes.
 PAYLOAD_LIMIT: Final = 1 << 20
 
 
 class ReplayFailed(AssertionError):
-    """A server would pause the workflow with this code. The message is the explanation that it would give."""
+    """A server would pause the workflow with this code. The message is the server's explanation."""
 
 
 class Replay(NamedTuple):
-    """How far the code came in a history that it fits."""
+    """The result of a successful replay."""
 
-    #: Recorded calls that the code has not made. A later new call would pause the workflow.
+    #: The keys of recorded calls that the code did not make. A new call after them would pause the workflow.
     unclaimed: tuple[str, ...]
-    #: How the code ended, as in "returned"; empty when it waits for something that is not recorded.
+    #: How the code ended, such as "returned"; "" if it waits for an outcome that is not recorded.
     ending: str
 
 
@@ -37,13 +37,13 @@ def replay(
     *,
     payload_limit: int = PAYLOAD_LIMIT,
 ) -> Replay:
-    """Replay a history that `mendflow export` wrote against a workflow function, without a server.
+    """Replay a history from `mendflow export` against a workflow function, without a server.
 
-    ``history`` is the file's path, or its content. No step runs. The code must make the calls that the history
-    records; a history that has ended must lead to the same kind of end. ``payload_limit`` is the server's setting.
+    ``history`` is the file's path or its parsed content. No step runs. The code must make the recorded calls, and if
+    the workflow has ended, the code must end in the same way. ``payload_limit`` is the server's setting, in bytes.
 
-    Raise `ReplayFailed` when the code does not fit, and `mendflow.histories.BadHistory` when there is no history to
-    replay.
+    Raise `ReplayFailed` if the code does not fit the history, and `mendflow.histories.BadHistory` if the history is
+    invalid.
     """
     try:
         from mendflow_server.replay.rehearsal import rehearse  # noqa: PLC0415 - only this helper needs the server
@@ -53,8 +53,8 @@ def replay(
     recorded = read_history(history)
     if recorded.workflow_type != workflow.name:
         raise ReplayFailed(
-            f"workflow {recorded.workflow_id} is of type {recorded.workflow_type!r}, and this function is "
-            f"{workflow.name!r}: keep the name of a renamed function with @workflow(name=...)"
+            f"workflow {recorded.workflow_id} has type {recorded.workflow_type!r}, but this function has type "
+            f"{workflow.name!r}; keep the type of a renamed function with @workflow(name=...)"
         )
     rehearsal = rehearse(workflow, recorded.events, payload_limit=payload_limit)
     if rehearsal.problem:

@@ -104,7 +104,7 @@ def test_a_watched_start_prints_a_plain_line_an_event_and_exits_0(shared: Server
     assert len(failed) == 2
     for number, line in enumerate(failed, start=1):
         assert f"attempt {number} failed: TransientError: attempt {number} of 2 failures (transient)" in line
-        assert re.search(r"retry in \d+\.\d\d s \(backoff, \d left\)$", line)
+        assert re.search(r"retries in \d+\.\d\d s \(backoff, \d left\)$", line)
     assert lines[-1].endswith("SUCCEEDED with 3")
     assert run(shared, "watch", "plain").stdout == done.stdout
 
@@ -178,7 +178,10 @@ def test_a_signal_is_sent_once_under_one_request_id(shared: ServerProcess) -> No
     run(shared, "start", "wait_for", "--input", '"x"', "--id", "other")
     first = run(shared, "signal", "signalled", "more", "--data", "[1]", "--request-id", "r")
     again = run(shared, "signal", "signalled", "more", "--data", "[1]", "--request-id", "r")
-    assert (first.stdout, again.stdout) == ("sent\n", "was sent before; nothing added\n")
+    assert (first.stdout, again.stdout) == (
+        "sent\n",
+        "ignored: the workflow already has a signal with this request id\n",
+    )
     assert run(shared, "signal", "signalled", "go", "--data", '"on"').returncode == 0
     watched = run(shared, "watch", "signalled")
     assert watched.returncode == 0
@@ -208,7 +211,7 @@ def test_a_start_under_the_same_id_says_so_and_a_different_one_is_refused(shared
     again = run(shared, "start", "echo", "--input", '"a"', "--id", "twice")
     assert (first.stdout, again.stdout) == ("twice\n", "twice\n")
     assert first.stderr == ""
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     other = run(shared, "start", "echo", "--input", '"b"', "--id", "twice")
     assert other.returncode == 1
     assert other.stderr.startswith("error: ")
@@ -297,9 +300,9 @@ def test_ctrl_c_ends_the_watch_and_not_the_workflow(shared: ServerProcess) -> No
     watching.send_signal(signal.SIGINT)
     _, told = watching.communicate(timeout=SECONDS)
     assert watching.returncode == 130
-    assert "the workflow goes on" in told
+    assert "the workflow continues to run" in told
     assert "Traceback" not in told
-    _, _, again = told.partition("watch it again with: mendflow ")
+    _, _, again = told.partition("resume the watch with: mendflow ")
     run(shared, "signal", "interrupted", "go", "--data", '"on"')
     # Typed as it was told, the two watches together saw everything once.
     rest = run(shared, *shlex.split(again))
@@ -325,7 +328,7 @@ def test_a_watch_goes_on_across_a_kill_and_tells_of_it(server_process: ServerPro
     assert told[0] == "killed started\n"
     # Told once each, however often it was tried.
     assert len(told) == 2
-    assert more == "the server is back; the watch goes on\n"
+    assert more == "reconnected; the watch resumes\n"
     numbers = sequences(seen + rest.splitlines())
     assert numbers == list(range(1, len(numbers) + 1))
     assert rest.splitlines()[-1].endswith('SUCCEEDED with "x: on"')
@@ -361,7 +364,7 @@ def test_a_terminal_gets_a_bar_and_colours(shared: ServerProcess) -> None:
     assert "━" in text
     assert "6/6 item 5" in text
     assert "attempt 1 failed: TransientError: half-way" in text
-    assert "retry in" in text
+    assert "retries in" in text
     code, text = on_terminal(shared, "watch", "bar", "--json")
     assert code == 0
     assert "\x1b" not in text
@@ -463,7 +466,7 @@ async def charge() -> "Receipt": ...
 @workflow
 async def checkout() -> None: ...
 """,
-        "hidden_result.charge(): the type of its result",
+        "hidden_result.charge(): the type of the result",
     ),
     "variable_arguments": (
         """
@@ -475,7 +478,7 @@ def charge(*amounts: int) -> None: ...
 @workflow
 async def checkout() -> None: ...
 """,
-        "variable_arguments.charge() has the parameter *amounts",
+        "variable_arguments.charge() must not have the parameter *amounts",
     ),
     "unknown_class": (
         """
@@ -561,7 +564,7 @@ def test_serve_with_an_imported_step_that_cannot_be_recorded_names_its_module(
     done = serve(tmp_path, "flows" if served == "itself" else "front")
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: broken_steps.charge() has the parameter *amounts")
+    assert line.startswith("error: broken_steps.charge() must not have the parameter *amounts")
 
 
 def test_the_line_of_the_module_that_raised_is_named(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def test_it_writes_a_proto_and_a_lock_and_the_second_time_nothing(folder: Path) 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*o*") if path.is_file()}
     second = export(folder)
     assert second.stdout.splitlines() == [
-        "protos/shop/v1/shop.proto is as it was",
-        f"{folder / 'shop.protos.lock.json'} is as it was",
+        "protos/shop/v1/shop.proto unchanged",
+        f"{folder / 'shop.protos.lock.json'} unchanged",
     ]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -93,7 +93,7 @@ def test_a_type_change_is_refused_or_said_to_be_meant(folder: Path) -> None:
     write(folder, ORDER.replace("int", "float") + CHECKOUT)
     refused = export(folder)
     assert refused.returncode == 1
-    assert "shop: CheckoutInput.cents was int64 (field 2), is double now" in refused.stderr
+    assert "shop: CheckoutInput.cents was int64 (field 2) and is now double" in refused.stderr
     assert "--allow-type-changes" in refused.stderr
     assert proto(folder) == before
     assert export(folder, "--allow-type-changes").returncode == 0
@@ -105,7 +105,7 @@ def test_what_has_no_message_is_refused_and_can_be_left_out(folder: Path) -> Non
     refused = export(folder)
     assert refused.returncode == 1
     lines = refused.stderr.splitlines()
-    assert lines[0].startswith("error: shop: odd input: dict[str, typing.Any][]: Any has no type of message")
+    assert lines[0].startswith("error: shop: odd input: dict[str, typing.Any][]: Any has no message type")
     assert lines[1].startswith("error: shop: odd output: list[int | str][]: a union of several types")
     assert "--skip" in lines[2]
     assert not (folder / "shop.protos.lock.json").exists()
@@ -133,7 +133,10 @@ def test_a_module_that_only_names_workflows_exports_where_they_are_written(folde
     [
         ("x = 1\n", "no function decorated with @workflow"),
         ("1 / 0\n", "cannot be imported: ZeroDivisionError"),
-        (f"import made\n{ORDER}checkout = made.make(Order)\n", "written in the module 'made' and is none of its names"),
+        (
+            f"import made\n{ORDER}checkout = made.make(Order)\n",
+            "defined in module 'made' but is not one of its global names",
+        ),
     ],
 )
 def test_a_module_that_cannot_be_exported_says_why(tmp_path: Path, text: str, words: str) -> None:
@@ -148,7 +151,7 @@ def test_a_lock_that_cannot_be_read_is_left_alone(folder: Path) -> None:
     (folder / "shop.protos.lock.json").write_text("<<<<<<< HEAD")
     done = export(folder)
     assert done.returncode == 1
-    assert "is no lock file of `mendflow export-protos`" in done.stderr
+    assert "is not a valid lock file of `mendflow export-protos`" in done.stderr
     assert (folder / "shop.protos.lock.json").read_text() == "<<<<<<< HEAD"
 
 
@@ -156,8 +159,8 @@ def test_a_lock_that_cannot_be_read_is_left_alone(folder: Path) -> None:
     ("change", "words"),
     [
         (ORDER + "    note: str = ''\n" + CHECKOUT, "CheckoutInput.note: string = 3"),
-        (ORDER.replace("int", "float") + CHECKOUT, "CheckoutInput.cents: was int64 (field 2), is double now"),
-        (ORDER.replace("int", "Any") + CHECKOUT, "checkout input: Order.cents: Any has no type of message"),
+        (ORDER.replace("int", "float") + CHECKOUT, "CheckoutInput.cents: was int64 (field 2) and is now double"),
+        (ORDER.replace("int", "Any") + CHECKOUT, "checkout input: Order.cents: Any has no message type"),
         ("@workflow\nasync def other() -> str: ...\n", "workflow checkout: removed"),
     ],
 )
@@ -169,7 +172,7 @@ def test_a_lock_behind_the_code_keeps_the_server_from_starting(folder: Path, cha
     assert server.wait_died() == 1
     log = (folder / "server.log").read_text()
     assert words in log
-    assert "is behind the code" in log
+    assert "is out of date" in log
     assert "run mendflow export-protos shop --out protos" in log
 
 
@@ -214,5 +217,5 @@ def test_two_modules_do_not_overwrite_each_others_file(folder: Path) -> None:
     for modules in (("_orders",), ("orders", "_orders")):
         refused = export(folder, modules=modules)
         assert refused.returncode == 1
-        assert "orders.proto is that of module orders" in refused.stderr
+        assert "orders.proto belongs to module orders" in refused.stderr
     assert (folder / "protos/orders/v1/orders.proto").read_text("utf-8") == written

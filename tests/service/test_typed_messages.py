@@ -274,7 +274,7 @@ def test_without_its_lock_a_workflow_under_way_is_paused_and_goes_on_with_it(sho
         request = ws.SignalWorkflowRequest(workflow_id="lockless", name="nudge")
         shop.stub.SignalWorkflow(request, wait_for_ready=True)
         workflow = wait_for(shop, "lockless", workflow_pb2.WORKFLOW_STATE_PAUSED)
-        assert workflow.explanation.endswith("exported as messages by `mendflow export-protos shop --out protos`")
+        assert workflow.explanation.endswith("to export them, run `mendflow export-protos shop --out protos`")
         code, details = refused(lambda: shop.start("checkout", order(shop, "o-11"), "refused"))
         assert (code, details["ErrorInfo"].reason) == ("FAILED_PRECONDITION", "MESSAGES_NOT_EXPORTED")
         code, _ = refused(lambda: shop.signal("lockless", "note", shop.message("CheckoutNoteSignal", value="x")))
@@ -308,7 +308,7 @@ def test_a_batch_takes_both_kinds_and_refuses_each_alone(shop: Caller) -> None:
     requests[3].input.message.Pack(shop.message("CheckoutInput", items=[{"sku": "x"}]))
     outcomes = shop.stub.BatchStartWorkflows(ws.BatchStartWorkflowsRequest(requests=requests)).outcomes
     assert [outcome.WhichOneof("outcome") for outcome in outcomes] == ["response", "response", "error", "error"]
-    assert "takes JSON or the message shop.v1.CheckoutInput" in outcomes[2].error.message
+    assert "must be JSON or the message shop.v1.CheckoutInput" in outcomes[2].error.message
     assert "input.id: Field required" in outcomes[3].error.message
     assert "input.items[0].cents: Field required" in outcomes[3].error.message
 

@@ -59,7 +59,7 @@ def test_a_sleep_that_nobody_means_is_refused(seconds: float) -> None:
 
 
 def test_an_input_has_no_default() -> None:
-    with pytest.raises(DefinitionError, match="its input number must have no default"):
+    with pytest.raises(DefinitionError, match="parameter 'number' must not have a default"):
 
         @workflow
         async def forgetful(number: int = 7) -> int:
@@ -80,7 +80,7 @@ def test_a_workflow_takes_one_input_at_most() -> None:
 
 @pytest.mark.parametrize("name", ["", "1st", "with space", "x" * 101, "naïve"])
 def test_a_bad_name_is_refused(name: str) -> None:
-    with pytest.raises(DefinitionError, match="a letter, then"):
+    with pytest.raises(DefinitionError, match="must be a letter followed by"):
         step(name=name or " ")(double.function)
 
 

@@ -237,7 +237,7 @@ def test_a_marked_call_that_has_run_and_is_moved_may_not_run_again() -> None:
 
 
 def test_a_key_that_belongs_to_a_version_is_refused() -> None:
-    with pytest.raises(DefinitionError, match="begins the keys of version"):
+    with pytest.raises(DefinitionError, match="must not begin with 'version:'"):
         work.with_options(key="version:new")
 
 

@@ -237,7 +237,7 @@ def test_an_untyped_tuple_may_become_a_list() -> None:
     ("annotation", "value"), [(Cat | Dog, Dog("x")), (str | datetime, datetime(2020, 1, 1, tzinfo=UTC))]
 )
 def test_a_union_member_that_would_come_back_as_another_is_refused(annotation: Any, value: Any) -> None:
-    with pytest.raises(PayloadError, match="would come back as"):
+    with pytest.raises(PayloadError, match="would be decoded as"):
         ValueType.of(annotation).encode(value)
 
 
@@ -425,7 +425,7 @@ def test_only_the_annotated_message_is_unpacked() -> None:
     assert value_type.decode(elsewhere) == failure_pb2.Failure()
     with pytest.raises(PayloadError, match="bytes"):
         value_type.decode(Payload(message=any_pb2.Any(type_url="x/mendflow.v1.Failure", value=b"\xff\xff")))
-    with pytest.raises(PayloadError, match="takes JSON"):
+    with pytest.raises(PayloadError, match="must be JSON"):
         ValueType.of(int).decode(elsewhere)
 
 
@@ -617,7 +617,7 @@ def test_parameter_and_return_types() -> None:
     assert return_type(untyped).encode([1]).json == "[1]"
     with pytest.raises(PayloadError):
         return_type(nothing).encode(1)
-    with pytest.raises(DefinitionError, match="its result"):
+    with pytest.raises(DefinitionError, match="the result"):
         return_type(unresolved_result)
 
 

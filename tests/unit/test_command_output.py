@@ -42,7 +42,7 @@ TOLD: dict[str, tuple[dict[str, Any], str]] = {
     "workflow_started": ({"workflow_type": "checkout", "input": {"json": "7"}}, "checkout started with 7"),
     "workflow_recovered": (
         {"generation": "3", "replica_id": "b", "previous_replica_id": "a"},
-        "recovered by b, after a (generation 3)",
+        "recovered by b from a (generation 3)",
     ),
     "workflow_paused": (
         {"reason": "STATE_REASON_RETRIES_EXHAUSTED", "explanation": "charge failed"},
@@ -56,7 +56,7 @@ TOLD: dict[str, tuple[dict[str, Any], str]] = {
         {"failure": {"kind": "FAILURE_KIND_PERMANENT", "type": "a.b.Bad", "message": "no"}},
         "FAILED: Bad: no (permanent)",
     ),
-    "workflow_cancelled": ({"cut_keys": ["undo", "undo#2"]}, "CANCELLED; cut off: undo, undo#2"),
+    "workflow_cancelled": ({"cut_keys": ["undo", "undo#2"]}, "CANCELLED; interrupted: undo, undo#2"),
     "workflow_terminated": ({"actor": "ann", "reason": "stuck"}, "TERMINATED by ann: stuck"),
     "attempt_started": ({"step_key": "gather[3]/charge", "attempt": 2}, "gather[3]/charge attempt 2 started"),
     "attempt_succeeded": ({"step_key": "charge", "attempt": 2}, "charge attempt 2 succeeded with nothing"),
@@ -72,17 +72,20 @@ TOLD: dict[str, tuple[dict[str, Any], str]] = {
                 "attempts_left": 3,
             },
         },
-        ("send_mail[3] attempt 2 failed: ConnectionRefusedError: x (transient); retry in 0.80 s (backoff, 3 left)"),
+        ("send_mail[3] attempt 2 failed: ConnectionRefusedError: x (transient); retries in 0.80 s (backoff, 3 left)"),
     ),
     "timer_started": ({"key": "sleep", "fire_time": "2030-01-02T03:04:05Z"}, "sleep until 2030-01-02 03:04:05Z"),
-    "timer_fired": ({"key": "sleep"}, "sleep is over"),
-    "signal_received": ({"name": "go", "data": {"json": "1"}, "undelivered": True}, "go received with 1 too late"),
+    "timer_fired": ({"key": "sleep"}, "sleep fired"),
+    "signal_received": (
+        {"name": "go", "data": {"json": "1"}, "undelivered": True},
+        "go received with 1, too late to deliver",
+    ),
     "signal_awaited": (
         {"name": "go", "deadline": "2030-01-02T03:04:05Z"},
         "waits for signal go until 2030-01-02 03:04:05Z",
     ),
     "signal_taken": ({"key": "signal:go", "signal_sequence": "4"}, "signal:go took the signal of event 4"),
-    "signal_timed_out": ({"key": "signal:go"}, "signal:go did not come in time"),
+    "signal_timed_out": ({"key": "signal:go"}, "signal:go timed out"),
     "call_cancelled": ({"key": "charge"}, "charge cancelled"),
     "value_recorded": ({"key": "now", "value": {"json": "5"}}, "now is 5"),
     "progress_reported": (
@@ -107,15 +110,15 @@ def test_every_kind_of_event_has_its_words(detail: str) -> None:
     assert line.startswith("#7    12:00:01.233  ")
     assert words in line
     empty = describe_event(event_of(detail, {}))
-    assert "does not know" not in empty
+    assert "unknown to" not in empty
     assert "\n" not in empty
 
 
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("RETRY_REASON_LOST", "runs again at once, under the same idempotency key"),
-        ("RETRY_REASON_SUSPECTED", "waits for its turn"),
+        ("RETRY_REASON_LOST", "retries at once with the same idempotency key"),
+        ("RETRY_REASON_SUSPECTED", "will retry in isolation"),
     ],
 )
 def test_a_lost_attempt_is_told_as_lost_and_not_as_failed(reason: str, words: str) -> None:
@@ -126,7 +129,7 @@ def test_a_lost_attempt_is_told_as_lost_and_not_as_failed(reason: str, words: st
         "decision": {"action": "RETRY_ACTION_RETRY", "reason": reason, "delay": "0s"},
     }
     line = describe_event(event_of("attempt_failed", content))
-    assert "charge attempt 1 lost: the server ended before it did" in line
+    assert "charge attempt 1 lost: the server stopped before the attempt ended" in line
     assert words in line
     assert "failed" not in line
 
@@ -153,7 +156,7 @@ def newer_event() -> event_pb2.Event:
 
 
 def test_what_a_newer_server_writes_is_told_as_far_as_it_is_known() -> None:
-    assert describe_event(newer_event()).endswith("kind 99: something that this version does not know")
+    assert describe_event(newer_event()).endswith("kind 99: unknown to this version")
     assert not list(describe_causes(newer_event()))
     event = event_pb2.Event(sequence=1)
     failed = event.attempt_failed
@@ -258,7 +261,7 @@ def script() -> Iterator[Script]:
 @pytest.fixture
 def mendflow(script: Script, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command line, without patience."""
-    for name in ("PATIENCE", "WATCH_PATIENCE", "PAUSE"):
+    for name in ("RETRY_FOR", "WATCH_RETRY_FOR", "PAUSE"):
         monkeypatch.setattr(commands, name, 0.0)
 
     def run(*arguments: str, stdin: bytes | None = None, server: str = script.address) -> Result:
@@ -325,7 +328,7 @@ def test_a_wait_that_is_over_says_that_the_workflow_goes_on(script: Script, mend
     script.states = [int(workflow_pb2.WORKFLOW_STATE_RUNNING)]
     result = mendflow("start", "t", "--wait", "0")
     assert result.exit_code == 1
-    assert "it goes on" in result.stderr
+    assert "it continues to run" in result.stderr
     assert "RUNNING" in result.stdout
 
 
@@ -448,7 +451,7 @@ def test_without_an_input_none_is_sent(script: Script, mendflow: Callable[..., R
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "not JSON": (("start", "t", "--input", '{"a": 1,\n "b" 2}'), "line 2 column 6"),
-    "a bare text": (("start", "t", "--input", "hello"), "needs its quotes"),
+    "a bare text": (("start", "t", "--input", "hello"), "write a string as"),
     "NaN": (("start", "t", "--input", "[NaN]"), "NaN"),
     "too deep": (("start", "t", "--input", "[" * 100_000), "nested too deep"),
     "bytes": (("start", "t", "--input", "-"), "standard input cannot be read"),
@@ -456,7 +459,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "signal data": (("signal", "w", "go", "--data", "{"), "line 1 column 2"),
     "an id that is no text": (("start", "t", "--id", "\udcff"), "not valid UTF-8"),
     "a label without value": (("start", "t", "--label", "a"), "NAME=VALUE"),
-    "a label twice": (("start", "t", "--label", "a=1", "--label", "a=2"), "given twice"),
+    "a label twice": (("start", "t", "--label", "a=1", "--label", "a=2"), "must not be given twice"),
     "an unknown state": (("list", "--state", "done"), "succeeded"),
     "an unknown kind": (("watch", "w", "--kind", "nothing"), "attempt_failed"),
     "no kind at all": (("watch", "w", "--kind", "unspecified"), "attempt_failed"),

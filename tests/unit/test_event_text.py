@@ -25,7 +25,7 @@ def test_every_kind_has_its_words(kind: str) -> None:
 def test_a_kind_of_a_newer_server_is_shown_too() -> None:
     # Field 99 of Event, as a newer contract may have it.
     event = event_pb2.Event.FromString(event_pb2.Event(sequence=3).SerializeToString() + b"\x9a\x06\x00")
-    assert describe_event(event).endswith("something that this version does not know")
+    assert describe_event(event).endswith("unknown to this version")
 
 
 @pytest.mark.parametrize("hostile", ["\x1b[2J", "a\nb", "a\rb", "\x07", "\u202e", "\x9b31m"])
@@ -45,4 +45,4 @@ def test_a_retry_says_when_and_why() -> None:
     failed.decision.action, failed.decision.reason, failed.decision.attempts_left = 1, 1, 3
     failed.decision.delay.nanos = 250_000_000
     line = describe_event(event)
-    assert "charge attempt 2 failed: ConnectionError: refused (transient); retry in 0.25 s (backoff, 3 left)" in line
+    assert "charge attempt 2 failed: ConnectionError: refused (transient); retries in 0.25 s (backoff, 3 left)" in line

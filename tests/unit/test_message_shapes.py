@@ -98,23 +98,23 @@ def whole(annotation: Any) -> tuple[MessageSchema, list[tuple[str, str]]]:
     [
         (Order, "Order.items[].price", "a union of several types"),
         (Order, "Order.by_key[]", "a union of several types"),
-        (Any, "Any", "say what it is"),
-        (list, "list[]", "say what it is"),
-        (dict[str, Any], "dict[str, typing.Any][]", "say what it is"),
+        (Any, "Any", "use a specific type"),
+        (list, "list[]", "use a specific type"),
+        (dict[str, Any], "dict[str, typing.Any][]", "use a specific type"),
         (dict[float, int], "dict[float, int][key]", "a map's key must be a string or an int"),
         (dict[bool, int], "dict[bool, int][key]", "a map's key must be a string or an int"),
-        (tuple[int, str], "tuple[int, str]", "a tuple of fixed places"),
+        (tuple[int, str], "tuple[int, str]", "a tuple of fixed length"),
         (Point, "Point", "use a dataclass"),
-        (Open, "Open", "takes members of any name"),
-        (Masked, "Masked.a", "a serializer of its own"),
-        (TwoNames, "TwoNames.a", "is written as 'out' and not read so"),
-        (Millis, "Millis.a", "timedelta has no type of message"),
+        (Open, "Open", "accepts members with any name"),
+        (Masked, "Masked.a", "a custom serializer"),
+        (TwoNames, "TwoNames.a", "is written as 'out' but not read by that name"),
+        (Millis, "Millis.a", "timedelta has no message type"),
         (Mode, "Mode", "flags"),
-        (Twice, "Twice", "Twice.RED has no name in an enum, or one that is taken"),
-        (Odd, "Odd", "the value of Odd.PAIR is no string, int or float"),
-        (Clash, "Clash.lineA", "the name of line_a"),
+        (Twice, "Twice", "Twice.RED must be unique in upper case"),
+        (Odd, "Odd", "the value of Odd.PAIR must be a string, int or float"),
+        (Clash, "Clash.lineA", "the same field name as line_a"),
         (Foreign, "Foreign.größe", "ASCII"),
-        (Literal["a", 1], "Literal['a', 1]", "literal has no type of message"),
+        (Literal["a", 1], "Literal['a', 1]", "literal has no message type"),
         (int | str | None, "int | str | None", "a union of several types"),
         (pydantic.JsonValue, "JsonValue", ""),
     ],
@@ -272,7 +272,7 @@ def test_comments_come_from_docstrings() -> None:
     assert (
         "// What it is.\n//\n// And more of it.\nmessage Told {\n  // Its number.\n  optional int64 a = 1;\n"
         '  // How.\n  // One of "x", "y".\n  optional string b = 2;\n'
-        '  // How much\n  // of it.\n  // A decimal number, as in "12.50".\n'
+        '  // How much\n  // of it.\n  // A decimal number, such as "12.50".\n'
         "  optional string c = 3;\n}\n"
     ) in text
     assert whole(list[Silent])[0].fields[0].type.comment == ""  # type: ignore[union-attr]

@@ -342,7 +342,7 @@ def test_bytes_that_are_no_such_message_are_refused() -> None:
         value_type.with_message_codec(lambda: form).decode(payload)
     for url in ("", "DrawInput", "type.googleapis.com/other.DrawInput", "/"):
         payload.message.type_url = url
-        with pytest.raises(PayloadError, match="takes JSON or the message"):
+        with pytest.raises(PayloadError, match="must be JSON or the message"):
             value_type.with_message_codec(lambda: form).decode(payload)
 
 

@@ -287,7 +287,7 @@ async def test_a_step_in_a_foreign_task_is_refused() -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert simulation.run.done
-    assert "a task that the workflow does not know" in str(refused[0])
+    assert "a task that the workflow does not control" in str(refused[0])
 
 
 def test_dropping_a_run_runs_no_more_of_its_code() -> None:

@@ -1,1 +1,1 @@
-"""What workflow code is written with: steps, workflows, and the calls they make."""
+"""The authoring API: steps, workflows, and the calls that workflow code makes."""

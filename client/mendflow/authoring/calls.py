@@ -1,9 +1,9 @@
-"""What workflow code may await.
+"""The calls that workflow code can await.
 
-Each is a value that says what is wanted; awaiting it hands it to the run,
-which answers with the recorded outcome or makes it happen. A run notes each
-call that its code makes, so that a forgotten ``await`` does not stay silent.
-Outside a workflow `sleep` and `gather` are those of asyncio.
+A call is a value that describes a request. Awaiting the call passes it to the
+workflow's runner, which returns the recorded outcome or produces a new one. The
+runner keeps track of each call, so that it can report a forgotten ``await``.
+Outside a workflow, `sleep` and `gather` behave as in asyncio.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 
-#: Longer than any timer anyone means: a hundred years.
+#: The longest timer: 100 years, in seconds.
 LONGEST = timedelta(days=36_525).total_seconds()
 
 
 class Call(Generic[T]):
-    """Something a run can be asked for."""
+    """A request to the workflow's runner."""
 
     __slots__ = ()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        """Hand this to the run and answer its outcome."""
+        """Pass this call to the runner and return the outcome."""
         if current_run(self) is None:
             return self.outside_workflow().__await__()
         return self._inside()
@@ -52,18 +52,18 @@ class Call(Generic[T]):
         return outcome
 
     def __bool__(self) -> bool:
-        """Refuse: a call that was not awaited yet is neither true nor false."""
+        """Raise `NotAwaited`, because a call has no truth value before it is awaited."""
         msg = f"{self} was used as a condition before it was awaited; write `await` before it"
         raise NotAwaited(msg)
 
     def outside_workflow(self) -> Awaitable[T]:
-        """Answer what to await instead outside a workflow."""
+        """Return the awaitable to use outside a workflow. Raise `NotInWorkflow` if there is none."""
         msg = f"{self} works only inside a workflow"
         raise NotInWorkflow(msg)
 
 
 class Sleep(Call[None]):
-    """A durable wait of some seconds."""
+    """A durable wait of ``seconds``."""
 
     __slots__ = ("inserted", "key", "seconds")
 
@@ -76,12 +76,12 @@ class Sleep(Call[None]):
         return "sleep()"
 
     def outside_workflow(self) -> Awaitable[None]:
-        """Sleep in the process."""
+        """Return a sleep of asyncio, which does not survive the process."""
         return asyncio.sleep(self.seconds)
 
 
 class SignalWait(Call[T]):
-    """A wait for a signal."""
+    """A wait for a signal, with an optional timeout in seconds."""
 
     __slots__ = ("inserted", "key", "name", "timeout", "value_type")
 
@@ -99,7 +99,7 @@ class SignalWait(Call[T]):
 
 
 class Gather(Call[Any]):
-    """Branches side by side."""
+    """Branches that run concurrently."""
 
     __slots__ = ("branches", "key", "return_exceptions")
 
@@ -112,7 +112,7 @@ class Gather(Call[Any]):
         return "gather()"
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        """Hand this to the run; where that is refused, no branch will ever be awaited."""
+        """Pass this call to the runner. Close the branches if that raises `NotDurable`, since none will be awaited."""
         try:
             return super().__await__()
         except NotDurable:
@@ -122,7 +122,7 @@ class Gather(Call[Any]):
             raise
 
     def outside_workflow(self) -> Awaitable[Any]:
-        """Gather as asyncio does."""
+        """Return a gather of asyncio."""
         return asyncio.gather(*self.branches, return_exceptions=self.return_exceptions)
 
 
@@ -135,7 +135,7 @@ def _seconds(what: str, value: float | timedelta) -> float:
 
 
 def _registered(call: Call[T]) -> Call[T]:
-    """Return the call after the run, if there is one, has noted it."""
+    """Register a call with the current runner, if there is one, and return the call."""
     run = RUN.get()
     if run is not None and run.driving:
         run.call_made(call)
@@ -151,12 +151,15 @@ def sleep(
     key: str | None = None,
     inserted: bool = False,
 ) -> Awaitable[None]:
-    """Wait for the sum of the arguments, durably: across restarts, and holding no slot and no memory.
+    """Wait for the sum of the arguments.
 
-    ``key`` names the timer in place of ``sleep``; ``inserted`` says that it was
-    added before calls that open workflows have made (see `Step.with_options`).
+    The wait survives restarts, and holds no slot and no memory.
 
-    Raises ValueError for a sum below zero or above a hundred years, `DefinitionError` for a bad key.
+    ``key`` names the timer and replaces the default key ``sleep``. ``inserted``
+    marks a call that you added before calls that open workflows have already
+    made (see `Step.with_options`).
+
+    Raise ValueError if the sum is below 0 or above 100 years, and `DefinitionError` if the key is malformed.
     """
     whole = _seconds("sleep()", seconds) if isinstance(seconds, timedelta) else float(seconds)
     total = _seconds("sleep()", whole + minutes * 60 + hours * 3600 + days * 86_400)
@@ -184,14 +187,16 @@ def wait_signal(
     key: str | None = None,
     inserted: bool = False,
 ) -> Awaitable[Any]:
-    """Wait for the next signal of this name and return its data, as ``value_type``.
+    """Wait for the next signal with this name and return its data as ``value_type``.
 
-    Signals are kept until they are taken, in the order in which they came.
-    ``timeout`` is in seconds; when it passes first, `SignalTimeout` is raised.
-    Data that does not fit ``value_type`` raises `PayloadError`. ``key`` names
-    the wait in place of ``signal:`` and the signal's name; ``inserted`` says
-    that it was added before calls that open workflows have made (see
-    `Step.with_options`).
+    The server keeps signals in arrival order until the workflow takes them.
+    ``timeout`` is in seconds; None means no timeout. ``key`` names the wait and
+    replaces the default key, which is ``signal:`` and the signal's name.
+    ``inserted`` marks a call that you added before calls that open workflows
+    have already made (see `Step.with_options`).
+
+    Raise `SignalTimeout` if no signal arrives before the timeout, and `PayloadError` if the data does not match
+    ``value_type``.
     """
     limit = None if timeout is None else _seconds("timeout", timeout)
     return _registered(SignalWait(name, ValueType.of(value_type), limit, checked_key(key), inserted=inserted))
@@ -214,25 +219,26 @@ def gather(
 @overload
 def gather(*branches: Awaitable[T], return_exceptions: bool = False, key: str | None = None) -> Awaitable[list[T]]: ...
 def gather(*branches: Awaitable[Any], return_exceptions: bool = False, key: str | None = None) -> Awaitable[Any]:
-    """Run branches side by side and return a list of their results, in the order given.
+    """Run branches concurrently and return a list of their results, in argument order.
 
-    When one fails, the others are cancelled; once they are closed, the failure
-    that is first in the history is raised. With ``return_exceptions`` all
-    finish, and failures stand in the list in place of results. ``key`` names
-    the scope of its calls in place of ``gather``.
+    When a branch fails, gather cancels the other branches, waits until they are
+    closed, and raises the failure that comes first in the history. With
+    ``return_exceptions`` every branch runs to its end, and the list has the
+    exceptions of failed branches in place of results. ``key`` names the scope
+    of the branches' calls and replaces the default key ``gather``.
     """
     return _registered(Gather(branches, checked_key(key), return_exceptions=return_exceptions))
 
 
 def version(name: str) -> bool:
-    """Return whether this workflow runs the code after the change ``name``.
+    """Return True if this workflow runs the new code of the change ``name``.
 
-    Decided once per workflow and name, and recorded: True for a workflow that
-    has no recorded call still ahead of this line, so that either code may run;
-    False for one that has, which stays with the code from before. Outside a
-    workflow it is True.
+    The server decides once for each workflow and name, and records the decision.
+    It returns False for a workflow that has recorded calls after this line,
+    which keeps the old code, and True for any other workflow. Outside a workflow
+    the result is True.
 
-    Raises `DefinitionError` for a bad name.
+    Raise `DefinitionError` if the name is malformed.
     """
     checked_name("version", name)
     run = current_run("version()")
@@ -240,7 +246,7 @@ def version(name: str) -> bool:
 
 
 def now() -> datetime:
-    """Answer the time (UTC), the same one in every replay."""
+    """Return the current time in UTC. Every replay returns the same time."""
     run = current_run("now()")
     if run is None:
         return datetime.now(UTC)
@@ -249,7 +255,7 @@ def now() -> datetime:
 
 
 def uuid4() -> _uuid.UUID:
-    """Answer a random UUID, the same one in every replay."""
+    """Return a random UUID. Every replay returns the same UUID."""
     run = current_run("uuid4()")
     if run is None:
         return _uuid.uuid4()
@@ -257,7 +263,7 @@ def uuid4() -> _uuid.UUID:
 
 
 def random() -> float:
-    """Answer a random number from 0 up to 1, the same one in every replay."""
+    """Return a random number from 0 (included) to 1 (excluded). Every replay returns the same number."""
     run = current_run("random()")
     if run is None:
         return _random.random()  # noqa: S311 - not for secrets

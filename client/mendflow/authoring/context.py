@@ -1,9 +1,10 @@
-"""What authoring verbs talk to: the run that is being driven, and the attempt that executes.
+"""The current workflow run and the current attempt, which the authoring functions use.
 
-A run drives workflow code by hand, one ``send`` at a time, inside a context of
-its own in which `current_run` answers it. The code of an attempt runs in
-another context, in which `attempt` answers it. Elsewhere both are absent, and
-the verbs do what a plain function would, so that unit tests need no server.
+A runner drives workflow code with one ``send`` at a time, in a context of its
+own in which `current_run` returns the run. An attempt's code runs in another
+context, in which `attempt` returns the attempt. In any other context both are
+absent and the authoring functions behave like plain functions, so that unit
+tests need no server.
 """
 
 from __future__ import annotations
@@ -22,66 +23,67 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "attempt", "current_run", "progress"]
 
 
-#: The largest number that an event can hold, and the longest message that a report may have.
+#: The largest number that an event can hold.
 MOST = 2**63 - 1
+#: The longest message of a progress report, in characters.
 LONGEST_MESSAGE = 1_000
 
 
 class CurrentRun(Protocol):
-    """What a run offers to authoring verbs."""
+    """The part of a workflow run that the authoring functions use."""
 
-    #: True while the run itself has the loop.
+    #: True while the runner executes workflow code.
     driving: bool
 
     @property
     def time(self) -> float:
-        """The time for a new `now()`, in seconds since the epoch."""
+        """The time that a new `now()` records, in seconds since the epoch."""
 
     def call_made(self, call: object) -> None:
-        """Note a call that workflow code has made; it must await it before it ends."""
+        """Register a call that workflow code made and must await before it ends."""
 
     def forgotten(self, what: str) -> None:
-        """Note that workflow code has dropped something that it had to await."""
+        """Record that workflow code dropped something that it must await."""
 
     def record_value(self, name: str, make: Callable[[], str]) -> str:
-        """Return the JSON text recorded under the next key of ``name``; ``make`` makes a new one."""
+        """Return the JSON text recorded under the next key of ``name``. If there is none, record ``make()``."""
 
     def version(self, name: str) -> bool:
-        """Return the recorded decision of this name, or decide it."""
+        """Return the recorded decision for this name. If there is none, decide and record it."""
 
     def report_progress(self, done: int, total: int, message: str) -> None:
-        """Tell how far the workflow is."""
+        """Report the workflow's progress."""
 
 
 RUN: contextvars.ContextVar[CurrentRun | None] = contextvars.ContextVar("mendflow_run", default=None)
-#: A workflow function was called by hand, as a test does: its steps are awaited, and run at once.
+#: True inside a workflow function that was called directly, as a test does. Its steps return awaitables.
 BY_HAND: contextvars.ContextVar[bool] = contextvars.ContextVar("mendflow_by_hand", default=False)
 ATTEMPT: contextvars.ContextVar[Attempt | None] = contextvars.ContextVar("mendflow_attempt", default=None)
 
 
 def current_run(verb: object) -> CurrentRun | None:
-    """Answer the run that is being driven; None outside a workflow.
+    """Return the current workflow run, or None outside a workflow.
 
-    Raises `NotDurable` when workflow code uses ``verb`` (its ``str`` names it) from a task or thread of its own.
+    Raise `NotDurable` if workflow code uses ``verb`` from its own task or thread. The message has ``str(verb)``.
     """
     run = RUN.get()
     if run is not None and not run.driving:
         msg = (
-            f"{verb} was used from a task that the workflow does not know, so it could not be replayed. "
-            "Await it in the workflow function, or run branches side by side with mendflow.gather()."
+            f"{verb} was called from a task that the workflow does not control, so it cannot be replayed. "
+            "Await it in the workflow function, or run branches concurrently with mendflow.gather()."
         )
         raise NotDurable(msg)
     return run
 
 
 class Attempt:
-    """One try of a step, as its code sees it.
+    """One execution of a step, as the step's code sees it.
 
-    ``number`` counts from 1, lost attempts too. ``idempotency_key`` is the same
-    for every attempt of this step, across crashes: pass it to whatever makes
-    the effect. ``deadline`` is when the attempt is cut off (UTC), None without
-    a timeout. ``last_heartbeat`` holds the details of the newest `heartbeat` of
-    an earlier attempt, None when there was none.
+    ``number`` counts from 1 and includes lost attempts. ``idempotency_key`` is
+    the same for every attempt of this step, also after a crash; pass it to the
+    system that makes the effect. ``deadline`` is the time (UTC) at which the
+    server cancels the attempt; None means no timeout. ``last_heartbeat`` has
+    the details of the newest `heartbeat` of an earlier attempt, or None.
     """
 
     def __init__(
@@ -105,28 +107,31 @@ class Attempt:
 
     @property
     def deadline(self) -> datetime | None:
-        """When the attempt is cut off (UTC); None without a timeout."""
+        """The time (UTC) at which the server cancels the attempt; None means no timeout."""
         return self._deadline
 
     def heartbeat(self, details: Any = None) -> None:
-        """Keep ``details`` (any JSON value) for the next attempt, should this one not end well.
+        """Store ``details`` (any JSON value) for the next attempt, in case this attempt does not succeed.
 
-        The latest is written at most once a second, and before the attempt
-        closes. On a thread it raises `asyncio.CancelledError` once the attempt
-        has been cancelled or has timed out. Outside a workflow it does nothing.
+        The server writes the latest details at most once a second, and before
+        the attempt closes. On a thread, raise `asyncio.CancelledError` if the
+        attempt was cancelled or timed out. Outside a workflow, do nothing.
         """
 
     def report_progress(self, done: int, total: int, message: str) -> None:
-        """Tell how far this attempt is; what `progress` calls."""
+        """Report this attempt's progress. Code calls `progress` instead."""
 
 
 def attempt() -> Attempt:
-    """Answer the attempt that runs this code; outside a workflow, one that stands alone."""
+    """Return the attempt that runs this code, or a new independent attempt outside a workflow."""
     return ATTEMPT.get() or Attempt()
 
 
 def checked_progress(done: int, total: int, message: str) -> tuple[int, int, str]:
-    """Return a progress report as an event can hold it. Raise TypeError or ValueError for one that none can."""
+    """Return a progress report in the form that an event holds.
+
+    Raise TypeError if a number is no integer, and ValueError if it is outside 0 to 2**63 - 1.
+    """
     numbers = operator.index(done), operator.index(total)
     for name, value in zip(("done", "total"), numbers, strict=True):
         if not 0 <= value <= MOST:
@@ -136,12 +141,12 @@ def checked_progress(done: int, total: int, message: str) -> tuple[int, int, str
 
 
 def progress(done: int, total: int = 0, message: str = "") -> None:
-    """Tell how far the step or the workflow is: ``done`` of ``total`` (0: not known).
+    """Report that the step or the workflow has completed ``done`` of ``total`` units; a total of 0 means unknown.
 
-    Watchers see at most one report a second, and always the last. A message
-    is cut at 1,000 characters. Outside a workflow it does nothing.
+    Watchers see at most one report a second, and always the last one. A message
+    is truncated to 1,000 characters. Outside a workflow, do nothing.
 
-    Raises TypeError for what is no whole number, ValueError for one below 0 or above 2**63 - 1.
+    Raise TypeError if a number is no integer, and ValueError if it is outside 0 to 2**63 - 1.
     """
     done, total, message = checked_progress(done, total, message)
     running = ATTEMPT.get()

@@ -1,4 +1,4 @@
-"""The names that authors give to workflows, steps, calls and versions."""
+"""Validation of the names of workflows, steps, calls and versions."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import re
 
 from mendflow.errors import DefinitionError
 
-#: A step's or workflow's registered name, and a version's.
+#: The name of a step, a workflow or a version.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
-#: An explicit key may also be numbered.
+#: An explicit key. It may also contain a colon.
 KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
-#: What the keys of versions begin with.
+#: The prefix of the keys that version() records.
 VERSION = "version:"
 
 
 def checked_name(kind: str, name: str, pattern: re.Pattern[str] = NAME) -> str:
-    """Return ``name``. Raise `DefinitionError`, which says what is allowed, for any other text."""
+    """Return ``name``. Raise `DefinitionError` if it does not match the pattern."""
     if not pattern.fullmatch(name):
-        msg = f"{kind} {name!r}: a letter, then up to 99 of A-Z a-z 0-9 _ . -"
+        marks = "_ . : -" if pattern is KEY else "_ . -"
+        msg = f"{kind} {name!r} must be a letter followed by up to 99 characters of A-Z a-z 0-9 {marks}"
         raise DefinitionError(msg)
     return name
 
 
 def checked_key(key: str | None) -> str:
-    """Return a call's explicit key, empty for none. Raise `DefinitionError` for one that is not allowed."""
+    """Return a call's explicit key, or "" if there is none. Raise `DefinitionError` if the key is malformed."""
     if key is None:
         return ""
     if key.startswith(VERSION):
-        msg = f"key {key!r}: {VERSION} begins the keys of version(); choose another"
+        msg = f"key {key!r} must not begin with {VERSION!r}, which version() uses; choose another key"
         raise DefinitionError(msg)
     return checked_name("key", key, KEY)

@@ -1,4 +1,4 @@
-"""What follows a failed attempt, as the author of a step wishes it."""
+"""The retry policy of a step."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ SHORTEST = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often, how soon and for how long a step is tried again. Times are in seconds.
+    """When and how often the server retries a step. Times are in seconds.
 
-    The n-th failed attempt is followed by a wait between 0 and
-    ``initial_interval * backoff_coefficient ** (n - 1)``, at most
-    ``maximum_interval``, drawn evenly (full jitter). Raises ValueError, naming
-    the field, when a value makes no sense.
+    After the n-th failed attempt the server waits for a random time between 0
+    and ``initial_interval * backoff_coefficient ** (n - 1)``, at most
+    ``maximum_interval`` (full jitter). Raise ValueError if a field has an
+    invalid value.
     """
 
-    #: Attempts in all, the first included. None: no limit.
+    #: The maximum number of attempts, including the first. None: no limit.
     max_attempts: int | None = 10
     #: The longest wait after the first failure.
     initial_interval: float = 1.0
-    #: The longest wait after any.
+    #: The longest wait after any failure.
     maximum_interval: float = 60.0
-    #: By how much the wait grows from one failure to the next.
+    #: The factor by which the longest wait grows after each failure.
     backoff_coefficient: float = 2.0
-    #: From the first attempt's start to the start of the last one. None: no limit.
+    #: The time in which all attempts must start, counted from the first start. None: no limit.
     total_time: float | None = None
-    #: Exceptions after which there is no further attempt: types, subclasses
-    #: included, or names, bare or qualified as ``builtins.ValueError``.
+    #: Exceptions that end the retries: types, including their subclasses, or
+    #: names, which may be qualified as in ``builtins.ValueError``.
     not_retried: tuple[type[BaseException] | str, ...] = ()
-    #: When all is used up: raise StepFailed into the workflow, or pause it for an operator.
+    #: What to do without retries left: raise StepFailed into the workflow, or pause it for an operator.
     on_exhaustion: Literal["raise", "pause"] = "raise"
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense, and bring the rest into one form."""
+        """Validate the fields and normalize their types. Raise ValueError if one is invalid."""
         attempts: object = self.max_attempts
         if attempts is not None and (not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1):
             raise _refusal("max_attempts", attempts, "an integer of 1 or more (the first attempt counts), or None")
@@ -60,7 +60,7 @@ class RetryPolicy:
             raise _refusal("on_exhaustion", self.on_exhaustion, '"raise" or "pause"')
 
     def _number(self, field: str, least: float, most: float, unit: str = "") -> float:
-        """Answer the field as a float, which it then is."""
+        """Convert the field to a float in place and return it. Raise ValueError if it is out of range."""
         value = getattr(self, field)
         allowed = f"a finite number from {least:g}" + (f" to {most:g}" if math.isfinite(most) else " up") + unit
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -80,9 +80,9 @@ def _refusal(field: str, value: object, allowed: str) -> ValueError:
 
 
 def _exceptions(given: object) -> tuple[type[BaseException] | str, ...]:
-    """Answer what is not retried as a tuple."""
+    """Return ``not_retried`` as a tuple. Raise ValueError if an item is neither an exception type nor a name."""
     allowed = "exception types or their names, in a tuple, list or set"
-    # A lone name is iterable too, letter by letter: surely not what was meant.
+    # A single name is iterable too, but its letters are not names.
     if isinstance(given, str | type) or not isinstance(given, Iterable):
         raise _refusal("not_retried", given, allowed)
     found: list[type[BaseException] | str] = []

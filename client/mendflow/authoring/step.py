@@ -1,4 +1,4 @@
-"""Steps: the functions whose results are checkpointed."""
+"""Steps: functions whose results the server records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 
 class Default:
-    """Stands for: as the server's settings say."""
+    """The type of `DEFAULT`, which selects the server's setting."""
 
     def __repr__(self) -> str:
         return "server default"
@@ -36,18 +36,18 @@ DEFAULT = Default()
 
 
 def seconds_of(what: str, value: float | timedelta | None) -> float | None:
-    """Answer a timeout in seconds; None means none."""
+    """Return a timeout in seconds; None means no timeout. Raise `DefinitionError` if it is out of range."""
     if value is None:
         return None
     seconds = value if isinstance(value, int | float) else value.total_seconds()
     if not math.isfinite(seconds) or not 0 < seconds <= LONGEST:
-        msg = f"{what} must be a number of seconds above 0, at most 100 years, or None for none, not {value!r}"
+        msg = f"{what} must be a number of seconds above 0 and at most 100 years, or None for no limit, not {value!r}"
         raise DefinitionError(msg)
     return float(seconds)
 
 
 class StepCall(Call[R]):
-    """A step with its arguments."""
+    """A call of a step with its arguments."""
 
     __slots__ = ("args", "kwargs", "step")
 
@@ -60,14 +60,14 @@ class StepCall(Call[R]):
         return f"step {self.step.name}()"
 
     def outside_workflow(self) -> Awaitable[R]:
-        """Run the function."""
+        """Return a coroutine that calls the function directly."""
 
         async def plain() -> R:
             by_hand = BY_HAND.set(False)
             try:
                 result: Any = self.step.function(*self.args, **self.kwargs)
-                answer: R = await result if inspect.isawaitable(result) else result
-                return answer
+                value: R = await result if inspect.isawaitable(result) else result
+                return value
             finally:
                 BY_HAND.reset(by_hand)
 
@@ -76,12 +76,13 @@ class StepCall(Call[R]):
 
 @dataclasses.dataclass(frozen=True)
 class Step(Generic[P, R]):
-    """A decorated step. Call it inside a workflow and await it; elsewhere it is just the function.
+    """A decorated step. Call and await it inside a workflow; outside a workflow it is the plain function.
 
-    ``timeout`` is the longest an attempt may take, in seconds; None: no limit;
-    unset: the server's ``attempt_timeout``. ``key`` names the call inside its
-    scope in place of the step's name. ``inserted`` marks a call that was added
-    before calls which open workflows have already made.
+    ``timeout`` limits one attempt, in seconds; None means no limit, and
+    `DEFAULT` means the server's ``attempt_timeout``. ``key`` names the call
+    inside its scope and replaces the default key, which is the step's name.
+    ``inserted`` marks a call that you added before calls that open workflows
+    have already made.
     """
 
     function: Callable[P, Any]
@@ -93,7 +94,7 @@ class Step(Generic[P, R]):
     inserted: bool
 
     def __post_init__(self) -> None:
-        # What functools.update_wrapper does, past the frozen attributes.
+        # functools.update_wrapper cannot set attributes of a frozen dataclass.
         for attribute in functools.WRAPPER_ASSIGNMENTS:
             self.__dict__[attribute] = getattr(self.function, attribute, None)
         self.__dict__["__wrapped__"] = self.function
@@ -103,7 +104,7 @@ class Step(Generic[P, R]):
             raise DefinitionError(msg)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        """Inside a workflow: something to await. Elsewhere: the function's own answer."""
+        """Return an awaitable inside a workflow, and the function's own return value outside."""
         call: StepCall[R] = StepCall(self, args, kwargs)
         run = current_run(call)
         if run is not None:
@@ -116,27 +117,27 @@ class Step(Generic[P, R]):
 
     @functools.cached_property
     def is_async(self) -> bool:
-        """Whether the function runs on the loop; a plain ``def`` runs on a thread."""
+        """True if the function runs on the event loop; a plain ``def`` runs on a thread."""
         return inspect.iscoroutinefunction(self.function)
 
     @functools.cached_property
     def arguments(self) -> Arguments:
-        """How the arguments are recorded."""
+        """The encoding of the arguments."""
         return Arguments.of(self.function)
 
     @functools.cached_property
     def output_type(self) -> ValueType[R]:
-        """How the result is recorded."""
+        """The encoding of the result."""
         return return_type(self.function)
 
     @functools.cached_property
     def _recordable(self) -> bool:
-        """True. A type that cannot be recorded raises `DefinitionError`: the fault of the line that makes a call."""
+        """True. Raise `DefinitionError` for a type that cannot be recorded, at the line that makes the call."""
         _ = self.arguments, self.output_type
         return True
 
     def check(self) -> None:
-        """Resolve the types of all parameters and of the result. Raise `DefinitionError` naming what is wrong."""
+        """Resolve the types of the parameters and the result. Raise `DefinitionError` if one cannot be recorded."""
         try:
             _ = self.arguments, self.output_type
         except DefinitionError as error:
@@ -152,12 +153,12 @@ class Step(Generic[P, R]):
         key: str | None = None,
         inserted: bool | None = None,
     ) -> Step[P, R]:
-        """Return this step with other options.
+        """Return a copy of this step with other options.
 
-        ``key`` names the call in place of the step's name. ``inserted=True``
-        says that the call was added on purpose before calls that open workflows
-        have already made; without it such a workflow pauses. An inserted call
-        whose name is recorded already needs a ``key`` of its own.
+        ``key`` names the call and replaces the step's name. ``inserted=True``
+        declares that you added the call on purpose before calls that open
+        workflows have already made; without it such a workflow pauses. An
+        inserted call whose name is already recorded needs its own ``key``.
         """
         return dataclasses.replace(
             self,
@@ -190,22 +191,23 @@ def step(
     timeout: float | timedelta | Default | None = DEFAULT,
     overlap: bool = False,
 ) -> Any:
-    """Make a function a step: its result is recorded once and never computed again.
+    """Make a function a step, whose result is recorded once and never computed again.
 
-    ``name`` is what the history calls it (the function's own by default).
-    ``timeout`` in seconds cuts an attempt off; None: never. ``async def`` runs
-    on the server's loop, ``def`` on a thread. A thread cannot be killed: after
-    its timeout the next attempt waits for it to end, unless ``overlap``.
+    ``name`` is the name in the history; the default is the function's name.
+    ``timeout`` limits one attempt, in seconds; None means no limit. An
+    ``async def`` runs on the server's event loop, a ``def`` on a thread. A
+    thread cannot be killed, so the attempt after a timeout waits until the
+    thread ends. With ``overlap`` it does not wait.
 
-    Raises `DefinitionError` when the function cannot be a step.
+    Raise `DefinitionError` if the function cannot be a step.
     """
 
     def decorate(target: Callable[..., Any]) -> Step[..., Any]:
         if isinstance(target, Step):
-            msg = f"{target.name} is a step already"
+            msg = f"{target.name} is already a step"
             raise DefinitionError(msg)
         if not inspect.isroutine(target) or inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
-            msg = f"@step takes a def or async def function that returns a value, not {target!r}"
+            msg = f"@step must decorate a def or async def function that returns a value, not {target!r}"
             raise DefinitionError(msg)
         return Step(
             function=target,
@@ -221,7 +223,7 @@ def step(
 
 
 class _Decorator:
-    """The type of ``step(...)``; never made."""
+    """The static type of ``step(...)``; it has no instances."""
 
     @overload
     def __call__(self, function: Callable[P, Awaitable[R]], /) -> Step[P, R]: ...

@@ -1,4 +1,4 @@
-"""Workflows: the functions that the server runs to completion."""
+"""Workflows: functions that the server runs to completion."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ R = TypeVar("R")
 
 
 class Workflow(Generic[I, R]):
-    """A decorated workflow function: a workflow type.
+    """A decorated workflow function, which is a workflow type.
 
-    Called, it is just the function, for tests. ``signals`` has the declared
-    signals' types by name.
+    A test can call it like the plain function. ``signals`` maps the names of the
+    declared signals to their types.
     """
 
     def __init__(self, function: Callable[..., Coroutine[Any, Any, R]], name: str, signals: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ class Workflow(Generic[I, R]):
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, R]:
-        """Run the function itself, without a server: each step runs once, as the function it is."""
+        """Return a coroutine that runs the function without a server. Each step runs once, as a plain function."""
 
         async def by_hand() -> R:
             token = BY_HAND.set(True)
@@ -59,18 +59,18 @@ class Workflow(Generic[I, R]):
 
     @property
     def description(self) -> str:
-        """The function's documentation."""
+        """The function's docstring."""
         return inspect.getdoc(self.function) or ""
 
     @functools.cached_property
     def input_type(self) -> ValueType[I] | None:
-        """The type of the one parameter; None when it takes none."""
+        """The type of the parameter; None if the function takes none."""
         value_type = parameter_type(self.function)
         return None if value_type is None else self._with_messages(value_type, lambda messages: messages.input)
 
     @functools.cached_property
     def no_input_type(self) -> ValueType[None]:
-        """The type of the input of a workflow that takes none: null, or its message, which is empty."""
+        """The input type of a workflow without a parameter: null, or an empty message if one is exported."""
         return self._with_messages(ValueType.of(None), lambda messages: messages.input)
 
     @functools.cached_property
@@ -80,7 +80,7 @@ class Workflow(Generic[I, R]):
 
     @functools.cached_property
     def signals(self) -> dict[str, ValueType[Any]]:
-        """The declared signals' types by name."""
+        """The types of the declared signals, by name."""
         return {name: self._signal_type(name, annotation) for name, annotation in self._signals.items()}
 
     def _signal_type(self, name: str, annotation: Any) -> ValueType[Any]:
@@ -88,30 +88,30 @@ class Workflow(Generic[I, R]):
 
     @functools.cached_property
     def messages(self) -> WorkflowMessages | None:
-        """The exported messages, by the lock file beside the module; None: there are none.
+        """The messages that the lock file beside the module exports; None without a lock file.
 
-        Raises `DefinitionError` when the lock file is behind the code.
+        Raise `DefinitionError` if the lock file is out of date.
         """
         return find_messages(self, workflows_of(self.function.__module__))
 
     def signal_payload(self, name: str, payload: payload_pb2.Payload | None) -> payload_pb2.Payload | None:
-        """Answer a signal's data as it would be without exported messages. Raises `PayloadError`."""
+        """Return a signal's data, converted to JSON if it arrived as an exported message. Raise `PayloadError`."""
         declared = self.signals.get(name)
         return payload if payload is None or declared is None else declared.as_json(payload)
 
     def _with_messages(
         self, value_type: ValueType[Any], pick: Callable[[WorkflowMessages], MessageCodec | None]
     ) -> ValueType[Any]:
-        def form() -> MessageCodec:
+        def codec() -> MessageCodec:
             found = None if self.messages is None else pick(self.messages)
             if found is None:
                 raise MessageNotExported(self.name, COMMAND.format(module=self.function.__module__))
             return found
 
-        return value_type.with_message_codec(form) if isinstance(value_type, JsonType) else value_type
+        return value_type.with_message_codec(codec) if isinstance(value_type, JsonType) else value_type
 
     def check(self) -> None:
-        """Resolve every type now, and read the lock file. Raises `DefinitionError` naming what is wrong."""
+        """Resolve every type and read the lock file. Raise `DefinitionError` if a type cannot be recorded."""
         for value_type in (self.input_type, self.output_type, *self.signals.values()):
             if value_type is not None:
                 value_type.schema()
@@ -119,21 +119,21 @@ class Workflow(Generic[I, R]):
 
 
 def check_steps(namespace: Mapping[str, Any]) -> None:
-    """Resolve the types of all steps among a module's globals and in the modules that it imports.
+    """Resolve the types of all steps in a module's globals and in the modules that it imports.
 
-    Raise `DefinitionError` naming the module, the function and the parameter that is wrong.
+    Raise `DefinitionError` if a type cannot be recorded. The message names the module, the function and the parameter.
     """
     things = list(namespace.values())
     for module in [thing for thing in things if isinstance(thing, types.ModuleType)]:
         things += vars(module).values()
     for thing in things:
-        # Not by isinstance, which asks the object itself for its class.
+        # isinstance would call the object's own __class__, which may raise.
         if issubclass(type(thing), Step):
             thing.check()
 
 
 def workflows_of(module: str) -> list[Workflow[Any, Any]]:
-    """Answer the workflows that a loaded module defines, each once."""
+    """Return the workflows that a loaded module defines, without duplicates."""
     found = {
         id(thing): thing
         for thing in vars(sys.modules.get(module, sys)).values()
@@ -155,34 +155,37 @@ def workflow(
     name: str | None = None,
     signals: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Make an ``async def`` function of at most one parameter a workflow type.
+    """Make an ``async def`` function with at most one parameter a workflow type.
 
-    ``name`` is what callers start it by (the function's own by default).
-    ``signals`` declares the types of the signals it takes, by name; the server
-    then checks their data at the door.
+    ``name`` is the name that callers use; the default is the function's name.
+    ``signals`` maps signal names to types. The server checks the data of a
+    declared signal when it arrives.
 
-    Raises `DefinitionError` when the function cannot be a workflow.
+    Raise `DefinitionError` if the function cannot be a workflow.
     """
 
     def decorate(target: Callable[..., Any]) -> Workflow[Any, Any]:
         if not inspect.iscoroutinefunction(target):
-            msg = f"@workflow takes an async def function, not {target!r}"
+            msg = f"@workflow must decorate an async def function, not {target!r}"
             raise DefinitionError(msg)
         parameters = list(inspect.signature(target).parameters.values())
         fixed = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
         if len(parameters) > 1 or any(parameter.kind in fixed for parameter in parameters):
-            msg = f"workflow {target.__name__} must take at most one parameter, its input; put several into a dataclass"
+            msg = (
+                f"workflow {target.__name__} must take at most one parameter, its input; "
+                "use a dataclass for several values"
+            )
             raise DefinitionError(msg)
         if parameters and parameters[0].default is not inspect.Parameter.empty:
             msg = (
-                f"workflow {target.__name__}: its input {parameters[0].name} must have no default, which would never "
-                "be used: an input that is absent is null; put it into a dataclass, whose fields may have defaults"
+                f"workflow {target.__name__}: parameter {parameters[0].name!r} must not have a default, because an "
+                "absent input is null; use a dataclass, whose fields may have defaults"
             )
             raise DefinitionError(msg)
         names: list[object] = list(signals or {})
         for signal in names:
             if not isinstance(signal, str):
-                msg = f"workflow {target.__name__}: the name of a signal must be a string, not {signal!r}"
+                msg = f"workflow {target.__name__}: a signal's name must be a string, not {signal!r}"
                 raise DefinitionError(msg)
         return Workflow(target, checked_name("workflow name", name or target.__name__), signals or {})
 
@@ -190,7 +193,7 @@ def workflow(
 
 
 class _Decorator:
-    """The type of ``workflow(...)``; never made."""
+    """The static type of ``workflow(...)``; it has no instances."""
 
     @overload
     def __call__(self, function: Callable[[], Coroutine[Any, Any, R]], /) -> Workflow[None, R]: ...

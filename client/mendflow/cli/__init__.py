@@ -1,4 +1,4 @@
-"""The command line: `mendflow`."""
+"""The command line interface, `mendflow`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mendflow.cli.export_protos import export_protos
 
 __all__ = ["main"]
 
-#: Where other packages, the server first of all, add their commands.
+#: The entry point group in which other packages, such as the server, add commands.
 GROUP = "mendflow.commands"
 
 
 class _Commands(click.Group):
-    """The client's own commands, and those that are found installed; the latter are loaded when they are used."""
+    """The client's commands, and the commands of installed packages, which are loaded when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Answer the names of all."""
+        """Return the names of all commands, sorted."""
         return sorted({*super().list_commands(ctx), *(entry.name for entry in entry_points(group=GROUP))})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Answer one, loading it if need be."""
+        """Return a command, or None if there is none with this name."""
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
@@ -39,15 +39,15 @@ class _Commands(click.Group):
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> click.Command:
-    def complain(**_: object) -> None:
+    def fail(**_: object) -> None:
         raise click.UsageError(f"{name} needs the server ({error.name} is missing): pip install 'mendflow[server]'")
 
     return click.Command(
         name,
-        callback=complain,
+        callback=fail,
         params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
         context_settings={"ignore_unknown_options": True},
-        short_help="Needs pip install 'mendflow[server]'.",
+        short_help="Requires pip install 'mendflow[server]'.",
     )
 
 
@@ -56,8 +56,8 @@ def _missing(name: str, error: ModuleNotFoundError) -> click.Command:
 def main() -> None:
     """Durable, self-healing workflows.
 
-    Exit codes: 0 the workflow succeeded, 1 it did not or the server refused,
-    2 wrong usage, 3 the server cannot be reached.
+    Exit codes: 0 the workflow succeeded, 1 it did not succeed or the server
+    refused the call, 2 wrong usage, 3 the server cannot be reached.
     """
 
 

@@ -1,4 +1,4 @@
-"""`python -m mendflow.cli`."""
+"""The entry point of `python -m mendflow.cli`."""
 
 from mendflow.cli import main
 

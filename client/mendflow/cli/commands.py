@@ -1,4 +1,4 @@
-"""The commands that talk to a server."""
+"""The commands that call a server."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mendflow.cli.event_text import (
     describe_payload,
     state_name,
 )
-from mendflow.cli.payload_decoder import PayloadDecoder
-from mendflow.cli.progress_view import ProgressView, as_json
+from mendflow.cli.payload_decoder import PayloadDecoder, to_json
+from mendflow.cli.progress_view import ProgressView
 from mendflow.client import Client
 from mendflow.v1 import operator_service_pb2, workflow_pb2, workflow_service_pb2
 
@@ -35,19 +35,20 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "run_command", "server_option"]
 
 COMMANDS: list[click.Command] = []
-#: Exit codes.
-SUCCEEDED, DID_NOT, UNREACHABLE, INTERRUPTED = 0, 1, 3, 130
-#: A command does not wait for ever for a server that is not there; a watch that has begun goes on trying for longer.
-PATIENCE, WATCH_PATIENCE = 3.0, 120.0
-#: Servers refuse to wait longer in one call; what is left is asked for in the next. And the pause between two, in
-#: seconds, for a server that drains answers at once.
-ONE_WAIT, PAUSE = 30.0, 0.2
-#: How an event that ends a workflow lets the command end.
-_ENDINGS = {
+#: The exit codes.
+SUCCEEDED, NOT_SUCCEEDED, UNREACHABLE, INTERRUPTED = 0, 1, 3, 130
+#: How long a command retries an unavailable server, and how long a running watch does, in seconds.
+RETRY_FOR, WATCH_RETRY_FOR = 3.0, 120.0
+#: How long one call waits for a workflow's end, in seconds.
+ONE_WAIT = 30.0
+#: The pause between two such calls, in seconds, because a server that is shutting down answers at once.
+PAUSE = 0.2
+#: The exit code of a watch, by the workflow's final event.
+_EXIT_CODES = {
     "workflow_succeeded": SUCCEEDED,
-    "workflow_failed": DID_NOT,
-    "workflow_cancelled": DID_NOT,
-    "workflow_terminated": DID_NOT,
+    "workflow_failed": NOT_SUCCEEDED,
+    "workflow_cancelled": NOT_SUCCEEDED,
+    "workflow_terminated": NOT_SUCCEEDED,
 }
 _FINAL = frozenset(
     {
@@ -60,7 +61,7 @@ _FINAL = frozenset(
 
 
 def command(function: Callable[..., Coroutine[Any, Any, int]]) -> click.Command:
-    """Make a coroutine function that takes a `Client` a command: its options, its errors, its exit code."""
+    """Make a coroutine function that takes a `Client` and returns an exit code a command, and add it to `COMMANDS`."""
 
     @functools.wraps(function)
     def run(server: str, **options: Any) -> None:
@@ -68,7 +69,7 @@ def command(function: Callable[..., Coroutine[Any, Any, int]]) -> click.Command:
 
     command = click.command(name=function.__name__.rstrip("_"))(
         click.option(
-            "--json", "as_json_", is_flag=True, help="Print the rpc's own messages as protobuf JSON, one a line."
+            "--json", "as_json_", is_flag=True, help="Print the messages of the API as protobuf JSON, one on each line."
         )(server_option(run))
     )
     COMMANDS.append(command)
@@ -83,36 +84,36 @@ def server_option(function: Callable[..., None]) -> Callable[..., None]:
         envvar="MENDFLOW_SERVER",
         default="127.0.0.1:50051",
         show_default=True,
-        help="The server to talk to.",
+        help="The server to call.",
     )(function)
 
 
 def run_command(function: Callable[..., Coroutine[Any, Any, int]], server: str, options: dict[str, Any]) -> int:
-    """Run a coroutine function that takes a `Client`; return the exit code."""
-    # What a locale cannot show is shown escaped.
+    """Run a coroutine function that takes a `Client`, print its errors, and return the exit code."""
+    # Escape characters that the locale cannot encode.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a TextIOWrapper
 
     async def main() -> int:
-        async with Client(server, retry_for=PATIENCE) as client:
+        async with Client(server, retry_for=RETRY_FOR) as client:
             return await function(client, **options)
 
     try:
         return asyncio.run(main())
     except (errors.ServerUnavailable, errors.DeadlineExceeded) as error:
-        _complain(error)
-        # A reason is the server's own word: it was reached.
-        return DID_NOT if error.reason else UNREACHABLE
+        _print_error(error)
+        # Only a server that was reached sends a reason.
+        return NOT_SUCCEEDED if error.reason else UNREACHABLE
     except errors.RequestError as error:
-        _complain(error)
-        return DID_NOT
+        _print_error(error)
+        return NOT_SUCCEEDED
     except UnicodeEncodeError as error:
         raise click.UsageError(f"{error.object!r} is not valid UTF-8") from None
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _complain(error: errors.RequestError) -> None:
+def _print_error(error: errors.RequestError) -> None:
     reason = f" [{clean(error.reason)}]" if error.reason else ""
     click.echo(f"error: {clean(str(error))}{reason}", err=True)
     for field, description in error.violations:
@@ -123,13 +124,13 @@ def _complain(error: errors.RequestError) -> None:
 @click.argument("workflow_type", metavar="TYPE")
 @click.option("--input", "payload", metavar="JSON|@FILE|-", callback=params.json_payload, help="The input.")
 @click.option(
-    "--id", "workflow_id", metavar="ID", help="The workflow's id; starting twice under one id is one workflow."
+    "--id", "workflow_id", metavar="ID", help="The workflow's id. A second start with the same id starts nothing."
 )
 @click.option(
-    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=params.label, help="A label; repeatable."
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=params.label, help="A label. Repeatable."
 )
-@click.option("--watch", "watch_", is_flag=True, help="Show what happens, to the end.")
-@click.option("--wait", metavar="SECONDS", type=click.FloatRange(min=0), help="Wait so long for the end.")
+@click.option("--watch", "watch_", is_flag=True, help="Show events until the workflow ends.")
+@click.option("--wait", metavar="SECONDS", type=click.FloatRange(min=0), help="Wait up to this long for the end.")
 async def start(
     client: Client,
     *,
@@ -145,7 +146,7 @@ async def start(
     given = {} if payload is None else {"input": payload}
     handle = await client.start(workflow_type, id=workflow_id, labels=labels, **given)
     if not as_json_ and (watch_ or not handle.started):
-        click.echo(f"{handle.id} {'started' if handle.started else 'is there already'}", err=True)
+        click.echo(f"{handle.id} {'started' if handle.started else 'already exists'}", err=True)
     if watch_:
         return await _watch(client, handle, 0, (), json=as_json_)
     if wait is None and not as_json_:
@@ -156,7 +157,7 @@ async def start(
     await decoder.learn(workflow)
     if as_json_:
         reply = workflow_service_pb2.StartWorkflowResponse(workflow=workflow, started=handle.started)
-        click.echo(decoder.as_json(reply))
+        click.echo(decoder.to_json(reply))
     else:
         _show_workflow(decoder.readable(workflow))
     return SUCCEEDED if wait is None else _exit_code(workflow.state)
@@ -165,55 +166,55 @@ async def start(
 async def _wait_for_end(client: Client, handle: WorkflowHandle[Any], seconds: float) -> workflow_pb2.Workflow:
     loop = asyncio.get_running_loop()
     limit = loop.time() + seconds
-    # The workflow is on disk: a restart of the server is something to be waited out.
-    client.caller.retry_for = max(PATIENCE, seconds)
+    # The start is committed, so a restart of the server does not affect the workflow: wait for the server.
+    client.caller.retry_for = max(RETRY_FOR, seconds)
     while True:
         left = max(0.0, limit - loop.time())
         workflow = await handle.get(wait=min(left, ONE_WAIT))
         if workflow.state in _FINAL:
             return workflow
         if loop.time() >= limit:
-            click.echo(f"{handle.id} has not ended after {seconds:g} s; it goes on", err=True)
+            click.echo(f"{handle.id} has not ended after {seconds:g} s; it continues to run", err=True)
             return workflow
         await asyncio.sleep(min(PAUSE, max(0.0, limit - loop.time())))
 
 
 @command
 @click.argument("workflow_id", metavar="ID")
-@click.option("--after", metavar="SEQUENCE", type=click.IntRange(min=0), default=0, help="Begin after this event.")
+@click.option("--after", metavar="SEQUENCE", type=click.IntRange(min=0), default=0, help="Start after this event.")
 @click.option(
-    "--kind", "kinds", metavar="KIND", multiple=True, callback=params.kind_number, help="Only this kind; repeatable."
+    "--kind", "kinds", metavar="KIND", multiple=True, callback=params.kind_number, help="Only this kind. Repeatable."
 )
 async def watch(client: Client, *, workflow_id: str, after: int, kinds: list[int], as_json_: bool) -> int:
-    """Show what happens to a workflow, from its first event to its end."""
+    """Show a workflow's events, from the first one until the workflow ends."""
     handle = client.handle(workflow_id)
-    # Asked first, so that a server that is not there is told of at once.
+    # Check first, so that an unavailable server is an error within RETRY_FOR seconds.
     await handle.get()
     return await _watch(client, handle, after, kinds, json=as_json_)
 
 
 async def _watch(client: Client, handle: WorkflowHandle[Any], after: int, kinds: Any, *, json: bool) -> int:
-    # The server was there: from here on a restart is something to be waited out.
-    handle.retry_for = client.caller.retry_for = WATCH_PATIENCE
+    # The server was available, so wait longer for a restart.
+    handle.retry_for = client.caller.retry_for = WATCH_RETRY_FOR
     seen, ending = after, None
     decoder = PayloadDecoder(client)
     try:
         with ProgressView(json=json, decoder=decoder) as view:
             async for event in handle.watch(after, kinds=kinds, on_connection=view.connection):
                 seen = event.sequence
-                ending = _ENDINGS.get(event.WhichOneof("detail") or "")
+                ending = _EXIT_CODES.get(event.WhichOneof("detail") or "")
                 await decoder.learn(event)
                 view.show(event)
     except (asyncio.CancelledError, errors.ServerUnavailable):
         again = ["mendflow", "watch", handle.id, "--after", str(seen), "--server", client.target]
-        click.echo(f"the workflow goes on; watch it again with: {shlex.join(again)}", err=True)
+        click.echo(f"the workflow continues to run; resume the watch with: {shlex.join(again)}", err=True)
         raise
-    # The end may lie before --after, or be of no --kind that was asked for.
+    # The final event may come before --after, or be excluded by --kind.
     return _exit_code((await handle.get()).state) if ending is None else ending
 
 
 def _exit_code(state: int) -> int:
-    return SUCCEEDED if state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED else DID_NOT
+    return SUCCEEDED if state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED else NOT_SUCCEEDED
 
 
 @command
@@ -224,7 +225,7 @@ def _exit_code(state: int) -> int:
     metavar="STATE",
     multiple=True,
     callback=params.state_number,
-    help="Only this state; repeatable.",
+    help="Only this state. Repeatable.",
 )
 @click.option(
     "--label",
@@ -232,11 +233,11 @@ def _exit_code(state: int) -> int:
     metavar="NAME=VALUE",
     multiple=True,
     callback=params.label,
-    help="Only with this label; repeatable.",
+    help="Only with this label. Repeatable.",
 )
-@click.option("--since", metavar="TIME", callback=params.moment, help="Only those created at or after this time.")
-@click.option("--until", metavar="TIME", callback=params.moment, help="Only those created before this time.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
+@click.option("--since", metavar="TIME", callback=params.moment, help="Only workflows created at or after this time.")
+@click.option("--until", metavar="TIME", callback=params.moment, help="Only workflows created before this time.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The most workflows to list.")
 async def list_(
     client: Client,
     *,
@@ -260,9 +261,9 @@ async def list_(
     )
     async for workflow in found:
         if as_json_:
-            click.echo(as_json(workflow))
+            click.echo(to_json(workflow))
         else:
-            # With its zone, so that --since takes it as it is shown.
+            # Show the zone, so that --since accepts the time as shown.
             created = workflow.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
             why = f"  {clean(workflow.explanation)}" if workflow.explanation else ""
             click.echo(
@@ -285,13 +286,13 @@ async def show(client: Client, *, workflow_id: str, as_json_: bool) -> int:
     decoder = PayloadDecoder(client)
     await decoder.learn(workflow)
     if as_json_:
-        click.echo(decoder.as_json(workflow_service_pb2.GetWorkflowResponse(workflow=workflow)))
+        click.echo(decoder.to_json(workflow_service_pb2.GetWorkflowResponse(workflow=workflow)))
     else:
         _show_workflow(decoder.readable(workflow))
     async for event in client.handle(workflow_id).events():
         await decoder.learn(event)
         if as_json_:
-            click.echo(decoder.as_json(event))
+            click.echo(decoder.to_json(event))
             continue
         click.echo(describe_event(decoder.readable(event)))
         for cause in describe_causes(event):
@@ -302,9 +303,9 @@ async def show(client: Client, *, workflow_id: str, as_json_: bool) -> int:
 def _show_workflow(workflow: workflow_pb2.Workflow) -> None:
     click.echo(f"{clean(workflow.workflow_id)}  {clean(workflow.workflow_type)}  {state_name(workflow.state)}")
     if workflow.explanation:
-        click.echo(f"  because    {clean(workflow.explanation)}")
+        click.echo(f"  reason     {clean(workflow.explanation)}")
     if workflow.HasField("wake_time"):
-        click.echo(f"  goes on    {workflow.wake_time.ToJsonString()}")
+        click.echo(f"  wakes at   {workflow.wake_time.ToJsonString()}")
     click.echo(f"  created    {workflow.create_time.ToJsonString()}")
     if workflow.HasField("end_time"):
         click.echo(f"  ended      {workflow.end_time.ToJsonString()}")
@@ -325,53 +326,53 @@ def _show_workflow(workflow: workflow_pb2.Workflow) -> None:
 @click.argument("workflow_id", metavar="ID")
 @click.argument("name", metavar="NAME")
 @click.option("--data", "payload", metavar="JSON|@FILE|-", callback=params.json_payload, help="The signal's data.")
-@click.option("--request-id", metavar="ID", help="Twice the same is one signal.")
+@click.option("--request-id", metavar="ID", help="The signal's id. A second signal with the same id is ignored.")
 async def signal(
     client: Client, *, workflow_id: str, name: str, payload: Any, request_id: str | None, as_json_: bool
 ) -> int:
     """Send the signal NAME to a workflow."""
     new = await client.signal(workflow_id, name, payload, request_id=request_id)
     if as_json_:
-        click.echo(as_json(workflow_service_pb2.SignalWorkflowResponse(duplicate=not new)))
+        click.echo(to_json(workflow_service_pb2.SignalWorkflowResponse(duplicate=not new)))
     else:
-        click.echo("sent" if new else "was sent before; nothing added")
+        click.echo("sent" if new else "ignored: the workflow already has a signal with this request id")
     return SUCCEEDED
 
 
-def _act(
+def _add_state_change(
     name: str,
     summary: str,
     call: Callable[[Client, str, str], Coroutine[Any, Any, workflow_pb2.Workflow]],
     response: Callable[..., Message],
 ) -> None:
     @click.argument("workflow_id", metavar="ID")
-    @click.option("--reason", default="", metavar="TEXT", help="Why, for the history.")
-    async def act(client: Client, *, workflow_id: str, reason: str, as_json_: bool) -> int:
+    @click.option("--reason", default="", metavar="TEXT", help="The reason, for the history.")
+    async def change(client: Client, *, workflow_id: str, reason: str, as_json_: bool) -> int:
         workflow = await call(client, workflow_id, reason)
         if as_json_:
-            click.echo(as_json(response(workflow=workflow)))
+            click.echo(to_json(response(workflow=workflow)))
         else:
             click.echo(f"{clean(workflow.workflow_id)} {state_name(workflow.state)}")
         return SUCCEEDED
 
-    act.__name__ = name
-    act.__doc__ = summary
-    command(act)
+    change.__name__ = name
+    change.__doc__ = summary
+    command(change)
 
 
-_act(
+_add_state_change(
     "cancel",
-    "Ask a workflow to end, with clean-up.",
+    "Ask a workflow to clean up and end.",
     Client.cancel,
     workflow_service_pb2.CancelWorkflowResponse,
 )
-_act(
+_add_state_change(
     "resume",
-    "Let a PAUSED or QUARANTINED workflow go on.",
+    "Resume a PAUSED or QUARANTINED workflow.",
     Client.resume,
     operator_service_pb2.ResumeWorkflowResponse,
 )
-_act(
+_add_state_change(
     "terminate",
     "End a workflow at once, without clean-up.",
     Client.terminate,
@@ -385,11 +386,12 @@ async def types(client: Client, *, name: str | None, as_json_: bool) -> int:
     """List the workflow types that the server serves, or show one with its schemas."""
     found = [each for each in await client.types() if name in (None, each.name)]
     if name is not None and not found:
-        click.echo(f"error: no workflow type '{clean(name)}' is served; mendflow types lists those that are", err=True)
-        return DID_NOT
+        message = f"the server does not serve a workflow type '{clean(name)}'; run mendflow types for a list"
+        click.echo(f"error: {message}", err=True)
+        return NOT_SUCCEEDED
     for each in found:
         if as_json_:
-            click.echo(as_json(each))
+            click.echo(to_json(each))
             continue
         summary = each.description.partition("\n")[0]
         click.echo(f"{clean(each.name)}  {clean(summary)}" if summary else clean(each.name))
@@ -402,27 +404,27 @@ async def types(client: Client, *, name: str | None, as_json_: bool) -> int:
 
 
 def _schema(schema: workflow_service_pb2.ValueSchema) -> str:
-    told = schema.json_schema or schema.message_name or "nothing"
-    return clean(f"{told}, or the message {schema.exported_message_name}" if schema.exported_message_name else told)
+    text = schema.json_schema or schema.message_name or "nothing"
+    return clean(f"{text}, or the message {schema.exported_message_name}" if schema.exported_message_name else text)
 
 
 @command
 async def health(client: Client, *, as_json_: bool) -> int:
-    """Tell whether the server is ready, and whether it is alive."""
+    """Show whether the server is ready, and whether it is alive."""
     ready, alive = await client.health(), await client.health("liveness")
     if as_json_:
         click.echo(f'{{"ready": "{ready}", "alive": "{alive}"}}')
     else:
         click.echo(f"ready  {ready}\nalive  {alive}")
-    return SUCCEEDED if ready == "SERVING" else DID_NOT
+    return SUCCEEDED if ready == "SERVING" else NOT_SUCCEEDED
 
 
 @command
 async def info(client: Client, *, as_json_: bool) -> int:
-    """Tell the server's version, limits and features."""
+    """Show the server's version, limits and features."""
     found = await client.server_info()
     if as_json_:
-        click.echo(as_json(found))
+        click.echo(to_json(found))
         return SUCCEEDED
     click.echo(f"mendflow {found.version}, replica {found.replica_id}, up since {found.start_time.ToJsonString()}")
     for field, value in found.limits.ListFields():

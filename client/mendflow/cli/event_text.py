@@ -1,4 +1,7 @@
-"""An event in one line, for people. The only place where events become words."""
+"""One-line descriptions of events, payloads and failures for people.
+
+Only this module turns events into text.
+"""
 
 from __future__ import annotations
 
@@ -17,30 +20,30 @@ if TYPE_CHECKING:
 
 __all__ = ["clean", "describe_causes", "describe_event", "describe_failure", "describe_payload", "state_name"]
 
-#: More of a value than this is cut.
+#: Longer values are truncated to this many characters.
 LONGEST = 120
 
 
 def describe_event(event: event_pb2.Event) -> str:
-    """Answer an event as a line: sequence, time, and what happened."""
+    """Return an event as one line with its sequence, its time (UTC) and what happened."""
     detail = event.WhichOneof("detail") or ""
-    tell = _DESCRIBERS.get(detail)
-    text = _unknown(event, detail) if tell is None else tell(getattr(event, detail))
+    describe = _DESCRIBERS.get(detail)
+    text = _unknown(event, detail) if describe is None else describe(getattr(event, detail))
     return f"#{event.sequence:<4} {_clock(event.time)}  {clean(text)}"
 
 
 def state_name(state: int) -> str:
-    """Answer a state's short name."""
+    """Return a state's short name, such as "RUNNING"."""
     return _enum_name(workflow_pb2.WorkflowState, "WORKFLOW_STATE_", state)
 
 
 def clean(text: str) -> str:
-    """Answer text without control characters: it may come from anyone, and a terminal obeys them."""
+    """Return text with its control characters escaped, because a terminal would execute them."""
     return "".join(char if char.isprintable() or char == " " else repr(char)[1:-1] for char in text)
 
 
 def describe_payload(payload: Payload | None) -> str:
-    """Answer a payload in short."""
+    """Return a payload as short text."""
     kind = None if payload is None else payload.WhichOneof("kind")
     if payload is None or kind is None:
         return "nothing"
@@ -49,7 +52,7 @@ def describe_payload(payload: Payload | None) -> str:
 
 
 def describe_failure(failure: failure_pb2.Failure) -> str:
-    """Answer a failure in short."""
+    """Return a failure as short text with its type, message and kind."""
     kind = _words(failure_pb2.FailureKind, "FAILURE_KIND_", failure.kind)
     name = failure.type.rpartition(".")[2]
     message = failure.message if len(failure.message) <= LONGEST else f"{failure.message[:LONGEST]}…"
@@ -57,7 +60,7 @@ def describe_failure(failure: failure_pb2.Failure) -> str:
 
 
 def describe_causes(event: event_pb2.Event) -> Iterator[str]:
-    """Yield a line for each cause behind the failure that an event tells of, the nearest first."""
+    """Yield a line for each cause of an event's failure, the direct cause first."""
     detail = event.WhichOneof("detail") or ""
     failure = getattr(getattr(event, detail), "failure", None) if detail else None
     while failure is not None and failure.HasField("cause"):
@@ -66,17 +69,17 @@ def describe_causes(event: event_pb2.Event) -> Iterator[str]:
 
 
 def _unknown(event: event_pb2.Event, detail: str) -> str:
-    # A newer server wrote it: to this version the detail is an unknown field, whose number is the event's kind.
+    # A newer server wrote it. The detail is an unknown field here, and the field's number is the event's kind.
     fields = UnknownFieldSet(event)
     kinds = [str(fields[index].field_number) for index in range(len(fields))]
     name = detail or ", ".join(f"kind {kind}" for kind in kinds)
-    return f"{name}: something that this version does not know" if name else "something that this version does not know"
+    return f"{name}: unknown to this version" if name else "an event that is unknown to this version"
 
 
 def _enum_name(enum: Any, prefix: str, number: int) -> str:
     try:
         name: str = enum.Name(number)
-    except ValueError:  # A newer server's.
+    except ValueError:  # A newer server wrote it.
         return f"{prefix.rstrip('_')} {number}"
     return name.removeprefix(prefix)
 
@@ -90,7 +93,7 @@ def _clock(moment: Timestamp) -> str:
 
 
 def _date(moment: Timestamp) -> str:
-    # With its day: a sleep of 24 hours ends at the same time of day.
+    # Include the date, because a sleep of 24 hours ends at the same time of day.
     return moment.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
 
 
@@ -103,30 +106,30 @@ def _attempt_failed(detail: event_pb2.AttemptFailed) -> str:
     decision = detail.decision
     what = f"{detail.step_key} attempt {detail.attempt}"
     if detail.failure.kind == failure_pb2.FAILURE_KIND_LOST:
-        begin = f"{what} lost: the server ended before it did"
+        begin = f"{what} lost: the server stopped before the attempt ended"
     else:
         begin = f"{what} failed: {describe_failure(detail.failure)}"
     if decision.action == failure_pb2.RETRY_ACTION_RETRY:
         if decision.reason == failure_pb2.RETRY_REASON_LOST:
-            return f"{begin}; runs again at once, under the same idempotency key"
+            return f"{begin}; retries at once with the same idempotency key"
         if decision.reason == failure_pb2.RETRY_REASON_SUSPECTED:
-            return f"{begin}; waits for its turn, for it was in flight at two deaths in a row"
+            return f"{begin}; will retry in isolation, because it was running during two consecutive crashes"
         delay = decision.delay.seconds + decision.delay.nanos / 1e9
         reason = _words(failure_pb2.RetryReason, "RETRY_REASON_", decision.reason)
         left = f", {decision.attempts_left} left" if decision.HasField("attempts_left") else ""
-        return f"{begin}; retry in {delay:.2f} s ({reason}{left})"
+        return f"{begin}; retries in {delay:.2f} s ({reason}{left})"
     return f"{begin}; {decision.explanation or _words(failure_pb2.RetryAction, 'RETRY_ACTION_', decision.action)}"
 
 
 def _progress(detail: event_pb2.ProgressReported) -> str:
     of = f" of {detail.total}" if detail.total else ""
-    who = f"{detail.step_key} " if detail.step_key else ""
+    step = f"{detail.step_key} " if detail.step_key else ""
     message = f" {detail.message}" if detail.message else ""
-    return f"{who}progress {detail.done}{of}{message}"
+    return f"{step}progress {detail.done}{of}{message}"
 
 
 def _cancelled(detail: event_pb2.WorkflowCancelled) -> str:
-    return "CANCELLED" + (f"; cut off: {', '.join(detail.cut_keys)}" if detail.cut_keys else "")
+    return "CANCELLED" + (f"; interrupted: {', '.join(detail.cut_keys)}" if detail.cut_keys else "")
 
 
 def _paused(detail: event_pb2.WorkflowPaused) -> str:
@@ -135,7 +138,12 @@ def _paused(detail: event_pb2.WorkflowPaused) -> str:
 
 
 def _recovered(detail: event_pb2.WorkflowRecovered) -> str:
-    return f"recovered by {detail.replica_id}, after {detail.previous_replica_id} (generation {detail.generation})"
+    return f"recovered by {detail.replica_id} from {detail.previous_replica_id} (generation {detail.generation})"
+
+
+def _signal_received(detail: event_pb2.SignalReceived) -> str:
+    undelivered = ", too late to deliver" if detail.undelivered else ""
+    return f"signal {detail.name} received with {describe_payload(detail.data)}{undelivered}"
 
 
 def _started(detail: event_pb2.WorkflowStarted) -> str:
@@ -159,15 +167,13 @@ _DESCRIBERS: dict[str, Callable[[Any], str]] = {
     ),
     "attempt_failed": _attempt_failed,
     "timer_started": lambda detail: f"{detail.key} until {_date(detail.fire_time)}",
-    "timer_fired": lambda detail: f"{detail.key} is over",
-    "signal_received": lambda detail: (
-        f"signal {detail.name} received with {describe_payload(detail.data)}{' too late' if detail.undelivered else ''}"
-    ),
+    "timer_fired": lambda detail: f"{detail.key} fired",
+    "signal_received": _signal_received,
     "signal_awaited": lambda detail: (
         f"waits for signal {detail.name}{f' until {_date(detail.deadline)}' if detail.HasField('deadline') else ''}"
     ),
     "signal_taken": lambda detail: f"{detail.key} took the signal of event {detail.signal_sequence}",
-    "signal_timed_out": lambda detail: f"{detail.key} did not come in time",
+    "signal_timed_out": lambda detail: f"{detail.key} timed out",
     "call_cancelled": lambda detail: f"{detail.key} cancelled",
     "value_recorded": lambda detail: f"{detail.key} is {describe_payload(detail.value)}",
     "progress_reported": _progress,

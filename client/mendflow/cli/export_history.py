@@ -1,16 +1,14 @@
-"""`mendflow export`."""
+"""The command `mendflow export`."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mendflow.cli.atomic_file import write_atomically
 from mendflow.cli.commands import run_command, server_option
 from mendflow.cli.event_text import clean
 from mendflow.histories import history_text
@@ -27,14 +25,15 @@ __all__ = ["export"]
     "--out",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the history goes; standard output by default.",
+    help="The file to write. The default is standard output.",
 )
 @server_option
 def export(server: str, workflow_id: str, out: Path | None) -> None:
     """Write a workflow's history as JSON, for tests that replay it.
 
-    mendflow.testing.replay reads it, and fails when the code of a workflow function no longer fits it;
-    docs/writing-workflows.md has an example. The history has all inputs and results: look before you publish it.
+    mendflow.testing.replay reads the file and fails if the workflow function no longer fits the history;
+    docs/writing-workflows.md has an example. The history contains all inputs and results, so check it before you
+    publish it.
     """
     sys.exit(run_command(_export, server, {"workflow_id": workflow_id, "out": out}))
 
@@ -47,27 +46,9 @@ async def _export(client: Client, *, workflow_id: str, out: Path | None) -> int:
         click.echo(text.encode(), nl=False)
         return 0
     try:
-        _write(out, text)
+        write_atomically(out, text)
     except OSError as error:
         click.echo(f"error: {out} cannot be written: {error.strerror or error}", err=True)
         return 1
     click.echo(f"{clean(workflow.workflow_id)}: {len(events)} events in {out}", err=True)
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.chmod(mode)
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise

@@ -1,17 +1,16 @@
-"""`mendflow export-protos`."""
+"""The command `mendflow export-protos`."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from mendflow.authoring.workflow import Workflow, workflows_of
+from mendflow.cli.atomic_file import write_atomically
 from mendflow.cli.event_text import clean
 from mendflow.errors import DefinitionError
 from mendflow.protogen.descriptors import Descriptors, file_name
@@ -29,21 +28,23 @@ __all__ = ["export_protos"]
 
 @click.command(name="export-protos")
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
-@click.option("--out", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where the .proto files go.")
-@click.option("--skip", metavar="WORKFLOW", multiple=True, help="Leave this workflow type out; repeatable.")
-@click.option("--go-prefix", metavar="PATH", help="What Go import paths begin with; kept in the lock file.")
+@click.option(
+    "--out", metavar="DIR", required=True, type=click.Path(path_type=Path), help="The folder for .proto files."
+)
+@click.option("--skip", metavar="WORKFLOW", multiple=True, help="Leave out this workflow type. Repeatable.")
+@click.option("--go-prefix", metavar="PATH", help="The prefix of Go import paths. The lock file keeps it.")
 @click.option(
     "--allow-type-changes",
     is_flag=True,
-    help="Give a field whose type changed a new number. Callers built before no longer set it.",
+    help="Give a field whose type changed a new number. Existing callers no longer set the field.",
 )
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 when something would be written.")
+@click.option("--check", is_flag=True, help="Write nothing. Exit with 1 if a file is out of date.")
 def export_protos(modules: tuple[str, ...], **options: Any) -> None:
     """Write the types of workflows as protobuf messages, for callers in other languages.
 
-    Each module gets a .proto below DIR, with a message for the input, output and signals of each of its workflow types,
-    and beside the module a lock file that keeps the field numbers. Commit both. The server reads the lock file and then
-    takes these messages in Payload.message; docs/typed-messages.md has more.
+    Each module gets a .proto file below DIR, with a message for the input, output and signals of each workflow type.
+    A lock file beside the module keeps the field numbers. Commit both files. With the lock file, the server accepts
+    these messages in Payload.message. See docs/typed-messages.md.
     """
     files: dict[Path, str] = {}
     changes: list[str] = []
@@ -61,36 +62,36 @@ def export_protos(modules: tuple[str, ...], **options: Any) -> None:
     for change in changes:
         click.echo(clean(change))
     for path in files:
-        click.echo(f"{path} {'written' if path in stale else 'is as it was'}")
+        click.echo(f"{path} {'written' if path in stale else 'unchanged'}")
 
 
 def _export(module: ModuleType, options: dict[str, Any], files: dict[Path, str], changes: list[str]) -> None:
-    """Add a module's two files and what is new in them. Exits when a type cannot be told."""
+    """Add a module's two files to ``files`` and their changes to ``changes``. Exit if a type has no message."""
     path = lock_path(module)
     if path is None:
-        raise click.UsageError(f"module {module.__name__!r} has no file that a lock file could lie beside")
+        raise click.UsageError(f"module {module.__name__!r} has no source file for a lock file to be placed beside")
     builder = SchemaBuilder()
     try:
         lock = LockFile.read(path) if path.exists() else LockFile(package=package_of(module.__name__))
         if options["go_prefix"] is not None:
             lock.go_prefix = options["go_prefix"]
         mine = sorted(workflows_of(module.__name__), key=lambda each: each.name)
-        shapes = [schemas_of(each, builder) for each in mine if each.name not in options["skip"]]
-        merged = merge(lock, shapes, allow_type_changes=options["allow_type_changes"])
+        schemas = [schemas_of(each, builder) for each in mine if each.name not in options["skip"]]
+        merged = merge(lock, schemas, allow_type_changes=options["allow_type_changes"])
         if builder.problems or merged.conflicts:
             _refuse(module, builder.problems, merged.conflicts)
         descriptors = Descriptors(merged.lock)
     except DefinitionError as error:
         _fail([str(error)])
-    parts = [each for shape in shapes for message in shape.messages for each in message.reachable()]
+    parts = [each for schema in schemas for message in schema.messages for each in message.reachable()]
     text = proto_text(merged.lock, parts, module.__name__, descriptors.file.dependency)
     target = options["out"] / file_name(merged.lock)
-    # By its first line a file says whose it is: two modules may come to one package, and so to one file.
+    # The first line names the module, because two modules can map to the same package and so to the same file.
     before = files.get(target) or _content(target)
     if before and before.startswith(OWNER_LINE) and before.split("\n", 1)[0] != text.split("\n", 1)[0]:
-        whose = before.removeprefix(OWNER_LINE).split(",", 1)[0]
-        advice = "remove it if that one is no more, or give each an --out of its own"
-        _fail([f"{module.__name__}: {target} is that of module {whose}: {advice}"])
+        owner = before.removeprefix(OWNER_LINE).split(",", 1)[0]
+        advice = "delete the file if that module no longer exists, or use another --out"
+        _fail([f"{module.__name__}: {target} belongs to module {owner}; {advice}"])
     files[target] = text
     files[path] = merged.lock.text()
     changes += [f"{module.__name__}: {change}" for change in merged.changes]
@@ -99,12 +100,10 @@ def _export(module: ModuleType, options: dict[str, Any], files: dict[Path, str],
 def _refuse(module: ModuleType, problems: Iterable[tuple[str, str]], conflicts: list[tuple[str, str]]) -> NoReturn:
     lines = [f"{module.__name__}: {path}: {why}" for path, why in problems]
     if lines:
-        lines.append("to leave a workflow type out, say --skip WORKFLOW")
+        lines.append("change the type, or leave the workflow type out with --skip WORKFLOW")
     lines += [f"{module.__name__}: {path} {what}" for path, what in conflicts]
     if conflicts:
-        lines.append(
-            "name the field otherwise, or give it a new number with --allow-type-changes: see docs/typed-messages.md"
-        )
+        lines.append("rename the field, or give it a new number with --allow-type-changes; see docs/typed-messages.md")
     _fail(lines)
 
 
@@ -115,7 +114,7 @@ def _fail(lines: Iterable[str]) -> NoReturn:
 
 
 def _modules(names: Iterable[str]) -> list[ModuleType]:
-    """Import modules (the working directory comes first); answer those that define their workflows, each once."""
+    """Import modules, from the working directory first, and return the modules that define their workflows."""
     if "" not in sys.path:
         sys.path.insert(0, "")
     found: dict[str, ModuleType] = {}
@@ -128,8 +127,8 @@ def _modules(names: Iterable[str]) -> list[ModuleType]:
             home = each.function.__module__
             if each not in workflows_of(home):
                 raise click.UsageError(
-                    f"workflow {each.name!r} is written in the module {home!r} and is none of its names: "
-                    "its lock file would not be found"
+                    f"workflow {each.name!r} is defined in module {home!r} but is not one of its global names, so the "
+                    "server would not find its lock file; assign it to a global name"
                 )
             found[home] = sys.modules[home]
     return list(found.values())
@@ -138,7 +137,7 @@ def _modules(names: Iterable[str]) -> list[ModuleType]:
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the module is the user's: it may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything
         message = f"module {name!r} cannot be imported: {type(error).__name__}: {error}"
         raise click.UsageError(message) from None
 
@@ -151,15 +150,8 @@ def _content(path: Path) -> str | None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a lock file cut in half would lose numbers."""
+    # A half-written lock file would lose numbers.
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-        Path(file.name).chmod(mode)
-        Path(file.name).replace(path)
+        write_atomically(path, text)
     except OSError as error:
         _fail([f"{path} cannot be written: {error.strerror or error}"])

@@ -1,4 +1,4 @@
-"""What is given on the command line."""
+"""Parsing of command line parameters. The functions are click callbacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["json_payload", "kind_number", "label", "moment", "state_number"]
 
 
 def json_payload(_: click.Context, parameter: click.Parameter, value: str | None) -> payload_pb2.Payload | None:
-    """Read JSON: as it stands, @FILE, or - for standard input. It is sent as it is."""
+    """Return a JSON parameter as a payload. The value is JSON text, @FILE, or - for standard input."""
     if value is None:
         return None
     try:
@@ -26,10 +26,11 @@ def json_payload(_: click.Context, parameter: click.Parameter, value: str | None
     try:
         json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
-        hint = "" if value.startswith("@") or value == "-" else "; a text needs its quotes: '\"text\"'; a file is @FILE"
+        is_text = not value.startswith("@") and value != "-"
+        hint = "; write a string as '\"text\"' and a file as @FILE" if is_text else ""
         raise click.BadParameter(f"not JSON: {error}{hint}", param=parameter) from None
     except RecursionError:
-        raise click.BadParameter("not JSON that can be read: it is nested too deep", param=parameter) from None
+        raise click.BadParameter("not readable JSON: it is nested too deeply", param=parameter) from None
     return payload_pb2.Payload(json=text)
 
 
@@ -40,34 +41,34 @@ def _read(value: str) -> str:
         content = Path(value[1:]).read_bytes()
     else:
         return value
-    # Some editors begin a file with a byte order mark, which JSON does not allow.
+    # Some editors write a byte order mark, which JSON does not allow.
     return content.decode("utf-8-sig")
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is a number of JavaScript's, not of JSON's")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def label(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """Read NAME=VALUE pairs."""
+    """Return NAME=VALUE pairs as a dict."""
     found = {}
     for value in values:
         name, equals, content = value.partition("=")
         if not equals or not name:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE", param=parameter)
+            raise click.BadParameter(f"{value!r} must have the form NAME=VALUE", param=parameter)
         if name in found:
-            raise click.BadParameter(f"{name!r} is given twice", param=parameter)
+            raise click.BadParameter(f"label {name!r} must not be given twice", param=parameter)
         found[name] = content
     return found
 
 
 def state_number(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[int]:
-    """Read states by their short names."""
+    """Return the numbers of states, which are given by their short names."""
     return [_enum(workflow_pb2.WorkflowState, "WORKFLOW_STATE_", value, parameter) for value in values]
 
 
 def kind_number(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[int]:
-    """Read event kinds by their short names."""
+    """Return the numbers of event kinds, which are given by their short names."""
     return [_enum(event_pb2.EventKind, "EVENT_KIND_", value, parameter) for value in values]
 
 
@@ -76,15 +77,17 @@ def _enum(enum: object, prefix: str, value: str, parameter: click.Parameter) -> 
     known = {name.removeprefix(prefix).lower(): number for name, number in items if number}
     number = known.get(value.lower().replace("-", "_"))
     if number is None:
-        raise click.BadParameter(f"{value!r} is none of {', '.join(known)}", param=parameter)
+        raise click.BadParameter(f"{value!r} must be one of {', '.join(known)}", param=parameter)
     return number
 
 
 def moment(_: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
-    """Read a time: ISO 8601; without a zone it is local."""
+    """Return an ISO 8601 time in UTC. A time without a zone is local time."""
     if value is None:
         return None
     try:
         return datetime.fromisoformat(value).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise click.BadParameter(f"{value!r} is not a time as in 2030-01-31T12:00:00", param=parameter) from None
+        raise click.BadParameter(
+            f"{value!r} must be an ISO 8601 time such as 2030-01-31T12:00:00", param=parameter
+        ) from None

@@ -1,4 +1,4 @@
-"""Messages in payloads, made readable: the server's reflection says what they are made of."""
+"""Decoding of the protobuf messages in payloads, with descriptors from the server's reflection."""
 
 from __future__ import annotations
 
@@ -17,51 +17,56 @@ if TYPE_CHECKING:
 
     from mendflow.client import Client
 
-__all__ = ["PayloadDecoder"]
+__all__ = ["PayloadDecoder", "to_json"]
 
 _METHOD: Final = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-#: A server that does not answer shall not keep anyone from seeing the rest, in seconds.
-_PATIENCE: Final = 3.0
-#: Stands between a type that is not known and the one that its bytes are shown as.
+#: The timeout of a reflection call, in seconds. Without an answer the messages are shown as bytes.
+_TIMEOUT: Final = 3.0
+#: Appended to the URL of an unknown type, so that protobuf's JSON shows the message as bytes.
 _UNKNOWN: Final = "?/google.protobuf.BytesValue"
 
 
+def to_json(message: Message) -> str:
+    """Return a message of the API as one line of protobuf JSON."""
+    return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
+
+
 class PayloadDecoder:
-    """Shows messages of types that the server knows. What it learns it keeps."""
+    """Converts messages of types that the server knows, and caches their descriptors."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._asked: set[str] = set()
+        self._requested: set[str] = set()
         self._pool = descriptor_pool.DescriptorPool()
-        self._known: Any = _Known(self._pool)
+        self._known: Any = _KnownTypes(self._pool)
         self._files: set[str] = set()
 
     async def learn(self, message: Message) -> None:
-        """Ask for the types of the messages in an rpc's own message; those that the server does not know stay so."""
+        """Fetch the descriptors of the messages in the payloads of a message of the API."""
         for payload in _payloads(message):
             name = payload.message.TypeName()
-            if name and name not in self._asked:
-                self._asked.add(name)
-                for file in await self._ask(name):
+            if name and name not in self._requested:
+                self._requested.add(name)
+                for file in await self._fetch(name):
                     self._add(file)
 
     def readable(self, message: Message) -> Any:
-        """Answer a copy of an rpc's own message with JSON in place of each payload's message."""
+        """Return a copy of a message of the API, in which each payload has JSON in place of a message."""
         shown = type(message)()
         shown.CopyFrom(message)
         for payload in _payloads(shown):
             payload.json = json.dumps(self._members(payload.message), ensure_ascii=False)
         return shown
 
-    def as_json(self, message: Message) -> str:
-        """Answer an rpc's own message as protobuf JSON, on one line."""
+    def to_json(self, message: Message) -> str:
+        """Return a message of the API as one line of protobuf JSON, with its payloads decoded."""
         shown = type(message)()
         shown.CopyFrom(message)
         for payload in _payloads(shown):
             if not self._knows(payload.message):
-                told = wrappers_pb2.BytesValue(value=payload.message.value)
+                as_bytes = wrappers_pb2.BytesValue(value=payload.message.value)
                 payload.message.type_url += _UNKNOWN
-                payload.message.value = told.SerializeToString()
+                payload.message.value = as_bytes.SerializeToString()
         text = json_format.MessageToJson(
             shown, preserving_proto_field_name=True, indent=None, descriptor_pool=self._known
         )
@@ -88,30 +93,30 @@ class PayloadDecoder:
         try:
             self._pool.AddSerializedFile(file.SerializeToString())
         except TypeError:
-            return  # It contradicts what is there; its messages are shown as bytes.
+            return  # The file conflicts with a known one, so its messages are shown as bytes.
 
-    async def _ask(self, name: str) -> list[descriptor_pb2.FileDescriptorProto]:
-        """Answer the files that a message type needs, each after what it needs itself."""
+    async def _fetch(self, name: str) -> list[descriptor_pb2.FileDescriptorProto]:
+        """Return the files that a message type needs, each after its own dependencies."""
         call = self._client.caller.channel.stream_stream(
             _METHOD, request_serializer=_REQUEST.SerializeToString, response_deserializer=_RESPONSE.FromString
         )
         try:
-            replies = call(iter([_REQUEST(file_containing_symbol=name)]), timeout=_PATIENCE)
+            replies = call(iter([_REQUEST(file_containing_symbol=name)]), timeout=_TIMEOUT)
             async for reply in replies:
                 found = reply.file_descriptor_response.file_descriptor_proto
                 return _in_order([descriptor_pb2.FileDescriptorProto.FromString(each) for each in found])
         except grpc.aio.AioRpcError:
-            pass  # A server without reflection.
+            pass  # The server has no reflection.
         return []
 
 
-class _Known:
-    """What this process knows by itself, then what it learnt."""
+class _KnownTypes:
+    """A pool that searches the fetched types first, and then the types of this process."""
 
-    def __init__(self, learnt: descriptor_pool.DescriptorPool) -> None:
-        self._pools = (learnt, descriptor_pool.Default())
+    def __init__(self, fetched: descriptor_pool.DescriptorPool) -> None:
+        self._pools = (fetched, descriptor_pool.Default())
 
-    def FindMessageTypeByName(self, name: str) -> Any:  # noqa: N802 - as a DescriptorPool has it
+    def FindMessageTypeByName(self, name: str) -> Any:  # noqa: N802 - the name in DescriptorPool
         for pool in self._pools:
             try:
                 return pool.FindMessageTypeByName(name)
@@ -121,7 +126,7 @@ class _Known:
 
 
 def _payloads(message: Any) -> Iterator[payload_pb2.Payload]:
-    """Yield each payload in a message that holds a message itself."""
+    """Yield each payload in ``message`` whose value is a protobuf message."""
     if isinstance(message, payload_pb2.Payload):
         if message.HasField("message"):
             yield message
@@ -137,22 +142,22 @@ def _in_order(files: list[descriptor_pb2.FileDescriptorProto]) -> list[descripto
     waiting = {file.name: file for file in files}
     ordered: list[descriptor_pb2.FileDescriptorProto] = []
 
-    def take(name: str) -> None:
+    def add(name: str) -> None:
         file = waiting.pop(name, None)
         if file is not None:
-            for needed in file.dependency:
-                take(needed)
+            for dependency in file.dependency:
+                add(dependency)
             ordered.append(file)
 
     for file in files:
-        take(file.name)
+        add(file.name)
     return ordered
 
 
 def _reflection() -> tuple[Any, Any]:
-    """Answer the request and the response of server reflection, as far as they are needed here.
+    """Return the request class and the response class of server reflection, with only the fields that this file uses.
 
-    Its own package comes with the server only.
+    The package with the complete classes comes only with the server.
     """
     file = descriptor_pb2.FileDescriptorProto(name="mendflow/reflection.proto", package="mendflow.reflection")
     field = descriptor_pb2.FieldDescriptorProto

@@ -1,4 +1,4 @@
-"""A watched workflow on the screen: a live bar on a terminal, plain lines when piped, messages with --json."""
+"""The output of a watch: progress bars on a terminal, plain lines in a pipe, and messages with --json."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import sys
 from typing import TYPE_CHECKING, Self
 
 import click
-from google.protobuf import json_format
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from mendflow.cli.event_text import clean, describe_event
+from mendflow.cli.payload_decoder import to_json
 from mendflow.v1 import failure_pb2
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
     from rich.progress import Task, TaskID
 
     from mendflow.cli.payload_decoder import PayloadDecoder
     from mendflow.v1 import event_pb2
 
-__all__ = ["ProgressView", "as_json"]
+__all__ = ["ProgressView"]
 
-#: What of an event's kind colours its line.
+#: The style of an event's line, by the event's kind.
 _STYLES = {
     "workflow_succeeded": "bold green",
     "workflow_failed": "bold red",
@@ -38,32 +37,27 @@ _STYLES = {
 }
 
 
-#: With more reports at once, the one that was silent longest loses its bar.
+#: The most bars at once. A further report replaces the bar that was updated least recently.
 MOST_BARS = 6
 
 
-def as_json(message: Message) -> str:
-    """Answer an rpc's own message as protobuf JSON, on one line."""
-    return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
-
-
 class _Done(ProgressColumn):
-    """How much is done and what is being done; the message is the workflow's own and no markup."""
+    """The column with the completed amount and the workflow's message, which is shown without markup."""
 
     def render(self, task: Task) -> Text:
-        """Answer the text of one bar."""
+        """Return the text of one bar."""
         done = f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}"
         return Text(f"{done} {task.fields['message']}", overflow="ellipsis", no_wrap=True)
 
 
 class ProgressView:
-    """Shows a watch. Use it as a context manager."""
+    """The view of one watch. Use it as a context manager."""
 
     def __init__(self, *, json: bool, decoder: PayloadDecoder | None = None) -> None:
         self._json = json
         self._decoder = decoder
         self._console = Console(highlight=False)
-        # Not the console's own finding: variables such as FORCE_COLOR sway it, and a pipe stays plain.
+        # Do not use the console's own detection: FORCE_COLOR changes it, but a pipe must stay plain.
         self._live = sys.stdout.isatty() and not json
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -76,18 +70,18 @@ class ProgressView:
         self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start the live display."""
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End; the lines stay."""
+        """Stop the live display. Its lines stay on the screen."""
         self._progress.stop()
 
     def show(self, event: event_pb2.Event) -> None:
         """Show an event."""
         if self._json:
-            click.echo(as_json(event) if self._decoder is None else self._decoder.as_json(event))
+            click.echo(to_json(event) if self._decoder is None else self._decoder.to_json(event))
             return
         if self._decoder is not None:
             event = self._decoder.readable(event)
@@ -97,8 +91,8 @@ class ProgressView:
             click.echo(describe_event(event))
 
     def connection(self, connected: bool, why: str) -> None:  # noqa: FBT001 - the watch's callback
-        """Tell that the server went away, or is back."""
-        text = "the server is back; the watch goes on" if connected else f"connection lost, trying again: {clean(why)}"
+        """Show that the connection was lost, or that the watch has resumed."""
+        text = "reconnected; the watch resumes" if connected else f"connection lost; reconnecting: {clean(why)}"
         if self._live:
             self._console.print(Text(text, style="green" if connected else "yellow"))
         else:
@@ -127,7 +121,7 @@ class ProgressView:
             bar = self._progress.add_task(name, total=total, message="")
         self._bars[key] = bar
         self._progress.update(bar, completed=detail.done, message=clean(detail.message))
-        # Apart, since update() takes a total of None for "as it was".
+        # Set the total directly, because update(total=None) keeps the old one.
         self._progress.tasks[self._progress.task_ids.index(bar)].total = total
 
     def _make_room(self) -> None:

@@ -1,6 +1,6 @@
-"""Calling a server: the asyncio client, its handles, and a synchronous façade."""
+"""The clients of a server: the asyncio client, its handles, and the synchronous client."""
 
-import mendflow.client.process  # noqa: F401, I001 - before all that imports grpc
+import mendflow.client.process  # noqa: F401, I001 - must run before anything imports grpc
 
 from mendflow.client.client import Client
 from mendflow.client.handle import WorkflowHandle

@@ -1,4 +1,4 @@
-"""The channel: keep-alive, and the retries that gRPC does by itself."""
+"""The gRPC channel, with keep-alive and gRPC's own retries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mendflow.client.process import refuse_forked_child, uses_grpc
 
 __all__ = ["open_channel", "trace_metadata"]
 
-#: Idempotent as this client sends them: it always sets the ids that make them so. A watch is taken up by the client.
+#: These calls are idempotent, because the client always sets their ids. A watch is not listed: the client resumes it.
 _RETRIED: Final = {
     "mendflow.v1.WorkflowService": (
         "StartWorkflow",
@@ -50,22 +50,22 @@ _SERVICE_CONFIG: Final = json.dumps(
 _OPTIONS: Final = (
     ("grpc.service_config", _SERVICE_CONFIG),
     ("grpc.enable_retries", 1),
-    # The server allows a ping each 10 s, also without a call.
+    # The server allows one ping every 10 s, also without an open call.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # A server that is back is found soon.
+    # Reconnect soon after a restart of the server. gRPC's default waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # An input and an output near the payload limit fit in one reply.
+    # One reply can have an input and an output, each as large as the payload limit.
     ("grpc.max_receive_message_length", 16 << 20),
 )
 
 
 def open_channel(target: str) -> grpc.aio.Channel:
-    """Answer a channel to a server without TLS."""
+    """Return a channel without TLS to a server."""
     refuse_forked_child()
     channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
     uses_grpc(channel)
@@ -73,18 +73,18 @@ def open_channel(target: str) -> grpc.aio.Channel:
 
 
 def trace_metadata() -> tuple[tuple[str, str], ...]:
-    """Answer the current OpenTelemetry context as metadata; nothing where OpenTelemetry is not installed."""
+    """Return the current OpenTelemetry context as metadata, or () if OpenTelemetry is not installed."""
     if _inject is None:
         return ()
     carrier: dict[str, str] = {}
     _inject(carrier)
-    # Some propagators write capitals, which gRPC refuses.
+    # Some propagators write upper-case names, which gRPC rejects.
     return tuple((name.lower(), value) for name, value in carrier.items())
 
 
 try:
     from opentelemetry.propagate import inject as _inject_found
-except ImportError:  # A client without OpenTelemetry.
+except ImportError:  # OpenTelemetry is optional.
     _inject: Any = None
 else:
     _inject = _inject_found

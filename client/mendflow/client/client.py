@@ -36,27 +36,27 @@ __all__ = ["Client"]
 I = TypeVar("I")  # noqa: E741 - the input
 R = TypeVar("R")
 
-#: A batch of starts is split so that each request stays below the server's limits.
+#: The most starts, and about the most bytes, in one batch request. Both are below the server's limits.
 BATCH_SIZE: Final = 1_000
 BATCH_BYTES: Final = 3 << 20
 
 
 class _Nothing:
-    """Stands for: no input given."""
+    """The type of `NOTHING`, which means that the caller gave no input."""
 
 
-#: Spelled here, for inside the class `list` is a verb.
+#: Inside `Client`, the name `list` is a method.
 Types = list[workflow_service_pb2.WorkflowType]
 
 NOTHING: Final = _Nothing()
 
 
 class Client:
-    """A connection to a Mendflow server; use it as an async context manager.
+    """A connection to a Mendflow server. Use it as an async context manager.
 
-    ``timeout`` is one call's deadline in seconds. ``retry_for`` is how long
-    calls, results and watches go on asking a server that is away; None: for
-    ever. Errors are those of `mendflow.errors`.
+    ``timeout`` is the deadline of one call, in seconds. ``retry_for`` is how
+    many seconds calls, results and watches retry an unavailable server; None
+    means no limit. The methods raise errors from `mendflow.errors`.
     """
 
     def __init__(
@@ -72,18 +72,18 @@ class Client:
         )
 
     async def __aenter__(self) -> Self:
-        """Answer the client; it connects on its first call."""
+        """Return the client. It connects on its first call."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the connection."""
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls under way end."""
+        """Close the connection and cancel its open calls."""
         await self.caller.close()
 
-    # Starting.
+    # Start workflows.
 
     @overload
     async def run(
@@ -114,9 +114,9 @@ class Client:
         labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """Start a workflow and answer its result, in one call if it does not take long.
+        """Start a workflow and return its result. If it ends within 30 s, this takes one call.
 
-        Raises as `start` and `WorkflowHandle.result` do.
+        ``timeout`` is in seconds; None means no limit. Raise what `start` and `WorkflowHandle.result` raise.
         """
         request = self._request(workflow, input, id, labels)
         request.wait.CopyFrom(_duration(WAIT))
@@ -124,7 +124,7 @@ class Client:
 
         async def start_and_wait() -> Any:
             reply = await self.caller.call_and_wait(self.stub.StartWorkflow, request, timeout=WAIT + MARGIN)
-            return await handle._result(reply.workflow)  # noqa: SLF001 - the same package's
+            return await handle._result(reply.workflow)  # noqa: SLF001 - same package
 
         return await within(timeout, request.workflow_id, start_and_wait())
 
@@ -149,12 +149,14 @@ class Client:
         id: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> WorkflowHandle[Any]:
-        """Start a workflow, by its decorated function or its type's name; answer once it is on disk.
+        """Start a workflow and return its handle once the start is committed.
 
-        The same ``id`` with the same type and input answers the workflow there is.
-        Without one a new id is made, under which a lost reply is asked for again.
+        ``workflow`` is the decorated function or the name of the type. If a
+        workflow with the same ``id``, type and input exists, return its handle.
+        Without an ``id`` the client makes one, so that it can retry safely when
+        a reply is lost.
 
-        Raises `InvalidRequest`, `AlreadyStarted`, `LimitExceeded`, `ServerUnavailable`.
+        Raise `InvalidRequest`, `AlreadyStarted`, `LimitExceeded` or `ServerUnavailable`.
         """
         request = self._request(workflow, input, id, labels)
         reply = await self.caller.call_with_retry(self.stub.StartWorkflow, request)
@@ -168,11 +170,11 @@ class Client:
         ids: Iterable[str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> list[WorkflowHandle[R] | errors.RequestError]:
-        """Start many workflows of one type; answer a handle, or the error that refused it, for each input.
+        """Start many workflows of one type. Return a handle, or the error that refused the start, for each input.
 
-        A batch that could not be sent is an error for each of its inputs, so that
-        what was started is never forgotten. Raises ValueError when ``ids`` are not
-        as many as the inputs.
+        If a batch cannot be sent, each of its inputs has that error, and the
+        handles of other batches are still returned. Raise ValueError if the
+        number of ``ids`` differs from the number of inputs.
         """
         values = list(inputs)
         names: Sequence[str | None] = [None] * len(values) if ids is None else list(ids)
@@ -228,7 +230,7 @@ class Client:
             request.input.CopyFrom(payload)
         return request
 
-    # Asking.
+    # Read workflows.
 
     @overload
     def handle(self, id: str, *, result_type: Workflow[Any, R]) -> WorkflowHandle[R]: ...
@@ -237,9 +239,9 @@ class Client:
     @overload
     def handle(self, id: str, *, result_type: Any = ...) -> WorkflowHandle[Any]: ...
     def handle(self, id: str, *, result_type: Any = Any) -> WorkflowHandle[Any]:
-        """Answer a handle to a workflow by its id. Makes no call.
+        """Return a handle to the workflow with this id, without a call to the server.
 
-        ``result_type`` is what it returns, or its decorated function, which also reads a result that is a message.
+        ``result_type`` is the type of its result, or its decorated function, which also decodes exported messages.
         """
         if isinstance(result_type, Workflow):
             output_type: ValueType[Any] | None = result_type.output_type
@@ -248,7 +250,10 @@ class Client:
         return WorkflowHandle(self, id, output_type, started=False)
 
     async def get(self, id: str, *, wait: float | None = None) -> workflow_pb2.Workflow:
-        """Answer a workflow with its input and outcome; with ``wait``, once it has ended or after so many seconds."""
+        """Return a workflow with its input and outcome.
+
+        With ``wait``, return when it has ended, or after that many seconds.
+        """
         request = workflow_service_pb2.GetWorkflowRequest(workflow_id=id)
         if wait is not None:
             request.wait.CopyFrom(_duration(wait))
@@ -268,7 +273,7 @@ class Client:
         create_time_until: datetime | None = None,
         page_size: int = 100,
     ) -> AsyncGenerator[workflow_pb2.Workflow, None]:
-        """Yield workflows, newest first, for which all conditions hold."""
+        """Yield the workflows that match all conditions, newest first."""
         request = workflow_service_pb2.ListWorkflowsRequest(workflow_type=workflow_type, page_size=page_size)
         request.states.extend(states)  # type: ignore[arg-type] # an enum's numbers
         request.labels.update(labels or {})
@@ -286,7 +291,7 @@ class Client:
             request.page_token = page.next_page_token
 
     async def types(self) -> Types:
-        """Answer the workflow types that the server serves, by name."""
+        """Return the workflow types that the server serves, in order of their names."""
         found: Types = []
         request = workflow_service_pb2.ListWorkflowTypesRequest()
         while True:
@@ -297,24 +302,28 @@ class Client:
             request.page_token = page.next_page_token
 
     async def server_info(self) -> workflow_service_pb2.GetServerInfoResponse:
-        """Answer the server's version, limits and features."""
+        """Return the server's version, limits and features."""
         info: workflow_service_pb2.GetServerInfoResponse = await self.caller.call_with_retry(
             self.stub.GetServerInfo, workflow_service_pb2.GetServerInfoRequest()
         )
         return info
 
     async def health(self, service: str = "") -> str:
-        """Answer "SERVING" or "NOT_SERVING" for a service of grpc.health.v1; "liveness" asks for the process."""
+        """Return "SERVING" or "NOT_SERVING" for a service of grpc.health.v1.
+
+        The service "" is readiness, and "liveness" is the state of the process.
+        """
         stub: Any = health_pb2_grpc.HealthStub(self.caller.channel)
         reply = await self.caller.call(stub.Check, health_pb2.HealthCheckRequest(service=service))
         return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
 
-    # Telling.
+    # Change workflows.
 
     async def signal(self, id: str, name: str, data: Any = None, *, request_id: str | None = None) -> bool:
-        """Send a signal; answer whether it was new. Twice the same ``request_id`` is one signal.
+        """Send a signal. Return False if the workflow already has a signal with this ``request_id``.
 
-        Raises `WorkflowNotFound`, `WrongState`, `InvalidRequest`, `LimitExceeded`.
+        Without a ``request_id`` the client makes one. Raise `WorkflowNotFound`,
+        `WrongState`, `InvalidRequest` or `LimitExceeded`.
         """
         request = workflow_service_pb2.SignalWorkflowRequest(
             workflow_id=id, name=name, request_id=request_id or new_id()
@@ -326,28 +335,28 @@ class Client:
         return not reply.duplicate
 
     async def cancel(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
-        """Ask a workflow to end, with clean-up. Raises `WorkflowNotFound`, `WrongState`."""
+        """Ask a workflow to clean up and end. Raise `WorkflowNotFound` or `WrongState`."""
         request = workflow_service_pb2.CancelWorkflowRequest(workflow_id=id, reason=reason, request_id=new_id())
         reply = await self.caller.call_with_retry(self.stub.CancelWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
 
     async def resume(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
-        """Let a PAUSED or QUARANTINED workflow go on. Raises `WorkflowNotFound`, `WrongState`."""
+        """Resume a PAUSED or QUARANTINED workflow. Raise `WorkflowNotFound` or `WrongState`."""
         request = operator_service_pb2.ResumeWorkflowRequest(workflow_id=id, reason=reason)
         reply = await self.caller.call(self._operator.ResumeWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
 
     async def terminate(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
-        """End a workflow at once, without clean-up. Raises `WorkflowNotFound`, `WrongState`."""
+        """End a workflow at once, without clean-up. Raise `WorkflowNotFound` or `WrongState`."""
         request = operator_service_pb2.TerminateWorkflowRequest(workflow_id=id, reason=reason)
         reply = await self.caller.call_with_retry(self._operator.TerminateWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
 
     def decode(self, output_type: ValueType[Any] | None, payload: payload_pb2.Payload | None) -> Any:
-        """Answer a payload as a value of this type; without one as plain JSON, or as the message it is."""
+        """Return a payload as a value of this type; without a type, as plain JSON or as its message."""
         if output_type is not None:
             return output_type.decode(payload)
         if payload is not None and payload.WhichOneof("kind") == "message":
@@ -359,7 +368,7 @@ _JSON: Final = ValueType.of(Any)
 
 
 def encode(value: Any) -> payload_pb2.Payload:
-    """Answer a value as a payload, by its own type; a payload as it is."""
+    """Return a value as a payload, encoded by its own type. A payload stays as it is."""
     if isinstance(value, payload_pb2.Payload):
         return value
     return ValueType.of(Any if _is_plain(value) else type(value)).encode(value)
@@ -370,7 +379,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def unpack(payload: payload_pb2.Payload) -> Message | payload_pb2.Payload:
-    """Answer the message in a payload; the payload itself when its type is not known here."""
+    """Return the message in a payload, or the payload itself if this process does not know its type."""
     from google.protobuf import symbol_database  # noqa: PLC0415 - rarely needed
 
     try:

@@ -1,4 +1,4 @@
-"""From a call's status to an error of `mendflow.errors`, by one table."""
+"""The table that maps a call's status to an error of `mendflow.errors`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[errors.RequestError]]] = {
     grpc.StatusCode.OUT_OF_RANGE: errors.SequenceOutOfRange,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.LimitExceeded,
     grpc.StatusCode.UNAVAILABLE: errors.ServerUnavailable,
-    # gRPC itself lets go of calls that wait while a server stops, and of some that are too many at once.
+    # gRPC cancels waiting calls when a server stops, and some calls when there are too many.
     grpc.StatusCode.CANCELLED: errors.ServerUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
 }
@@ -35,12 +35,12 @@ _DETAILS: Final = "grpc-status-details-bin"
 
 
 def error_of_rpc(error: grpc.aio.AioRpcError, target: str) -> errors.RequestError:
-    """Answer the error to raise for a call that ended so; ``target`` names the server in it."""
+    """Return the error to raise for a failed call; ``target`` is the server's address for the message."""
     return _make(error.code(), error.details() or error.code().name, _details(error), target)
 
 
 def error_of_status(status: status_pb2.Status, target: str) -> errors.RequestError:
-    """Answer the error for a status that came inside a reply: of one start in a batch."""
+    """Return the error for a status inside a reply, such as the status of one start in a batch."""
     code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
     return _make(code, status.message or code.name, status, target)
 
@@ -64,7 +64,7 @@ def _make(code: grpc.StatusCode, message: str, status: status_pb2.Status, target
 
 
 def _unpack(detail: Any, message: Message) -> bool:
-    """Fill the message from a detail of its type; one that cannot be read counts as none."""
+    """Unpack a detail into the message. Return False if it has another type or cannot be decoded."""
     try:
         return bool(detail.Unpack(message))
     except DecodeError:

@@ -1,4 +1,4 @@
-"""One workflow, as its caller sees it."""
+"""A caller's handle to one workflow."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["WorkflowHandle"]
 
 R = TypeVar("R")
 
-#: One question waits so long for the end, in seconds; then it is asked again.
+#: How long one call waits for a workflow's end, in seconds. After that the client sends another call.
 WAIT: Final = 30.0
-#: What a call may take beyond the wait that it asks for, in seconds.
+#: The time that a call has in addition to its requested wait, in seconds.
 MARGIN: Final = 10.0
-#: How long to wait before asking again after an answer that came too soon, in seconds: at least, at most.
+#: The shortest and the longest pause before a retry after an early answer, in seconds.
 DRAIN_PAUSE: Final = (0.2, 0.5)
 _OPEN_STATES = frozenset(
     {
@@ -40,7 +40,7 @@ _OPEN_STATES = frozenset(
 
 
 class ClientVerbs(Protocol):
-    """What a handle asks of its `Client`."""
+    """The part of `Client` that a handle uses."""
 
     caller: Caller
     stub: workflow_service_pb2_grpc.WorkflowServiceAsyncStub
@@ -49,7 +49,7 @@ class ClientVerbs(Protocol):
         """Return the workflow."""
 
     async def signal(self, id: str, name: str, data: Any = ..., *, request_id: str | None = ...) -> bool:
-        """Send a signal; return whether it was new."""
+        """Send a signal. Return False if it is a duplicate."""
 
     async def cancel(self, id: str, reason: str = ...) -> workflow_pb2.Workflow:
         """Cancel the workflow."""
@@ -65,7 +65,7 @@ class ClientVerbs(Protocol):
 
 
 class WorkflowHandle(Generic[R]):
-    """A workflow by its id. ``started`` says whether the call that made this handle started it."""
+    """A workflow by its id. ``started`` is True if the call that returned this handle started the workflow."""
 
     def __init__(
         self, client: ClientVerbs, workflow_id: str, output_type: ValueType[R] | None, *, started: bool
@@ -74,7 +74,7 @@ class WorkflowHandle(Generic[R]):
         self._output_type = output_type
         self.id = workflow_id
         self.started = started
-        #: How long a watch goes on asking a server that is away, in seconds; None: for ever.
+        #: How many seconds a watch retries an unavailable server. None: no limit.
         self.retry_for = client.caller.retry_for
 
     def __repr__(self) -> str:
@@ -88,13 +88,15 @@ class WorkflowHandle(Generic[R]):
         on_connection: Callable[[bool, str], None] | None = None,
         silence: float = SILENCE,
     ) -> AsyncGenerator[event_pb2.Event, None]:
-        """Yield the workflow's events after a sequence, to its end: each once, in order, across restarts.
+        """Yield the workflow's events after a sequence, until the workflow ends.
 
-        ``kinds`` are of ``mendflow.v1.EventKind``; none means all. ``on_connection``
-        is called with (False, why) when the server goes away and (True, "") when
-        it is back. Nothing is fetched ahead of a slow reader beyond what the
-        connection buffers; closing the iterator ends the call. After ``silence``
-        seconds without any frame the stream is taken for dead and opened anew.
+        Every event comes once and in order, also across restarts of the server.
+        ``kinds`` are values of ``mendflow.v1.EventKind``; an empty collection
+        means all kinds. The client calls ``on_connection`` with (False, reason)
+        when it loses the server, and with (True, "") when it has reconnected. A
+        slow reader buffers only what the connection buffers. After ``silence``
+        seconds without a frame the client opens a new stream. Closing the
+        iterator cancels the call.
         """
         return watch(
             self._client.caller,
@@ -108,10 +110,11 @@ class WorkflowHandle(Generic[R]):
         )
 
     async def result(self, timeout: float | None = None) -> R:
-        """Wait for the end and answer what the workflow returned.
+        """Wait for the workflow's end and return its result.
 
-        Raises `WorkflowFailed`, `WorkflowCancelled`, `WorkflowTerminated`, and
-        `DeadlineExceeded` after ``timeout`` seconds (None: never); the workflow goes on.
+        Raise `WorkflowFailed`, `WorkflowCancelled` or `WorkflowTerminated` if it
+        has no result. Raise `DeadlineExceeded` after ``timeout`` seconds (None:
+        no limit); the workflow continues.
         """
         result: R = await within(timeout, self.id, self._result())
         return result
@@ -119,15 +122,18 @@ class WorkflowHandle(Generic[R]):
     async def _result(self, workflow: workflow_pb2.Workflow | None = None) -> R:
         loop = asyncio.get_running_loop()
         while workflow is None or workflow.state in _OPEN_STATES:
-            asked = loop.time()
+            called = loop.time()
             workflow = await self.get(wait=WAIT)
-            if workflow.state in _OPEN_STATES and loop.time() - asked < WAIT / 2:
-                # A server that drains answers at once: ask the next one a little later.
+            if workflow.state in _OPEN_STATES and loop.time() - called < WAIT / 2:
+                # A server that is shutting down answers at once. Pause before the retry.
                 await asyncio.sleep(random.uniform(*DRAIN_PAUSE))  # noqa: S311 - jitter
         return self.outcome(workflow)
 
     def outcome(self, workflow: workflow_pb2.Workflow) -> R:
-        """Answer the result of a workflow that has ended, or raise what it ended with."""
+        """Return the result of an ended workflow.
+
+        Raise `WorkflowFailed`, `WorkflowCancelled` or `WorkflowTerminated` if it has none.
+        """
         if workflow.state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
             output = workflow.output if workflow.HasField("output") else None
             value: R = self._client.decode(self._output_type, output)
@@ -139,11 +145,11 @@ class WorkflowHandle(Generic[R]):
         raise errors.WorkflowTerminated(workflow.workflow_id)
 
     async def get(self, wait: float | None = None) -> workflow_pb2.Workflow:
-        """Answer the workflow as it is; with ``wait``, once it has ended or after that many seconds."""
+        """Return the workflow. With ``wait``, return when it has ended, or after that many seconds."""
         return await self._client.get(self.id, wait=wait)
 
     async def events(self) -> AsyncGenerator[event_pb2.Event, None]:
-        """Yield the events that there are, oldest first."""
+        """Yield the workflow's events up to now, oldest first."""
         token = ""
         while True:
             request = workflow_service_pb2.ListEventsRequest(workflow_id=self.id, page_size=1_000, page_token=token)
@@ -155,15 +161,15 @@ class WorkflowHandle(Generic[R]):
                 return
 
     async def signal(self, name: str, data: Any = None, *, request_id: str | None = None) -> bool:
-        """Send a signal; answer whether it was new. Twice the same ``request_id`` is one signal."""
+        """Send a signal. Return False if the workflow already has a signal with this ``request_id``."""
         return await self._client.signal(self.id, name, data, request_id=request_id)
 
     async def cancel(self, reason: str = "") -> workflow_pb2.Workflow:
-        """Ask the workflow to end, with clean-up."""
+        """Ask the workflow to clean up and end."""
         return await self._client.cancel(self.id, reason)
 
     async def resume(self, reason: str = "") -> workflow_pb2.Workflow:
-        """Let a PAUSED or QUARANTINED workflow go on."""
+        """Resume a PAUSED or QUARANTINED workflow."""
         return await self._client.resume(self.id, reason)
 
     async def terminate(self, reason: str = "") -> workflow_pb2.Workflow:
@@ -177,5 +183,5 @@ async def within(timeout: float | None, workflow_id: str, work: Any) -> Any:
         async with asyncio.timeout(timeout):
             return await work
     except TimeoutError:
-        msg = f"workflow {workflow_id} has not ended after {timeout:g} s; it goes on"
+        msg = f"workflow {workflow_id} has not ended after {timeout:g} s; it continues to run"
         raise errors.DeadlineExceeded(msg, code="DEADLINE_EXCEEDED") from None

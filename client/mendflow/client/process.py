@@ -1,14 +1,14 @@
-"""How gRPC lives with forks.
+"""Protection of forked processes from gRPC.
 
-A child that was forked while gRPC was in use cannot use it: the threads of
-gRPC's asyncio stack are not there, and a call would never end. Such a child is
-refused here.
+A child that was forked while its parent used gRPC cannot use gRPC. The threads
+of gRPC's asyncio stack do not exist in the child, so a call would never end.
+This module refuses such a call.
 
-gRPC's fork support does not help, for it leaves the asyncio stack out. It
-starts gRPC's threads anew in the child, and these call into asyncio state that
-is the parent's: 1.85 often crashes there. Python's gRPC documents it as off by
-default, but its core has it on, unless the environment says otherwise before
-the first import. So this module comes before every other that imports grpc.
+gRPC's fork support does not help, because it does not cover the asyncio stack.
+It restarts gRPC's threads in the child, where they use asyncio state of the
+parent; version 1.85 often crashes there. gRPC for Python documents the support
+as off by default, but the core turns it on unless the environment turns it off
+before the first import. Import this module before any module that imports grpc.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ else:
         del os.environ[_SUPPORT]
 
 
-class _Use:
-    """Who uses gRPC. Its own state is one a process, and so is this."""
+class _GrpcUse:
+    """The gRPC objects of this process. gRPC's own state is global, so this is too."""
 
     def __init__(self) -> None:
-        #: gRPC runs for as long as one of its channels or servers is in memory.
+        #: gRPC's threads run while one of its channels or servers is in memory.
         self.users: weakref.WeakSet[object] = weakref.WeakSet()
         self.forked = False
 
@@ -45,21 +45,21 @@ class _Use:
         self.forked = self.forked or len(self.users) > 0
 
 
-_USE: Final = _Use()
+_USE: Final = _GrpcUse()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_USE.after_in_child)
 
 
 def uses_grpc(user: object) -> None:
-    """Remember that this channel or server uses gRPC, for as long as it is in memory."""
+    """Register a channel or server that uses gRPC, until it is garbage-collected."""
     _USE.users.add(user)
 
 
 def refuse_forked_child() -> None:
-    """Raise `MendflowError` in a child that was forked while its parent used gRPC."""
+    """Raise `MendflowError` if this process was forked while its parent used gRPC."""
     if _USE.forked:
         message = (
-            "this process was forked from one that uses gRPC, so gRPC cannot be used here; start it with the spawn or "
-            "forkserver method of multiprocessing, or with subprocess"
+            "gRPC cannot be used in a process that was forked from one that uses gRPC; start the process with the "
+            "spawn or forkserver method of multiprocessing, or with subprocess"
         )
         raise MendflowError(message)

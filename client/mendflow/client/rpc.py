@@ -1,4 +1,4 @@
-"""Calling: deadlines, typed errors, and window with a server that is away."""
+"""Calls with deadlines, typed errors, and retries while the server is unavailable."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Caller"]
 
 R = TypeVar("R")
 
-#: The pause before a call is made again, in seconds: the first and the longest, before jitter.
+#: The first and the longest pause before a retry, in seconds, before jitter.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 0.5
 
 
 class RetryWindow:
-    """How long to go on asking a server that is away. None: for ever."""
+    """The time in which calls to an unavailable server are retried, in seconds. None: no limit."""
 
     def __init__(self, seconds: float | None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -35,12 +35,12 @@ class RetryWindow:
         self._pause = FIRST_PAUSE
 
     def succeeded(self) -> None:
-        """It answered: the next absence is a new one."""
+        """Start a new window, because the server answered."""
         self._limit = None
         self._pause = FIRST_PAUSE
 
     async def wait_or_raise(self, error: errors.RequestError) -> None:
-        """Wait before asking again, or raise the error when window is at an end."""
+        """Wait before a retry, or raise ``error`` if the window has passed."""
         now = self._loop.time()
         if self._limit is None and self._seconds is not None:
             self._limit = now + self._seconds
@@ -51,7 +51,7 @@ class RetryWindow:
 
 
 class Caller:
-    """One channel, and the rules for calls on it."""
+    """One channel, and the deadlines and retries of its calls."""
 
     def __init__(self, target: str, *, timeout: float, retry_for: float | None) -> None:
         self.target = target
@@ -60,11 +60,11 @@ class Caller:
         self.channel = open_channel(target)
 
     async def close(self) -> None:
-        """Close the channel; calls under way end."""
+        """Close the channel and cancel its open calls."""
         await self.channel.close()
 
     async def call(self, method: Callable[..., Any], request: Any, *, timeout: float | None = None) -> Any:
-        """Make one call. Raises a `RequestError`."""
+        """Make one call. Raise a subclass of `RequestError` if it fails."""
         refuse_forked_child()
         try:
             return await method(
@@ -74,7 +74,7 @@ class Caller:
             raise error_of_rpc(error, self.target) from None
 
     async def call_with_retry(self, method: Callable[..., Any], request: Any, *, timeout: float | None = None) -> Any:
-        """Make an idempotent call, again and again while the server is away, for ``retry_for`` seconds."""
+        """Make an idempotent call, and retry it for ``retry_for`` seconds while the server is unavailable."""
         window = RetryWindow(self.retry_for)
         while True:
             try:
@@ -83,7 +83,7 @@ class Caller:
                 await window.wait_or_raise(error)
 
     async def call_and_wait(self, method: Callable[..., Any], request: Any, *, timeout: float) -> Any:
-        """Make a call that waits for an event, as `call_with_retry` does, and retry also after its deadline."""
+        """Make a call that waits for a workflow's end. Retry as `call_with_retry` does, also after a deadline."""
         window = RetryWindow(self.retry_for)
         while True:
             try:
@@ -92,5 +92,5 @@ class Caller:
                 await window.wait_or_raise(error)
 
     def retry_window(self, retry_for: float | None) -> RetryWindow:
-        """Answer a new window of so many seconds."""
+        """Return a new window of ``retry_for`` seconds."""
         return RetryWindow(retry_for)

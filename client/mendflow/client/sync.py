@@ -1,4 +1,4 @@
-"""A synchronous façade: the asyncio client on a loop of its own, in a thread."""
+"""The synchronous client, which runs the asyncio client on an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SyncClient"]
 
-#: How long a call that Ctrl-C cut off may take to end, in seconds.
+#: How long a call may take to end after Ctrl-C, in seconds.
 LONGEST_END: Final = 1.0
 
 
 class _Blocking:
-    """Does what another object does, and waits for it."""
+    """A proxy that waits for the coroutines of another object."""
 
     def __init__(self, inner: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._inner = inner
@@ -44,17 +44,17 @@ class _Blocking:
 
         return blocking
 
-    def _wait_for(self, answer: Any) -> Any:
-        if isinstance(answer, AsyncGenerator):
-            return self._iterate(answer)
-        if inspect.iscoroutine(answer):
-            answer = _run(answer, self._loop)
-        if isinstance(answer, list):
-            return [self._wrap(each) for each in answer]
-        return self._wrap(answer)
+    def _wait_for(self, result: Any) -> Any:
+        if isinstance(result, AsyncGenerator):
+            return self._iterate(result)
+        if inspect.iscoroutine(result):
+            result = _run(result, self._loop)
+        if isinstance(result, list):
+            return [self._wrap(each) for each in result]
+        return self._wrap(result)
 
-    def _wrap(self, answer: Any) -> Any:
-        return _Blocking(answer, self._loop) if isinstance(answer, WorkflowHandle) else answer
+    def _wrap(self, result: Any) -> Any:
+        return _Blocking(result, self._loop) if isinstance(result, WorkflowHandle) else result
 
     def _iterate(self, items: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
         try:
@@ -70,9 +70,9 @@ class _Blocking:
 
 
 def _run(work: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
-    """Run this on the loop and wait for it. Ctrl-C ends it there too, before anything else is asked of it."""
+    """Run ``work`` on the loop and wait for its result. Ctrl-C cancels it on the loop before this raises."""
     try:
-        refuse_forked_child()  # The loop has no thread there, and the wait would have no end.
+        refuse_forked_child()  # A forked child has no loop thread, so the wait would never end.
     except MendflowError:
         if inspect.iscoroutine(work):
             work.close()
@@ -99,16 +99,16 @@ def _run(work: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
     try:
         return asyncio.run_coroutine_threadsafe(run(), loop).result()
     except KeyboardInterrupt:
-        # It may come at any line, also before there is a future to cancel.
+        # Ctrl-C can arrive at any line, also before there is a future to cancel.
         interrupted.set()
         loop.call_soon_threadsafe(cancel)
-        # Not for ever: had it not been handed over yet, it never will.
+        # Limit the wait: work that is not on the loop yet never gets there.
         ended.wait(LONGEST_END)
         raise
 
 
 class SyncClient(_Blocking):
-    """`Client`, for code without asyncio: the same verbs, each of which waits; iterators are plain ones.
+    """`Client` for code without asyncio. It has the same methods, which block, and plain iterators.
 
     Use it as a context manager.
     """
@@ -129,11 +129,11 @@ class SyncClient(_Blocking):
         super().__init__(client, loop)
 
     def __enter__(self) -> Self:
-        """Answer the client."""
+        """Return the client."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the connection and end the thread."""
         self.close()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A watch that survives the server: every event once, in order, across restarts and cut connections."""
+"""A watch that resumes after restarts and lost connections, and yields every event once, in order."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SILENCE", "watch"]
 
-#: After this long without a frame the stream is taken for dead: three of the server's heartbeats. In seconds.
+#: How long a stream may send no frame before the client reopens it, in seconds. The server sends one every 10 s.
 SILENCE: Final = 30.0
 
-#: Ends of a stream that say nothing about the workflow: the connection, the server or a proxy went away.
+#: The status codes of a lost connection, server or proxy. They say nothing about the workflow.
 _DISCONNECTS: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -48,10 +48,12 @@ async def watch(
     silence: float,
     retry_for: float | None,
 ) -> AsyncGenerator[event_pb2.Event, None]:
-    """Yield a workflow's events to its end. Closing it ends the call.
+    """Yield a workflow's events until it ends. Closing the iterator cancels the call.
 
-    Raises `WorkflowNotFound`, `SequenceOutOfRange`, `InvalidRequest`, `LimitExceeded`,
-    `ServerUnavailable` once patience is at an end, and `ServerFault` for a gap.
+    Raise `WorkflowNotFound`, `SequenceOutOfRange`, `InvalidRequest` or
+    `LimitExceeded` if the server refuses the watch, `ServerUnavailable` after
+    ``retry_for`` seconds without the server, and `ServerFault` if an event is
+    missing.
     """
     cursor = after_sequence
     window = caller.retry_window(retry_for)
@@ -63,18 +65,18 @@ async def watch(
         try:
             async for frame in frames:
                 if not connected and on_connection is not None:
-                    on_connection(True, "")  # noqa: FBT003 - the callback's own shape
+                    on_connection(True, "")  # noqa: FBT003 - the callback's signature
                 connected = True
                 window.succeeded()
                 for event in _new_events(frame, cursor, dense=not kinds):
                     cursor = event.sequence
                     yield event
                 cursor = max(cursor, frame.last_sequence)
-        except _Disconnected as lost:
+        except _Disconnected as disconnected:
             if connected and on_connection is not None:
-                on_connection(False, str(lost.error))  # noqa: FBT003 - the callback's own shape
+                on_connection(False, str(disconnected.error))  # noqa: FBT003 - the callback's signature
             connected = False
-            await window.wait_or_raise(lost.error)
+            await window.wait_or_raise(disconnected.error)
         else:
             return
         finally:
@@ -82,7 +84,7 @@ async def watch(
 
 
 class _Disconnected(Exception):
-    """The stream ended, but the workflow did not."""
+    """The stream ended before the workflow did."""
 
     def __init__(self, error: errors.RequestError) -> None:
         super().__init__(str(error))
@@ -109,15 +111,15 @@ async def _frames(
             yield frame
         code = await call.code()
         if code is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(  # noqa: TRY301 - handled like one that read raises
+            raise grpc.aio.AioRpcError(  # noqa: TRY301 - handled like an error of read
                 code, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
             )
     except TimeoutError:
-        message = f"the server at {caller.target} has been silent for {silence:g} s"
+        message = f"the server at {caller.target} has sent nothing for {silence:g} s"
         raise _Disconnected(errors.ServerUnavailable(message, code="UNAVAILABLE")) from None
-    except grpc.aio.AioRpcError as broken:
-        error = error_of_rpc(broken, caller.target)
-        raise (_Disconnected(error) if _is_disconnect(broken.code(), error) else error) from None
+    except grpc.aio.AioRpcError as rpc_error:
+        error = error_of_rpc(rpc_error, caller.target)
+        raise (_Disconnected(error) if _is_disconnect(rpc_error.code(), error) else error) from None
     finally:
         call.cancel()
 
@@ -125,19 +127,19 @@ async def _frames(
 def _new_events(
     frame: workflow_service_pb2.WatchWorkflowResponse, cursor: int, *, dense: bool
 ) -> Iterator[event_pb2.Event]:
-    """Yield a frame's events above the cursor; raise `ServerFault` where one is missing."""
+    """Yield a frame's events after the cursor. Raise `ServerFault` if an event is missing."""
     for event in frame.events:
         if event.sequence <= cursor:
             continue
         if dense and event.sequence != cursor + 1:
-            raise errors.ServerFault(f"the watch jumped from event {cursor} to {event.sequence}")
+            raise errors.ServerFault(f"the watch skipped from event {cursor} to {event.sequence}; report this failure")
         cursor = event.sequence
         yield event
 
 
 def _is_disconnect(code: grpc.StatusCode, error: errors.RequestError) -> bool:
     if code is not grpc.StatusCode.UNAVAILABLE and error.reason:
-        return False  # The server's own word, no matter how it reads.
+        return False  # Only the server sends a reason, so the connection works.
     if code is grpc.StatusCode.INTERNAL:
         return any(word in str(error).lower() for word in _TRANSPORT)
     return code in _DISCONNECTS

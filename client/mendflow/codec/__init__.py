@@ -1,9 +1,9 @@
-"""How Python values become payloads, and payloads Python values, by annotation.
+"""Conversion between Python values and payloads, by annotation.
 
-What a history keeps must come back the same on every replay. So `encode`
-reads its own text back before it answers: what cannot be decoded is refused
-where it is made, not found in a history later. The text depends on the value
-alone: sets are sorted, and JSON is strict (no NaN, no Infinity).
+A recorded value must be the same on every replay. For that reason `encode`
+decodes its own text before it returns it, so that a value that cannot be decoded
+raises an error where it is made, and never enters a history. The text depends
+only on the value: sets are sorted, and JSON is strict (no NaN, no Infinity).
 """
 
 from __future__ import annotations

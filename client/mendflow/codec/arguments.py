@@ -1,4 +1,4 @@
-"""A function's arguments as one payload."""
+"""Encoding of a function's arguments as one payload."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _VARIABLE = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWOR
 
 
 class Arguments:
-    """How calls of one function are recorded.
+    """The encoding of calls of one function.
 
-    One JSON object with a member for each argument given, in the order of the
-    signature; the message itself for a single parameter that is one. Defaults
-    are not filled in: they are the function's own, in each version of it.
+    A call becomes one JSON object with a member for each given argument, in the
+    order of the signature. The argument of a single parameter whose type is a
+    protobuf message becomes that message. Defaults are not recorded, so that each
+    version of the function applies its own.
     """
 
     def __init__(self, name: str, signature: inspect.Signature, value_types: dict[str, ValueType[Any]]) -> None:
@@ -50,24 +51,26 @@ class Arguments:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Arguments:
-        """Answer the arguments of ``function``. Raises `DefinitionError` naming the parameter at fault."""
+        """Return the encoding for ``function``. Raise `DefinitionError` if a parameter cannot be recorded."""
         try:
             signature = inspect.signature(function)
         except (ValueError, TypeError) as error:
-            raise DefinitionError(f"{_name(function)}() has no signature: {error}; wrap it in a def") from error
+            message = f"{_name(function)}() has no signature ({error}); wrap it in a def function"
+            raise DefinitionError(message) from error
         for parameter in signature.parameters.values():
             if parameter.kind in _VARIABLE:
                 raise DefinitionError(
-                    f"{_name(function)}() has the parameter {_VARIABLE[parameter.kind]}{parameter.name}: "
-                    "what is recorded needs named parameters, take a list or a dict"
+                    f"{_name(function)}() must not have the parameter {_VARIABLE[parameter.kind]}{parameter.name}, "
+                    "because only named parameters can be recorded; use a list or a dict"
                 )
         hints = resolved_hints(function)
         return cls(_name(function), signature, {name: _typed(function, name, hints) for name in signature.parameters})
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> payload_pb2.Payload:
-        """Answer the payload of a call.
+        """Return the payload of a call.
 
-        Raises TypeError when the function could not be called so, `PayloadError` when a value does not fit.
+        Raise TypeError if the arguments do not match the signature, and `PayloadError` if a value does not match its
+        type.
         """
         if kwargs or self._needs_keywords or not self._least <= len(args) <= len(self._positional):
             given = self._signature.bind(*args, **kwargs).arguments
@@ -88,7 +91,10 @@ class Arguments:
         return payload_pb2.Payload(json=(b"{" + b",".join(members) + b"}").decode())
 
     def decode(self, payload: payload_pb2.Payload | None) -> tuple[list[Any], dict[str, Any]]:
-        """Answer what to call the function with. Raises `PayloadError` when it does not fit."""
+        """Return the positional and the keyword arguments of a recorded call.
+
+        Raise `PayloadError` if the payload does not match the function's types.
+        """
         kind = None if payload is None else payload.WhichOneof("kind")
         if self._message is not None:
             if kind is None and self._least == 0:
@@ -99,9 +105,9 @@ class Arguments:
         if kind == "message":
             first = next(iter(self._value_types), "")
             if self._least <= 1 and not self._needs_keywords and isinstance(self._value_types.get(first), MessageType):
-                # It was recorded when this was the only parameter.
+                # The message was recorded when this was the only parameter.
                 return self._call({first: self._value_types[first].decode(payload)})
-            raise payload_error(self._name, [("", f"takes JSON, not the message {payload.message.type_url}")])
+            raise payload_error(self._name, [("", f"must be JSON, not the message {payload.message.type_url}")])
         return self._call(self._read(payload.json))
 
     def _read(self, text: str) -> dict[str, Any]:
@@ -110,7 +116,7 @@ class Arguments:
         except PayloadError as error:
             if isinstance(error.__cause__, ValueError | RecursionError):
                 raise
-            # The type of one parameter raised what says no place: look for that parameter.
+            # A parameter's type raised an error without a path. Find the parameter.
             for name, member in json.loads(text).items():
                 try:
                     self._value_types[name].decode(payload_pb2.Payload(json=json.dumps(member)))
@@ -120,9 +126,9 @@ class Arguments:
         return values
 
     def canonical(self, payload: payload_pb2.Payload | None) -> payload_pb2.Payload:
-        """Return a recorded payload as the same call would be recorded now, with all defaults filled in.
+        """Return the payload that a recorded call would have now, including all defaults.
 
-        Raises `PayloadError` when it does not fit.
+        Raise `PayloadError` if the recorded payload does not match the function's types.
         """
         args, kwargs = self.decode(payload)
         bound = self._signature.bind(*args, **kwargs)
@@ -130,20 +136,20 @@ class Arguments:
         try:
             return self.encode(bound.args, bound.kwargs)
         except PayloadError:
-            return self.encode(tuple(args), kwargs)  # A default need not be a value of its parameter's type.
+            return self.encode(tuple(args), kwargs)  # A default may have another type than its parameter.
 
     def _call(self, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         if len(values) == len(self._dumps) == len(self._positional):
-            return list(values.values()), {}  # All of them, in the order of the signature, as the validator has them.
+            return list(values.values()), {}  # The validator returns them in the order of the signature.
         args = []
         for name in self._positional:
             if name not in values:
                 break
             args.append(values.pop(name))
-        # After a gap all go by name, which a positional-only one cannot.
+        # After a missing argument the rest go by name, but a positional-only parameter has no name.
         stranded = self._positional_only & values.keys() if values else ()
         if stranded:
-            problem = "is given, but a parameter before it is not"
+            problem = "requires the positional parameters before it, and one of them is missing"
             raise payload_error(self._name, [(path_of([name]), problem) for name in sorted(stranded)])
         return args, values
 
@@ -156,25 +162,25 @@ class Arguments:
 
 
 def parameter_type(function: Callable[..., Any]) -> ValueType[Any] | None:
-    """Answer the type of a function's first parameter; None when it takes none. Raises `DefinitionError`."""
+    """Return the type of a function's first parameter, or None if it has none. Raise `DefinitionError`."""
     name = next(iter(inspect.signature(function).parameters), None)
     return None if name is None else _typed(function, name, resolved_hints(function))
 
 
 def return_type(function: Callable[..., Any]) -> ValueType[Any]:
-    """Answer the type of what a function returns. Raises `DefinitionError`."""
+    """Return the type of a function's result. Raise `DefinitionError` if it cannot be recorded."""
     return _typed(function, "return", resolved_hints(function))
 
 
 def resolved_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Answer a function's annotations, resolved. Raises `DefinitionError` naming the parameter at fault."""
+    """Return a function's resolved annotations. Raise `DefinitionError` if a name in them cannot be resolved."""
     target = inspect.unwrap(function)
     try:
         return typing.get_type_hints(target, include_extras=True)
-    except Exception as error:  # an annotation is the user's own expression
+    except Exception as error:  # a user's annotation may raise anything
         raise DefinitionError(
             f"{_name(function)}(): the type of {_unresolved(target)} cannot be resolved: {text_of(error)}. "
-            "It must be a name of the module at run time: not of a function, nor imported under TYPE_CHECKING."
+            "Define or import it in the module, not in a function and not under TYPE_CHECKING."
         ) from error
 
 
@@ -184,7 +190,7 @@ def _unresolved(function: Callable[..., Any]) -> str:
         try:
             typing.get_type_hints(alone, globalns=getattr(function, "__globals__", {}), include_extras=True)
         except Exception:  # noqa: BLE001 - as above
-            return "its result" if name == "return" else f"parameter {name!r}"
+            return "the result" if name == "return" else f"parameter {name!r}"
     return "a parameter"
 
 
@@ -192,7 +198,7 @@ def _typed(function: Callable[..., Any], name: str, hints: dict[str, Any]) -> Va
     try:
         return ValueType.of(hints.get(name, inspect.Parameter.empty))
     except DefinitionError as error:
-        place = "its result" if name == "return" else f"parameter {name!r}"
+        place = "the result" if name == "return" else f"parameter {name!r}"
         raise DefinitionError(f"{_name(function)}(): {place}: {error}") from error
 
 
@@ -204,12 +210,12 @@ def _single_message(value_types: dict[str, ValueType[Any]]) -> MessageType[Any] 
     if len(value_types) != 1:
         return None
     (value_type,) = value_types.values()
-    # With a nullable one, an unset payload could mean None or the default.
+    # For a nullable message, an unset payload would be ambiguous: None or the default.
     return value_type if isinstance(value_type, MessageType) and not value_type.nullable else None
 
 
 def _validator(name: str, signature: inspect.Signature, value_types: dict[str, ValueType[Any]]) -> Any:
-    """Answer what reads a whole object of arguments, in one pass over the text."""
+    """Return the function that validates a JSON object with all arguments in one pass."""
     fields = {
         parameter: (
             Required[value_type.member]
@@ -220,7 +226,7 @@ def _validator(name: str, signature: inspect.Signature, value_types: dict[str, V
     }
     make: Any = TypedDict
     schema: Any = adapter_of(make("Arguments", fields), name).core_schema
-    # Set here and not by the class's config, which the dataclasses among the fields would take over.
+    # Set it in the schema, because dataclass fields would inherit a class config.
     inner = schema
     while inner["type"] != "typed-dict":
         inner = inner["schema"]

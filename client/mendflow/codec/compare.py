@@ -1,4 +1,4 @@
-"""Payloads compared and measured as they are, without their types."""
+"""Comparison and measurement of payloads without their types."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mendflow.codec.problems import path_of, strict_json
 if TYPE_CHECKING:
     from mendflow.v1 import payload_pb2
 
-#: Enough of a payload to see the difference, in characters.
+#: How much of a payload an error message shows, in characters.
 LONGEST_SHOWN = 300
 
 
 def payload_size(payload: payload_pb2.Payload | None) -> int:
-    """Answer how many bytes the value has."""
+    """Return the size of the value in bytes."""
     kind = None if payload is None else payload.WhichOneof("kind")
     if payload is None or kind is None:
         return 0
@@ -26,18 +26,19 @@ def payload_size(payload: payload_pb2.Payload | None) -> int:
 
 
 def oversize(payload: payload_pb2.Payload, limit: int) -> int:
-    """Answer how many bytes the value has if they are more than the limit, else 0."""
-    # The message's size is cheap, and never smaller than the value's.
+    """Return the size of the value in bytes if it exceeds the limit, else 0."""
+    # ByteSize is cheap, and never smaller than the value's size.
     size = payload_size(payload) if payload.ByteSize() > limit else 0
     return size if size > limit else 0
 
 
 def same_payload(a: payload_pb2.Payload | None, b: payload_pb2.Payload | None) -> bool:
-    """Whether two payloads are the same value.
+    """Return True if two payloads have the same value.
 
-    JSON is compared parsed: the order of an object's members does not matter,
-    1 is 1.0 (exactly, however long) but not true. Messages are compared by type
-    URL and bytes. JSON that cannot be parsed is the same only as the same text.
+    JSON is compared after parsing: the order of an object's members does not
+    matter, and 1 equals 1.0 (exactly, with any number of digits) but not true.
+    Messages are compared by type URL and bytes. JSON that cannot be parsed
+    equals only the same text.
     """
     if _is_message(a) or _is_message(b):
         return _is_message(a) and _is_message(b) and _message(a) == _message(b)
@@ -51,7 +52,10 @@ def same_payload(a: payload_pb2.Payload | None, b: payload_pb2.Payload | None) -
 
 
 def lost_member(recorded: payload_pb2.Payload | None, kept: payload_pb2.Payload | None) -> str:
-    """Return the path of the first member of a recorded JSON value that the other one does not have; empty: none."""
+    """Return the path of the first member of ``recorded`` that is missing in ``kept``, or "" if none is missing.
+
+    Both must be valid JSON.
+    """
     if _is_message(recorded) or _is_message(kept):
         return ""
     waiting: list[tuple[Any, Any, tuple[int | str, ...]]] = [(_parsed(_json(recorded)), _parsed(_json(kept)), ())]
@@ -69,7 +73,7 @@ def lost_member(recorded: payload_pb2.Payload | None, kept: payload_pb2.Payload 
 
 
 def shown(payload: payload_pb2.Payload | None) -> str:
-    """Return a payload for a message, cut short."""
+    """Return a payload as text for an error message, truncated to `LONGEST_SHOWN` characters."""
     if payload is None or not payload.WhichOneof("kind"):
         return "nothing"
     text = payload.json or f"{payload.message.type_url} ({len(payload.message.value)} bytes)"
@@ -93,7 +97,7 @@ def _parsed(text: str) -> Any:
 
 
 def _number(text: str) -> Decimal | tuple[str]:
-    # Exact, and linear in the digits. An exponent beyond Decimal's is compared as it is written.
+    # Decimal is exact and linear in the digits. A number with too large an exponent is compared as text.
     try:
         return Decimal(text)
     except InvalidOperation:

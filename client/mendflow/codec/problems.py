@@ -1,4 +1,4 @@
-"""What is wrong with a value, said in places and plain words."""
+"""Descriptions of the problems of a value: pairs of a path and a text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ValidationError
 
-#: As many problems are told; a hostile input may have a million.
+#: The most problems in one error. A hostile input can have a million.
 MOST_PROBLEMS = 20
 _NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
 _FIELD = re.compile(r"\[(?:field_name='(?P<field>[^']*)', )?input_value=.*\]$")
@@ -22,12 +22,12 @@ Problem = tuple[str, str]
 
 
 def type_name(annotation: object) -> str:
-    """Answer a type as its user wrote it, nearly."""
+    """Return a type's name for an error message, close to its spelling in the source."""
     return annotation.__qualname__ if isinstance(annotation, type) else str(annotation).removeprefix("typing.")
 
 
 def path_of(places: Iterable[int | str]) -> str:
-    """Answer the path to a place, as in ``items[3].price``."""
+    """Return the path to a place, such as ``items[3].price``."""
     path = ""
     for place in places:
         if isinstance(place, str) and _NAME.fullmatch(place):
@@ -38,14 +38,14 @@ def path_of(places: Iterable[int | str]) -> str:
 
 
 def payload_error(what: str, problems: Sequence[Problem]) -> PayloadError:
-    """Answer the error for a value of type ``what``."""
-    told = "; ".join(f"{path}: {problem}" if path else problem for path, problem in problems[:MOST_PROBLEMS])
+    """Return the error for a value that does not match the type ``what``."""
+    text = "; ".join(f"{path}: {problem}" if path else problem for path, problem in problems[:MOST_PROBLEMS])
     more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
-    return PayloadError(f"not a value of type {what}: {told}{more}", problems[:MOST_PROBLEMS])
+    return PayloadError(f"not a value of type {what}: {text}{more}", problems[:MOST_PROBLEMS])
 
 
 def validation_problems(error: ValidationError) -> list[Problem]:
-    """Answer the problems that validation found."""
+    """Return the problems in an error of pydantic's validation."""
     return [
         (path_of(problem["loc"]), problem["msg"])
         for problem in error.errors(include_url=False, include_context=False, include_input=False)
@@ -53,9 +53,9 @@ def validation_problems(error: ValidationError) -> list[Problem]:
 
 
 def foreign_problems(error: BaseException) -> list[Problem]:
-    """Return the problem with a value whose class raised what no validator or serializer should.
+    """Return the problem for a value whose class raised an unexpected exception.
 
-    Pydantic passes on what is no ValueError, so the place inside the value is unknown. The code that raised is named.
+    Pydantic does not catch it, so the place inside the value is unknown. The problem names the function that raised.
     """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -65,20 +65,20 @@ def foreign_problems(error: BaseException) -> list[Problem]:
 
 
 def text_of(error: BaseException) -> str:
-    """Return what an exception says, or that it cannot be printed."""
+    """Return an exception's message, or a note if its ``__str__`` raises."""
     try:
         return str(error)
-    except BaseException as broken:  # noqa: BLE001 - the user's own __str__ may raise anything
+    except BaseException as broken:  # noqa: BLE001 - a user's __str__ may raise anything
         return f"(no message: {type(broken).__name__} in __str__)"
 
 
 def serialization_problems(error: BaseException) -> list[Problem]:
-    """Answer the problems that serialization met."""
+    """Return the problems in an error of pydantic's serialization."""
     if isinstance(error, RecursionError):
-        return [("", "is nested too deep")]
+        return [("", "is nested too deeply")]
     problems = []
-    said = text_of(error)
-    for line in said.splitlines():
+    message = text_of(error)
+    for line in message.splitlines():
         # pydantic: Class(Expected `int` - serialized value may not be as expected [field_name='x', input_value=...])
         warning = line.strip().removeprefix("PydanticSerializationUnexpectedValue").strip("()")
         if not warning or warning.startswith("Pydantic serializer warnings"):
@@ -86,25 +86,25 @@ def serialization_problems(error: BaseException) -> list[Problem]:
         found = _FIELD.search(warning)
         text = warning.replace(" - serialized value may not be as expected", "").replace(" [field_name", " [field")
         problems.append((path_of([found["field"]]) if found and found["field"] else "", text))
-    if "invalid utf-8 sequence" in said:
-        problems.append(("", "bytes that are not UTF-8 text need the annotation pydantic.Base64Bytes"))
+    if "invalid utf-8 sequence" in message:
+        problems.append(("", "has bytes that are not UTF-8; annotate them as pydantic.Base64Bytes"))
     return problems or [("", type(error).__name__)]
 
 
 def strict_json(text: str | bytes, *, unique: bool = False, **numbers: Any) -> Any:
-    """Parse JSON, strictly; ``unique`` refuses an object that has a member twice.
+    """Parse strict JSON. With ``unique``, reject an object that has a member twice.
 
-    Raises ValueError (with the position, where it has one) or RecursionError.
+    Raise ValueError if the text is not strict JSON, and RecursionError if it is nested too deeply.
     """
     return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique if unique else None, **numbers)
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("an object has a member twice")
+        raise ValueError("an object must not have a member twice")
     return members

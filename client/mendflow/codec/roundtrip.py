@@ -1,4 +1,4 @@
-"""Whether a value is the same after its way through JSON."""
+"""Checks that a value is the same after a round trip through JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mendflow.codec.problems import Problem, path_of, type_name
 
 Places = tuple[int | str, ...]
 
-#: Where pydantic picks a type by looking at the value, so that it may pick another one on the way back.
+#: The schemas for which pydantic chooses a type by the value, so that it may choose another type when it decodes.
 GUESSED = frozenset({"any", "union", "is-instance"})
 _ITEMS = {
     "list": ("items_schema",),
@@ -26,7 +26,7 @@ _ITEMS = {
 
 
 def kinds_in(schema: Any) -> set[str]:
-    """Answer the kinds of all parts of a pydantic core schema."""
+    """Return the kinds of all parts of a pydantic core schema."""
     kinds: set[str] = set()
     seen: set[int] = set()
     waiting = [schema]
@@ -48,9 +48,9 @@ def kinds_in(schema: Any) -> set[str]:
 
 
 def difference(value: Any, back: Any, places: Places = ()) -> Problem | None:
-    """Answer the first place at which ``back`` is not what ``value`` was; None when it is the same.
+    """Return the first place where ``back`` differs from ``value``, or None if they are the same.
 
-    A tuple may have become a list, and any mapping a dict.
+    A list equals a tuple with the same items, and a dict equals any mapping.
     """
     parts = _parts(value, back)
     if isinstance(parts, str):
@@ -60,30 +60,30 @@ def difference(value: Any, back: Any, places: Places = ()) -> Problem | None:
 
 
 def _parts(value: Any, back: Any) -> str | list[tuple[int | str, Any, Any]]:  # noqa: PLR0911 - one for each kind of value
-    """Answer the parts to compare further, or what is wrong with the whole."""
+    """Return the pairs of parts to compare, or the problem with the whole value."""
     if isinstance(value, list | tuple) and isinstance(back, list | tuple):
         if len(value) != len(back) or (hasattr(value, "_fields") and type(value) is not type(back)):
-            return f"would come back as another {type_name(type(back))}: annotate it with its type"
+            return f"would be decoded as another {type_name(type(back))}; annotate it with its type"
         return [(i, a, b) for i, (a, b) in enumerate(zip(value, back, strict=True))]
     if isinstance(value, Mapping) and isinstance(back, Mapping):
         keys = {(type(key), key) for key in back}
         lost = [key for key in value if (type(key), key) not in keys]
         if lost or len(value) != len(back):
-            return f"the key {lost[:1]!r:.100} would not come back: JSON has strings for keys"
+            return f"the key {lost[:1]!r:.100} would be lost, because JSON's keys are strings; annotate the keys' type"
         return [(str(key), value[key], back[key]) for key in value]
     if type(value) is not type(back):
         names = type_name(type(value)), type_name(type(back))
-        return f"of type {names[0]}, would come back as {names[1]}: annotate it with its type"
+        return f"is of type {names[0]} and would be decoded as {names[1]}; annotate it with its type"
     if dataclasses.is_dataclass(value):
         names_ = [field.name for field in dataclasses.fields(value) if field.compare]
         return [(name, getattr(value, name), getattr(back, name)) for name in names_]
     if isinstance(value, BaseModel):
         return [(name, part, back.__dict__.get(name)) for name, part in value.__dict__.items()]
-    return [] if value == back else f"would come back as {back!r:.100}"
+    return [] if value == back else f"would be decoded as {back!r:.100}"
 
 
 def not_finite(plain: Any, places: Places = ()) -> Problem | None:
-    """Answer the first number in plain data that JSON has no form for."""
+    """Return the first number in plain data that is not finite, or None."""
     if isinstance(plain, float):
         return None if math.isfinite(plain) else (path_of(places), f"{plain} is not a JSON number")
     if isinstance(plain, Decimal):
@@ -101,13 +101,13 @@ def not_finite(plain: Any, places: Places = ()) -> Problem | None:
 
 
 def ordered(plain: Any, shown: Any) -> Any:
-    """Answer ``shown``, a value's JSON form, with its sets sorted; ``plain``, its Python form, tells where they are.
+    """Return ``shown``, a value's JSON form, with sorted sets. ``plain``, its Python form, says which lists are sets.
 
-    Raises ValueError for a set inside a set: the two forms have them in orders of their own.
+    Raise ValueError for a set inside a set, because the two forms order it differently.
     """
     if isinstance(plain, set | frozenset) and isinstance(shown, list):
         if any(_has_set(item) for item in plain):
-            raise ValueError("a set inside a set has no order to be recorded in")
+            raise ValueError("a set inside a set has no fixed order; use a list or a tuple inside the set")
         kinds = {type(item) for item in shown}
         return sorted(shown) if kinds <= {str} or kinds <= {int} or kinds <= {float} else sorted(shown, key=_text)
     if isinstance(plain, dict) and isinstance(shown, dict) and len(plain) == len(shown):

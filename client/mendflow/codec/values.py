@@ -1,4 +1,4 @@
-"""One value's type: a JSON text by pydantic, or a protobuf message."""
+"""The encoding of one value: JSON by pydantic, or a protobuf message."""
 
 from __future__ import annotations
 
@@ -41,81 +41,84 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What pydantic raises for a type that it has no schema for.
+#: The errors that pydantic raises for a type without a schema.
 SCHEMA_ERRORS = (PydanticUserError, SchemaError, NameError, TypeError, RecursionError)
-#: Where integers end that every reader of JSON and of messages takes.
+#: Every reader of JSON and of messages accepts integers below this and from its negative.
 _INT64 = 1 << 63
 _TYPE_URL = "type.googleapis.com/"
 
 
 class MessageCodec(Protocol):
-    """How the values of a JSON type are told as a protobuf message."""
+    """The conversion between the JSON of a type and its protobuf message."""
 
     #: The message's full name.
     name: str
 
     def to_json(self, message: any_pb2.Any) -> str:
-        """Answer the JSON text that says the same. Raises `PayloadError`."""
+        """Return a message's value as JSON text. Raise `PayloadError` if it has none."""
 
     def to_message(self, text: str | bytes) -> payload_pb2.Payload:
-        """Answer the payload whose message says the same. Raises `PayloadError`."""
+        """Return a payload with the message for a JSON text. Raise `PayloadError` if there is none."""
 
 
 class ValueType(ABC, Generic[T]):
-    """How values of one annotation are recorded.
+    """The encoding of the values of one annotation.
 
-    Thread-safe. An unset payload, or none, is JSON null.
+    It is thread-safe. An unset payload and None both mean JSON null.
     """
 
-    #: The type, for messages.
+    #: The type's name, for error messages.
     name: str
 
     @staticmethod
     def of(annotation: Any) -> ValueType[Any]:
-        """Answer the type for a resolved annotation; a missing one is `typing.Any`, None is NoneType.
+        """Return the encoding for a resolved annotation. A missing annotation means `typing.Any`, None means NoneType.
 
-        Raises `DefinitionError` for a type that cannot be recorded.
+        Raise `DefinitionError` if the type cannot be recorded.
         """
-        # A class equals only itself; int | str equals str | int and is another type.
+        # Cache only classes: int | str equals str | int, but is another type.
         return _of_class(annotation) if isinstance(annotation, type) else _of(annotation)
 
     @abstractmethod
     def encode(self, value: T) -> payload_pb2.Payload:
-        """Answer the payload of ``value``. Raises `PayloadError` when it does not fit or would not come back."""
+        """Return the payload of ``value``.
+
+        Raise `PayloadError` if the value does not match the type, or would be decoded as another value.
+        """
 
     @abstractmethod
     def decode(self, payload: payload_pb2.Payload | None) -> T:
-        """Answer the value of ``payload``. Raises `PayloadError` when it does not fit."""
+        """Return the value of ``payload``. Raise `PayloadError` if it does not match the type."""
 
-    def answer(self, value: T, asked: payload_pb2.Payload | None) -> payload_pb2.Payload:
-        """Answer the payload of ``value`` in the kind of what was ``asked``, as far as it can be told so."""
-        del asked
+    def answer(self, value: T, request: payload_pb2.Payload | None) -> payload_pb2.Payload:
+        """Return the payload of a result, as a message if the input was a message and the type has one."""
+        del request
         return self.encode(value)
 
     def as_json(self, payload: payload_pb2.Payload) -> payload_pb2.Payload:
-        """Answer the payload as the values of this type are recorded by themselves. Raises `PayloadError`."""
+        """Return the payload with an exported message converted to JSON. Raise `PayloadError` if it is invalid."""
         return payload
 
     @abstractmethod
     def schema(self) -> workflow_service_pb2.ValueSchema:
-        """Answer the type's published shape. Raises `DefinitionError` for a type that JSON Schema cannot tell."""
+        """Return the type's published schema. Raise `DefinitionError` if JSON Schema cannot express the type."""
 
     @abstractmethod
     def dump(self, value: T) -> bytes:
-        """Answer ``value`` as one JSON text."""
+        """Return ``value`` as one JSON text. Raise `PayloadError` if it does not match the type."""
 
     @property
     @abstractmethod
     def member(self) -> Any:
-        """The annotation under which pydantic reads what `dump` wrote as a part of a larger text."""
+        """The annotation with which pydantic decodes the output of `dump` inside a larger text."""
 
     def error(self, problems: Sequence[Problem]) -> PayloadError:
-        """Answer the error for these problems."""
+        """Return the error for these problems."""
         return payload_error(self.name, problems)
 
 
 class JsonType(ValueType[T]):
-    """Any type that pydantic knows."""
+    """The encoding of a type that pydantic supports."""
 
     def __init__(self, annotation: Any) -> None:
         self.name = type_name(annotation)
@@ -125,16 +128,16 @@ class JsonType(ValueType[T]):
         self._guessed = bool(kinds & GUESSED)
         self._has_sets = bool(kinds & {"set", "frozenset"})
         self._to_json = self._adapter.serializer.to_json
-        # Of these nothing is to be warned of, and asking for warnings lets go of the interpreter's lock.
+        # Serializing these cannot warn, and collecting warnings would release the GIL.
         self._plain = annotation if annotation in (int, str, bool) else None
         self._validate = self._adapter.validator.validate_json
-        self._form: Callable[[], MessageCodec] | None = None
+        self._message_codec: Callable[[], MessageCodec] | None = None
 
-    def with_message_codec(self, form: Callable[[], MessageCodec]) -> Self:
-        """Answer this type, whose values may come as a message too: ``form``, found when it is needed."""
-        told = copy.copy(self)
-        told._form = form  # noqa: SLF001 - its own class
-        return told
+    def with_message_codec(self, codec: Callable[[], MessageCodec]) -> Self:
+        """Return a copy of this type that also accepts messages. It calls ``codec`` for the first message."""
+        with_codec = copy.copy(self)
+        with_codec._message_codec = codec  # noqa: SLF001 - same class
+        return with_codec
 
     @property
     @override
@@ -151,28 +154,29 @@ class JsonType(ValueType[T]):
         kind = None if payload is None else payload.WhichOneof("kind")
         if payload is None or kind is None:
             return self._load("null")
-        value: T = read_json(self._validate, payload.json if kind == "json" else self._told(payload.message), self.name)
+        text = payload.json if kind == "json" else self._message_json(payload.message)
+        value: T = read_json(self._validate, text, self.name)
         return value
 
     @override
-    def answer(self, value: T, asked: payload_pb2.Payload | None) -> payload_pb2.Payload:
+    def answer(self, value: T, request: payload_pb2.Payload | None) -> payload_pb2.Payload:
         payload = self.encode(value)
-        if self._form is not None and asked is not None and asked.HasField("message"):
+        if self._message_codec is not None and request is not None and request.HasField("message"):
             try:
-                return self._form().to_message(payload.json or "null")
+                return self._message_codec().to_message(payload.json or "null")
             except PayloadError:
-                # A value that the message cannot hold is not lost for it.
+                # The message cannot hold the value, so return it as JSON.
                 return payload
         return payload
 
     @override
     def as_json(self, payload: payload_pb2.Payload) -> payload_pb2.Payload:
-        return payload_pb2.Payload(json=self._told(payload.message)) if payload.HasField("message") else payload
+        return payload_pb2.Payload(json=self._message_json(payload.message)) if payload.HasField("message") else payload
 
-    def _told(self, message: any_pb2.Any) -> str:
-        if self._form is None:
-            raise self.error([("", f"takes JSON, not the message {message.type_url}")])
-        return self._form().to_json(message)
+    def _message_json(self, message: any_pb2.Any) -> str:
+        if self._message_codec is None:
+            raise self.error([("", f"must be JSON, not the message {message.type_url}")])
+        return self._message_codec().to_json(message)
 
     @override
     def dump(self, value: T) -> bytes:
@@ -180,7 +184,7 @@ class JsonType(ValueType[T]):
             try:
                 if self._plain is not None and type(value) is self._plain:
                     if not isinstance(value, int) or -_INT64 <= value < _INT64:
-                        return self._to_json(value)  # It comes back as it is.
+                        return self._to_json(value)  # These need no round trip.
                     text = self._to_json(value)
                 else:
                     text = self._to_json(value, by_alias=True, warnings="error")
@@ -188,17 +192,17 @@ class JsonType(ValueType[T]):
                     text = self._sorted(value)
             except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise self.error(serialization_problems(error)) from error
-            self._check_return(value, text)
+            self._check_roundtrip(value, text)
         except PayloadError:
             raise
-        except BaseException as error:  # the value's own class may raise anything
+        except BaseException as error:  # the value's class may raise anything
             raise self.error(foreign_problems(error)) from error
         return text
 
-    def _check_return(self, value: T, text: bytes) -> None:
-        """Raise `PayloadError` when ``text`` would not come back as ``value``."""
+    def _check_roundtrip(self, value: T, text: bytes) -> None:
+        """Raise `PayloadError` if ``text`` is not decoded as ``value``."""
         if b"null" in text or b"NaN" in text or b"Infinity" in text:
-            # pydantic writes NaN as null, or as NaN where a model's config says so.
+            # pydantic writes NaN as null, or as NaN if a model's config says so.
             problem = not_finite(self._adapter.serializer.to_python(value, by_alias=True, warnings=False))
             if problem is not None:
                 raise self.error([problem])
@@ -234,18 +238,18 @@ class JsonType(ValueType[T]):
     def _schema_text(self) -> str:
         try:
             schema = self._adapter.json_schema(schema_generator=_Schema)
-        except Exception as error:  # a class's own __get_pydantic_json_schema__ may raise anything
+        except Exception as error:  # a class's __get_pydantic_json_schema__ may raise anything
             raise DefinitionError(f"{self.name} has no JSON Schema: {text_of(error)}") from error
         return json.dumps({"$schema": _Schema.schema_dialect, **schema}, separators=(",", ":"), ensure_ascii=False)
 
 
 class MessageType(ValueType[T]):
-    """A protobuf message, or none where the annotation says so."""
+    """The encoding of a protobuf message. A nullable one also accepts None."""
 
     def __init__(self, message: type[Message], *, nullable: bool) -> None:
         descriptor = getattr(message, "DESCRIPTOR", None)
         if descriptor is None:
-            raise DefinitionError("google.protobuf.message.Message is no type of message: name the generated class")
+            raise DefinitionError("google.protobuf.message.Message is a base class; use a generated message class")
         self.name = descriptor.full_name
         self.nullable = nullable
         self._class = message
@@ -276,7 +280,7 @@ class MessageType(ValueType[T]):
             return self._from_json(payload.json)
         url = payload.message.type_url
         if "/" not in url or url.rpartition("/")[2] != self.name:
-            raise self.error([("", f"takes the message {self.name}, not {url!r}")])
+            raise self.error([("", f"must be the message {self.name}, not {url!r}")])
         try:
             return typing.cast("T", self._class.FromString(payload.message.value))
         except DecodeError as error:
@@ -304,7 +308,7 @@ class MessageType(ValueType[T]):
             return None
         try:
             fits = isinstance(value, self._class)
-        except Exception:  # noqa: BLE001 - the value's own __class__ may raise anything
+        except Exception:  # noqa: BLE001 - the value's __class__ may raise anything
             fits = False
         if not fits:
             raise self.error([("", f"is of type {type_name(type(value))}")])
@@ -314,7 +318,7 @@ class MessageType(ValueType[T]):
         try:
             return self._parse(strict_json(text, unique=True))
         except RecursionError as error:
-            raise self.error([("", "is nested too deep")]) from error
+            raise self.error([("", "is nested too deeply")]) from error
         except (ValueError, json_format.ParseError) as error:
             raise self.error([("", str(error))]) from error
 
@@ -328,17 +332,17 @@ class MessageType(ValueType[T]):
         if members is None and self.nullable:
             return typing.cast("T", None)
         if not isinstance(members, dict) and not self.name.startswith("google.protobuf."):
-            # ParseDict takes any empty iterable for an empty message.
-            raise ValueError(f"is a JSON {type(members).__name__}, not the object that {self.name} is")
+            # ParseDict would accept any empty iterable as an empty message.
+            raise ValueError(f"must be a JSON object for {self.name}, not a {type(members).__name__}")
         try:
             return typing.cast("T", json_format.ParseDict(members, self._class()))
         except (TypeError, AttributeError, KeyError) as error:
-            # ParseDict meets some wrong shapes only by tripping over them.
+            # ParseDict raises these for some malformed values.
             raise ValueError(f"is not the JSON form of {self.name}") from error
 
 
 class _Schema(GenerateJsonSchema):
-    """2020-12, quiet about a default that JSON cannot tell."""
+    """JSON Schema 2020-12, without warnings for defaults that JSON cannot express."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -346,28 +350,28 @@ class _Schema(GenerateJsonSchema):
 
 
 def adapter_of(annotation: Any, name: str) -> pydantic.TypeAdapter[Any]:
-    """Answer pydantic's adapter, complete. Raises `DefinitionError`."""
+    """Return pydantic's complete adapter for a type. Raise `DefinitionError` if pydantic does not support the type."""
     try:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
-        # A class that waits for a forward reference would otherwise say so at its first value.
+        # Without this, an unresolved forward reference would raise only at the first value.
         adapter.rebuild(raise_errors=True)
     except MemoryError:
         raise
-    except BaseException as error:  # a class's own __get_pydantic_core_schema__ may raise anything
+    except BaseException as error:  # a class's __get_pydantic_core_schema__ may raise anything
         reason = text_of(error).strip().split("\n", 1)[0]
         if not isinstance(error, SCHEMA_ERRORS):
             reason = f"{type(error).__name__}: {reason}."
         raise DefinitionError(
-            f"{name} cannot be recorded: {reason} Use builtins, dataclasses and pydantic models; "
-            "a protobuf message only as a whole parameter, input or result."
+            f"{name} cannot be recorded: {reason} Use builtins, dataclasses and pydantic models. "
+            "Use a protobuf message only as a whole parameter, input or result."
         ) from error
     return adapter
 
 
 def read_json(validate: Any, text: str | bytes, name: str) -> Any:
-    """Answer ``validate(text)``, or raise `PayloadError` for a value of type ``name``."""
+    """Return ``validate(text)``. Raise `PayloadError` if the text is not a value of the type ``name``."""
     try:
-        # pydantic also reads Python's names for what JSON has no number for.
+        # pydantic also accepts NaN and Infinity, which are not JSON.
         if ("NaN" in text or "Infinity" in text) if isinstance(text, str) else (b"NaN" in text or b"Infinity" in text):
             strict_json(text)
         return validate(text)

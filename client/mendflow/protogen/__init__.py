@@ -1,10 +1,9 @@
 """The types of workflows as protobuf messages, for callers in other languages.
 
-`shapes` makes messages of Python types, `lock` gives their fields numbers for
-good, `render` writes them as a .proto, `descriptors` builds them at run time,
-and `transcode` turns a message into the JSON that says the same, and back. So
-whatever a message says, the workflow gets the value that this JSON would give
-it: there is one reader of values, pydantic.
+`schema` derives messages from Python types, `lock_file` assigns permanent field
+numbers, `proto_writer` writes a .proto file, `descriptors` builds the messages
+at run time, and `json_codec` converts between a message and JSON. Every message
+is converted to JSON first, so pydantic is the only decoder of values.
 """
 
 from __future__ import annotations

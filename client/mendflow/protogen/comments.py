@@ -1,4 +1,4 @@
-"""What the code says about its classes and their fields, for the comments of a .proto."""
+"""Docstrings and field comments of classes, for the comments of a .proto file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["documentation", "field_comments"]
 
 
 def documentation(thing: Any) -> str:
-    """Answer the docstring that someone wrote for a class; empty: nobody did."""
+    """Return the docstring in a class's source, or "" if there is none."""
     text = vars(thing).get("__doc__") if isinstance(thing, type) else None
     if not isinstance(text, str) or text.startswith(f"{thing.__name__}("):
-        return ""  # A dataclass without one is given its signature.
+        return ""  # A dataclass without a docstring gets its signature as one.
     return inspect.cleandoc(text)
 
 
 def field_comments(cls: Any) -> dict[str, str]:
-    """Answer the fields' descriptions, or what the source says at them, by their Python names."""
+    """Return the description of each field, or its comment in the source, by the field's Python name."""
     found: dict[str, str] = {}
     for each in reversed(getattr(cls, "__mro__", ())):
         if each is not object and each.__module__.partition(".")[0] not in ("pydantic", "builtins", "typing"):
@@ -35,7 +35,7 @@ def field_comments(cls: Any) -> dict[str, str]:
 
 
 def _in_source(cls: type) -> dict[str, str]:
-    """Answer what the source says of each field: the string below it, or the ``#:`` lines above."""
+    """Return the comment of each field in the source: the string below it, or the ``#:`` lines above it."""
     try:
         source = textwrap.dedent(inspect.getsource(cls))
         tree = ast.parse(source)
@@ -58,6 +58,6 @@ def _in_source(cls: type) -> dict[str, str]:
 
 
 def _above(lines: list[str], number: int) -> str:
-    """Answer the ``#:`` lines that end above line ``number``."""
+    """Return the ``#:`` lines directly above line ``number``."""
     above = itertools.takewhile(lambda line: line.startswith("#:"), (line.strip() for line in lines[number - 2 :: -1]))
     return "\n".join(line.removeprefix("#:").strip() for line in reversed(list(above)))

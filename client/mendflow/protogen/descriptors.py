@@ -1,4 +1,4 @@
-"""A lock's messages as protobuf's own descriptors, made at run time: no compiler is needed to serve them."""
+"""Protobuf descriptors of a lock file's messages. They are built at run time, so a server needs no compiler."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _is_map: Final = re.compile(r"map<(\w+), ([\w.]+)>").fullmatch
 
 
 class Descriptors:
-    """The descriptors of one lock, in a pool of their own."""
+    """The descriptors of one lock file, in their own pool."""
 
     def __init__(self, lock: LockFile) -> None:
-        """Make them. Raises `DefinitionError` for a lock whose messages contradict each other."""
+        """Build the descriptors. Raise `DefinitionError` if the lock file's messages conflict."""
         self.file = _file(lock)
         self.pool = descriptor_pool.DescriptorPool()
         try:
@@ -45,22 +45,22 @@ class Descriptors:
                 self.pool.AddSerializedFile(known.serialized_pb)
             self.pool.AddSerializedFile(self.file.SerializeToString())
         except TypeError as error:
-            raise DefinitionError(f"the messages of {lock.package} contradict each other: {error}") from error
+            raise DefinitionError(f"the messages of {lock.package} conflict with each other: {error}") from error
 
     def message(self, name: str) -> type[Message]:
-        """Answer the class of a message of this package."""
+        """Return the class of a message of this package."""
         descriptor = self.pool.FindMessageTypeByName(f"{self.file.package}.{name}")
         return message_factory.GetMessageClass(descriptor)
 
 
 def file_name(lock: LockFile) -> str:
-    """Answer where the .proto lies below the folder that compilers are given."""
+    """Return the path of the .proto file, relative to the folder that compilers import from."""
     folder = lock.package.replace(".", "/")
     return f"{folder}/{lock.package.split('.')[-2]}.proto"
 
 
 def options_of(lock: LockFile) -> dict[str, str | bool]:
-    """Answer the file's options."""
+    """Return the options of the .proto file, by name."""
     parts = lock.package.split(".")
     path = "/".join(part for part in (lock.go_prefix.strip("/"), *parts) if part)
     return {
@@ -112,7 +112,7 @@ def _add_message(made: Any, lock: LockFile, name: str, message: LockedMessage) -
             _set_type(field, lock, locked.type)
             if field.type != _Field.TYPE_MESSAGE:
                 singular.append(field)
-    # Presence is told by a oneof of its own, behind the others.
+    # proto3 marks presence with a synthetic oneof for each field, after all other oneofs.
     for field in singular:
         field.proto3_optional = True
         field.oneof_index = len(made.oneof_decl)
@@ -123,7 +123,7 @@ def _add_message(made: Any, lock: LockFile, name: str, message: LockedMessage) -
 
 
 def _entry_name(field_name: str) -> str:
-    # As protoc makes it.
+    # protoc uses the same name.
     return "".join(part[:1].upper() + part[1:] for part in field_name.split("_")) + "Entry"
 
 

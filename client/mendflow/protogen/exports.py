@@ -1,4 +1,4 @@
-"""The messages of a module's workflows: found in the code, kept in the lock, used by whoever reads a payload."""
+"""The exported messages of a module's workflows, built from the code and the lock file."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND", "ModuleMessages", "WorkflowMessages", "find_messages", "lock_path", "package_of", "schemas_of"]
 
-#: What makes the messages of a module, for people to copy.
+#: The command that exports a module's messages, for error messages.
 COMMAND: Final = "mendflow export-protos {module} --out protos"
 
 
 class WorkflowType(Protocol):
-    """What the messages of a workflow type are made of; `mendflow.Workflow` is one."""
+    """The part of a workflow type that its messages are built from. `mendflow.Workflow` implements it."""
 
     name: str
 
     @property
     def description(self) -> str:
-        """The docstring of its function."""
+        """The docstring of the function."""
 
     @property
     def function(self) -> Callable[..., Any]:
-        """The function itself."""
+        """The workflow function."""
 
     @property
     def input_type(self) -> ValueType[Any] | None:
-        """The type of its input; None: it takes none."""
+        """The type of the input; None if the workflow takes none."""
 
     @property
     def output_type(self) -> ValueType[Any]:
-        """The type of its output."""
+        """The type of the output."""
 
     @property
     def signals(self) -> Mapping[str, ValueType[Any]]:
-        """The types of its declared signals, by name."""
+        """The types of the declared signals, by name."""
 
 
 @dataclass(frozen=True)
 class WorkflowMessages:
-    """The exported messages of one workflow type. None: it is a protobuf type, which needs none."""
+    """The exported messages of one workflow type. None stands for a protobuf type, which needs no export."""
 
     input: JsonCodec | None
     output: JsonCodec | None
@@ -74,48 +74,47 @@ class ModuleMessages:
 
 
 def lock_path(module: ModuleType) -> Path | None:
-    """Answer where a module's lock file lies, be it there or not; None: the module has no file."""
+    """Return the path of a module's lock file, which may not exist, or None if the module has no file."""
     file = getattr(module, "__file__", None)
     return None if file is None else Path(file).with_suffix(".protos.lock.json")
 
 
 def package_of(module: str) -> str:
-    """Answer the protobuf package of a module: its own name, and a version."""
+    """Return the protobuf package of a module: the module's name and a version."""
     parts = [re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in module.split(".")]
     return ".".join([part if part[:1].isalpha() else f"m{part}" for part in parts] + ["v1"])
 
 
 def schemas_of(workflow: WorkflowType, builder: SchemaBuilder) -> WorkflowSchemas:
-    """Answer a workflow type's messages; what cannot be told is in the builder's problems."""
+    """Return a workflow type's messages. Types without a message are added to ``builder.problems``."""
     base, what = camel(workflow.name), f"workflow {workflow.name}"
-    about = workflow.description.partition("\n\n")[0]
-    telling = f"\n{about}" if about else ""
+    summary = workflow.description.partition("\n\n")[0]
+    about = f"\n{summary}" if summary else ""
 
-    def whole(value_type: Any, kind: str, base: str, comment: str) -> MessageSchema | None:
+    def schema(value_type: Any, kind: str, base: str, comment: str) -> MessageSchema | None:
         if value_type is not None and not isinstance(value_type, JsonType):
-            return None  # A protobuf message says all itself.
+            return None  # A protobuf type needs no message.
         known = len(builder.problems)
         message = builder.message_for(value_type, f"{what} {kind}", base, comment)
         builder.problems[known:] = [(f"{workflow.name} {kind}: {path}", why) for path, why in builder.problems[known:]]
         return message
 
     signals = {
-        name: whole(each, f"signal {name}", f"{base}{camel(name)}Signal", f"The signal {name} of the {what}.")
+        name: schema(each, f"signal {name}", f"{base}{camel(name)}Signal", f"The signal {name} of the {what}.")
         for name, each in workflow.signals.items()
     }
     return WorkflowSchemas(
         workflow.name,
-        whole(workflow.input_type, "input", f"{base}Input", f"What the {what} takes.{telling}"),
-        whole(workflow.output_type, "output", f"{base}Output", f"What the {what} returns."),
+        schema(workflow.input_type, "input", f"{base}Input", f"The input of the {what}.{about}"),
+        schema(workflow.output_type, "output", f"{base}Output", f"The output of the {what}."),
         {name: message for name, message in signals.items() if message is not None},
     )
 
 
 def find_messages(workflow: WorkflowType, siblings: Iterable[WorkflowType]) -> WorkflowMessages | None:
-    """Answer the messages of a workflow by the lock beside its module; None: it is not in one, or there is none.
+    """Return the messages of a workflow, or None if the lock file beside its module is missing or does not have it.
 
-    ``siblings`` are the module's workflows. Raises `DefinitionError` when the lock cannot be read, or is behind the
-    code.
+    ``siblings`` are the module's workflows. Raise `DefinitionError` if the lock file cannot be read or is out of date.
     """
     module = sys.modules.get(workflow.function.__module__)
     path = None if module is None else lock_path(module)
@@ -131,24 +130,24 @@ def find_messages(workflow: WorkflowType, siblings: Iterable[WorkflowType]) -> W
 
 @functools.lru_cache(maxsize=256)
 def _load(path: Path, stamp: int, module: str, workflows: Sequence[WorkflowType]) -> ModuleMessages:
-    del stamp  # A part of the key: another file.
+    del stamp  # Only a part of the cache key: a changed file is read again.
     lock = LockFile.read(path)
     builder = SchemaBuilder()
-    shapes = [schemas_of(each, builder) for each in workflows if each.name in lock.workflows]
-    merged = merge(lock, shapes)
-    behind = [f"{place}: {what}" for place, what in (*builder.problems, *merged.conflicts)] + merged.changes
-    if behind:
+    schemas = [schemas_of(each, builder) for each in workflows if each.name in lock.workflows]
+    merged = merge(lock, schemas)
+    differences = [f"{place}: {what}" for place, what in (*builder.problems, *merged.conflicts)] + merged.changes
+    if differences:
         raise DefinitionError(
-            f"{path} is behind the code ({'; '.join(behind[:5])}): run {COMMAND.format(module=module)}"
+            f"{path} is out of date ({'; '.join(differences[:5])}); run {COMMAND.format(module=module)}"
         )
     descriptors = Descriptors(lock)
     numbers = {name: each.values for name, each in lock.enums.items()}
     messages = ModuleMessages(descriptors, {})
 
-    def form(message: MessageSchema | None) -> JsonCodec | None:
+    def codec(message: MessageSchema | None) -> JsonCodec | None:
         return None if message is None else JsonCodec(message, descriptors, numbers)
 
-    for each in shapes:
+    for each in schemas:
         signals = {name: JsonCodec(message, descriptors, numbers) for name, message in each.signals.items()}
-        messages.workflows[each.name] = WorkflowMessages(form(each.input), form(each.output), signals, messages)
+        messages.workflows[each.name] = WorkflowMessages(codec(each.input), codec(each.output), signals, messages)
     return messages

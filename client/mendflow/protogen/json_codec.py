@@ -1,4 +1,4 @@
-"""A value's message, to and from its JSON."""
+"""Conversion between an exported message and JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ABSENT: Final = object()
 
 
 class JsonCodec:
-    """One exported message, and how its values are told in JSON. Thread-safe."""
+    """Converts values of one exported message. It is thread-safe."""
 
     def __init__(
         self, message: MessageSchema, descriptors: Descriptors, numbers: Mapping[str, Mapping[str, int]]
@@ -36,14 +36,14 @@ class JsonCodec:
         self.name = f"{descriptors.file.package}.{message.name}"
         self._schema = message
         self._class = descriptors.message(message.name)
-        #: Each enum's numbers, by its name and the names of its values.
+        #: The numbers of enum values, by the enum's name and the value's name.
         self._numbers = numbers
 
     def to_json(self, message: any_pb2.Any) -> str:
-        """Answer the JSON text that says the same. Raises `PayloadError`."""
+        """Return a message's value as JSON text. Raise `PayloadError` if it has none."""
         url = message.type_url
         if "/" not in url or url.rpartition("/")[2] != self.name:
-            raise self._error("", f"takes JSON or the message {self.name}, not the message {url!r}")
+            raise self._error("", f"must be JSON or the message {self.name}, not the message {url!r}")
         try:
             value = self._read(self._schema, self._class.FromString(message.value))
             return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -52,20 +52,20 @@ class JsonCodec:
         except NotConvertible as error:
             raise self._error(path_of(error.places), error.problem) from error
         except RecursionError as error:
-            raise self._error("", "is nested too deep") from error
+            raise self._error("", "is nested too deeply") from error
 
     def to_message(self, text: str | bytes) -> payload_pb2.Payload:
-        """Answer the payload whose message says the same as a JSON text. Raises `PayloadError`."""
+        """Return a payload with the message for a JSON text. Raise `PayloadError` if there is none."""
         message = self._class()
         try:
             self._fill(self._schema, message, strict_json(text))
             value = message.SerializeToString(deterministic=True)
-            # Deeper than this a receiver does not read.
+            # A receiver rejects a message that is nested more deeply than this can parse.
             self._class.FromString(value)
         except NotConvertible as error:
             raise self._error(path_of(error.places), error.problem) from error
         except (DecodeError, EncodeError, RecursionError) as error:
-            raise self._error("", "is nested too deep for a message") from error
+            raise self._error("", "is nested too deeply for a message") from error
         except (ValueError, TypeError) as error:
             raise self._error("", str(error)) from error
         payload = payload_pb2.Payload()
@@ -94,7 +94,7 @@ class JsonCodec:
         if schema.form == "record":
             return found
         if not found:
-            raise NotConvertible("is required").inside(schema.fields[0].name)
+            raise NotConvertible("is required but not set").inside(schema.fields[0].name)
         return found[schema.fields[0].member]
 
     def _read_field(self, part: FieldSchema, message: Any) -> Any:
@@ -110,7 +110,7 @@ class JsonCodec:
         entries: dict[str, Any] = {}
         try:
             if part.label == "repeated":
-                for place, value in enumerate(values):  # noqa: B007 - told when it fails
+                for place, value in enumerate(values):  # noqa: B007 - used in the error
                     items.append(self._value(part.type, value))
                 return items
             for key in values:
@@ -128,7 +128,9 @@ class JsonCodec:
         for name, number in self._numbers[type_.name].items():
             if number == value:
                 return type_.members[name]
-        raise NotConvertible(f"{value} is not a value of {type_.name}" if value else f"is {type_.name}'s UNSPECIFIED")
+        raise NotConvertible(
+            f"{value} is not a value of {type_.name}" if value else f"must not be {type_.name}'s UNSPECIFIED"
+        )
 
     # Into a message.
 
@@ -136,18 +138,18 @@ class JsonCodec:
         message.SetInParent()
         if schema.form == "null":
             if value is not None:
-                raise NotConvertible("is not null")
+                raise NotConvertible("must be null")
             return
         if schema.form == "value":
             value = {schema.fields[0].member: value}
         elif not isinstance(value, dict):
-            raise NotConvertible("is not an object")
+            raise NotConvertible("must be a JSON object")
         parts = {part.member: part for part in schema.fields}
         for member, each in value.items():
             part = parts.get(member)
             try:
                 if part is None:
-                    raise NotConvertible(f"is no field of {schema.name}")  # noqa: TRY301 - told with its place
+                    raise NotConvertible(f"is not a field of {schema.name}")  # noqa: TRY301 - gets its place below
                 self._fill_field(part, message, each)
             except NotConvertible as error:
                 raise error.inside(member or "value") from error
@@ -167,7 +169,7 @@ class JsonCodec:
     def _fill_many(self, part: FieldSchema, many: Any, value: Any) -> None:
         kind = list if part.label == "repeated" else dict
         if not isinstance(value, kind):
-            raise NotConvertible(f"is a {type(value).__name__} in JSON, not a {kind.__name__}")
+            raise NotConvertible(f"must be a {kind.__name__} in JSON, not a {type(value).__name__}")
         place: int | str = 0
         try:
             for place, each in enumerate(value) if isinstance(value, list) else value.items():
@@ -198,13 +200,13 @@ class JsonCodec:
     def _scalar(self, type_: Scalar | EnumSchema, value: Any) -> Any:
         if isinstance(type_, Scalar):
             return type_.write(value)
-        for name, told in type_.members.items():
-            if type(told) is type(value) and told == value:
+        for name, member in type_.members.items():
+            if type(member) is type(value) and member == value:
                 return self._numbers[type_.name][name]
         raise NotConvertible(f"{value!r:.100} is not a value of {type_.name}")
 
 
-def _set_time(target: Any, told: Any) -> None:
-    """Copy a Timestamp or a Duration, whose class is another one in each pool."""
-    target.seconds, target.nanos = told.seconds, told.nanos
+def _set_time(target: Any, source: Any) -> None:
+    """Copy a Timestamp or a Duration by its fields, because each pool has its own class for it."""
+    target.seconds, target.nanos = source.seconds, source.nanos
     target.SetInParent()

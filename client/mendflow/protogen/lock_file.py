@@ -1,9 +1,9 @@
-"""The lock file: which number each field has, for good.
+"""The lock file, which keeps the number of each field permanently.
 
-Numbers are what makes a message readable for a caller that was built long ago,
-so they are given once. A field that goes leaves its number and name behind,
-reserved; when it comes back as it was, it gets its number again. A field of
-another type is another field: that is refused, or it gets a new number.
+A caller that was built long ago reads a message by its field numbers, so a number
+never changes. When a field is removed, its number and name are reserved. When it
+returns with the same type, it gets its old number. A field with another type is
+a conflict, unless the user allows it to get a new number.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LockFile", "LockedEnum", "LockedMessage", "LockedWorkflow", "MergeResult", "WorkflowSchemas", "merge"]
 
-#: protobuf keeps these for itself.
-_KEPT: Final = range(19_000, 20_000)
+#: The numbers that protobuf reserves.
+_PROTOBUF_NUMBERS: Final = range(19_000, 20_000)
 _LAST: Final = (1 << 29) - 1
 _ABOUT: Final = (
     "The field numbers of the messages that `mendflow export-protos` writes for this module, for good. "
@@ -42,14 +42,14 @@ class _Part(pydantic.BaseModel):
 
 
 class LockedField(_Part):
-    """A field; ``type`` is spelled as in the .proto, without ``optional``."""
+    """A field. ``type`` is its type in the .proto file, without ``optional``."""
 
     number: int = pydantic.Field(ge=1, le=_LAST)
     type: str
 
 
 class Reserved(_Part):
-    """A field that was."""
+    """A removed field."""
 
     number: int = pydantic.Field(ge=1, le=_LAST)
     name: str
@@ -57,12 +57,12 @@ class Reserved(_Part):
 
 
 class LockedMessage(_Part):
-    """A message. ``source`` is what of the code it is made from."""
+    """A message. ``source`` names the type in the code."""
 
     source: str
     fields: dict[str, LockedField] = {}
     reserved: list[Reserved] = []
-    #: The code no longer has it.
+    #: True if the code no longer has the message.
     removed: bool = False
 
     @pydantic.model_validator(mode="after")
@@ -72,7 +72,7 @@ class LockedMessage(_Part):
 
 
 class LockedEnum(_Part):
-    """An enum; its values without the prefix that they have in the .proto."""
+    """An enum. Its values are without the prefix that they have in the .proto file."""
 
     source: str
     values: dict[str, Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]] = {}
@@ -85,17 +85,17 @@ class LockedEnum(_Part):
         return self
 
 
-def _check_numbers(numbers: list[int], *, kept: range = _KEPT) -> None:
-    """Raise ValueError for a number that means two things, as after a merge, or that protobuf keeps for itself."""
+def _check_numbers(numbers: list[int], *, kept: range = _PROTOBUF_NUMBERS) -> None:
+    """Raise ValueError for a number that is used twice, as after a bad merge, or that protobuf reserves."""
     for index, number in enumerate(numbers):
         if number in numbers[:index]:
-            raise ValueError(f"has the number {number} twice")
+            raise ValueError(f"must not have the number {number} twice")
         if number in kept:
-            raise ValueError(f"has the number {number}, which protobuf keeps for itself")
+            raise ValueError(f"must not have the number {number}, which protobuf reserves")
 
 
 class LockedWorkflow(_Part):
-    """The messages of a workflow type; empty where it takes a protobuf type of its author's."""
+    """The names of a workflow type's messages; "" where its type is already a protobuf message."""
 
     input: str = ""
     output: str = ""
@@ -103,7 +103,7 @@ class LockedWorkflow(_Part):
 
 
 class _Version(pydantic.BaseModel):
-    """What every version of a lock file has."""
+    """The field that every version of a lock file has."""
 
     version: int
 
@@ -114,7 +114,7 @@ class LockFile(_Part):
     about: str = _ABOUT
     version: int = 1
     package: str = pydantic.Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+$")
-    #: What the Go import path begins with.
+    #: The prefix of the Go import path.
     go_prefix: str = pydantic.Field("", pattern=r'^[^"\\\s]*$')
     workflows: dict[str, LockedWorkflow] = {}
     messages: dict[str, LockedMessage] = {}
@@ -122,29 +122,31 @@ class LockFile(_Part):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a file. Raises `DefinitionError` for one that is no lock file, OSError."""
+        """Read a lock file. Raise `DefinitionError` if the content is invalid, and OSError if it cannot be read."""
         content = path.read_bytes()
         with contextlib.suppress(ValueError):
             version = _Version.model_validate_json(content).version
             if version != 1:
-                raise DefinitionError(f"{path} was written by a newer mendflow: its version is {version}, not 1")
+                raise DefinitionError(
+                    f"a newer mendflow wrote {path}: its version is {version}, not 1; upgrade mendflow"
+                )
         try:
             return cls.model_validate_json(content)
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
             raise DefinitionError(
-                f"{path} is no lock file of `mendflow export-protos`: {place} {first['msg']}"
+                f"{path} is not a valid lock file of `mendflow export-protos`: {place} {first['msg']}"
             ) from None
 
     def text(self) -> str:
-        """Answer the file's content."""
+        """Return the file's content."""
         return json.dumps(self.model_dump(exclude_defaults=False, mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
 @dataclass
 class WorkflowSchemas:
-    """The messages of a workflow type, before the lock has named them. None: it is a protobuf type already."""
+    """The messages of a workflow type, before the lock file names them. None stands for a protobuf type."""
 
     name: str
     input: MessageSchema | None
@@ -153,23 +155,23 @@ class WorkflowSchemas:
 
     @property
     def messages(self) -> list[MessageSchema]:
-        """All of them."""
+        """The messages of the input, the output and the signals."""
         return [each for each in (self.input, self.output, *self.signals.values()) if each is not None]
 
 
 @dataclass
 class MergeResult:
-    """What came of bringing a lock and the code together."""
+    """The result of merging a lock file with the code."""
 
     lock: LockFile
-    #: What the lock did not have, in words. Empty: it is up to date.
+    #: Descriptions of the changes to the lock file. Empty: it is up to date.
     changes: list[str] = field(default_factory=list)
-    #: (path, what) for each field whose type is another one now.
+    #: A (path, description) pair for each field whose type changed.
     conflicts: list[tuple[str, str]] = field(default_factory=list)
 
 
 def merge(lock: LockFile, workflows: Sequence[WorkflowSchemas], *, allow_type_changes: bool = False) -> MergeResult:
-    """Answer the lock of these workflows, which keeps every number of ``lock``; each message gets its name."""
+    """Return the lock file for these workflows, with every number of ``lock``. Set the name of each message."""
     done = MergeResult(lock.model_copy(deep=True))
     found: dict[int, MessageSchema | EnumSchema] = {}
     for workflow in workflows:
@@ -210,7 +212,7 @@ def _merge_workflows(done: MergeResult, workflows: Sequence[WorkflowSchemas]) ->
 
 
 def _name(lock: LockFile, parts: Iterable[MessageSchema | EnumSchema]) -> None:
-    """Name each: as the lock has it, else as it would like to be named."""
+    """Set the name of each part to its name in the lock file, or else to its preferred name or a numbered one."""
     waiting, taken = [], set()
     by_source: dict[tuple[type, str], list[str]] = {}
     for type_, name, source in _locked(lock):
@@ -226,7 +228,7 @@ def _name(lock: LockFile, parts: Iterable[MessageSchema | EnumSchema]) -> None:
     for part in waiting:
         number = 1
         name = part.preferred_name
-        # A name that only the past holds is free for the same kind of thing: perhaps its class was moved.
+        # A removed part's name is free for a part of the same kind, because its class may have moved.
         while name in taken or kinds.get(name, type(part)) is not type(part):
             number += 1
             name = f"{part.preferred_name}{number}"
@@ -235,7 +237,7 @@ def _name(lock: LockFile, parts: Iterable[MessageSchema | EnumSchema]) -> None:
 
 
 def _locked(lock: LockFile) -> list[tuple[type, str, str]]:
-    """Answer the kind, name and source of all that the lock has."""
+    """Return the kind, the name and the source of everything in the lock file."""
     messages: list[tuple[type, str, str]] = [(MessageSchema, name, each.source) for name, each in lock.messages.items()]
     return messages + [(EnumSchema, name, each.source) for name, each in lock.enums.items()]
 
@@ -247,7 +249,7 @@ def _merge_message(done: MergeResult, message: MessageSchema, *, allow_type_chan
         locked = done.lock.messages[message.name] = LockedMessage(source=message.source)
         done.changes.append(f"{message.name}: added")
     if locked.removed or locked.source != message.source:
-        done.changes.append(f"{message.name}: made from {message.source} now")
+        done.changes.append(f"{message.name}: now made from {message.source}")
         locked.removed, locked.source = False, message.source
     wanted = {each.name: spell(each) for each in message.fields}
     for name in [name for name in locked.fields if name not in wanted]:
@@ -261,7 +263,7 @@ def _merge_message(done: MergeResult, message: MessageSchema, *, allow_type_chan
         if now is not None:
             if not allow_type_changes:
                 done.conflicts.append(
-                    (f"{message.name}.{name}", f"was {now.type} (field {now.number}), is {type_} now")
+                    (f"{message.name}.{name}", f"was {now.type} (field {now.number}) and is now {type_}")
                 )
                 continue
             locked.reserved.append(Reserved(number=now.number, name=name, type=now.type))
@@ -280,7 +282,7 @@ def _number(locked: LockedMessage, name: str, type_: str) -> int:
             return each.number
     used = [*(each.number for each in locked.fields.values()), *(each.number for each in locked.reserved)]
     number = max(used, default=0) + 1
-    return _KEPT.stop if number in _KEPT else number
+    return _PROTOBUF_NUMBERS.stop if number in _PROTOBUF_NUMBERS else number
 
 
 def _merge_enum(done: MergeResult, enum: EnumSchema) -> None:
@@ -290,7 +292,7 @@ def _merge_enum(done: MergeResult, enum: EnumSchema) -> None:
         locked = done.lock.enums[enum.name] = LockedEnum(source=enum.source)
         done.changes.append(f"{enum.name}: added")
     if locked.removed or locked.source != enum.source:
-        done.changes.append(f"{enum.name}: made from {enum.source} now")
+        done.changes.append(f"{enum.name}: now made from {enum.source}")
         locked.removed, locked.source = False, enum.source
     for name in [name for name in locked.values if name not in enum.members]:
         number = locked.values.pop(name)
@@ -310,7 +312,7 @@ def _merge_enum(done: MergeResult, enum: EnumSchema) -> None:
 
 
 def spell(field_: FieldSchema) -> str:
-    """Answer a field's type as the .proto has it, without ``optional``."""
+    """Return a field's type in the .proto file, without ``optional``."""
     name = field_.type.proto if isinstance(field_.type, Scalar) else field_.type.name
     if field_.label == "map":
         return f"map<{field_.key}, {name}>"
@@ -318,6 +320,6 @@ def spell(field_: FieldSchema) -> str:
 
 
 def constant(enum: str, value: str) -> str:
-    """Answer the name that an enum's value has in the .proto, where all values of a package share one space."""
+    """Return an enum value's name in the .proto file. It is prefixed, because the values of a package share a scope."""
     split = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", enum))
     return f"{split.upper()}_{value}"

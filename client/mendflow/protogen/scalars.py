@@ -1,4 +1,4 @@
-"""Values without parts: how each stands in JSON and in a message."""
+"""Scalar values, and their conversion between JSON and a message."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class NotConvertible(Exception):
-    """A value has no form on the other side. ``places`` is where, from the outside in."""
+    """A value cannot be converted. ``places`` is the path to it, the outermost place first."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -42,26 +42,27 @@ class NotConvertible(Exception):
         self.places: list[int | str] = []
 
     def inside(self, place: int | str) -> NotConvertible:
-        """Answer this, as seen from one place further out."""
+        """Add the enclosing place to the path, and return this error."""
         self.places.insert(0, place)
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class Scalar:
-    """One kind of value.
+    """One kind of scalar value.
 
-    ``read`` makes its JSON value of a message's, ``write`` the message's of the JSON one. Both raise `NotConvertible`.
+    ``read`` converts a message's value to JSON, and ``write`` converts a JSON value to the message's. Both raise
+    `NotConvertible`.
     """
 
-    #: How a .proto names it.
+    #: The type's name in a .proto file.
     proto: str
     read: Callable[[Any], Any]
     write: Callable[[Any], Any]
 
     @property
     def is_message(self) -> bool:
-        """Whether it is a well-known message rather than a scalar."""
+        """True if protobuf represents it as a well-known message."""
         return "." in self.proto
 
 
@@ -79,7 +80,7 @@ def _same(value: Any) -> Any:
 def _is(kind: type) -> Callable[[Any], Any]:
     def write(value: Any) -> Any:
         if type(value) is not kind:
-            raise NotConvertible(f"is a {type(value).__name__} in JSON, not a {kind.__name__}")
+            raise NotConvertible(f"must be a {kind.__name__} in JSON, not a {type(value).__name__}")
         return value
 
     return write
@@ -93,18 +94,18 @@ def _read_double(value: float) -> float:
 
 def _write_double(value: Any) -> float:
     if type(value) not in (int, float):
-        raise NotConvertible(f"is a {type(value).__name__} in JSON, not a number")
+        raise NotConvertible(f"must be a number in JSON, not a {type(value).__name__}")
     try:
         return float(value)
     except OverflowError:
-        raise NotConvertible("is beyond what a double holds") from None
+        raise NotConvertible("exceeds the range of a double") from None
 
 
 def _write_int(value: Any) -> int:
     if type(value) is not int:
-        raise NotConvertible(f"is a {type(value).__name__} in JSON, not an int")
+        raise NotConvertible(f"must be an int in JSON, not a {type(value).__name__}")
     if not -(1 << 63) <= value < 1 << 63:
-        raise NotConvertible(f"{value:.3e} is beyond 64 bits" if abs(value) < 1 << 900 else "is beyond 64 bits")
+        raise NotConvertible(f"{value:.3e} exceeds 64 bits" if abs(value) < 1 << 900 else "exceeds 64 bits")
     return value
 
 
@@ -119,14 +120,14 @@ def _read_timestamp(value: Timestamp) -> str:
 def _write_timestamp(value: Any) -> Timestamp:
     moment = _parsed(_DATETIME, value)
     if moment.tzinfo is None:
-        raise NotConvertible("has no time zone, and a Timestamp is a moment")
-    told = Timestamp()
+        raise NotConvertible("must have a time zone to be a Timestamp")
+    timestamp = Timestamp()
     try:
-        told.FromDatetime(moment)
-        told.ToJsonString()
+        timestamp.FromDatetime(moment)
+        timestamp.ToJsonString()
     except (ValueError, OverflowError) as error:
         raise NotConvertible(str(error)) from error
-    return told
+    return timestamp
 
 
 def _read_duration(value: Duration) -> str:
@@ -140,13 +141,13 @@ def _read_duration(value: Duration) -> str:
 
 def _write_duration(value: Any) -> Duration:
     span = _parsed(_TIMEDELTA, value)
-    told = Duration()
+    duration = Duration()
     try:
-        told.FromTimedelta(span)
-        told.ToJsonString()
+        duration.FromTimedelta(span)
+        duration.ToJsonString()
     except (ValueError, OverflowError) as error:
         raise NotConvertible(str(error)) from error
-    return told
+    return duration
 
 
 def _parsed(adapter: pydantic.TypeAdapter[Any], value: Any) -> Any:
@@ -160,7 +161,7 @@ def _read_text(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise NotConvertible("bytes that are not UTF-8 text need the annotation pydantic.Base64Bytes") from None
+        raise NotConvertible("has bytes that are not UTF-8; annotate them as pydantic.Base64Bytes") from None
 
 
 def _write_text(value: Any) -> bytes:
@@ -192,7 +193,7 @@ _BY_JSON: Final = {"string": STRING, "integer": INT64, "number": DOUBLE, "boolea
 
 
 def scalar_of(schema: Any, config: Any) -> Scalar | None:
-    """Answer the kind of a pydantic core schema without parts, under a model's config; None: it is none."""
+    """Return the scalar for a pydantic core schema and a model's config, or None if the schema is not a scalar."""
     kind = schema["type"]
     if kind == "bytes" and "serialization" not in schema:
         return _plain_bytes(config)
@@ -202,13 +203,13 @@ def scalar_of(schema: Any, config: Any) -> Scalar | None:
     if kind == "function-after" and isinstance(encoder, EncodedBytes):
         return _ENCODERS.get(encoder.encoder)
     written, read = _json_kinds(schema, "serialization"), _json_kinds(schema, "validation")
-    # What is written must be one kind of scalar, and be read as the same kind.
+    # Serialization must write one kind of scalar, and validation must accept that kind.
     return _BY_JSON.get(next(iter(written))) if len(written) == 1 and written <= read else None
 
 
 def _plain_bytes(config: Any) -> Scalar | None:
     modes = config.get("ser_json_bytes", "utf8"), config.get("val_json_bytes", "utf8")
-    # pydantic's "base64" is the URL-safe one.
+    # pydantic's "base64" is the URL-safe variant.
     return {("utf8", "utf8"): BYTES, ("base64", "base64"): _BASE64URL}.get(modes)
 
 

@@ -1,13 +1,13 @@
-"""What a message for a Python type looks like: names, labels, types, but no numbers (the lock has those).
+"""The protobuf messages for Python types: names, labels and types. The lock file has the field numbers.
 
-The source is pydantic's core schema, since that is what reads and writes the
-JSON: what pydantic calls a member, and what it makes of absence, is what the
-message must tell too.
+The messages are derived from pydantic's core schema, because pydantic reads and
+writes the JSON. A message must use pydantic's member names and give absence the
+same meaning.
 
-Every field that stands alone has presence, so that one that was forgotten is
-told from one that is zero, as in JSON. Where protobuf has no place for
-something (a list of lists, null in a list, an empty list where the default is
-another), a message of one field goes between.
+Every singular field has presence, so that a missing value differs from zero, as
+in JSON. Where protobuf cannot express a value (a list of lists, null in a list,
+an empty list where the default is not empty), a wrapper message with one field
+holds it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EnumSchema", "FieldSchema", "MessageSchema", "SchemaBuilder", "camel", "snake"]
 
-#: Deeper than any type that ends.
+#: Nesting beyond this limit means that a type contains itself.
 _DEEPEST: Final = 60
 _LIST_KINDS: Final = frozenset({"list", "set", "frozenset", "tuple"})
 _RECORD_KINDS: Final = frozenset({"model", "dataclass", "typed-dict"})
-#: Where the schema inside of another is.
+#: The member that holds the inner schema, by the kind of the outer schema.
 _WRAPPINGS: Final = {
     "function-before": "schema",
     "function-after": "schema",
@@ -44,19 +44,19 @@ _WRAPPINGS: Final = {
     "lax-or-strict": "lax_schema",
 }
 _REFUSALS: Final = {
-    "any": "Any has no type of message: say what it is",
-    "union": "a union of several types has no type of message: use one type, or one type and None",
-    "tagged-union": "a union of several types has no type of message: use one class with optional fields",
-    "tuple": "a tuple of fixed places has no type of message: use a dataclass",
-    "named-tuple": "a named tuple has no type of message: use a dataclass",
-    "call": "it has no type of message: use a dataclass",
-    "none": "None alone has no type of message",
+    "any": "Any has no message type; use a specific type",
+    "union": "a union of several types has no message type; use one type, or one type and None",
+    "tagged-union": "a union of several types has no message type; use one class with optional fields",
+    "tuple": "a tuple of fixed length has no message type; use a dataclass",
+    "named-tuple": "a named tuple has no message type; use a dataclass",
+    "call": "this type has no message type; use a dataclass",
+    "none": "None alone has no message type",
 }
 _HINTS: Final = {
-    "decimal": 'A decimal number, as in "12.50".',
+    "decimal": 'A decimal number, such as "12.50".',
     "uuid": "A UUID.",
-    "date": "A date, as in 2030-01-31.",
-    "time": "A time of day, as in 12:30:00.",
+    "date": "A date, such as 2030-01-31.",
+    "time": "A time of day, such as 12:30:00.",
 }
 _is_identifier: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*").fullmatch
 
@@ -66,35 +66,35 @@ class FieldSchema:
     """A field of a message."""
 
     name: str
-    #: What JSON calls it.
+    #: The member's name in JSON.
     member: str
     label: Literal["", "repeated", "map"]
     type: Scalar | MessageSchema | EnumSchema
     #: The type of a map's keys.
     key: str = ""
-    #: Absence is null, rather than no member.
+    #: True if an absent field is null in JSON, instead of a missing member.
     nullable: bool = False
-    #: It is computed: never read.
+    #: True for a computed field, which is never read.
     output_only: bool = False
     comment: str = ""
 
 
 @dataclass(eq=False)
 class MessageSchema:
-    """A message. ``name`` is set by the lock, which knows what names are taken."""
+    """A message. The lock file sets ``name``, because it knows the names in use."""
 
-    #: What of the code it is made from; the lock finds it again by that.
+    #: The type in the code. The lock file identifies the message by it.
     source: str
-    #: The name it would like.
+    #: The name to use if it is free.
     preferred_name: str
-    #: record: an object with a member a field; value: what its one field is; null: nothing.
+    #: record: a JSON object with a member for each field; value: the JSON of the only field; null: JSON null.
     form: Literal["record", "value", "null"]
     fields: list[FieldSchema] = field(default_factory=list)
     comment: str = ""
     name: str = ""
 
     def reachable(self) -> Iterator[MessageSchema | EnumSchema]:
-        """Yield this and every message and enum in it, each once, in the order of the fields."""
+        """Yield this message and all messages and enums that it uses, each once, in the order of the fields."""
         seen: set[int] = set()
         waiting: list[MessageSchema | EnumSchema] = [self]
         while waiting:
@@ -108,7 +108,7 @@ class MessageSchema:
 
 @dataclass(eq=False)
 class EnumSchema:
-    """An enum: the JSON value of each member, by the member's name in capitals."""
+    """An enum. ``members`` maps upper-case names to JSON values."""
 
     source: str
     preferred_name: str
@@ -119,12 +119,12 @@ class EnumSchema:
 
 @dataclass(frozen=True)
 class _Unwrapped:
-    """A schema without its wrappings."""
+    """A schema without its wrappers, and the properties that the wrappers had."""
 
     schema: Any
     config: Any
     nullable: bool = False
-    #: What absence means in JSON: required, null, empty (an empty container) or other.
+    #: The default of an absent member: required (no default), null, empty (an empty container) or other.
     default: Literal["required", "null", "empty", "other"] = "required"
 
     @property
@@ -140,7 +140,7 @@ class _Unwrapped:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in the types one is: for messages to people, and for names of what goes between."""
+    """A place inside a type, for error messages and for the names of wrapper messages."""
 
     path: str
     source: str
@@ -152,21 +152,21 @@ class _Place:
 
 
 class SchemaBuilder:
-    """Makes messages of types; a class becomes one message wherever it is met.
+    """Builds messages from types. A class becomes one message, even if several types use it.
 
-    ``problems`` has (path, what) for each place that a message cannot tell.
+    ``problems`` has a (path, description) pair for each place that has no message type.
     """
 
     def __init__(self) -> None:
         self.problems: list[tuple[str, str]] = []
         self._definitions: dict[str, Any] = {}
-        #: By pydantic's reference, which has the type's address: two classes may share a name.
+        #: The parts by pydantic's reference, which is unique, while two classes may have the same name.
         self._made: dict[Any, MessageSchema | EnumSchema] = {}
 
     def message_for(
         self, value_type: JsonType[Any] | None, source: str, preferred_name: str, comment: str
     ) -> MessageSchema:
-        """Answer the message of a whole input, output or signal. None: there is no value."""
+        """Return the message of an input, an output or a signal. A type of None means that there is no value."""
         if value_type is None:
             return MessageSchema(source, preferred_name, "null", comment=comment)
         unwrapped = self._unwrap(adapter_of(value_type.member, value_type.name).core_schema, {})
@@ -190,12 +190,12 @@ class SchemaBuilder:
 
     def _field(self, name: str, member: str, unwrapped: _Unwrapped, place: _Place) -> FieldSchema:
         if place.depth > _DEEPEST:
-            self._add_problem(place, "is nested in itself without a class: give it one")
+            self._add_problem(place, "contains itself without a class; define a class for it")
             return FieldSchema(name, member, "", BOOL)
-        telling = unwrapped.nullable and unwrapped.default == "other"
-        if telling or (unwrapped.is_container and (unwrapped.nullable or unwrapped.default == "other")):
-            # Presence is taken: a message between has a presence of its own.
-            inner = replace(unwrapped, default="required", nullable=unwrapped.nullable and unwrapped.default == "other")
+        has_three_states = unwrapped.nullable and unwrapped.default == "other"
+        if has_three_states or (unwrapped.is_container and (unwrapped.nullable or unwrapped.default == "other")):
+            # Presence alone cannot express these, so a wrapper message adds a second level of presence.
+            inner = replace(unwrapped, default="required", nullable=has_three_states)
             wrapper = self._wrapper(inner, place.at("", "", "Value"))
             return FieldSchema(name, member, "", wrapper, nullable=unwrapped.nullable and unwrapped.default != "other")
         if unwrapped.kind == "dict":
@@ -231,8 +231,8 @@ class SchemaBuilder:
         return self._single(unwrapped, place)
 
     def _wrapper(self, unwrapped: _Unwrapped, place: _Place) -> MessageSchema:
-        what = "A value, or null when it has none" if unwrapped.nullable else "A list or a map with presence of its own"
-        message = MessageSchema(place.source, place.preferred_name, "value", comment=f"{what}.")
+        comment = "A value, or null if no field is set." if unwrapped.nullable else "A list or a map that has presence."
+        message = MessageSchema(place.source, place.preferred_name, "value", comment=comment)
         name = "value" if unwrapped.nullable or not unwrapped.is_container else "values"
         message.fields.append(self._field(name, "", unwrapped, place.at("", "", "")))
         return message
@@ -242,15 +242,13 @@ class SchemaBuilder:
             return self._enum(unwrapped.schema, place)
         if unwrapped.kind in _RECORD_KINDS and not _has_serializer(unwrapped.schema):
             return self._record(unwrapped, place)
-        leaf = scalar_of(unwrapped.schema, unwrapped.config)
-        if leaf is not None:
-            return leaf
+        scalar = scalar_of(unwrapped.schema, unwrapped.config)
+        if scalar is not None:
+            return scalar
         if _has_serializer(unwrapped.schema):
-            self._add_problem(place, "what is written (a serializer of its own) is no scalar that is read alike")
+            self._add_problem(place, "a custom serializer must write a scalar that the type also accepts as input")
         else:
-            self._add_problem(
-                place, _REFUSALS.get(unwrapped.kind, f"pydantic's {unwrapped.kind} has no type of message")
-            )
+            self._add_problem(place, _REFUSALS.get(unwrapped.kind, f"pydantic's {unwrapped.kind} has no message type"))
         return BOOL
 
     # Classes.
@@ -263,17 +261,19 @@ class SchemaBuilder:
         source = f"{cls.__module__}.{cls.__qualname__}"
         made_enum = self._made[cls] = EnumSchema(source, camel(cls.__name__), {}, documentation(cls))
         if issubclass(cls, enum.Flag):
-            self._add_problem(place, "flags have no type of message")
+            self._add_problem(place, "flags have no message type; use a list of an enum")
         values = set()
         for member in schema["members"]:
             name = member.name.upper()
             value = _json_scalar(member.value)
             if value is None:
-                self._add_problem(place, f"the value of {cls.__name__}.{member.name} is no string, int or float")
+                self._add_problem(place, f"the value of {cls.__name__}.{member.name} must be a string, int or float")
             elif not re.fullmatch(r"[A-Z0-9_]+", name) or name == "UNSPECIFIED" or name in made_enum.members:
-                self._add_problem(place, f"{cls.__name__}.{member.name} has no name in an enum, or one that is taken")
+                self._add_problem(
+                    place, f"{cls.__name__}.{member.name} must be unique in upper case, ASCII, and not UNSPECIFIED"
+                )
             elif (type(value), value) in values:
-                self._add_problem(place, f"{cls.__name__} has two members of the value {value!r}")
+                self._add_problem(place, f"{cls.__name__} must not have two members with the value {value!r}")
             else:
                 values.add((type(value), value))
                 made_enum.members[name] = value
@@ -286,7 +286,7 @@ class SchemaBuilder:
         made = self._made.get(key)
         if isinstance(made, MessageSchema):
             return made
-        # The reference has the type's arguments too, each with its address.
+        # The reference includes type arguments. Remove the addresses, which change in each process.
         source = re.sub(r":\d+", "", schema.get("ref", "")) or f"{cls.__module__}.{cls.__qualname__}"
         preferred_name = camel(getattr(cls, "__name__", "Record"))
         message = self._made[key] = MessageSchema(source, preferred_name, "record", comment=documentation(cls))
@@ -296,7 +296,7 @@ class SchemaBuilder:
     def _fill(self, message: MessageSchema, unwrapped: _Unwrapped, place: _Place) -> None:
         fields, config = _fields_of(unwrapped)
         if config.get("extra_fields_behavior") == "allow" or unwrapped.schema.get("extra_behavior") == "allow":
-            self._add_problem(place, "takes members of any name, which a message cannot")
+            self._add_problem(place, "accepts members with any name, which a message cannot; forbid extra members")
         comments = field_comments(unwrapped.schema.get("cls"))
         for name, schema in fields:
             here = place.at(f".{name}", f".{name}", camel(name))
@@ -312,13 +312,13 @@ class SchemaBuilder:
 
     def _check_name(self, message: MessageSchema, made: FieldSchema, place: _Place) -> None:
         if not _is_identifier(made.name):
-            self._add_problem(place, "its name is no name of a field: ASCII letters, digits and _")
+            self._add_problem(place, "its name must consist of ASCII letters, digits and _ to be a field's name")
         for other in message.fields:
-            # protoc compares the names that JSON gives them.
+            # protoc compares the fields' JSON names.
             if camel(other.name).lower() == camel(made.name).lower():
-                self._add_problem(place, f"as a field it has the name of {other.member}: {made.name}")
+                self._add_problem(place, f"has the same field name as {other.member}: {made.name}; rename one of them")
 
-    # Wrappings.
+    # Wrappers.
 
     def _unwrap(self, schema: Any, config: Any) -> _Unwrapped:
         unwrapped = _Unwrapped(schema, config)
@@ -330,7 +330,7 @@ class SchemaBuilder:
         return unwrapped
 
     def _unwrap_once(self, unwrapped: _Unwrapped) -> _Unwrapped | None:
-        """Answer what is inside the outermost wrapping; None: it has none."""
+        """Return the schema inside the outermost wrapper, or None if there is no wrapper."""
         schema, kind = unwrapped.schema, unwrapped.kind
         if kind == "definitions":
             self._definitions.update({each["ref"]: each for each in schema["definitions"]})
@@ -353,22 +353,22 @@ class SchemaBuilder:
 
 
 def _fields_of(unwrapped: _Unwrapped) -> tuple[list[tuple[str, Any]], Any]:
-    """Answer a class's fields by their Python names, and its config."""
+    """Return a class's fields as (Python name, schema) pairs, and its config."""
     schema = unwrapped.schema
     config = schema.get("config") or unwrapped.config
     inner = schema
-    # Validators of the whole class lie around its fields.
+    # Validators of the whole class wrap its fields.
     while "schema" in inner and inner["type"] not in ("model-fields", "dataclass-args", "typed-dict"):
         inner = inner["schema"]
     if inner["type"] not in ("model-fields", "dataclass-args", "typed-dict"):
-        raise DefinitionError(f"pydantic tells nothing of the fields of {schema.get('cls')}")
+        raise DefinitionError(f"pydantic's schema of {schema.get('cls')} does not list its fields; use a dataclass")
     fields = inner["fields"]
     named = [(each["name"], each) for each in fields] if isinstance(fields, list) else list(fields.items())
     return named + [(each["property_name"], each) for each in inner.get("computed_fields", ())], config
 
 
 def _member(name: str, schema: Any, config: Any, place: _Place, problems: list[tuple[str, str]]) -> str:
-    """Answer what JSON calls a field."""
+    """Return a field's name in JSON. Add a problem if it is written and read under different names."""
     if "return_schema" in schema:
         return str(schema.get("alias", name))
     written = str(schema.get("serialization_alias", name))
@@ -376,13 +376,13 @@ def _member(name: str, schema: Any, config: Any, place: _Place, problems: list[t
     if isinstance(alias, str):
         read = {alias}
     else:
-        # One path, or several to choose from.
+        # The alias is one path, or a list of alternative paths.
         paths = alias if all(isinstance(part, list) for part in alias) else [alias]
         read = {path[0] for path in paths if len(path) == 1}
     if config.get("populate_by_name") or config.get("validate_by_name"):
         read.add(name)
     if written not in read:
-        problems.append((place.path, f"is written as {written!r} and not read so: give it one alias"))
+        problems.append((place.path, f"is written as {written!r} but not read by that name; use one alias for both"))
     return written
 
 
@@ -401,7 +401,7 @@ def _has_serializer(schema: Any) -> bool:
 
 
 def _hint(unwrapped: _Unwrapped) -> str:
-    """Answer what else a field's type does not say."""
+    """Return a comment for a property that the field's type does not express, or ""."""
     if unwrapped.kind == "literal":
         values = [json.dumps(to_jsonable_python(each), ensure_ascii=False) for each in unwrapped.schema["expected"]]
         return f"One of {', '.join(values)}."
@@ -410,21 +410,21 @@ def _hint(unwrapped: _Unwrapped) -> str:
 
 def _json_scalar(value: Any) -> Any:
     try:
-        told = to_jsonable_python(value)
+        scalar = to_jsonable_python(value)
     except PydanticSerializationError:
         return None
-    return told if type(told) in (str, int, float) else None
+    return scalar if type(scalar) in (str, int, float) else None
 
 
 def camel(name: str) -> str:
-    """Answer a name as protobuf's messages have them: SendCampaign."""
+    """Return a name in the style of protobuf's messages, such as SendCampaign."""
     parts = re.split(r"[^A-Za-z0-9]+", name)
     joined = "".join(part[:1].upper() + part[1:] for part in parts if part)
     return joined if joined[:1].isalpha() else f"T{joined}"
 
 
 def snake(name: str) -> str:
-    """Answer a name as protobuf's fields have them: order_id."""
+    """Return a name in the style of protobuf's fields, such as order_id."""
     if name.islower():
         return name.lstrip("_")
     split = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name))
