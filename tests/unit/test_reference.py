@@ -47,7 +47,7 @@ def test_it_has_every_rpc_field_and_value() -> None:
 
 def test_the_status_lists_are_tables() -> None:
     section = REFERENCE.split("\n### WorkflowService/StartWorkflow\n")[1].split("\n#")[0]
-    assert "| `ALREADY_EXISTS` | ALREADY_STARTED: the id is taken by another type or input |" in section
+    assert "| `ALREADY_EXISTS` | ALREADY_STARTED: a workflow of another type or input has the id |" in section
     assert "| `INVALID_ARGUMENT` | INVALID_FIELD, UNKNOWN_WORKFLOW_TYPE, INPUT_MISMATCH, TOO_LARGE |" in section
     assert not re.search(r"^(INVALID_ARGUMENT|NOT_FOUND|UNAVAILABLE) ", REFERENCE, re.MULTILINE)
 

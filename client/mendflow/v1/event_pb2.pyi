@@ -29,7 +29,7 @@ class _EventKind:
 class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EVENT_KIND_UNSPECIFIED: _EventKind.ValueType  # 0
-    """Not a kind: refused in a filter."""
+    """Not a kind. The server rejects it in a filter."""
     EVENT_KIND_WORKFLOW_STARTED: _EventKind.ValueType  # 10
     """Event.workflow_started."""
     EVENT_KIND_WORKFLOW_RECOVERED: _EventKind.ValueType  # 11
@@ -78,12 +78,12 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """Event.alert_raised."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
-    """The kinds of event, for filters. Each value is the number of the field of
-    Event.detail that it names.
+    """The kinds of events, for filters. Each value is the number of the field in
+    Event.detail with the same name.
     """
 
 EVENT_KIND_UNSPECIFIED: EventKind.ValueType  # 0
-"""Not a kind: refused in a filter."""
+"""Not a kind. The server rejects it in a filter."""
 EVENT_KIND_WORKFLOW_STARTED: EventKind.ValueType  # 10
 """Event.workflow_started."""
 EVENT_KIND_WORKFLOW_RECOVERED: EventKind.ValueType  # 11
@@ -139,7 +139,7 @@ class _StateReason:
 class _StateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StateReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     STATE_REASON_UNSPECIFIED: _StateReason.ValueType  # 0
-    """The state says it all."""
+    """The state needs no reason."""
     STATE_REASON_TIMER: _StateReason.ValueType  # 1
     """WAITING for a durable sleep."""
     STATE_REASON_SIGNAL: _StateReason.ValueType  # 2
@@ -147,33 +147,38 @@ class _StateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StateReas
     STATE_REASON_BACKOFF: _StateReason.ValueType  # 3
     """WAITING for the next attempt of a step."""
     STATE_REASON_SLOT: _StateReason.ValueType  # 4
-    """WAITING for a slot to run an attempt in."""
+    """WAITING for a free slot to run an attempt."""
     STATE_REASON_NOT_SERVED: _StateReason.ValueType  # 5
-    """WAITING for a server that has this workflow type, or that understands
-    all of the history.
+    """WAITING for a server that serves this workflow type, or that knows every
+    event in the history.
     """
     STATE_REASON_SUSPECTED: _StateReason.ValueType  # 6
-    """WAITING for its turn: it was in flight at two deaths in a row."""
+    """WAITING to run in isolation, because the workflow was running during two
+    consecutive crashes.
+    """
     STATE_REASON_NON_DETERMINISM: _StateReason.ValueType  # 7
-    """PAUSED: the code no longer makes the calls that the history records."""
+    """PAUSED, because the code no longer makes the recorded calls."""
     STATE_REASON_RETRIES_EXHAUSTED: _StateReason.ValueType  # 8
-    """PAUSED: a step's retries are used up and its policy says to pause."""
+    """PAUSED, because a step has no retries left and its policy is to pause."""
     STATE_REASON_CRASH_BUDGET: _StateReason.ValueType  # 9
-    """QUARANTINED: it died alone as often as the crash budget allows."""
+    """QUARANTINED, because the workflow crashed the server in isolation as often
+    as the crash budget allows.
+    """
     STATE_REASON_HISTORY_LIMIT: _StateReason.ValueType  # 10
-    """FAILED: the history is as long as the limit allows."""
+    """FAILED, because the history reached its limit."""
     STATE_REASON_CLEANUP_DEADLINE: _StateReason.ValueType  # 11
-    """CANCELLED: clean-up was cut off at its deadline."""
+    """CANCELLED, because clean-up exceeded its deadline."""
     STATE_REASON_ENGINE_FAULT: _StateReason.ValueType  # 12
-    """PAUSED: the server met an internal error twice in a row while it drove
-    this workflow. Its log has both under the workflow's id.
+    """PAUSED, because the server had an internal error twice in a row while it
+    drove this workflow. The server log has both errors under the workflow's
+    id.
     """
 
 class StateReason(_StateReason, metaclass=_StateReasonEnumTypeWrapper):
-    """Why a workflow is in its state, where the state alone does not say."""
+    """The reason for a workflow's state, for states that need one."""
 
 STATE_REASON_UNSPECIFIED: StateReason.ValueType  # 0
-"""The state says it all."""
+"""The state needs no reason."""
 STATE_REASON_TIMER: StateReason.ValueType  # 1
 """WAITING for a durable sleep."""
 STATE_REASON_SIGNAL: StateReason.ValueType  # 2
@@ -181,26 +186,31 @@ STATE_REASON_SIGNAL: StateReason.ValueType  # 2
 STATE_REASON_BACKOFF: StateReason.ValueType  # 3
 """WAITING for the next attempt of a step."""
 STATE_REASON_SLOT: StateReason.ValueType  # 4
-"""WAITING for a slot to run an attempt in."""
+"""WAITING for a free slot to run an attempt."""
 STATE_REASON_NOT_SERVED: StateReason.ValueType  # 5
-"""WAITING for a server that has this workflow type, or that understands
-all of the history.
+"""WAITING for a server that serves this workflow type, or that knows every
+event in the history.
 """
 STATE_REASON_SUSPECTED: StateReason.ValueType  # 6
-"""WAITING for its turn: it was in flight at two deaths in a row."""
+"""WAITING to run in isolation, because the workflow was running during two
+consecutive crashes.
+"""
 STATE_REASON_NON_DETERMINISM: StateReason.ValueType  # 7
-"""PAUSED: the code no longer makes the calls that the history records."""
+"""PAUSED, because the code no longer makes the recorded calls."""
 STATE_REASON_RETRIES_EXHAUSTED: StateReason.ValueType  # 8
-"""PAUSED: a step's retries are used up and its policy says to pause."""
+"""PAUSED, because a step has no retries left and its policy is to pause."""
 STATE_REASON_CRASH_BUDGET: StateReason.ValueType  # 9
-"""QUARANTINED: it died alone as often as the crash budget allows."""
+"""QUARANTINED, because the workflow crashed the server in isolation as often
+as the crash budget allows.
+"""
 STATE_REASON_HISTORY_LIMIT: StateReason.ValueType  # 10
-"""FAILED: the history is as long as the limit allows."""
+"""FAILED, because the history reached its limit."""
 STATE_REASON_CLEANUP_DEADLINE: StateReason.ValueType  # 11
-"""CANCELLED: clean-up was cut off at its deadline."""
+"""CANCELLED, because clean-up exceeded its deadline."""
 STATE_REASON_ENGINE_FAULT: StateReason.ValueType  # 12
-"""PAUSED: the server met an internal error twice in a row while it drove
-this workflow. Its log has both under the workflow's id.
+"""PAUSED, because the server had an internal error twice in a row while it
+drove this workflow. The server log has both errors under the workflow's
+id.
 """
 Global___StateReason: _TypeAlias = StateReason  # noqa: Y015
 
@@ -211,28 +221,28 @@ class _AlertSeverity:
 class _AlertSeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertSeverity.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ALERT_SEVERITY_UNSPECIFIED: _AlertSeverity.ValueType  # 0
-    """Never set by the server."""
+    """The server never sets it."""
     ALERT_SEVERITY_WARNING: _AlertSeverity.ValueType  # 1
-    """Someone should look at it in working hours."""
+    """An operator should look at it during working hours."""
     ALERT_SEVERITY_CRITICAL: _AlertSeverity.ValueType  # 2
-    """Someone should look at it now."""
+    """An operator should look at it now."""
 
 class AlertSeverity(_AlertSeverity, metaclass=_AlertSeverityEnumTypeWrapper):
-    """How urgent an alert is."""
+    """The urgency of an alert."""
 
 ALERT_SEVERITY_UNSPECIFIED: AlertSeverity.ValueType  # 0
-"""Never set by the server."""
+"""The server never sets it."""
 ALERT_SEVERITY_WARNING: AlertSeverity.ValueType  # 1
-"""Someone should look at it in working hours."""
+"""An operator should look at it during working hours."""
 ALERT_SEVERITY_CRITICAL: AlertSeverity.ValueType  # 2
-"""Someone should look at it now."""
+"""An operator should look at it now."""
 Global___AlertSeverity: _TypeAlias = AlertSeverity  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
-    """One immutable record of a workflow's history: stored, streamed and shown as
-    it is. A reader that meets a detail it does not know (a newer server wrote
-    it) shows the sequence and goes on.
+    """One immutable record in a workflow's history. The server stores and streams
+    it unchanged. If a reader does not know the detail, because a newer server
+    wrote it, the reader shows the sequence and continues.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -263,10 +273,10 @@ class Event(_message.Message):
     PROGRESS_REPORTED_FIELD_NUMBER: _builtins.int
     ALERT_RAISED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The place in the history: dense, from 1."""
+    """The position in the history, from 1 and without gaps."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened, by the clock of the server that wrote it."""
+        """When the event happened, by the clock of the server that wrote it."""
 
     @_builtins.property
     def workflow_started(self) -> Global___WorkflowStarted:
@@ -274,47 +284,47 @@ class Event(_message.Message):
 
     @_builtins.property
     def workflow_recovered(self) -> Global___WorkflowRecovered:
-        """Another process took the workflow over."""
+        """Another process became the workflow's driver."""
 
     @_builtins.property
     def workflow_paused(self) -> Global___WorkflowPaused:
-        """The workflow waits for an operator or for other code."""
+        """The workflow waits for an operator or for corrected code."""
 
     @_builtins.property
     def workflow_resumed(self) -> Global___WorkflowResumed:
-        """It goes on."""
+        """A stopped workflow was resumed."""
 
     @_builtins.property
     def workflow_quarantined(self) -> Global___WorkflowQuarantined:
-        """It is kept from running, for it keeps killing the server."""
+        """The server stops running the workflow, because it crashes the server."""
 
     @_builtins.property
     def cancel_requested(self) -> Global___CancelRequested:
-        """Someone asked for its cancellation."""
+        """A caller requested a cancel."""
 
     @_builtins.property
     def workflow_succeeded(self) -> Global___WorkflowSucceeded:
-        """Final: it returned."""
+        """Final. The workflow returned."""
 
     @_builtins.property
     def workflow_failed(self) -> Global___WorkflowFailed:
-        """Final: an exception left it."""
+        """Final. The workflow raised an exception."""
 
     @_builtins.property
     def workflow_cancelled(self) -> Global___WorkflowCancelled:
-        """Final: it was cancelled."""
+        """Final. The workflow was cancelled."""
 
     @_builtins.property
     def workflow_terminated(self) -> Global___WorkflowTerminated:
-        """Final: an operator ended it."""
+        """Final. An operator ended the workflow."""
 
     @_builtins.property
     def attempt_started(self) -> Global___AttemptStarted:
-        """An attempt of a step begins. It runs only once this is on disk."""
+        """An attempt of a step starts. It runs after this event is committed."""
 
     @_builtins.property
     def attempt_succeeded(self) -> Global___AttemptSucceeded:
-        """The attempt, and so its step, has a result."""
+        """The attempt has a result, and so does its step."""
 
     @_builtins.property
     def attempt_failed(self) -> Global___AttemptFailed:
@@ -322,11 +332,11 @@ class Event(_message.Message):
 
     @_builtins.property
     def timer_started(self) -> Global___TimerStarted:
-        """A durable sleep begins."""
+        """A durable sleep starts."""
 
     @_builtins.property
     def timer_fired(self) -> Global___TimerFired:
-        """A durable sleep is over."""
+        """A durable sleep ends."""
 
     @_builtins.property
     def signal_received(self) -> Global___SignalReceived:
@@ -334,7 +344,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def signal_awaited(self) -> Global___SignalAwaited:
-        """The workflow waits for a signal that is not there yet."""
+        """The workflow waits for a signal that has not arrived."""
 
     @_builtins.property
     def signal_taken(self) -> Global___SignalTaken:
@@ -342,23 +352,23 @@ class Event(_message.Message):
 
     @_builtins.property
     def signal_timed_out(self) -> Global___SignalTimedOut:
-        """The signal did not come in time."""
+        """No signal arrived before the timeout."""
 
     @_builtins.property
     def call_cancelled(self) -> Global___CallCancelled:
-        """An awaited call was withdrawn before it had an outcome."""
+        """A call was cancelled before it had an outcome."""
 
     @_builtins.property
     def value_recorded(self) -> Global___ValueRecorded:
-        """A value of now(), uuid4() or random()."""
+        """A value of now(), uuid4(), random() or version()."""
 
     @_builtins.property
     def progress_reported(self) -> Global___ProgressReported:
-        """The workflow or an attempt told how far it is."""
+        """The workflow or an attempt reported its progress."""
 
     @_builtins.property
     def alert_raised(self) -> Global___AlertRaised:
-        """A condition that someone should know of."""
+        """A condition needs attention."""
 
     def __init__(
         self,
@@ -401,7 +411,7 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class TraceContext(_message.Message):
-    """Where the workflow's trace hangs (W3C Trace Context)."""
+    """The parent of the workflow's span, as in W3C Trace Context."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -411,17 +421,19 @@ class TraceContext(_message.Message):
     TRACE_STATE_FIELD_NUMBER: _builtins.int
     BAGGAGE_FIELD_NUMBER: _builtins.int
     trace_id: _builtins.str
-    """32 hexadecimal digits; always set. The caller's, else a random one."""
+    """The trace: 32 hexadecimal digits. It comes from the caller, or is random.
+    Always set.
+    """
     parent_span_id: _builtins.str
-    """16 hexadecimal digits: the caller's span. Empty: the workflow's span is
+    """The caller's span: 16 hexadecimal digits. Empty: the workflow's span is
     the root.
     """
     trace_flags: _builtins.int
-    """The trace flags; bit 0 is the sampling decision."""
+    """The trace flags. Bit 0 is the sampling decision."""
     trace_state: _builtins.str
-    """The caller's tracestate header. Empty: there was none."""
+    """The caller's tracestate header. Empty: the caller sent none."""
     baggage: _builtins.str
-    """The caller's baggage header. Empty: there was none."""
+    """The caller's baggage header. Empty: the caller sent none."""
     def __init__(
         self,
         *,
@@ -474,24 +486,24 @@ class WorkflowStarted(_message.Message):
     workflow_type: _builtins.str
     """The registered name of the workflow function."""
     uid: _builtins.str
-    """The random identity of this execution, 32 hexadecimal digits.
+    """The random identity of this execution: 32 hexadecimal digits.
     Idempotency keys and span ids derive from it.
     """
     workflow_id: _builtins.str
-    """The name given by the caller or made for it."""
+    """The id, from the caller or made by the server."""
     @_builtins.property
     def input(self) -> _payload_pb2.Payload:
-        """The input as it was received, before defaults. Absent: the type takes
-        none, or the caller gave none.
+        """The input as received, without defaults. Absent: the type takes no input,
+        or the caller sent none.
         """
 
     @_builtins.property
     def trace(self) -> Global___TraceContext:
-        """Where the trace hangs."""
+        """The parent of the workflow's span."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Labels given at the start."""
+        """The labels from the start."""
 
     def __init__(
         self,
@@ -513,7 +525,7 @@ Global___WorkflowStarted: _TypeAlias = WorkflowStarted  # noqa: Y015
 
 @_typing.final
 class WorkflowRecovered(_message.Message):
-    """Another process drives the workflow from here on."""
+    """Another process drives the workflow from this event on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -521,11 +533,11 @@ class WorkflowRecovered(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     PREVIOUS_REPLICA_ID_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
-    """The generation of the new driver."""
+    """The new driver's generation."""
     replica_id: _builtins.str
     """The new driver's replica id."""
     previous_replica_id: _builtins.str
-    """The replica that drove it before."""
+    """The previous driver's replica id."""
     def __init__(
         self,
         *,
@@ -543,7 +555,7 @@ Global___WorkflowRecovered: _TypeAlias = WorkflowRecovered  # noqa: Y015
 
 @_typing.final
 class WorkflowPaused(_message.Message):
-    """It waits for an operator or for other code."""
+    """The workflow waits for an operator or for corrected code."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -551,11 +563,11 @@ class WorkflowPaused(_message.Message):
     EXPLANATION_FIELD_NUMBER: _builtins.int
     STEP_KEY_FIELD_NUMBER: _builtins.int
     reason: Global___StateReason.ValueType
-    """Why."""
+    """The reason for the pause."""
     explanation: _builtins.str
-    """What exactly; for non-determinism, what was recorded and what was called."""
+    """The details. For NON_DETERMINISM, the recorded call and the new call."""
     step_key: _builtins.str
-    """The step concerned. Empty: none."""
+    """The step that caused the pause. Empty: no step did."""
     def __init__(
         self,
         *,
@@ -573,18 +585,18 @@ Global___WorkflowPaused: _TypeAlias = WorkflowPaused  # noqa: Y015
 
 @_typing.final
 class WorkflowResumed(_message.Message):
-    """It goes on."""
+    """A stopped workflow continues."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
-    """Who resumed it: an operator's identity, or "supervisor" when code that
-    can replay it was deployed.
+    """An operator's identity, or "supervisor" if code that can replay the
+    workflow was deployed.
     """
     reason: _builtins.str
-    """What they said. May be empty."""
+    """The actor's reason. Can be empty."""
     def __init__(
         self,
         *,
@@ -601,7 +613,7 @@ Global___WorkflowResumed: _TypeAlias = WorkflowResumed  # noqa: Y015
 
 @_typing.final
 class WorkflowQuarantined(_message.Message):
-    """It is kept from running until an operator decides."""
+    """The server does not run the workflow until an operator decides."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -609,11 +621,11 @@ class WorkflowQuarantined(_message.Message):
     CRASHES_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     step_key: _builtins.str
-    """The step that was in flight. Empty: the workflow function itself."""
+    """The step that was running. Empty: the workflow function itself."""
     crashes: _builtins.int
-    """How many times the server died with it alone."""
+    """How often the server crashed while only this workflow was running."""
     explanation: _builtins.str
-    """The finding in a sentence."""
+    """The decision as a sentence."""
     def __init__(
         self,
         *,
@@ -631,7 +643,7 @@ Global___WorkflowQuarantined: _TypeAlias = WorkflowQuarantined  # noqa: Y015
 
 @_typing.final
 class CancelRequested(_message.Message):
-    """Someone asked for the end; clean-up may follow."""
+    """A caller requested the end of the workflow. Clean-up may follow."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -640,14 +652,14 @@ class CancelRequested(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CLEANUP_DEADLINE_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
-    """Who asked."""
+    """The caller's identity."""
     reason: _builtins.str
-    """What they said. May be empty."""
+    """The caller's reason. Can be empty."""
     request_id: _builtins.str
-    """The request's id. Empty: the caller gave none."""
+    """The request's id. Empty: the caller sent none."""
     @_builtins.property
     def cleanup_deadline(self) -> _timestamp_pb2.Timestamp:
-        """When clean-up is cut off."""
+        """When the server interrupts clean-up."""
 
     def __init__(
         self,
@@ -667,14 +679,14 @@ Global___CancelRequested: _TypeAlias = CancelRequested  # noqa: Y015
 
 @_typing.final
 class WorkflowSucceeded(_message.Message):
-    """Final: it returned."""
+    """Final. The workflow returned."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTPUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def output(self) -> _payload_pb2.Payload:
-        """What it returned. Absent: None."""
+        """The result. Absent: None."""
 
     def __init__(
         self,
@@ -691,7 +703,7 @@ Global___WorkflowSucceeded: _TypeAlias = WorkflowSucceeded  # noqa: Y015
 
 @_typing.final
 class WorkflowFailed(_message.Message):
-    """Final: an exception left it, or a limit ended it."""
+    """Final. The workflow raised an exception, or reached a limit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -719,17 +731,17 @@ Global___WorkflowFailed: _TypeAlias = WorkflowFailed  # noqa: Y015
 
 @_typing.final
 class WorkflowCancelled(_message.Message):
-    """Final: it was cancelled."""
+    """Final. The workflow was cancelled."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
     CUT_KEYS_FIELD_NUMBER: _builtins.int
     reason: Global___StateReason.ValueType
-    """CLEANUP_DEADLINE when clean-up was cut off, else unset."""
+    """CLEANUP_DEADLINE if clean-up was interrupted, else unset."""
     @_builtins.property
     def cut_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The keys of the calls that were cut off. Empty: clean-up ended by itself."""
+        """The keys of the interrupted calls. Empty: clean-up ran to its end."""
 
     def __init__(
         self,
@@ -747,16 +759,16 @@ Global___WorkflowCancelled: _TypeAlias = WorkflowCancelled  # noqa: Y015
 
 @_typing.final
 class WorkflowTerminated(_message.Message):
-    """Final: an operator ended it, without clean-up."""
+    """Final. An operator ended the workflow without clean-up."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
-    """Who ended it."""
+    """The operator's identity."""
     reason: _builtins.str
-    """What they said. May be empty."""
+    """The operator's reason. Can be empty."""
     def __init__(
         self,
         *,
@@ -773,7 +785,7 @@ Global___WorkflowTerminated: _TypeAlias = WorkflowTerminated  # noqa: Y015
 
 @_typing.final
 class AttemptStarted(_message.Message):
-    """An attempt begins."""
+    """An attempt starts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -788,20 +800,20 @@ class AttemptStarted(_message.Message):
     step_name: _builtins.str
     """The step's registered name."""
     attempt: _builtins.int
-    """Which attempt, from 1; lost attempts are counted too."""
+    """The attempt's number, from 1. Lost attempts count too."""
     idempotency_key: _builtins.str
-    """The key under which the step should make its effect: the same for every
-    attempt of this step. Set on attempt 1 only.
+    """The idempotency key for the step's effect. It is the same for every
+    attempt of this step. Set only on attempt 1.
     """
     @_builtins.property
     def input(self) -> _payload_pb2.Payload:
         """The step's input: one JSON object with a member for each parameter, or
-        the message of a single protobuf parameter. Set on attempt 1 only.
+        the message of a single protobuf parameter. Set only on attempt 1.
         """
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """When the attempt is cut off. Absent: no timeout."""
+        """When the server cancels the attempt. Absent: no timeout."""
 
     def __init__(
         self,
@@ -833,10 +845,10 @@ class AttemptSucceeded(_message.Message):
     step_key: _builtins.str
     """The step's key."""
     attempt: _builtins.int
-    """Which attempt."""
+    """The attempt's number."""
     @_builtins.property
     def output(self) -> _payload_pb2.Payload:
-        """What the step returned. Absent: None."""
+        """The step's result. Absent: None."""
 
     def __init__(
         self,
@@ -855,7 +867,7 @@ Global___AttemptSucceeded: _TypeAlias = AttemptSucceeded  # noqa: Y015
 
 @_typing.final
 class AttemptFailed(_message.Message):
-    """The attempt has none."""
+    """The attempt ended without a result."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -866,14 +878,14 @@ class AttemptFailed(_message.Message):
     step_key: _builtins.str
     """The step's key."""
     attempt: _builtins.int
-    """Which attempt."""
+    """The attempt's number."""
     @_builtins.property
     def failure(self) -> _failure_pb2.Failure:
-        """What went wrong."""
+        """The failure."""
 
     @_builtins.property
     def decision(self) -> _failure_pb2.RetryDecision:
-        """What follows, and why."""
+        """The action after the failure, and its reason."""
 
     def __init__(
         self,
@@ -893,7 +905,7 @@ Global___AttemptFailed: _TypeAlias = AttemptFailed  # noqa: Y015
 
 @_typing.final
 class TimerStarted(_message.Message):
-    """A durable sleep begins."""
+    """A durable sleep starts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -903,7 +915,7 @@ class TimerStarted(_message.Message):
     """The call's key."""
     @_builtins.property
     def fire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it is over."""
+        """When the sleep ends."""
 
     def __init__(
         self,
@@ -921,7 +933,7 @@ Global___TimerStarted: _TypeAlias = TimerStarted  # noqa: Y015
 
 @_typing.final
 class TimerFired(_message.Message):
-    """A durable sleep is over."""
+    """A durable sleep ends."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -943,7 +955,7 @@ Global___TimerFired: _TypeAlias = TimerFired  # noqa: Y015
 
 @_typing.final
 class SignalReceived(_message.Message):
-    """A signal arrived. Signals of a name are taken in the order of these."""
+    """A signal arrived. Workflows take signals of one name in this order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -955,14 +967,16 @@ class SignalReceived(_message.Message):
     name: _builtins.str
     """The signal's name."""
     request_id: _builtins.str
-    """The request's id; twice the same is one signal."""
+    """The request's id. Requests with the same id are one signal."""
     actor: _builtins.str
-    """Who sent it."""
+    """The sender's identity."""
     undelivered: _builtins.bool
-    """It came too late: the workflow ended in the same commit."""
+    """True if the signal arrived too late, because the workflow ended in the
+    same commit.
+    """
     @_builtins.property
     def data(self) -> _payload_pb2.Payload:
-        """Its data. Absent: none."""
+        """The signal's data. Absent: none."""
 
     def __init__(
         self,
@@ -996,7 +1010,7 @@ class SignalAwaited(_message.Message):
     """The signal's name."""
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """When the wait times out. Absent: never."""
+        """When the wait times out. Absent: no timeout."""
 
     def __init__(
         self,
@@ -1024,7 +1038,7 @@ class SignalTaken(_message.Message):
     key: _builtins.str
     """The call's key."""
     signal_sequence: _builtins.int
-    """The sequence of the SignalReceived that was taken."""
+    """The sequence of the SignalReceived event that the workflow took."""
     def __init__(
         self,
         *,
@@ -1041,7 +1055,7 @@ Global___SignalTaken: _TypeAlias = SignalTaken  # noqa: Y015
 
 @_typing.final
 class SignalTimedOut(_message.Message):
-    """The signal did not come in time."""
+    """No signal arrived before the timeout."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1063,7 +1077,7 @@ Global___SignalTimedOut: _TypeAlias = SignalTimedOut  # noqa: Y015
 
 @_typing.final
 class CallCancelled(_message.Message):
-    """An awaited call was withdrawn."""
+    """A call was cancelled before it had an outcome."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1085,7 +1099,7 @@ Global___CallCancelled: _TypeAlias = CallCancelled  # noqa: Y015
 
 @_typing.final
 class ValueRecorded(_message.Message):
-    """A value that must be the same in every replay."""
+    """A value that is the same in every replay."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1095,7 +1109,7 @@ class ValueRecorded(_message.Message):
     """The value's key."""
     @_builtins.property
     def value(self) -> _payload_pb2.Payload:
-        """The value, as JSON."""
+        """The value as JSON."""
 
     def __init__(
         self,
@@ -1113,7 +1127,7 @@ Global___ValueRecorded: _TypeAlias = ValueRecorded  # noqa: Y015
 
 @_typing.final
 class ProgressReported(_message.Message):
-    """How far it is."""
+    """A progress report."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1128,14 +1142,14 @@ class ProgressReported(_message.Message):
     attempt: _builtins.int
     """The attempt that reports. 0: the workflow itself."""
     done: _builtins.int
-    """How much is done."""
+    """The number of completed units."""
     total: _builtins.int
-    """Of how much. 0: not known."""
+    """The total number of units. 0: unknown."""
     message: _builtins.str
-    """What is being done. May be empty."""
+    """A description of the current work. Can be empty."""
     report: _builtins.int
-    """The number of this report among the workflow's own, from 1, so that a
-    replay does not repeat it. 0 for an attempt's.
+    """The number of this report among the workflow's own reports, from 1, which
+    keeps a replay from repeating it. 0: an attempt reports.
     """
     def __init__(
         self,
@@ -1157,7 +1171,7 @@ Global___ProgressReported: _TypeAlias = ProgressReported  # noqa: Y015
 
 @_typing.final
 class AlertRaised(_message.Message):
-    """Someone should know."""
+    """A condition needs attention."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1165,11 +1179,11 @@ class AlertRaised(_message.Message):
     SEVERITY_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """What sort of alert, as "workflow_quarantined"."""
+    """The kind of alert, such as "workflow_quarantined"."""
     severity: Global___AlertSeverity.ValueType
-    """How urgent."""
+    """The urgency."""
     message: _builtins.str
-    """What happened and what to do, in a sentence or two."""
+    """What happened and what to do, in one or two sentences."""
     def __init__(
         self,
         *,

@@ -26,40 +26,40 @@ class _FailureKind:
 class _FailureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FAILURE_KIND_UNSPECIFIED: _FailureKind.ValueType  # 0
-    """Never set by the server."""
+    """The server never sets it."""
     FAILURE_KIND_TRANSIENT: _FailureKind.ValueType  # 1
-    """May go away by itself: a refused connection, UNAVAILABLE, HTTP 503."""
+    """A retry may succeed: a refused connection, UNAVAILABLE, HTTP 503."""
     FAILURE_KIND_PERMANENT: _FailureKind.ValueType  # 2
-    """Will not go away by trying again: a bad argument, HTTP 404."""
+    """A retry cannot succeed: a bad argument, HTTP 404."""
     FAILURE_KIND_THROTTLED: _FailureKind.ValueType  # 3
-    """The callee asked for less: RESOURCE_EXHAUSTED, HTTP 429."""
+    """The callee limits the rate: RESOURCE_EXHAUSTED, HTTP 429."""
     FAILURE_KIND_TIMEOUT: _FailureKind.ValueType  # 4
-    """The attempt, or the call it made, took longer than allowed."""
+    """The attempt, or a call that it made, exceeded its timeout."""
     FAILURE_KIND_CANCELLED: _FailureKind.ValueType  # 5
-    """The attempt was cancelled by its workflow."""
+    """The workflow cancelled the attempt."""
     FAILURE_KIND_LOST: _FailureKind.ValueType  # 6
-    """The process that ran the attempt died or gave it up; whether its effect
-    took place is unknown.
+    """The process that ran the attempt crashed or released it. The attempt may
+    or may not have had its effect.
     """
 
 class FailureKind(_FailureKind, metaclass=_FailureKindEnumTypeWrapper):
-    """What sort of failure it was; the retry policy decides by it."""
+    """The kind of a failure, on which the retry decision depends."""
 
 FAILURE_KIND_UNSPECIFIED: FailureKind.ValueType  # 0
-"""Never set by the server."""
+"""The server never sets it."""
 FAILURE_KIND_TRANSIENT: FailureKind.ValueType  # 1
-"""May go away by itself: a refused connection, UNAVAILABLE, HTTP 503."""
+"""A retry may succeed: a refused connection, UNAVAILABLE, HTTP 503."""
 FAILURE_KIND_PERMANENT: FailureKind.ValueType  # 2
-"""Will not go away by trying again: a bad argument, HTTP 404."""
+"""A retry cannot succeed: a bad argument, HTTP 404."""
 FAILURE_KIND_THROTTLED: FailureKind.ValueType  # 3
-"""The callee asked for less: RESOURCE_EXHAUSTED, HTTP 429."""
+"""The callee limits the rate: RESOURCE_EXHAUSTED, HTTP 429."""
 FAILURE_KIND_TIMEOUT: FailureKind.ValueType  # 4
-"""The attempt, or the call it made, took longer than allowed."""
+"""The attempt, or a call that it made, exceeded its timeout."""
 FAILURE_KIND_CANCELLED: FailureKind.ValueType  # 5
-"""The attempt was cancelled by its workflow."""
+"""The workflow cancelled the attempt."""
 FAILURE_KIND_LOST: FailureKind.ValueType  # 6
-"""The process that ran the attempt died or gave it up; whether its effect
-took place is unknown.
+"""The process that ran the attempt crashed or released it. The attempt may
+or may not have had its effect.
 """
 Global___FailureKind: _TypeAlias = FailureKind  # noqa: Y015
 
@@ -70,37 +70,37 @@ class _RetryAction:
 class _RetryActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RetryAction.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RETRY_ACTION_UNSPECIFIED: _RetryAction.ValueType  # 0
-    """Never set by the server."""
+    """The server never sets it."""
     RETRY_ACTION_RETRY: _RetryAction.ValueType  # 1
-    """Another attempt follows, at next_attempt_time."""
+    """The server starts another attempt at next_attempt_time."""
     RETRY_ACTION_FAIL_STEP: _RetryAction.ValueType  # 2
-    """The step has failed; StepFailed is raised into the workflow."""
+    """The step fails. The server raises StepFailed into the workflow."""
     RETRY_ACTION_PAUSE_WORKFLOW: _RetryAction.ValueType  # 3
-    """The workflow is paused until an operator resumes it; the step then has a
+    """The workflow is paused until an operator resumes it. The step then has a
     fresh budget.
     """
     RETRY_ACTION_QUARANTINE_WORKFLOW: _RetryAction.ValueType  # 4
-    """The workflow is quarantined, for the step keeps killing the server."""
+    """The workflow is quarantined, because the step crashes the server."""
     RETRY_ACTION_CANCEL_STEP: _RetryAction.ValueType  # 5
-    """The step was cancelled; CancelledError is raised at its call."""
+    """The step was cancelled. The server raises CancelledError at its call."""
 
 class RetryAction(_RetryAction, metaclass=_RetryActionEnumTypeWrapper):
-    """What follows a failed attempt."""
+    """The action after a failed attempt."""
 
 RETRY_ACTION_UNSPECIFIED: RetryAction.ValueType  # 0
-"""Never set by the server."""
+"""The server never sets it."""
 RETRY_ACTION_RETRY: RetryAction.ValueType  # 1
-"""Another attempt follows, at next_attempt_time."""
+"""The server starts another attempt at next_attempt_time."""
 RETRY_ACTION_FAIL_STEP: RetryAction.ValueType  # 2
-"""The step has failed; StepFailed is raised into the workflow."""
+"""The step fails. The server raises StepFailed into the workflow."""
 RETRY_ACTION_PAUSE_WORKFLOW: RetryAction.ValueType  # 3
-"""The workflow is paused until an operator resumes it; the step then has a
+"""The workflow is paused until an operator resumes it. The step then has a
 fresh budget.
 """
 RETRY_ACTION_QUARANTINE_WORKFLOW: RetryAction.ValueType  # 4
-"""The workflow is quarantined, for the step keeps killing the server."""
+"""The workflow is quarantined, because the step crashes the server."""
 RETRY_ACTION_CANCEL_STEP: RetryAction.ValueType  # 5
-"""The step was cancelled; CancelledError is raised at its call."""
+"""The step was cancelled. The server raises CancelledError at its call."""
 Global___RetryAction: _TypeAlias = RetryAction  # noqa: Y015
 
 class _RetryReason:
@@ -110,66 +110,70 @@ class _RetryReason:
 class _RetryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RetryReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RETRY_REASON_UNSPECIFIED: _RetryReason.ValueType  # 0
-    """Never set by the server."""
+    """The server never sets it."""
     RETRY_REASON_BACKOFF: _RetryReason.ValueType  # 1
-    """The retry policy's back-off, with full jitter."""
+    """The delay is the retry policy's backoff, with full jitter."""
     RETRY_REASON_RETRY_AFTER: _RetryReason.ValueType  # 2
-    """The callee named the delay."""
+    """The callee requested the delay."""
     RETRY_REASON_LOST: _RetryReason.ValueType  # 3
-    """The attempt was cut off, not failed; it costs nothing of the budget of
-    failures and the next one starts at once.
+    """The attempt was interrupted. The next attempt starts at once, and this
+    one does not count against max_attempts.
     """
     RETRY_REASON_SUSPECTED: _RetryReason.ValueType  # 4
-    """In flight at two deaths of the server in a row; the next attempt starts
-    when the supervisor's turn for it has come.
+    """The attempt was running during two consecutive crashes. The supervisor
+    starts the next attempt in isolation.
     """
     RETRY_REASON_MAX_ATTEMPTS: _RetryReason.ValueType  # 5
     """max_attempts attempts have failed."""
     RETRY_REASON_TOTAL_TIME: _RetryReason.ValueType  # 6
     """The next attempt would start after the policy's total time."""
     RETRY_REASON_NOT_RETRYABLE: _RetryReason.ValueType  # 7
-    """The failure is of a kind or type that is not retried."""
+    """The failure has a kind or a type that is not retried."""
     RETRY_REASON_CANCELLED: _RetryReason.ValueType  # 8
     """The workflow, or a sibling's failure in gather, cancelled the step."""
     RETRY_REASON_CRASH_BUDGET: _RetryReason.ValueType  # 9
-    """It died alone as often as the crash budget allows."""
+    """The attempt crashed the server in isolation as often as the crash budget
+    allows.
+    """
     RETRY_REASON_WORKFLOW_ENDED: _RetryReason.ValueType  # 10
-    """The workflow has ended and takes no further attempt."""
+    """The workflow has ended, so no attempt follows."""
 
 class RetryReason(_RetryReason, metaclass=_RetryReasonEnumTypeWrapper):
-    """Why the decision is what it is."""
+    """The reason for a retry decision."""
 
 RETRY_REASON_UNSPECIFIED: RetryReason.ValueType  # 0
-"""Never set by the server."""
+"""The server never sets it."""
 RETRY_REASON_BACKOFF: RetryReason.ValueType  # 1
-"""The retry policy's back-off, with full jitter."""
+"""The delay is the retry policy's backoff, with full jitter."""
 RETRY_REASON_RETRY_AFTER: RetryReason.ValueType  # 2
-"""The callee named the delay."""
+"""The callee requested the delay."""
 RETRY_REASON_LOST: RetryReason.ValueType  # 3
-"""The attempt was cut off, not failed; it costs nothing of the budget of
-failures and the next one starts at once.
+"""The attempt was interrupted. The next attempt starts at once, and this
+one does not count against max_attempts.
 """
 RETRY_REASON_SUSPECTED: RetryReason.ValueType  # 4
-"""In flight at two deaths of the server in a row; the next attempt starts
-when the supervisor's turn for it has come.
+"""The attempt was running during two consecutive crashes. The supervisor
+starts the next attempt in isolation.
 """
 RETRY_REASON_MAX_ATTEMPTS: RetryReason.ValueType  # 5
 """max_attempts attempts have failed."""
 RETRY_REASON_TOTAL_TIME: RetryReason.ValueType  # 6
 """The next attempt would start after the policy's total time."""
 RETRY_REASON_NOT_RETRYABLE: RetryReason.ValueType  # 7
-"""The failure is of a kind or type that is not retried."""
+"""The failure has a kind or a type that is not retried."""
 RETRY_REASON_CANCELLED: RetryReason.ValueType  # 8
 """The workflow, or a sibling's failure in gather, cancelled the step."""
 RETRY_REASON_CRASH_BUDGET: RetryReason.ValueType  # 9
-"""It died alone as often as the crash budget allows."""
+"""The attempt crashed the server in isolation as often as the crash budget
+allows.
+"""
 RETRY_REASON_WORKFLOW_ENDED: RetryReason.ValueType  # 10
-"""The workflow has ended and takes no further attempt."""
+"""The workflow has ended, so no attempt follows."""
 Global___RetryReason: _TypeAlias = RetryReason  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):
-    """Why something failed."""
+    """The reason for a failed attempt, step or workflow."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -182,31 +186,29 @@ class Failure(_message.Message):
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     STEP_KEY_FIELD_NUMBER: _builtins.int
     kind: Global___FailureKind.ValueType
-    """Always set by the server."""
+    """The kind of the failure. The server always sets it."""
     type: _builtins.str
-    """The exception's qualified name, as "builtins.ConnectionError"."""
+    """The exception's qualified name, such as "builtins.ConnectionError"."""
     message: _builtins.str
-    """The exception's message, cut at 4 KiB."""
+    """The exception's message, truncated to 4 KiB."""
     traceback: _builtins.str
-    """The traceback as text, cut at 16 KiB; the newest frames are kept.
-    Empty when there was none (a lost attempt, a timeout).
+    """The traceback as text, truncated to 16 KiB. The newest frames are kept.
+    Empty: there is no traceback (a lost attempt, a timeout).
     """
     status_code: _builtins.str
-    """The status that the callee gave, as "grpc:UNAVAILABLE", "http:503" or
-    "smtp:451". Empty when the failure carried none.
+    """The status from the callee, such as "grpc:UNAVAILABLE", "http:503" or
+    "smtp:451". Empty: the failure has none.
     """
     step_key: _builtins.str
-    """The key of the step that failed, in a failure that left its step. Empty
-    for a failure of workflow code itself.
-    """
+    """The key of the step that failed. Empty: the failure is in workflow code."""
     @_builtins.property
     def cause(self) -> Global___Failure:
-        """What caused it; the chain is at most 8 deep. Absent: nothing known."""
+        """The cause of this failure, in a chain of at most 8. Absent: unknown."""
 
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """How long the callee asked to wait (RetryInfo, Retry-After). Absent: it
-        did not say.
+        """The delay that the callee requested (RetryInfo, Retry-After). Absent: it
+        requested none.
         """
 
     def __init__(
@@ -231,7 +233,7 @@ Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
 class RetryDecision(_message.Message):
-    """The decision taken after a failed attempt, kept with it for ever."""
+    """The decision after a failed attempt, stored with the failure."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -242,21 +244,21 @@ class RetryDecision(_message.Message):
     ATTEMPTS_LEFT_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     action: Global___RetryAction.ValueType
-    """What follows."""
+    """The action."""
     reason: Global___RetryReason.ValueType
-    """Why."""
+    """The reason for the action."""
     attempts_left: _builtins.int
-    """How many more attempts may fail. Absent when the policy sets no limit."""
+    """How many more attempts can fail. Absent: the policy has no limit."""
     explanation: _builtins.str
-    """The decision in a sentence, for people."""
+    """The decision as a sentence for people."""
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
-        """How long the next attempt waits. Absent unless action is RETRY."""
+        """The delay before the next attempt. Absent unless action is RETRY."""
 
     @_builtins.property
     def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
-        """When the next attempt is due. Absent unless action is RETRY, and when
-        reason is SUSPECTED.
+        """When the next attempt starts. Absent unless action is RETRY. Also absent
+        if reason is SUSPECTED.
         """
 
     def __init__(

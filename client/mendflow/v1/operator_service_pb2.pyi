@@ -19,16 +19,16 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ResumeWorkflowRequest(_message.Message):
-    """Asks for a workflow to go on."""
+    """A request to resume a workflow."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
-    """Which workflow. Required."""
+    """The workflow. Required."""
     reason: _builtins.str
-    """Why, for the history: up to 1,000 characters. May be empty."""
+    """The reason, for the history. At most 1,000 characters. Can be empty."""
     def __init__(
         self,
         *,
@@ -45,14 +45,14 @@ Global___ResumeWorkflowRequest: _TypeAlias = ResumeWorkflowRequest  # noqa: Y015
 
 @_typing.final
 class ResumeWorkflowResponse(_message.Message):
-    """The workflow goes on."""
+    """The reply after the resume is committed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKFLOW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workflow(self) -> _workflow_pb2.Workflow:
-        """The workflow as it is now, without payloads."""
+        """The current state of the workflow, without payloads."""
 
     def __init__(
         self,
@@ -69,16 +69,16 @@ Global___ResumeWorkflowResponse: _TypeAlias = ResumeWorkflowResponse  # noqa: Y0
 
 @_typing.final
 class TerminateWorkflowRequest(_message.Message):
-    """Asks for the end, without clean-up."""
+    """A request to end a workflow without clean-up."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
-    """Which workflow. Required."""
+    """The workflow. Required."""
     reason: _builtins.str
-    """Why, for the history: up to 1,000 characters. May be empty."""
+    """The reason, for the history. At most 1,000 characters. Can be empty."""
     def __init__(
         self,
         *,
@@ -95,14 +95,14 @@ Global___TerminateWorkflowRequest: _TypeAlias = TerminateWorkflowRequest  # noqa
 
 @_typing.final
 class TerminateWorkflowResponse(_message.Message):
-    """The workflow has ended."""
+    """The reply after the workflow has ended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKFLOW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workflow(self) -> _workflow_pb2.Workflow:
-        """The workflow as it is now, without payloads."""
+        """The current state of the workflow, without payloads."""
 
     def __init__(
         self,

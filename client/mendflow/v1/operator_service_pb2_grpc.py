@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class OperatorServiceStub(object):
-    """What a person on call needs. Errors are as in WorkflowService.
+    """The rpcs for an operator on call. Errors are the same as in WorkflowService.
     """
 
     def __init__(self, channel):
@@ -48,22 +48,23 @@ class OperatorServiceStub(object):
 
 
 class OperatorServiceServicer(object):
-    """What a person on call needs. Errors are as in WorkflowService.
+    """The rpcs for an operator on call. Errors are the same as in WorkflowService.
     """
 
     def ResumeWorkflow(self, request, context):
-        """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets.
+        """Resumes a PAUSED or QUARANTINED workflow, with fresh budgets.
         INVALID_ARGUMENT    INVALID_FIELD
         NOT_FOUND           WORKFLOW_NOT_FOUND
-        FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is not stopped
+        FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is neither PAUSED nor
+        QUARANTINED
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TerminateWorkflow(self, request, context):
-        """Ends a workflow in any open state, at once and without clean-up, also one
-        that cannot be replayed. OK also when it is TERMINATED already.
+        """Ends a workflow in any open state, at once and without clean-up, even if
+        it cannot be replayed. Returns OK if it is already TERMINATED.
         INVALID_ARGUMENT    INVALID_FIELD
         NOT_FOUND           WORKFLOW_NOT_FOUND
         FAILED_PRECONDITION WORKFLOW_ENDED: SUCCEEDED, FAILED or CANCELLED
@@ -94,7 +95,7 @@ def add_OperatorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OperatorService(object):
-    """What a person on call needs. Errors are as in WorkflowService.
+    """The rpcs for an operator on call. Errors are the same as in WorkflowService.
     """
 
     @staticmethod

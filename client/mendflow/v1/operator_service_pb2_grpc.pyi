@@ -27,21 +27,22 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OperatorServiceStub:
-    """What a person on call needs. Errors are as in WorkflowService."""
+    """The rpcs for an operator on call. Errors are the same as in WorkflowService."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OperatorServiceAsyncStub: ...
     ResumeWorkflow: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ResumeWorkflowRequest, _operator_service_pb2.ResumeWorkflowResponse]
-    """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets.
+    """Resumes a PAUSED or QUARANTINED workflow, with fresh budgets.
       INVALID_ARGUMENT    INVALID_FIELD
       NOT_FOUND           WORKFLOW_NOT_FOUND
-      FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is not stopped
+      FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is neither PAUSED nor
+                          QUARANTINED
     """
     TerminateWorkflow: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.TerminateWorkflowRequest, _operator_service_pb2.TerminateWorkflowResponse]
-    """Ends a workflow in any open state, at once and without clean-up, also one
-    that cannot be replayed. OK also when it is TERMINATED already.
+    """Ends a workflow in any open state, at once and without clean-up, even if
+    it cannot be replayed. Returns OK if it is already TERMINATED.
       INVALID_ARGUMENT    INVALID_FIELD
       NOT_FOUND           WORKFLOW_NOT_FOUND
       FAILED_PRECONDITION WORKFLOW_ENDED: SUCCEEDED, FAILED or CANCELLED
@@ -49,25 +50,26 @@ class OperatorServiceStub:
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
-    """What a person on call needs. Errors are as in WorkflowService."""
+    """The rpcs for an operator on call. Errors are the same as in WorkflowService."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResumeWorkflow: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ResumeWorkflowRequest, _operator_service_pb2.ResumeWorkflowResponse]  # type: ignore[assignment]
-    """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets.
+    """Resumes a PAUSED or QUARANTINED workflow, with fresh budgets.
       INVALID_ARGUMENT    INVALID_FIELD
       NOT_FOUND           WORKFLOW_NOT_FOUND
-      FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is not stopped
+      FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is neither PAUSED nor
+                          QUARANTINED
     """
     TerminateWorkflow: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.TerminateWorkflowRequest, _operator_service_pb2.TerminateWorkflowResponse]  # type: ignore[assignment]
-    """Ends a workflow in any open state, at once and without clean-up, also one
-    that cannot be replayed. OK also when it is TERMINATED already.
+    """Ends a workflow in any open state, at once and without clean-up, even if
+    it cannot be replayed. Returns OK if it is already TERMINATED.
       INVALID_ARGUMENT    INVALID_FIELD
       NOT_FOUND           WORKFLOW_NOT_FOUND
       FAILED_PRECONDITION WORKFLOW_ENDED: SUCCEEDED, FAILED or CANCELLED
     """
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What a person on call needs. Errors are as in WorkflowService."""
+    """The rpcs for an operator on call. Errors are the same as in WorkflowService."""
 
     @_abc_1.abstractmethod
     def ResumeWorkflow(
@@ -75,10 +77,11 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.ResumeWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.ResumeWorkflowResponse, _abc.Awaitable[_operator_service_pb2.ResumeWorkflowResponse]]:
-        """Lets a PAUSED or QUARANTINED workflow go on, with fresh budgets.
+        """Resumes a PAUSED or QUARANTINED workflow, with fresh budgets.
           INVALID_ARGUMENT    INVALID_FIELD
           NOT_FOUND           WORKFLOW_NOT_FOUND
-          FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is not stopped
+          FAILED_PRECONDITION WORKFLOW_ENDED; WRONG_STATE: it is neither PAUSED nor
+                              QUARANTINED
         """
 
     @_abc_1.abstractmethod
@@ -87,8 +90,8 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.TerminateWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.TerminateWorkflowResponse, _abc.Awaitable[_operator_service_pb2.TerminateWorkflowResponse]]:
-        """Ends a workflow in any open state, at once and without clean-up, also one
-        that cannot be replayed. OK also when it is TERMINATED already.
+        """Ends a workflow in any open state, at once and without clean-up, even if
+        it cannot be replayed. Returns OK if it is already TERMINATED.
           INVALID_ARGUMENT    INVALID_FIELD
           NOT_FOUND           WORKFLOW_NOT_FOUND
           FAILED_PRECONDITION WORKFLOW_ENDED: SUCCEEDED, FAILED or CANCELLED

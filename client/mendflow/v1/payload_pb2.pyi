@@ -19,8 +19,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Payload(_message.Message):
-    """A value that crosses the wire: an input, an output, a signal's data.
-    An unset kind is the JSON value null.
+    """A value in a request or a reply: an input, an output or a signal's data. An
+    unset kind means the JSON value null.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -31,8 +31,8 @@ class Payload(_message.Message):
     """One JSON text, UTF-8."""
     @_builtins.property
     def message(self) -> _any_pb2.Any:
-        """A protobuf message: for types whose author uses protobuf, and for those
-        that were exported (mendflow export-protos).
+        """A protobuf message, for protobuf types and for types that were exported
+        with mendflow export-protos.
         """
 
     def __init__(

@@ -30,58 +30,58 @@ class _WorkflowState:
 class _WorkflowStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkflowState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WORKFLOW_STATE_UNSPECIFIED: _WorkflowState.ValueType  # 0
-    """Not a state: refused in a filter."""
+    """Not a state. The server rejects it in a filter."""
     WORKFLOW_STATE_PENDING: _WorkflowState.ValueType  # 1
-    """Accepted; its code has not run yet."""
+    """The start is committed, and the code has not run yet."""
     WORKFLOW_STATE_RUNNING: _WorkflowState.ValueType  # 2
-    """Its code or an attempt of a step runs."""
+    """The code or an attempt of a step is running."""
     WORKFLOW_STATE_WAITING: _WorkflowState.ValueType  # 3
-    """It waits; reason and wake_time say for what and until when."""
+    """The workflow waits. reason says for what, and wake_time until when."""
     WORKFLOW_STATE_PAUSED: _WorkflowState.ValueType  # 4
-    """It waits for an operator or for other code."""
+    """The workflow waits for an operator or for corrected code."""
     WORKFLOW_STATE_QUARANTINED: _WorkflowState.ValueType  # 5
-    """It is kept from running, for it keeps killing the server."""
+    """The server does not run the workflow, because it crashes the server."""
     WORKFLOW_STATE_CANCELLING: _WorkflowState.ValueType  # 6
-    """It was cancelled and cleans up."""
+    """The workflow was cancelled and is cleaning up."""
     WORKFLOW_STATE_SUCCEEDED: _WorkflowState.ValueType  # 7
-    """Final: it returned."""
+    """Final. The workflow returned."""
     WORKFLOW_STATE_FAILED: _WorkflowState.ValueType  # 8
-    """Final: an exception left it."""
+    """Final. The workflow raised an exception."""
     WORKFLOW_STATE_CANCELLED: _WorkflowState.ValueType  # 9
-    """Final: it was cancelled."""
+    """Final. The workflow was cancelled."""
     WORKFLOW_STATE_TERMINATED: _WorkflowState.ValueType  # 10
-    """Final: an operator ended it."""
+    """Final. An operator ended the workflow."""
 
 class WorkflowState(_WorkflowState, metaclass=_WorkflowStateEnumTypeWrapper):
-    """Where a workflow is in its life."""
+    """The state of a workflow."""
 
 WORKFLOW_STATE_UNSPECIFIED: WorkflowState.ValueType  # 0
-"""Not a state: refused in a filter."""
+"""Not a state. The server rejects it in a filter."""
 WORKFLOW_STATE_PENDING: WorkflowState.ValueType  # 1
-"""Accepted; its code has not run yet."""
+"""The start is committed, and the code has not run yet."""
 WORKFLOW_STATE_RUNNING: WorkflowState.ValueType  # 2
-"""Its code or an attempt of a step runs."""
+"""The code or an attempt of a step is running."""
 WORKFLOW_STATE_WAITING: WorkflowState.ValueType  # 3
-"""It waits; reason and wake_time say for what and until when."""
+"""The workflow waits. reason says for what, and wake_time until when."""
 WORKFLOW_STATE_PAUSED: WorkflowState.ValueType  # 4
-"""It waits for an operator or for other code."""
+"""The workflow waits for an operator or for corrected code."""
 WORKFLOW_STATE_QUARANTINED: WorkflowState.ValueType  # 5
-"""It is kept from running, for it keeps killing the server."""
+"""The server does not run the workflow, because it crashes the server."""
 WORKFLOW_STATE_CANCELLING: WorkflowState.ValueType  # 6
-"""It was cancelled and cleans up."""
+"""The workflow was cancelled and is cleaning up."""
 WORKFLOW_STATE_SUCCEEDED: WorkflowState.ValueType  # 7
-"""Final: it returned."""
+"""Final. The workflow returned."""
 WORKFLOW_STATE_FAILED: WorkflowState.ValueType  # 8
-"""Final: an exception left it."""
+"""Final. The workflow raised an exception."""
 WORKFLOW_STATE_CANCELLED: WorkflowState.ValueType  # 9
-"""Final: it was cancelled."""
+"""Final. The workflow was cancelled."""
 WORKFLOW_STATE_TERMINATED: WorkflowState.ValueType  # 10
-"""Final: an operator ended it."""
+"""Final. An operator ended the workflow."""
 Global___WorkflowState: _TypeAlias = WorkflowState  # noqa: Y015
 
 @_typing.final
 class Workflow(_message.Message):
-    """One execution of a workflow type. All fields are set by the server."""
+    """One execution of a workflow type. The server sets all fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -123,40 +123,42 @@ class Workflow(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
-    """The name given at the start; free again once the workflow is purged."""
+    """The id from the start. It can be used again after the workflow is purged."""
     uid: _builtins.str
-    """The random identity of this execution, 32 hexadecimal digits."""
+    """The random identity of this execution: 32 hexadecimal digits."""
     workflow_type: _builtins.str
     """The registered name of the workflow function."""
     state: Global___WorkflowState.ValueType
-    """Where it is in its life."""
+    """The state."""
     reason: _event_pb2.StateReason.ValueType
-    """Why, where the state alone does not say."""
+    """The reason for the state, if the state needs one."""
     explanation: _builtins.str
-    """What it waits for (a call's key, a signal's name), or what stopped it."""
+    """What the workflow waits for (a call's key or a signal's name), or what
+    stopped it.
+    """
     last_sequence: _builtins.int
-    """The sequence of its newest event."""
+    """The sequence of the newest event."""
     generation: _builtins.int
-    """The fencing number: how many drivers it has had."""
+    """The fencing number, which counts the workflow's drivers."""
     replica_id: _builtins.str
-    """The replica that drives it, or did last."""
+    """The replica that drives the workflow, or drove it last."""
     trace_id: _builtins.str
-    """The trace it writes to, 32 hexadecimal digits."""
+    """The trace that has the workflow's spans: 32 hexadecimal digits."""
     @_builtins.property
     def wake_time(self) -> _timestamp_pb2.Timestamp:
-        """When it goes on by itself. Absent: no time is set."""
+        """When the workflow resumes without an outside event. Absent: never."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When its start was committed."""
+        """When the start was committed."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended. Absent: it has not."""
+        """When the workflow ended. Absent: it has not ended."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Labels given at the start."""
+        """The labels from the start."""
 
     @_builtins.property
     def input(self) -> _payload_pb2.Payload:
@@ -164,14 +166,12 @@ class Workflow(_message.Message):
 
     @_builtins.property
     def output(self) -> _payload_pb2.Payload:
-        """What it returned. Only in GetWorkflow and StartWorkflow, and only when
-        SUCCEEDED.
-        """
+        """The result. Only in GetWorkflow and StartWorkflow, and only if SUCCEEDED."""
 
     @_builtins.property
     def failure(self) -> _failure_pb2.Failure:
-        """Why it failed. Only in GetWorkflow and StartWorkflow, and only when
-        FAILED.
+        """The reason for the failure. Only in GetWorkflow and StartWorkflow, and
+        only if FAILED.
         """
 
     def __init__(

@@ -26,7 +26,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class StartWorkflowRequest(_message.Message):
-    """Asks for a start."""
+    """A request to start a workflow."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -57,32 +57,34 @@ class StartWorkflowRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
-    """1 to 200 characters of A-Z a-z 0-9 . _ : / @ + - , starting with a letter
-    or digit. Empty: derived from request_id, so that asking again is safe;
-    if that is empty too, the server makes a new id for each call.
+    """The id: 1 to 200 characters of A-Z a-z 0-9 . _ : / @ + - , starting with a
+    letter or a digit. Empty: the server derives it from request_id, so that a
+    retry is safe. If that is empty too, the server makes a new id for each
+    call.
     """
     workflow_type: _builtins.str
     """The registered name of a workflow type. Required."""
     request_id: _builtins.str
-    """Identifies the request where workflow_id is empty: 1 to 128 characters as
-    in workflow_id. Empty: not idempotent unless workflow_id is set.
+    """The request's id, if workflow_id is empty: 1 to 128 characters as in
+    workflow_id. Empty: the call is idempotent only if workflow_id is set.
     """
     @_builtins.property
     def input(self) -> _payload_pb2.Payload:
-        """The input. Absent: none. At most the payload limit. A workflow started
-        with a message answers with one, where its output type has one.
+        """The input. Absent: none. At most the payload limit. If the input is a
+        message, the result is a message too, provided its type has one.
         """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Up to 32 labels to find it by; names of 1 to 63 characters of
-        a-z A-Z 0-9 . _ / - , values of up to 255 characters.
+        """Up to 32 labels for filters. A name has 1 to 63 characters of
+        a-z A-Z 0-9 . _ / - , and a value has up to 255 characters.
         """
 
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """Answer when the workflow has ended, or after this long with the state it
-        has; at most 60 s. Absent: answer when the start is on disk.
+        """How long to wait for the workflow's end, at most 60 s. After that the
+        server returns the current state. Absent: the server returns when the
+        start is committed.
         """
 
     def __init__(
@@ -105,17 +107,17 @@ Global___StartWorkflowRequest: _TypeAlias = StartWorkflowRequest  # noqa: Y015
 
 @_typing.final
 class StartWorkflowResponse(_message.Message):
-    """The workflow, new or not."""
+    """A new or an existing workflow."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKFLOW_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     started: _builtins.bool
-    """Whether this call started it."""
+    """True if this call started the workflow."""
     @_builtins.property
     def workflow(self) -> _workflow_pb2.Workflow:
-        """The workflow as it is now, without its input."""
+        """The current state of the workflow, without its input."""
 
     def __init__(
         self,
@@ -133,14 +135,14 @@ Global___StartWorkflowResponse: _TypeAlias = StartWorkflowResponse  # noqa: Y015
 
 @_typing.final
 class BatchStartWorkflowsRequest(_message.Message):
-    """Asks for many starts."""
+    """A request to start many workflows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartWorkflowRequest]:
-        """1 to 1,000; wait must be absent in each."""
+        """1 to 1,000 requests. None may set wait."""
 
     def __init__(
         self,
@@ -157,14 +159,14 @@ Global___BatchStartWorkflowsRequest: _TypeAlias = BatchStartWorkflowsRequest  # 
 
 @_typing.final
 class BatchStartWorkflowsResponse(_message.Message):
-    """What became of each."""
+    """The outcomes of a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTCOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartOutcome]:
-        """One for each request, in their order."""
+        """One outcome for each request, in the order of the requests."""
 
     def __init__(
         self,
@@ -181,7 +183,7 @@ Global___BatchStartWorkflowsResponse: _TypeAlias = BatchStartWorkflowsResponse  
 
 @_typing.final
 class StartOutcome(_message.Message):
-    """What became of one start in a batch."""
+    """The outcome of one start in a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -189,7 +191,7 @@ class StartOutcome(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def response(self) -> Global___StartWorkflowResponse:
-        """The workflow, new or not."""
+        """The new or the existing workflow."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
@@ -213,7 +215,7 @@ Global___StartOutcome: _TypeAlias = StartOutcome  # noqa: Y015
 
 @_typing.final
 class WatchWorkflowRequest(_message.Message):
-    """Asks for a stream of events."""
+    """A request for a stream of events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -221,13 +223,13 @@ class WatchWorkflowRequest(_message.Message):
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     KINDS_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
-    """Which workflow. Required."""
+    """The workflow. Required."""
     after_sequence: _builtins.int
-    """Begin after this sequence. 0: with the first event."""
+    """The server sends the events after this sequence. 0: all events."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.EventKind.ValueType]:
-        """Send only these kinds. Empty: all. Events left out still move
-        last_sequence.
+        """The server sends only these kinds. Empty: all kinds. An excluded event
+        still advances last_sequence.
         """
 
     def __init__(
@@ -247,17 +249,17 @@ Global___WatchWorkflowRequest: _TypeAlias = WatchWorkflowRequest  # noqa: Y015
 
 @_typing.final
 class WatchWorkflowResponse(_message.Message):
-    """A frame: a batch of events, or a sign of life."""
+    """A frame of the stream: a batch of events, or a heartbeat."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     last_sequence: _builtins.int
-    """The cursor: every event up to here was sent or left out by the filter."""
+    """The cursor. Every event up to this sequence was sent or excluded."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
-        """In order. Empty: nothing new; the stream is alive."""
+        """The events, in order. Empty: a heartbeat of a stream without new events."""
 
     def __init__(
         self,
@@ -275,18 +277,18 @@ Global___WatchWorkflowResponse: _TypeAlias = WatchWorkflowResponse  # noqa: Y015
 
 @_typing.final
 class GetWorkflowRequest(_message.Message):
-    """Asks for one workflow."""
+    """A request for one workflow."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
-    """Which workflow. Required."""
+    """The workflow. Required."""
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """Answer when the workflow has ended, or after this long with the state it
-        has; at most 60 s. Absent: answer at once.
+        """How long to wait for the workflow's end, at most 60 s. After that the
+        server returns the current state. Absent: the server returns at once.
         """
 
     def __init__(
@@ -312,7 +314,7 @@ class GetWorkflowResponse(_message.Message):
     WORKFLOW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workflow(self) -> _workflow_pb2.Workflow:
-        """With input and, once it has ended, output or failure."""
+        """The workflow with its input and, after its end, its output or failure."""
 
     def __init__(
         self,
@@ -329,7 +331,7 @@ Global___GetWorkflowResponse: _TypeAlias = GetWorkflowResponse  # noqa: Y015
 
 @_typing.final
 class ListWorkflowsRequest(_message.Message):
-    """Asks for a page of workflows. All conditions must hold."""
+    """A request for a page of workflows that match all conditions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -361,9 +363,9 @@ class ListWorkflowsRequest(_message.Message):
     CREATE_TIME_FROM_FIELD_NUMBER: _builtins.int
     CREATE_TIME_UNTIL_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many; 0: 100; above 1,000: 1,000."""
+    """The most entries on the page. 0: 100. Above 1,000: 1,000."""
     page_token: _builtins.str
-    """The next_page_token of the page before, with the same conditions. Empty:
+    """The next_page_token of the previous page, for the same conditions. Empty:
     the first page.
     """
     workflow_type: _builtins.str
@@ -374,15 +376,15 @@ class ListWorkflowsRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Only those with all of these labels. Empty: all."""
+        """Only workflows with all of these labels. Empty: all."""
 
     @_builtins.property
     def create_time_from(self) -> _timestamp_pb2.Timestamp:
-        """Only those created at or after this time. Absent: all."""
+        """Only workflows created at or after this time. Absent: all."""
 
     @_builtins.property
     def create_time_until(self) -> _timestamp_pb2.Timestamp:
-        """Only those created before this time. Absent: all."""
+        """Only workflows created before this time. Absent: all."""
 
     def __init__(
         self,
@@ -412,10 +414,10 @@ class ListWorkflowsResponse(_message.Message):
     WORKFLOWS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty: this is the last page."""
+    """The token of the next page. Empty: this is the last page."""
     @_builtins.property
     def workflows(self) -> _containers.RepeatedCompositeFieldContainer[_workflow_pb2.Workflow]:
-        """Newest first, without payloads."""
+        """The workflows, newest first, without payloads."""
 
     def __init__(
         self,
@@ -433,7 +435,7 @@ Global___ListWorkflowsResponse: _TypeAlias = ListWorkflowsResponse  # noqa: Y015
 
 @_typing.final
 class ListEventsRequest(_message.Message):
-    """Asks for a page of events."""
+    """A request for a page of events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -441,12 +443,12 @@ class ListEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
-    """Which workflow. Required."""
+    """The workflow. Required."""
     page_size: _builtins.int
-    """At most this many; 0: 100; above 1,000: 1,000."""
+    """The most entries on the page. 0: 100. Above 1,000: 1,000."""
     page_token: _builtins.str
-    """The next_page_token of the page before, for the same workflow. Empty: the
-    first page.
+    """The next_page_token of the previous page, for the same workflow. Empty:
+    the first page.
     """
     def __init__(
         self,
@@ -472,10 +474,10 @@ class ListEventsResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty: these are the newest there are."""
+    """The token of the next page. Empty: this page has the newest event."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
-        """In order."""
+        """The events, in order."""
 
     def __init__(
         self,
@@ -493,7 +495,7 @@ Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
 
 @_typing.final
 class SignalWorkflowRequest(_message.Message):
-    """Sends a signal."""
+    """A request to send a signal."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -502,16 +504,17 @@ class SignalWorkflowRequest(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
-    """Which workflow. Required."""
+    """The workflow. Required."""
     name: _builtins.str
     """The signal's name: 1 to 100 characters as in workflow_id. Required."""
     request_id: _builtins.str
-    """Twice the same, for one workflow, is one signal. 1 to 128 characters as
-    in workflow_id. Empty: every call is a signal of its own.
+    """The request's id: 1 to 128 characters as in workflow_id. Requests to one
+    workflow with the same id are one signal. Empty: every call is a new
+    signal.
     """
     @_builtins.property
     def data(self) -> _payload_pb2.Payload:
-        """Its data. Absent: none. At most the payload limit."""
+        """The signal's data. Absent: none. At most the payload limit."""
 
     def __init__(
         self,
@@ -531,13 +534,15 @@ Global___SignalWorkflowRequest: _TypeAlias = SignalWorkflowRequest  # noqa: Y015
 
 @_typing.final
 class SignalWorkflowResponse(_message.Message):
-    """The signal is on disk."""
+    """The reply after the signal is committed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DUPLICATE_FIELD_NUMBER: _builtins.int
     duplicate: _builtins.bool
-    """The request_id had been seen before; nothing was added."""
+    """True if the workflow already has a signal with this request_id. The call
+    added nothing.
+    """
     def __init__(
         self,
         *,
@@ -553,7 +558,7 @@ Global___SignalWorkflowResponse: _TypeAlias = SignalWorkflowResponse  # noqa: Y0
 
 @_typing.final
 class CancelWorkflowRequest(_message.Message):
-    """Asks for the end."""
+    """A request to cancel a workflow."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -561,11 +566,13 @@ class CancelWorkflowRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
-    """Which workflow. Required."""
+    """The workflow. Required."""
     reason: _builtins.str
-    """Why, for the history: up to 1,000 characters. May be empty."""
+    """The reason, for the history. At most 1,000 characters. Can be empty."""
     request_id: _builtins.str
-    """Kept in the history: 1 to 128 characters as in workflow_id. May be empty."""
+    """The request's id, for the history: 1 to 128 characters as in workflow_id.
+    Can be empty.
+    """
     def __init__(
         self,
         *,
@@ -583,14 +590,16 @@ Global___CancelWorkflowRequest: _TypeAlias = CancelWorkflowRequest  # noqa: Y015
 
 @_typing.final
 class CancelWorkflowResponse(_message.Message):
-    """The request is on disk."""
+    """The reply after the request is committed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKFLOW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workflow(self) -> _workflow_pb2.Workflow:
-        """The workflow as it is now, without payloads. It may not have noticed yet."""
+        """The current state of the workflow, without payloads. The workflow may not
+        have received the request yet.
+        """
 
     def __init__(
         self,
@@ -607,16 +616,16 @@ Global___CancelWorkflowResponse: _TypeAlias = CancelWorkflowResponse  # noqa: Y0
 
 @_typing.final
 class ListWorkflowTypesRequest(_message.Message):
-    """Asks for a page of types."""
+    """A request for a page of workflow types."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many; 0: 100; above 1,000: 1,000."""
+    """The most entries on the page. 0: 100. Above 1,000: 1,000."""
     page_token: _builtins.str
-    """The next_page_token of the page before. Empty: the first page."""
+    """The next_page_token of the previous page. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -633,17 +642,17 @@ Global___ListWorkflowTypesRequest: _TypeAlias = ListWorkflowTypesRequest  # noqa
 
 @_typing.final
 class ListWorkflowTypesResponse(_message.Message):
-    """A page of types."""
+    """A page of workflow types."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKFLOW_TYPES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty: this is the last page."""
+    """The token of the next page. Empty: this is the last page."""
     @_builtins.property
     def workflow_types(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowType]:
-        """By name."""
+        """The types, in order of their names."""
 
     def __init__(
         self,
@@ -692,23 +701,25 @@ class WorkflowType(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name that StartWorkflow takes."""
+    """The name for StartWorkflow."""
     description: _builtins.str
-    """The function's documentation. May be empty."""
+    """The function's docstring. Can be empty."""
     @_builtins.property
     def input(self) -> Global___ValueSchema:
-        """What it takes. Absent: nothing. Without a schema: nothing, and
-        exported_message_name is an empty message, for callers who want the result
-        as a message.
+        """The input. Absent: the type takes none. If schema is not set, the type
+        takes no input, and exported_message_name is an empty message for callers
+        that want the result as a message.
         """
 
     @_builtins.property
     def output(self) -> Global___ValueSchema:
-        """What it returns."""
+        """The output."""
 
     @_builtins.property
     def signals(self) -> _containers.MessageMap[_builtins.str, Global___ValueSchema]:
-        """The declared signals, by name. Others are accepted unchecked."""
+        """The declared signals, by name. The server accepts other signals without a
+        check.
+        """
 
     def __init__(
         self,
@@ -729,7 +740,7 @@ Global___WorkflowType: _TypeAlias = WorkflowType  # noqa: Y015
 
 @_typing.final
 class ValueSchema(_message.Message):
-    """The shape of a value."""
+    """The schema of a value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -737,13 +748,16 @@ class ValueSchema(_message.Message):
     MESSAGE_NAME_FIELD_NUMBER: _builtins.int
     EXPORTED_MESSAGE_NAME_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
-    """A JSON Schema (2020-12): the value goes into Payload.json."""
+    """A JSON Schema (2020-12). The value belongs in Payload.json."""
     message_name: _builtins.str
-    """A protobuf message's full name: the value goes into Payload.message."""
+    """The full name of a protobuf message. The value belongs in
+    Payload.message.
+    """
     exported_message_name: _builtins.str
-    """The full name of the message that Payload.message may hold in place of
-    JSON: the type was exported (mendflow export-protos). Server reflection
-    has it. Empty: it was not, or message_name is set.
+    """The full name of the message that Payload.message can hold instead of
+    JSON, because the type was exported with mendflow export-protos. Server
+    reflection has the message. Empty: the type was not exported, or
+    message_name is set.
     """
     def __init__(
         self,
@@ -764,7 +778,7 @@ Global___ValueSchema: _TypeAlias = ValueSchema  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
-    """Asks what the server is."""
+    """A request for information about the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -781,7 +795,7 @@ Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
 
 @_typing.final
 class GetServerInfoResponse(_message.Message):
-    """What the server is."""
+    """Information about the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -793,18 +807,18 @@ class GetServerInfoResponse(_message.Message):
     version: _builtins.str
     """Mendflow's version."""
     replica_id: _builtins.str
-    """This process's replica id; a new one after each start."""
+    """The replica id of this process. It is new after each start."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When this process started."""
 
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """What it will take."""
+        """The server's limits."""
 
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it can do, as short names; unknown ones are to be ignored."""
+        """The names of the server's features. Ignore unknown names."""
 
     def __init__(
         self,
@@ -825,7 +839,7 @@ Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """What the server will take. Above each limit lies a clear refusal."""
+    """The server's limits. The server refuses requests beyond a limit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -843,29 +857,31 @@ class Limits(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     payload_bytes: _builtins.int
-    """An input, an output, a signal's data, in bytes."""
+    """The size of an input, an output or a signal's data, in bytes."""
     request_bytes: _builtins.int
-    """A request message, in bytes."""
+    """The size of a request message, in bytes."""
     history_events: _builtins.int
-    """Events in one history; at this many the workflow FAILS."""
+    """The number of events in one history. A workflow that reaches it FAILS."""
     workflow_id_length: _builtins.int
-    """Characters in a workflow_id."""
+    """The number of characters in a workflow_id."""
     batch_size: _builtins.int
-    """Starts in one BatchStartWorkflows."""
+    """The number of starts in one BatchStartWorkflows."""
     page_size: _builtins.int
-    """Entries on a page."""
+    """The number of entries on a page."""
     untaken_signals: _builtins.int
-    """Signals of one workflow that wait to be taken."""
+    """The number of signals that one workflow has not taken yet."""
     watches: _builtins.int
-    """Watches open at once, on this replica."""
+    """The number of open watches on this replica."""
     workflows_in_memory: _builtins.int
-    """Workflows in memory at once, on this replica."""
+    """The number of workflows in memory on this replica."""
     attempts: _builtins.int
-    """Attempts of async steps at once, on this replica. What waits holds none."""
+    """The number of concurrent attempts of async steps on this replica. A
+    workflow that waits uses none.
+    """
     threads: _builtins.int
-    """Attempts of plain def steps at once, on this replica."""
+    """The number of concurrent attempts of plain def steps on this replica."""
     labels: _builtins.int
-    """Labels on one workflow."""
+    """The number of labels on one workflow."""
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
         """The longest wait of StartWorkflow and GetWorkflow."""

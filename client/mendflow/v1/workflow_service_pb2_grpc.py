@@ -26,25 +26,26 @@ if _version_not_supported:
 
 
 class WorkflowServiceStub(object):
-    """What a caller needs. Every error carries google.rpc details: ErrorInfo with
-    a reason of ErrorReason and domain "mendflow"; BadRequest where fields are
-    at fault; RetryInfo where asking again helps; ResourceInfo where a workflow
-    is concerned.
+    """The rpcs for callers. Every error has google.rpc details: ErrorInfo with a
+    reason from ErrorReason and the domain "mendflow", BadRequest if fields are
+    malformed, RetryInfo if a retry can succeed, and ResourceInfo if the error
+    is about a workflow.
 
-    Every rpc may also return
+    Every rpc can also return
     INVALID_ARGUMENT              INVALID_FIELD: the bytes are not a message
-    of its request type;
-    DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
-    what was begun is neither undone nor
-    stopped by it. A CANCELLED that the caller
-    did not cause is gRPC's own, from a server
-    that stops: ask again, as for UNAVAILABLE;
-    UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
-    here or elsewhere;
-    RESOURCE_EXHAUSTED            the message is above the request limit of
-    GetServerInfo (gRPC's own check, without
-    details);
-    INTERNAL                      INTERNAL: a fault of the server's own.
+    of the request type;
+    DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed, or the caller
+    disconnected. The server neither undoes nor
+    stops what the call has begun. gRPC itself
+    returns CANCELLED when the server stops. If
+    the caller did not cancel the call, retry,
+    as for UNAVAILABLE;
+    UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: retry on this
+    server or another one;
+    RESOURCE_EXHAUSTED            the request exceeds the request limit in
+    GetServerInfo. gRPC itself returns this
+    error, without details;
+    INTERNAL                      INTERNAL: internal error in the server.
     """
 
     def __init__(self, channel):
@@ -106,35 +107,37 @@ class WorkflowServiceStub(object):
 
 
 class WorkflowServiceServicer(object):
-    """What a caller needs. Every error carries google.rpc details: ErrorInfo with
-    a reason of ErrorReason and domain "mendflow"; BadRequest where fields are
-    at fault; RetryInfo where asking again helps; ResourceInfo where a workflow
-    is concerned.
+    """The rpcs for callers. Every error has google.rpc details: ErrorInfo with a
+    reason from ErrorReason and the domain "mendflow", BadRequest if fields are
+    malformed, RetryInfo if a retry can succeed, and ResourceInfo if the error
+    is about a workflow.
 
-    Every rpc may also return
+    Every rpc can also return
     INVALID_ARGUMENT              INVALID_FIELD: the bytes are not a message
-    of its request type;
-    DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
-    what was begun is neither undone nor
-    stopped by it. A CANCELLED that the caller
-    did not cause is gRPC's own, from a server
-    that stops: ask again, as for UNAVAILABLE;
-    UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
-    here or elsewhere;
-    RESOURCE_EXHAUSTED            the message is above the request limit of
-    GetServerInfo (gRPC's own check, without
-    details);
-    INTERNAL                      INTERNAL: a fault of the server's own.
+    of the request type;
+    DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed, or the caller
+    disconnected. The server neither undoes nor
+    stops what the call has begun. gRPC itself
+    returns CANCELLED when the server stops. If
+    the caller did not cancel the call, retry,
+    as for UNAVAILABLE;
+    UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: retry on this
+    server or another one;
+    RESOURCE_EXHAUSTED            the request exceeds the request limit in
+    GetServerInfo. gRPC itself returns this
+    error, without details;
+    INTERNAL                      INTERNAL: internal error in the server.
     """
 
     def StartWorkflow(self, request, context):
-        """Starts a workflow. Idempotent: the same workflow_id with the same type
-        and input answers the workflow there is, with started = false. An OK
-        means that it is on disk and will reach a final state.
+        """Starts a workflow. The call is idempotent: if a workflow with the same
+        workflow_id, type and input exists, the server returns it with started =
+        false. OK means that the start is committed and the workflow will reach a
+        final state.
         INVALID_ARGUMENT    INVALID_FIELD, UNKNOWN_WORKFLOW_TYPE,
         INPUT_MISMATCH, TOO_LARGE
-        ALREADY_EXISTS      ALREADY_STARTED: the id is taken by another type or
-        input
+        ALREADY_EXISTS      ALREADY_STARTED: a workflow of another type or input
+        has the id
         FAILED_PRECONDITION MESSAGES_NOT_EXPORTED
         RESOURCE_EXHAUSTED  TOO_MANY_WORKFLOWS_IN_MEMORY
         """
@@ -143,34 +146,34 @@ class WorkflowServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchStartWorkflows(self, request, context):
-        """Starts up to 1,000 workflows, each with its own outcome; one refusal does
-        not touch the others. They are begun a portion at a time: while the server
-        is busy, other calls come in between. Where the call is given up, some may
-        have been started and the others never: send it again.
-        INVALID_ARGUMENT    INVALID_FIELD: none, or more than 1,000, or one of
-        them sets wait
+        """Starts up to 1,000 workflows. Each has its own outcome, and a refused one
+        does not affect the others. The server starts them in portions, so that it
+        can serve other calls in between. If the call ends early, only some may
+        have been started; retry the call.
+        INVALID_ARGUMENT    INVALID_FIELD: there are no requests, or more than
+        1,000, or one of them sets wait
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchWorkflow(self, request, context):
-        """Streams a workflow's events, from any sequence, to its end: every event
-        once, in order, without a gap. Ends OK after the final event. A stream
-        that breaks is taken up again with after_sequence = the last_sequence of
-        the newest frame.
+        """Streams a workflow's events from any sequence until the workflow ends:
+        every event once, in order, without a gap. The stream ends with OK after
+        the final event. To resume a broken stream, set after_sequence to the
+        last_sequence of the newest frame.
         INVALID_ARGUMENT    INVALID_FIELD
         NOT_FOUND           WORKFLOW_NOT_FOUND
         OUT_OF_RANGE        SEQUENCE_BEYOND_END, HISTORY_PURGED
         RESOURCE_EXHAUSTED  TOO_MANY_WATCHES
-        UNAVAILABLE         DRAINING: also in mid-stream; take it up again
+        UNAVAILABLE         DRAINING: also during the stream; resume it
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkflow(self, request, context):
-        """Answers one workflow, with input and outcome; may wait for its end.
+        """Returns one workflow with its input and outcome. Can wait for its end.
         INVALID_ARGUMENT    INVALID_FIELD
         NOT_FOUND           WORKFLOW_NOT_FOUND
         """
@@ -179,8 +182,8 @@ class WorkflowServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkflows(self, request, context):
-        """Lists workflows, newest first, without payloads. A page may be short or
-        empty and still have a next token.
+        """Lists workflows, newest first, without payloads. A page can be short or
+        empty and still have a next page.
         INVALID_ARGUMENT    INVALID_FIELD, INVALID_PAGE_TOKEN
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -197,8 +200,8 @@ class WorkflowServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SignalWorkflow(self, request, context):
-        """Sends a signal into a workflow. An OK means that it is on disk and will
-        be in the history. Idempotent by request_id.
+        """Sends a signal to a workflow. OK means that the signal is committed and
+        will be in the history. The call is idempotent by request_id.
         INVALID_ARGUMENT    INVALID_FIELD, INPUT_MISMATCH, TOO_LARGE
         NOT_FOUND           WORKFLOW_NOT_FOUND
         FAILED_PRECONDITION WORKFLOW_ENDED, MESSAGES_NOT_EXPORTED
@@ -209,8 +212,8 @@ class WorkflowServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelWorkflow(self, request, context):
-        """Asks a workflow to end: its code sees CancelledError and may clean up, for
-        60 s. OK also when it is CANCELLING or CANCELLED already.
+        """Cancels a workflow. The server raises CancelledError into its code, which
+        has 60 s to clean up. Returns OK if it is already CANCELLING or CANCELLED.
         INVALID_ARGUMENT    INVALID_FIELD
         NOT_FOUND           WORKFLOW_NOT_FOUND
         FAILED_PRECONDITION WORKFLOW_ENDED: SUCCEEDED, FAILED or TERMINATED
@@ -228,7 +231,7 @@ class WorkflowServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """Tells the server's version, limits and features.
+        """Returns the server's version, limits and features.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -296,25 +299,26 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkflowService(object):
-    """What a caller needs. Every error carries google.rpc details: ErrorInfo with
-    a reason of ErrorReason and domain "mendflow"; BadRequest where fields are
-    at fault; RetryInfo where asking again helps; ResourceInfo where a workflow
-    is concerned.
+    """The rpcs for callers. Every error has google.rpc details: ErrorInfo with a
+    reason from ErrorReason and the domain "mendflow", BadRequest if fields are
+    malformed, RetryInfo if a retry can succeed, and ResourceInfo if the error
+    is about a workflow.
 
-    Every rpc may also return
+    Every rpc can also return
     INVALID_ARGUMENT              INVALID_FIELD: the bytes are not a message
-    of its request type;
-    DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed or it hung up;
-    what was begun is neither undone nor
-    stopped by it. A CANCELLED that the caller
-    did not cause is gRPC's own, from a server
-    that stops: ask again, as for UNAVAILABLE;
-    UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: ask again,
-    here or elsewhere;
-    RESOURCE_EXHAUSTED            the message is above the request limit of
-    GetServerInfo (gRPC's own check, without
-    details);
-    INTERNAL                      INTERNAL: a fault of the server's own.
+    of the request type;
+    DEADLINE_EXCEEDED, CANCELLED  the caller's deadline passed, or the caller
+    disconnected. The server neither undoes nor
+    stops what the call has begun. gRPC itself
+    returns CANCELLED when the server stops. If
+    the caller did not cancel the call, retry,
+    as for UNAVAILABLE;
+    UNAVAILABLE                   DRAINING, STORE_UNAVAILABLE: retry on this
+    server or another one;
+    RESOURCE_EXHAUSTED            the request exceeds the request limit in
+    GetServerInfo. gRPC itself returns this
+    error, without details;
+    INTERNAL                      INTERNAL: internal error in the server.
     """
 
     @staticmethod
