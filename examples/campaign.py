@@ -1,8 +1,8 @@
-"""A mail campaign: read recipients from a CSV file, write to each through a real SMTP server, report.
+"""A mail campaign, which reads recipients from a CSV file, sends mail through a real SMTP server, and reports.
 
-Mail servers refuse connections, greylist and reject. None of that is handled
-here: `send` raises what smtplib raises, the server's reply code in it says
-whether to try again, and the engine does the rest.
+Mail servers refuse connections, greylist senders and reject recipients. This
+module handles none of that: `send` raises the errors of smtplib, and Mendflow
+decides from the reply code whether to retry.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 
-#: A greylisting server accepts the same message a moment later; short waits, for people are looking on.
-#: A mail server that stays away is nobody's rejection: the campaign waits for an operator then.
+#: The intervals are short for the demo. A greylisting server accepts the message on a later attempt. If the mail server
+#: stays unavailable, the campaign pauses for an operator, because that is no reason to reject a recipient.
 SENDING = RetryPolicy(max_attempts=6, initial_interval=0.2, maximum_interval=2.0, on_exhaustion="pause")
 
 
 @dataclass
 class MailServer:
-    """Where the mail goes out."""
+    """The address of the mail server."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 2525
@@ -41,7 +41,7 @@ class MailServer:
 
 @dataclass
 class Template:
-    """What is written: $name and $city stand for the recipient's."""
+    """The text of the mail. $name and $city are replaced for each recipient."""
 
     subject: str
     body: str
@@ -49,14 +49,14 @@ class Template:
 
 @dataclass
 class Campaign:
-    """The input: who gets what, and through which server."""
+    """The recipients, the text and the mail server of a campaign."""
 
     template: Template
     sender: str
-    #: A CSV file with the columns address, name and city; beside this module unless absolute.
+    #: A CSV file with the columns address, name and city. A relative path starts at this module's folder.
     recipients: str = "recipients.csv"
     smtp: MailServer = field(default_factory=MailServer)
-    #: How many messages are under way at once.
+    #: The number of messages that are sent concurrently.
     batch_size: Annotated[int, Field(ge=1, le=100)] = 5
 
 
@@ -71,7 +71,7 @@ class Recipient:
 
 @dataclass
 class Message:
-    """What one recipient gets."""
+    """The mail to one recipient."""
 
     sender: str
     recipient: str
@@ -81,7 +81,7 @@ class Message:
 
 @dataclass
 class Delivery:
-    """A message that the mail server took."""
+    """A message that the mail server accepted."""
 
     recipient: str
     message_id: str
@@ -90,7 +90,7 @@ class Delivery:
 
 @dataclass
 class Rejection:
-    """A message that it did not take, and why."""
+    """A message that the mail server rejected, and the reason."""
 
     recipient: str
     why: str
@@ -99,32 +99,32 @@ class Rejection:
 
 @dataclass
 class CampaignReport:
-    """The output: what became of each recipient."""
+    """The outcome for each recipient."""
 
     sent: list[Delivery]
     rejected: list[Rejection]
 
 
 def message_id(idempotency_key: str) -> str:
-    """Answer the Message-ID for a step's idempotency key: one that does not change from attempt to attempt."""
+    """Return the Message-ID for a step's idempotency key. It is the same for every attempt."""
     return f"<{idempotency_key}@mendflow.example>"
 
 
 @step
 def read_recipients(path: str) -> list[Recipient]:
-    """Read the CSV file, once: what it says later does not matter to this campaign."""
+    """Read the CSV file once. Later changes of the file do not affect a started campaign."""
     try:
         with (HERE / path).open(encoding="utf-8", newline="") as file:
             return [Recipient(row["address"], row["name"], row["city"]) for row in csv.DictReader(file)]
     except FileNotFoundError as error:
-        raise PermanentError(f"there is no file {error.filename}") from error
+        raise PermanentError(f"file {error.filename} does not exist") from error
     except KeyError as error:
         raise PermanentError(f"{path} has no column {error}") from error
 
 
 @step
 async def render(template: Template, sender: str, recipient: Recipient) -> Message:
-    """Fill the template in."""
+    """Fill in the template for a recipient."""
     values = {"name": recipient.name, "city": recipient.city}
     subject = string.Template(template.subject).safe_substitute(values)
     body = string.Template(template.body).safe_substitute(values)
@@ -133,11 +133,12 @@ async def render(template: Template, sender: str, recipient: Recipient) -> Messa
 
 @step(timeout=15, retry=SENDING)
 def send(server: MailServer, message: Message) -> Delivery:
-    """Hand the message to the mail server.
+    """Send the message through the mail server.
 
-    A plain ``def``: smtplib blocks, so it runs on a thread. When an attempt is
-    cut off nobody knows whether the server took the message, so the next one
-    sends it again under the same Message-ID, by which a receiver drops the second.
+    This is a plain ``def``, which runs on a thread, because smtplib blocks. When
+    an attempt is interrupted, the mail server may or may not have accepted the
+    message. The next attempt sends it with the same Message-ID, so that a
+    receiver can drop the duplicate.
     """
     mail = EmailMessage()
     mail["Message-ID"] = message_id(attempt().idempotency_key)
@@ -149,7 +150,7 @@ def send(server: MailServer, message: Message) -> Delivery:
         try:
             connection.send_message(mail)
         except smtplib.SMTPRecipientsRefused as error:
-            # There is one recipient: what was said of it reads better than a table of one.
+            # Report the reply for the only recipient instead of a table with one row.
             code, reply = error.recipients[message.recipient]
             raise smtplib.SMTPResponseException(code, reply.decode(errors="replace")) from None
     return Delivery(message.recipient, mail["Message-ID"], attempt().number)
@@ -158,13 +159,13 @@ def send(server: MailServer, message: Message) -> Delivery:
 def _address(text: str) -> Address:
     try:
         return Address(addr_spec=text)
-    except (ValueError, IndexError, MessageError) as error:  # IndexError: Python's own parser, on an empty address
-        raise PermanentError(f"{text!r} is not an address: {error}") from error
+    except (ValueError, IndexError, MessageError) as error:  # Python's parser raises IndexError on an empty address
+        raise PermanentError(f"{text!r} is not a mail address: {error}") from error
 
 
 @workflow
 async def send_campaign(campaign: Campaign) -> CampaignReport:
-    """Write to every recipient, a few at a time. One bad address does not stop the rest."""
+    """Send mail to every recipient, a few at a time. A bad address does not stop the campaign."""
     recipients = await read_recipients(campaign.recipients)
     report = CampaignReport(sent=[], rejected=[])
     for begin in range(0, len(recipients), campaign.batch_size):
@@ -173,7 +174,7 @@ async def send_campaign(campaign: Campaign) -> CampaignReport:
             *(_deliver(campaign, recipient) for recipient in batch), return_exceptions=True
         )
         for recipient, outcome in zip(batch, outcomes, strict=True):
-            _note(report, recipient, outcome)
+            _add_outcome(report, recipient, outcome)
         done = begin + len(batch)
         progress(done, len(recipients), f"{len(report.sent)} sent, {len(report.rejected)} rejected")
     return report
@@ -183,7 +184,7 @@ async def _deliver(campaign: Campaign, recipient: Recipient) -> Delivery:
     return await send(campaign.smtp, await render(campaign.template, campaign.sender, recipient))
 
 
-def _note(report: CampaignReport, recipient: Recipient, outcome: Delivery | BaseException) -> None:
+def _add_outcome(report: CampaignReport, recipient: Recipient, outcome: Delivery | BaseException) -> None:
     if isinstance(outcome, Delivery):
         report.sent.append(outcome)
     elif isinstance(outcome, StepFailed):

@@ -1,11 +1,11 @@
-"""The demo: a campaign goes out while its server is killed with SIGKILL, and comes to its end all the same.
+"""The demo, in which a campaign completes although its server is killed with SIGKILL in the middle.
 
     python -m examples.demo
 
-It starts a mail server and `mendflow serve` on a new SQLite file in .demo/,
-starts the campaign, watches it, kills the server when some attempts are done
-and some are under way, starts it again, and keeps to the same watch. Then it
-checks what it claims; the exit code is 0 only if every claim holds.
+It starts a mail server and `mendflow serve` with a new SQLite file in .demo/,
+starts the campaign and watches it. It kills the server while some attempts are
+complete and some are in progress, restarts the server, and keeps the same watch.
+Then it checks its claims. The exit code is 0 only if every claim holds.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 WORKFLOW_ID = "demo-campaign"
-#: How long the mail server takes over a message, in seconds; the kill comes in the middle.
+#: How long the mail server takes for a message, in seconds. The kill comes in the middle of it.
 DELAY = 0.8
-#: How long the server stays dead, in seconds.
-AWAY = 1.5
-#: The kill comes when so many messages are sent and so many more are under way.
-SENT, UNDER_WAY = 8, 3
+#: How long the server stays down, in seconds.
+DOWNTIME = 1.5
+#: How many messages are sent, and how many more are in progress, when the demo kills the server.
+SENT, IN_PROGRESS = 8, 3
 COLOURS = {
     "attempt_failed": "yellow",
     "progress_reported": "cyan",
@@ -63,22 +63,22 @@ LIMIT = 120.0
 
 
 class DemoFailed(Exception):
-    """The demo could not be shown."""
+    """The demo could not be completed."""
 
 
 def say(text: str = "", **style: Any) -> None:
-    """Print a line; colours only on a terminal."""
+    """Print a line, with colours only on a terminal."""
     click.secho(text, **style)
 
 
 def headline(text: str) -> None:
-    """Print what comes next."""
+    """Print a headline."""
     say()
     say(f"── {text}", bold=True)
 
 
 def free_port() -> int:
-    """Answer a port that nobody has right now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -86,7 +86,7 @@ def free_port() -> int:
 
 
 def stop(process: subprocess.Popen[Any], seconds: float = 10.0) -> None:
-    """End a process that this one started: kindly, then not."""
+    """Stop a process that this one started, with SIGTERM and then with SIGKILL."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -97,11 +97,11 @@ def stop(process: subprocess.Popen[Any], seconds: float = 10.0) -> None:
 
 
 def spawn(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a module of this environment. It gets no Ctrl-C of its own: this process ends it."""
+    """Start a module in this environment, in a new session so that Ctrl-C does not reach it."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with log.open("ab") as output:
-        return subprocess.Popen(  # noqa: S603 - a module of ours
+        return subprocess.Popen(  # noqa: S603 - a module of this repository
             [sys.executable, "-m", *arguments],
             cwd=log.parent,
             env=environment,
@@ -114,7 +114,7 @@ def spawn(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def mail_server(directory: Path) -> Iterator[int]:
-    """Run the mail server, and answer its port."""
+    """Run the mail server, and yield its port."""
     log = directory / "smtp.log"
     mailbox = directory / "mailbox.jsonl"
     arguments = ["--address", "127.0.0.1:0", "--mailbox", str(mailbox), "--delay", str(DELAY)]
@@ -123,7 +123,7 @@ def mail_server(directory: Path) -> Iterator[int]:
         limit = time.monotonic() + 20
         while not (text := log.read_text(encoding="utf-8")).endswith("\n"):
             if process.poll() is not None or time.monotonic() > limit:
-                raise DemoFailed(f"the mail server did not start; {log} says why")
+                raise DemoFailed(f"the mail server did not start; see {log}")
             time.sleep(0.02)
         yield int(text.splitlines()[0].rpartition(":")[2])
     finally:
@@ -132,7 +132,7 @@ def mail_server(directory: Path) -> Iterator[int]:
 
 @dataclass
 class Server:
-    """`mendflow serve`, on addresses and a store that stay the same when it is started again."""
+    """`mendflow serve`, which keeps its addresses and its store after a restart."""
 
     directory: Path
     grpc_address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
@@ -141,100 +141,100 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process's id; 0 before the first start."""
+        """The process id, or 0 before the first start."""
         return self.process.pid if self.process else 0
 
     @property
     def log(self) -> Path:
-        """What the server says."""
+        """The server's log file."""
         return self.directory / "server.log"
 
     def command(self) -> list[str]:
-        """Answer the arguments of `mendflow`."""
+        """Return the arguments of `mendflow`."""
         store = f"sqlite:///{self.directory / 'demo.db'}"
         modules = ["examples.campaign", "examples.order"]
         addresses = ["--grpc-address", self.grpc_address, "--http-address", self.http_address]
         return ["serve", *modules, "--store", store, *addresses]
 
     async def start(self) -> None:
-        """Start it and wait until /health says that it serves."""
+        """Start the server and wait until /health reports that it is ready."""
         self.process = spawn(["mendflow.cli", *self.command()], self.log)
         limit = time.monotonic() + 30
         while not await asyncio.to_thread(self._is_ready):
             if self.process.poll() is not None or time.monotonic() > limit:
-                raise DemoFailed(f"the server did not start; {self.log} says why")
+                raise DemoFailed(f"the server did not start; see {self.log}")
             await asyncio.sleep(0.02)
 
     def _is_ready(self) -> bool:
         try:
             with urllib.request.urlopen(f"http://{self.http_address}/health", timeout=2) as reply:
-                return bool(reply.status == 200)  # noqa: PLR2004 - HTTP's OK
+                return bool(reply.status == 200)  # noqa: PLR2004 - HTTP 200 OK
         except OSError:
             return False
 
     def kill(self) -> None:
-        """SIGKILL: it gets no chance to say good-bye."""
+        """Kill the server with SIGKILL, without a chance to shut down."""
         if self.process is not None:
             os.kill(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def stop(self) -> None:
-        """End it in good order."""
+        """Shut the server down."""
         if self.process is not None:
             stop(self.process)
 
 
 class Watched:
-    """What the one watch has seen so far."""
+    """The events that the demo's only watch has received."""
 
     def __init__(self) -> None:
         self.events: list[event_pb2.Event] = []
         self.sent = 0
-        self.under_way: set[str] = set()
+        self.in_progress: set[str] = set()
         self._ended = False
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def follow(self, handle: WorkflowHandle[Any]) -> None:
-        """Watch to the end."""
+        """Watch until the workflow ends."""
         async for event in handle.watch(on_connection=show_connection):
             self.add(event)
         self._ended = True
-        self._news.set()
+        self._changed.set()
 
     def add(self, event: event_pb2.Event) -> None:
-        """Take an event in."""
+        """Add and print an event."""
         self.events.append(event)
         detail = getattr(event, event.WhichOneof("detail") or "workflow_started")
         kind = event.WhichOneof("detail")
         key = getattr(detail, "step_key", "")
         if kind == "attempt_started" and detail.step_name == "send":
-            self.under_way.add(key)
-        elif kind in {"attempt_succeeded", "attempt_failed"} and key in self.under_way:
-            self.under_way.discard(key)
+            self.in_progress.add(key)
+        elif kind in {"attempt_succeeded", "attempt_failed"} and key in self.in_progress:
+            self.in_progress.discard(key)
             self.sent += kind == "attempt_succeeded"
         show_event(event)
-        self._news.set()
+        self._changed.set()
 
     async def in_the_middle(self) -> None:
-        """Wait until some messages are sent and others under way, handed over by half."""
+        """Wait until some messages are sent and others are in progress, half-way through the mail server's delay."""
         while True:
-            while self.sent < SENT or len(self.under_way) < UNDER_WAY:
+            while self.sent < SENT or len(self.in_progress) < IN_PROGRESS:
                 await self.more_than(len(self.events))
             await asyncio.sleep(DELAY / 2)
-            if len(self.under_way) >= UNDER_WAY:
+            if len(self.in_progress) >= IN_PROGRESS:
                 return
 
     async def more_than(self, count: int) -> None:
-        """Wait for an event after so many."""
+        """Wait until there are more than ``count`` events."""
         while len(self.events) <= count:
             if self._ended:
-                raise DemoFailed("the campaign ended before its server could be killed in the middle")
-            self._news.clear()
-            await self._news.wait()
+                raise DemoFailed("the campaign ended before its server was killed; run the demo again")
+            self._changed.clear()
+            await self._changed.wait()
 
 
 def show_event(event: event_pb2.Event) -> None:
-    """Print an event on a line, which on a terminal is not broken."""
+    """Print an event on one line, truncated to the width of a terminal."""
     line = f"   {describe_event(event)}"
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
@@ -243,46 +243,43 @@ def show_event(event: event_pb2.Event) -> None:
     say(line, fg=COLOURS.get(kind), dim=kind == "attempt_started")
 
 
-def show_connection(up: bool, why: str) -> None:  # noqa: FBT001 - as the client calls it
-    """Print that the watch lost the server or has it back."""
-    say(
-        "   the watch is back, and goes on after the last event it saw" if up else f"   the watch waits: {why}",
-        dim=True,
-    )
+def show_connection(up: bool, why: str) -> None:  # noqa: FBT001 - the client's callback
+    """Print that the watch lost its connection or has resumed."""
+    say("   reconnected; the watch resumes after its last event" if up else f"   connection lost: {why}", dim=True)
 
 
 @dataclass(frozen=True)
-class Death:
-    """How the server died."""
+class Crash:
+    """The kill and the recovery. Times are in seconds."""
 
     pid: int
     seconds_in: float
-    under_way: int
+    in_progress: int
     events_before: int
     ready_after: float
     recovered_after: float
     watched_after: float
 
 
-async def kill_and_restart(server: Server, watched: Watched, begun: float) -> Death:
-    """Kill the server in the middle, leave it dead for a moment, and start it again."""
+async def kill_and_restart(server: Server, watched: Watched, begun: float) -> Crash:
+    """Kill the server in the middle of the campaign, wait for `DOWNTIME`, and start it again."""
     await watched.in_the_middle()
-    pid, under_way = server.pid, len(watched.under_way)
+    pid, in_progress = server.pid, len(watched.in_progress)
     server.kill()
     killed = time.monotonic()
-    say(f"✗ SIGKILL: server {pid} is dead, with {under_way} messages under way", fg="red", bold=True)
-    await asyncio.sleep(AWAY)
-    # What was on its way to us when it died has been read by now.
+    say(f"✗ SIGKILL: server {pid} was killed with {in_progress} messages in progress", fg="red", bold=True)
+    await asyncio.sleep(DOWNTIME)
+    # By now the watch has received everything that the server sent before the kill.
     before = len(watched.events)
-    say(f"✓ started again after {AWAY:g} s, on the same file; nobody told it what to do", fg="green", bold=True)
+    say(f"✓ restarted after {DOWNTIME:g} s with the same file and no other instruction", fg="green", bold=True)
     started, started_at = time.monotonic(), time.time()
     await server.start()
     ready = time.monotonic()
     await watched.more_than(before)
-    return Death(
+    return Crash(
         pid=pid,
         seconds_in=killed - begun,
-        under_way=under_way,
+        in_progress=in_progress,
         events_before=before,
         ready_after=ready - started,
         recovered_after=watched.events[before].time.ToMicroseconds() / 1e6 - started_at,
@@ -290,26 +287,26 @@ async def kill_and_restart(server: Server, watched: Watched, begun: float) -> De
     )
 
 
-async def beside(watch: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Death]) -> Death:
-    """Do the work beside the watch, wait for both, and raise what the first of them raises."""
+async def run_both(watch: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Crash]) -> Crash:
+    """Run the watch and the work concurrently, and return the work's result. Raise the first exception of either."""
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch)
-            death = tasks.create_task(work)
+            crash = tasks.create_task(work)
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
-    return death.result()
+    return crash.result()
 
 
 async def show(directory: Path) -> bool:
-    """Show it, and tell whether all that is claimed holds."""
+    """Run the demo, and return True if every claim holds."""
     server = Server(directory)
     lines = (HERE / "recipients.csv").read_text(encoding="utf-8").splitlines()
     recipients = [row["address"] for row in csv.DictReader(lines)]
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(mail_server(directory))
         stack.callback(server.stop)
-        say(f"mail server on 127.0.0.1:{port}: refuses some connections, greylists, rejects one address for good")
+        say(f"mail server on 127.0.0.1:{port}: refuses some connections, greylists, and rejects one address")
         await server.start()
         say(f"server {server.pid}: mendflow {shlex.join(server.command())}")
         async with Client(server.grpc_address) as client, asyncio.timeout(LIMIT):
@@ -319,43 +316,41 @@ async def show(directory: Path) -> bool:
             campaign["smtp"] = {"host": "127.0.0.1", "port": port}
             handle = await client.start("send_campaign", campaign, id=WORKFLOW_ID)
             watched = Watched()
-            death = await beside(watched.follow(handle), kill_and_restart(server, watched, begun))
+            crash = await run_both(watched.follow(handle), kill_and_restart(server, watched, begun))
             took = time.monotonic() - begun
             findings = audit(
                 watched=watched.events,
-                watched_before_death=death.events_before,
+                watched_before_crash=crash.events_before,
                 history=[event async for event in handle.events()],
                 report=await handle.result(),
                 recipients=recipients,
                 mailbox=read_mailbox(directory),
             )
-    tell(death, findings, took, server)
+    show_findings(crash, findings, took, server)
     return all(finding.holds for finding in findings)
 
 
 def read_mailbox(directory: Path) -> list[dict[str, Any]]:
-    """Answer what the mail server took."""
+    """Return the messages that the mail server accepted."""
     lines = (directory / "mailbox.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
-def tell(death: Death, findings: Sequence[Finding], took: float, server: Server) -> None:
-    """Say what died, what was lost and what ran again."""
+def show_findings(crash: Crash, findings: Sequence[Finding], took: float, server: Server) -> None:
+    """Print what crashed, what was lost and what ran again."""
     headline("what happened")
-    say(f"✗ died: server {death.pid}, by SIGKILL, {death.seconds_in:.1f} s in, {death.under_way} messages under way")
-    say(f"        away for {AWAY:g} s; {took:.1f} s in all", dim=True)
-    say(
-        f"        after its new start the campaign went on in {death.recovered_after:.1f} s, all was ready in",
-        dim=True,
-        nl=False,
-    )
-    say(f" {death.ready_after:.1f} s, and the watch went on in {death.watched_after:.1f} s", dim=True)
+    say(f"✗ crashed: server {crash.pid}, by SIGKILL, {crash.seconds_in:.1f} s after the start of the campaign,")
+    say(f"        with {crash.in_progress} messages in progress", dim=True)
+    say(f"        down for {DOWNTIME:g} s; the demo took {took:.1f} s", dim=True)
+    say(f"        after the restart the campaign resumed in {crash.recovered_after:.1f} s,", dim=True, nl=False)
+    say(f" the server was ready in {crash.ready_after:.1f} s,", dim=True, nl=False)
+    say(f" and the watch resumed in {crash.watched_after:.1f} s", dim=True)
     for finding in findings:
         say(f"{'✓' if finding.holds else '✗'} {finding.claim}", fg=None if finding.holds else "red")
         for detail in finding.details:
             say(f"        {detail}", dim=True)
-    headline("go on")
-    # Where pip put it, for the environment may not be the shell's own.
+    headline("explore")
+    # Print the path, because the shell may use another environment.
     program = Path(sys.executable).with_name("mendflow")
     name = str(program.relative_to(ROOT) if program.is_relative_to(ROOT) else program)
     mendflow = shlex.quote(name if program.exists() else "mendflow")
@@ -366,7 +361,7 @@ def tell(death: Death, findings: Sequence[Finding], took: float, server: Server)
 
 
 async def interruptible(directory: Path) -> bool:
-    """Show it; SIGTERM and a closed terminal end it as Ctrl-C does, so that nothing is left running."""
+    """Run the demo. SIGTERM and a closed terminal cancel it like Ctrl-C, so that no process stays behind."""
     task = asyncio.current_task()
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel if task else lambda: None)
@@ -374,17 +369,19 @@ async def interruptible(directory: Path) -> bool:
 
 
 def empty(directory: Path) -> None:
-    """Make the directory new; refuse one that is not a demo's."""
+    """Empty the directory. Raise `DemoFailed` if it has files that are not from a demo."""
     if directory.exists() and any(directory.iterdir()) and not (directory / "smtp.log").exists():
-        raise DemoFailed(f"{directory} holds something that is not the demo's; it will not be emptied")
+        raise DemoFailed(f"{directory} has files that are not from a demo; use another --directory")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
 
 
 def main() -> int:
-    """Read the command line, show the demo, and answer the exit code."""
+    """Read the command line, run the demo, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__.split("\n\n", 1)[0])
-    parser.add_argument("--directory", type=Path, default=ROOT / ".demo", help="emptied, then used (%(default)s)")
+    parser.add_argument(
+        "--directory", type=Path, default=ROOT / ".demo", help="a folder to empty and use (%(default)s)"
+    )
     directory = parser.parse_args().directory.resolve()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -395,14 +392,14 @@ def main() -> int:
         say("stopped", err=True)
         return 130
     except BrokenPipeError:
-        # Whoever read this has gone; what Python still holds for them must not fail at exit.
+        # The reader closed the pipe. Discard the rest of the output, so that Python does not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except TimeoutError:
-        say(f"the demo took longer than {LIMIT:g} s; the logs in {directory} say why", fg="red", err=True)
+        say(f"the demo exceeded its limit of {LIMIT:g} s; see the logs in {directory}", fg="red", err=True)
         return 1
     except (DemoFailed, MendflowError) as error:
-        say(f"the demo could not be shown: {error}", fg="red", err=True)
+        say(f"the demo failed: {error}", fg="red", err=True)
         return 1
 
 

@@ -1,7 +1,7 @@
-"""An order: reserve, charge, ship; and when one of these fails for good, undo the others in the reverse order.
+"""An order, which is reserved, charged and shipped. If a step fails, the completed steps are undone in reverse order.
 
-The ledger is a small SQLite file in which every effect is a line under its
-step's idempotency key, so that an attempt made twice has its effect once.
+The ledger is a small SQLite file. Each effect is a row with its step's
+idempotency key, so that two attempts of a step have one effect.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-#: What lies in the warehouse when the ledger begins.
+#: The stock of the warehouse when the ledger is empty.
 STOCK = {"lamp": 12, "chair": 8, "desk": 3, "piano": 1}
-#: The heaviest parcel that the carrier takes, in kilograms.
+#: The heaviest parcel that the carrier accepts, in kilograms.
 HEAVIEST = 60
-#: Undoing must not be given up: when it keeps failing, an operator looks at it and resumes the workflow.
+#: Undoing must not stop half-way. If it keeps failing, the workflow pauses until an operator resumes it.
 UNDOING = RetryPolicy(initial_interval=0.2, on_exhaustion="pause")
 
 
@@ -51,15 +51,15 @@ class Item:
 
 @dataclass
 class Order:
-    """The input."""
+    """The order of a customer."""
 
     order_id: str
     items: list[Item]
-    #: The SQLite file; relative to where the server was started.
+    #: The SQLite file. A relative path starts at the server's working directory.
     ledger: str = "ledger.db"
-    #: What costs more waits for the signal approve.
+    #: A more expensive order waits for the signal approve.
     approval_above_cents: int = 100_000
-    #: How long it waits, in seconds.
+    #: How long the order waits for the signal, in seconds.
     approval_timeout: Annotated[float, Field(gt=0)] = 24 * 3600.0
     #: How long packing takes, in seconds.
     packing_time: Annotated[float, Field(ge=0)] = 2.0
@@ -67,7 +67,7 @@ class Order:
 
 @dataclass
 class Approval:
-    """The data of the signal approve."""
+    """The decision about an expensive order."""
 
     by: str
     approved: bool = True
@@ -75,7 +75,7 @@ class Approval:
 
 @dataclass
 class Receipt:
-    """The output."""
+    """The confirmation of a shipped order."""
 
     order_id: str
     charged_cents: int
@@ -83,12 +83,12 @@ class Receipt:
 
 
 class Declined(Exception):
-    """Nobody approved the order."""
+    """The order was not approved."""
 
 
 @contextlib.contextmanager
 def open_ledger(path: str) -> Iterator[sqlite3.Connection]:
-    """Open the ledger for one transaction, which ends with the block."""
+    """Open the ledger for one transaction, which commits at the end of the block."""
     with contextlib.closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as ledger:
         ledger.execute("begin immediate")
         ledger.execute(
@@ -105,7 +105,7 @@ def open_ledger(path: str) -> Iterator[sqlite3.Connection]:
 
 
 def enter(ledger: sqlite3.Connection, kind: str, reference: str, subject: str, amount: int) -> None:
-    """Write an effect down, unless this step has done so in an earlier attempt."""
+    """Add an effect to the ledger, unless an earlier attempt of this step added it."""
     ledger.execute(
         "insert into entries (key, kind, reference, subject, amount) values (?, ?, ?, ?, ?)"
         " on conflict (key) do nothing",
@@ -114,7 +114,7 @@ def enter(ledger: sqlite3.Connection, kind: str, reference: str, subject: str, a
 
 
 def balance(ledger: sqlite3.Connection, kinds: tuple[str, str], subject: str, reference: str | None = None) -> int:
-    """Answer how much of the first kind the second has not undone: under one reference, or under all."""
+    """Return the amount of the first kind minus the amount of the second, for one reference or for all."""
     (amount,) = ledger.execute(
         "select coalesce(sum(case kind when ? then amount when ? then -amount end), 0)"
         " from entries where subject = ? and reference = coalesce(?, reference)",
@@ -124,12 +124,12 @@ def balance(ledger: sqlite3.Connection, kinds: tuple[str, str], subject: str, re
 
 
 def is_entered(ledger: sqlite3.Connection) -> bool:
-    """Tell whether an earlier attempt of this step had its effect."""
+    """Return True if an earlier attempt of this step had its effect."""
     return bool(ledger.execute("select 1 from entries where key = ?", (attempt().idempotency_key,)).fetchone())
 
 
 def undo(path: str, kinds: tuple[str, str], reference: str, subject: str) -> None:
-    """Write down the opposite of what is still open under the reference, if anything is."""
+    """Undo the effects of a reference that are not undone yet, if there are any."""
     with open_ledger(path) as ledger:
         amount = balance(ledger, kinds, subject, reference)
         if amount:
@@ -138,40 +138,42 @@ def undo(path: str, kinds: tuple[str, str], reference: str, subject: str) -> Non
 
 @step
 def reserve(ledger_path: str, reference: str, item: Item) -> None:
-    """Set the item aside."""
+    """Reserve the item in the warehouse."""
     with open_ledger(ledger_path) as ledger:
         if is_entered(ledger):
             return
         left = STOCK.get(item.sku, 0) - balance(ledger, ("reserved", "released"), item.sku)
         if left < item.quantity:
-            raise PermanentError(f"{item.quantity} of {item.sku} wanted, {left} left")
+            raise PermanentError(f"{item.quantity} of {item.sku} requested, {left} in stock")
         enter(ledger, "reserved", reference, item.sku, item.quantity)
 
 
 @step(retry=UNDOING)
 def release(ledger_path: str, reference: str, sku: str) -> None:
-    """Put it back."""
+    """Release the reservation."""
     undo(ledger_path, ("reserved", "released"), reference, sku)
 
 
 @step
 def charge(ledger_path: str, reference: str, cents: int) -> None:
-    """Take the money."""
+    """Charge the customer."""
     with open_ledger(ledger_path) as ledger:
         enter(ledger, "charged", reference, "money", cents)
 
 
 @step(retry=UNDOING)
 def refund(ledger_path: str, reference: str) -> None:
-    """Give it back."""
+    """Refund the customer."""
     undo(ledger_path, ("charged", "refunded"), reference, "money")
 
 
 @step
 def ship(ledger_path: str, reference: str, item: Item) -> str:
-    """Hand the item to the carrier, and answer the parcel's number."""
+    """Ship the item with the carrier, and return the parcel's number."""
     if item.weight_kg > HEAVIEST:
-        raise PermanentError(f"{item.sku} weighs {item.weight_kg:g} kg; the carrier takes {HEAVIEST} kg")
+        raise PermanentError(
+            f"{item.sku} weighs {item.weight_kg:g} kg, which exceeds the carrier's limit of {HEAVIEST} kg"
+        )
     with open_ledger(ledger_path) as ledger:
         enter(ledger, "shipped", reference, item.sku, item.quantity)
     return f"parcel-{reference}"
@@ -179,25 +181,25 @@ def ship(ledger_path: str, reference: str, item: Item) -> str:
 
 @step(retry=UNDOING)
 def recall(ledger_path: str, reference: str, sku: str) -> None:
-    """Have the carrier bring it back."""
+    """Recall the parcel from the carrier."""
     undo(ledger_path, ("shipped", "recalled"), reference, sku)
 
 
 @workflow(signals={"approve": Approval})
 async def place_order(order: Order) -> Receipt:
-    """Reserve, charge, pack, ship. If anything fails, times out or is cancelled, what was done is undone."""
+    """Reserve, charge, pack and ship an order. If a step fails or the order is cancelled, undo the completed steps."""
     undoing: list[Callable[[], Awaitable[None]]] = []
     try:
         return await _fulfil(order, undoing)
     except (Exception, asyncio.CancelledError):
-        # Not BaseException: by some of these the engine itself takes a workflow out of memory, which is no end.
-        for step_back in reversed(undoing):
-            await step_back()
+        # Do not catch BaseException: the engine raises some of those to evict a workflow that has not ended.
+        for undo_step in reversed(undoing):
+            await undo_step()
         raise
 
 
 async def _fulfil(order: Order, undoing: list[Callable[[], Awaitable[None]]]) -> Receipt:
-    """Do it. How to undo a step is noted before it begins: one that failed may still have had its effect."""
+    """Run the steps. Add each undo step before its step starts, because a failed step may have had its effect."""
     ledger = order.ledger
     for item in order.items:
         reference = f"{order.order_id}-{item.sku}"
@@ -205,7 +207,7 @@ async def _fulfil(order: Order, undoing: list[Callable[[], Awaitable[None]]]) ->
         await reserve(ledger, reference, item)
     total = sum(item.price_cents * item.quantity for item in order.items)
     if total > order.approval_above_cents:
-        await _approved(order)
+        await _wait_for_approval(order)
     undoing.append(partial(refund, ledger, order.order_id))
     await charge(ledger, order.order_id, total)
     await sleep(order.packing_time)
@@ -218,16 +220,16 @@ async def _fulfil(order: Order, undoing: list[Callable[[], Awaitable[None]]]) ->
     return Receipt(order.order_id, total, parcels)
 
 
-async def _approved(order: Order) -> None:
+async def _wait_for_approval(order: Order) -> None:
     try:
         approval = await wait_signal("approve", Approval, timeout=order.approval_timeout)
     except SignalTimeout as error:
-        raise Declined(f"nobody approved it in {order.approval_timeout:g} s") from error
+        raise Declined(f"the order was not approved within {order.approval_timeout:g} s") from error
     if not approval.approved:
-        raise Declined(f"{approval.by} declined it")
+        raise Declined(f"{approval.by} declined the order")
 
 
 def entries(path: str | Path) -> list[tuple[str, str, int]]:
-    """Answer the ledger's lines as kind, subject and amount, in the order in which they were written."""
+    """Return the ledger's rows as (kind, subject, amount), oldest first."""
     with open_ledger(str(path)) as ledger:
         return list(ledger.execute("select kind, subject, amount from entries order by number"))

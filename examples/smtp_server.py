@@ -1,12 +1,12 @@
-"""A mail server with the manners of the real ones, for the campaign to cope with.
+"""A mail server that refuses, delays and rejects mail like real ones.
 
     python -m examples.smtp_server --address 127.0.0.1:2525 --mailbox mailbox.jsonl
 
-Every sixth connection is turned away with 421. Recipients in careful.example
-are greylisted: 451 on the first try, accepted after that. Recipients in
-rejected.example do not exist: 550, for good. Every message that it takes
-becomes a line of JSON in the mailbox, also one that it has taken before: to
-drop a second one by its Message-ID is up to whoever reads the mailbox.
+It refuses every sixth connection with 421. It greylists recipients in
+careful.example: 451 on the first try, then accepted. Recipients in
+rejected.example do not exist: 550. Every accepted message becomes a line of JSON
+in the mailbox, also a duplicate; a reader of the mailbox can drop duplicates by
+their Message-ID.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ if TYPE_CHECKING:
 
 GREYLISTED = "careful.example"
 REJECTED = "rejected.example"
-#: Of so many connections one is turned away.
+#: One in this many connections is refused.
 TURN_AWAY = 6
 
 
 class TurnedAway(asyncio.Protocol):
-    """A connection that comes at a bad time."""
+    """A connection that the server refuses."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say so and hang up."""
+        """Reply with 421 and close the connection."""
         if isinstance(transport, asyncio.WriteTransport):
             transport.write(b"421 4.3.2 too busy, try again later\r\n")
         transport.close()
 
 
 class Mailbox:
-    """What aiosmtpd asks at each stage of a message's way.
+    """The handler that aiosmtpd calls for each message.
 
-    ``delay`` is the longest that storing a message, and then saying so, takes
-    (seconds). A client that dies in between leaves a message that was taken
-    without its knowing: it will send it again.
+    ``delay`` is how long it takes to store a message and to confirm it, in
+    seconds. A client that crashes in between does not know that the message was
+    accepted, and sends it again.
     """
 
     def __init__(self, path: Path, delay: float) -> None:
@@ -61,10 +61,10 @@ class Mailbox:
         self._delay = delay
         self._greylist: set[str] = set()
 
-    async def handle_RCPT(  # noqa: N802 - aiosmtpd calls it so
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
-        """Take the recipient or not."""
+        """Accept, greylist or reject a recipient."""
         domain = address.rpartition("@")[2]
         if domain == REJECTED:
             return f"550 5.1.1 no mailbox {address} here"
@@ -75,7 +75,7 @@ class Mailbox:
         return "250 OK"
 
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - as above
-        """Store the message, slowly."""
+        """Store the message slowly."""
         mail = email.message_from_bytes(envelope.original_content or b"", policy=email.policy.default)
         storing = random.uniform(0.2, 0.8) * self._delay
         await asyncio.sleep(storing)
@@ -93,17 +93,17 @@ class Mailbox:
 
 @contextlib.asynccontextmanager
 async def mail_server(host: str, port: int, mailbox: Mailbox, turn_away: int = TURN_AWAY) -> AsyncIterator[int]:
-    """Serve SMTP, and answer the port. ``turn_away`` 0 takes every connection."""
+    """Serve SMTP, and yield the port. With a ``turn_away`` of 0, accept every connection."""
     connections = itertools.count(1)
     loop = asyncio.get_running_loop()
 
-    def answer() -> asyncio.Protocol:
+    def accept() -> asyncio.Protocol:
         if turn_away and next(connections) % turn_away == 0:
             return TurnedAway()
         protocol: asyncio.Protocol = SMTP(mailbox, hostname="mail.example", loop=loop)
         return protocol
 
-    server = await loop.create_server(answer, host, port)
+    server = await loop.create_server(accept, host, port)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -124,10 +124,10 @@ def main() -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser(prog="python -m examples.smtp_server", description=__doc__.split("\n\n", 1)[0])
     add = functools.partial(parser.add_argument, metavar="…")
-    add("--address", default="127.0.0.1:2525", help="host:port; port 0 takes a free one and prints it")
-    add("--mailbox", type=Path, default=Path("mailbox.jsonl"), help="the file that messages are added to")
+    add("--address", default="127.0.0.1:2525", help="host:port; port 0 selects a free port and prints it")
+    add("--mailbox", type=Path, default=Path("mailbox.jsonl"), help="the file to which messages are appended")
     add("--delay", type=float, default=0.2, help="how long a message takes, in seconds")
-    add("--turn-away", type=int, default=TURN_AWAY, help="of so many connections one gets 421; 0: none")
+    add("--turn-away", type=int, default=TURN_AWAY, help="refuse one in this many connections with 421; 0: none")
     options = parser.parse_args()
     host, _, port = options.address.rpartition(":")
     asyncio.run(serve(host, int(port), Mailbox(options.mailbox, options.delay), options.turn_away))

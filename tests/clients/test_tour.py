@@ -23,7 +23,7 @@ other input: ALREADY_EXISTS, ALREADY_STARTED of mendflow, differs: input
 bad input: INVALID_ARGUMENT, INPUT_MISMATCH, input.items[0].quantity
 no workflow: NOT_FOUND, WORKFLOW_NOT_FOUND, nothing
 failure: FAILED, PERMANENT, mendflow.errors.StepFailed: step ship failed: mendflow.errors.PermanentError: \
-chair weighs 100 kg; the carrier takes 60 kg, step ship
+chair weighs 100 kg, which exceeds the carrier's limit of 60 kg, step ship
 deadline: DEADLINE_EXCEEDED
 signal: new, then duplicate
 watch: 1 workflow_started

@@ -75,11 +75,11 @@ def test_the_demo_is_plain_when_piped_and_leaves_nothing_running(demo: Any) -> N
 def test_the_demo_says_what_died_what_was_lost_and_what_ran_again(demo: Any) -> None:
     done, directory = demo
     lost = [event for event in history_on_disk(directory / "demo.db") if event.attempt_failed.failure.kind == LOST]
-    assert "died: server" in done.stdout
+    assert "crashed: server" in done.stdout
     assert "lost: nothing" in done.stdout
-    assert f"ran again: only the {len(lost)} attempts that were cut off" in done.stdout
+    assert f"ran again: only the {len(lost)} interrupted attempts" in done.stdout
     for event in lost:
-        assert f"{event.attempt_failed.step_key}: attempt {event.attempt_failed.attempt} cut off" in done.stdout
+        assert f"{event.attempt_failed.step_key}: attempt {event.attempt_failed.attempt} interrupted" in done.stdout
 
 
 def test_the_demos_history_is_whole(demo: Any) -> None:
@@ -149,7 +149,7 @@ def test_the_demo_empties_no_directory_of_someone_elses(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "examples.demo", "--directory", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
-    assert "will not be emptied" in done.stderr
+    assert "has files that are not from a demo" in done.stderr
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "irreplaceable"
 
 
@@ -240,14 +240,14 @@ RESERVED_AND_RELEASED = [("reserved", "lamp", 2), ("released", "lamp", 2)]
 async def test_a_declined_order_is_undone(shop: Server, tmp_path: Path) -> None:
     handle = await shop.client.start(order.place_order, an_order(tmp_path, LAMP, approval_above_cents=0))
     await handle.signal("approve", order.Approval("Ada", approved=False))
-    with pytest.raises(WorkflowFailed, match="Ada declined it"):
+    with pytest.raises(WorkflowFailed, match="Ada declined the order"):
         await handle.result()
     assert order.entries(tmp_path / "ledger.db") == RESERVED_AND_RELEASED
 
 
 async def test_an_order_that_nobody_approves_is_undone(shop: Server, tmp_path: Path) -> None:
     given = an_order(tmp_path, LAMP, approval_above_cents=0, approval_timeout=0.05)
-    with pytest.raises(WorkflowFailed, match="nobody approved it"):
+    with pytest.raises(WorkflowFailed, match="the order was not approved"):
         await shop.client.run(order.place_order, given)
     assert order.entries(tmp_path / "ledger.db") == RESERVED_AND_RELEASED
 
