@@ -1,10 +1,10 @@
-# One command each; `make help` lists them. Everything runs in .venv, which the first command makes.
+# `make help` lists the commands. Everything runs in .venv, which the first command creates.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := $(wildcard client server examples bench tests tools)
 
-# A virtual environment holds absolute paths, so a checkout that was moved gets a new one.
+# A virtual environment has absolute paths, so a moved checkout gets a new one.
 PLACE := $(shell cat $(VENV)/place 2>/dev/null)
 ifneq ($(PLACE),)
 ifneq ($(PLACE),$(CURDIR))
@@ -14,26 +14,26 @@ endif
 
 .PHONY: help demo serve test soak lint style types layers contract format protos reference promise clients bench bench-large clean
 
-help: ## this list
+help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
 
-demo: $(VENV)/demo ## kill a server in the middle of a campaign, and see it finish
+demo: $(VENV)/demo ## kill a server in the middle of a campaign, and see the campaign complete
 	@$(RUN) -m examples.demo $(ARGS)
 
 serve: $(VENV)/demo ## serve the example workflows: gRPC on 127.0.0.1:50051, HTTP on 127.0.0.1:3000
 	@$(VENV)/bin/mendflow serve examples.campaign examples.order $(ARGS)
 
-test: $(VENV)/dev ## the whole test suite; ARGS="-k watch" for a part of it
+test: $(VENV)/dev ## run the whole test suite; ARGS="-k watch" runs a part of it
 	@$(RUN) -m pytest $(ARGS)
 
-soak: $(VENV)/dev ## the proofs of the promises in their long form, for an hour or so
+soak: $(VENV)/dev ## run the proofs of the promises in their long form, which takes about an hour
 	@MENDFLOW_SOAK=1 $(RUN) -m pytest tests/crash tests/watch tests/fuzz tests/unit/test_crash_budget.py $(ARGS)
 
-lint: style types layers contract ## every check that runs nothing
+lint: style types layers contract ## run every static check
 
 style: $(VENV)/dev
 	@$(RUN) -m ruff check $(SOURCES)
-	@$(RUN) -m ruff format --check --quiet $(SOURCES) || { echo "make format puts that right"; exit 1; }
+	@$(RUN) -m ruff format --check --quiet $(SOURCES) || { echo "run make format"; exit 1; }
 
 types: $(VENV)/dev
 	@$(RUN) -m mypy $(SOURCES)
@@ -45,7 +45,7 @@ contract: $(VENV)/dev
 	@$(VENV)/bin/buf lint protos
 	@$(VENV)/bin/buf breaking protos --against tools/contract.binpb
 
-format: $(VENV)/dev ## lay the code out and mend what ruff can mend
+format: $(VENV)/dev ## format the code, and apply the fixes of ruff
 	@$(RUN) -m ruff check --fix-only --quiet $(SOURCES)
 	@$(RUN) -m ruff format $(SOURCES)
 
@@ -56,36 +56,36 @@ reference: $(VENV)/dev ## write docs/reference.md and docs/errors.md from the co
 	@$(RUN) tools/generate_reference.py
 	@$(RUN) -m tools.generate_errors
 
-promise: $(VENV)/dev ## at a release: what later changes of the contract are compared with
+promise: $(VENV)/dev ## at a release, store the contract that later changes are compared with
 	@$(VENV)/bin/buf build protos --exclude-source-info --output tools/contract.binpb
 
-clients: $(VENV)/dev ## the example programs in Python, Go, TypeScript and Java, as far as their tools are here
+clients: $(VENV)/dev ## run the example programs in Python, Go, TypeScript and Java whose tools are installed
 	@$(RUN) -m pytest tests/clients -rs $(ARGS)
 
-bench: $(VENV)/dev ## measure it
+bench: $(VENV)/dev ## run the benchmarks
 	@$(RUN) -m bench $(ARGS)
 
-bench-large: $(VENV)/dev ## measure it with a million workflows in the store; ARGS="--scale 0.1" for a tenth
+bench-large: $(VENV)/dev ## run the benchmarks with a million workflows in the store; ARGS="--scale 0.1" runs a tenth
 	@$(RUN) -m bench --large $(ARGS)
 
-clean: ## remove what these commands made
+clean: ## remove the files that these commands create
 	@rm -rf $(VENV) .clients .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/place:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "Mendflow needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1). Name another: make PYTHON=python3.13 ..."; exit 1; }
+	  { echo "Mendflow requires Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1). Use another one: make PYTHON=python3.13 ..."; exit 1; }
 	@echo "Setting up $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV) || \
-	  { echo "$(PYTHON) could not make a virtual environment (on Debian: apt-get install python3-venv)"; exit 1; }
+	  { echo "$(PYTHON) cannot create a virtual environment (on Debian: apt-get install python3-venv)"; exit 1; }
 	@echo "$(CURDIR)" > $@
 
-# demo is what the examples need, dev is everything.
+# demo has the dependencies of the examples, and dev has all dependencies.
 $(VENV)/demo: pyproject.toml | $(VENV)/place
 	@echo "Installing Mendflow with its server ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[server,examples]'
 	@touch $@
 
 $(VENV)/dev: pyproject.toml | $(VENV)/place
-	@echo "Installing Mendflow with what its tests need ..."
+	@echo "Installing Mendflow with its development tools ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/demo

@@ -22,11 +22,11 @@ ENUM, VALUES, UNSPECIFIED = 5, 2, 0
 COMMENT: Final = re.compile(r"(?P<code>[A-Z_]+): (?P<cause>.+)\n\nRetry: (?P<retry>yes|no|later|once)\. (?P<action>.+)")
 HEAD: Final = """# Errors
 
-Each reason that the server sends in `google.rpc.ErrorInfo` (domain `mendflow`), made from the comments in
-[error_reason.proto](../protos/mendflow/v1/error_reason.proto) by `make reference`: change it there. For the rules that
-make a retry safe, and for errors without a reason, see [status codes](clients/status-codes.md).
+Each reason that the server sends in `google.rpc.ErrorInfo` (domain `mendflow`). `make reference` writes this page from
+the comments in [error_reason.proto](../protos/mendflow/v1/error_reason.proto); change the comments, not the page. For
+the rules that make a retry safe, and for errors without a reason, see [status codes](clients/status-codes.md).
 
-"Retry" says whether the same call can succeed when you send it again, word for word.
+"Retry" says whether the same call can succeed later without a change.
 
 | reason | status code | retry |
 |---|---|---|
@@ -70,12 +70,12 @@ def section(reason: Reason) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return the text with a capital first letter, unless it begins with the name of a field."""
+    """Return the text with a capital first letter, unless it starts with the name of a field."""
     return text if "_" in text.split(maxsplit=1)[0] else text[0].upper() + text[1:]
 
 
 def read_reasons() -> Iterator[Reason]:
-    """Yield each reason in the order of the proto; exit if a comment does not have the two paragraphs."""
+    """Yield each reason in the order of the proto. Exit if a comment does not have the two paragraphs."""
     [file] = [file for file in compiled().file if file.name == f"{PACKAGE}/error_reason.proto"]
     comments = {tuple(at.path): at.leading_comments for at in file.source_code_info.location}
     for index, value in enumerate(file.enum_type[0].value):

@@ -1,8 +1,8 @@
-"""Generates client/mendflow/v1 from protos/mendflow/v1: `make protos`.
+"""Generate client/mendflow/v1 from protos/mendflow/v1: `make protos`.
 
-The compiler is pinned in pyproject.toml (grpcio-tools and mypy-protobuf), and old on purpose: what it writes is loaded
-by protobuf 6.31 and newer. google/rpc lies in protos/ so that any client can be generated from that folder alone;
-Python takes those messages from googleapis-common-protos, so nothing is generated for them here.
+pyproject.toml pins old versions of the compiler (grpcio-tools and mypy-protobuf), because protobuf 6.31 and newer can
+load the code that they write. protos/ includes google/rpc, so that every client can be generated from that folder
+alone. Python uses those messages from googleapis-common-protos, so this tool does not generate them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PACKAGE = Path("mendflow/v1")
 
 
 def main() -> None:
-    """Generate into client/, or into another folder with --output."""
+    """Write to client/, or to another folder with --output."""
     parser = argparse.ArgumentParser(description="Generate mendflow/v1 from protos/.")
     parser.add_argument("--output", type=Path, default=ROOT / "client", help="the folder that gets mendflow/v1")
     output: Path = parser.parse_args().output
@@ -31,14 +31,14 @@ def main() -> None:
 
 
 def remove_generated(output: Path) -> None:
-    """Take away what an earlier run wrote, or the code of a removed proto would live on."""
+    """Remove the files of an earlier run, because the code of a removed proto must not stay."""
     for pattern in ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi"):
         for path in (output / PACKAGE).glob(pattern):
             path.unlink()
 
 
 def generate(output: Path) -> None:
-    """Write messages and types for each proto, stubs and servicers for the services only."""
+    """Write messages and types for each proto, and stubs and servicers for each service."""
     protos = sorted(path.relative_to(PROTOS).as_posix() for path in (PROTOS / PACKAGE).glob("*.proto"))
     services = [proto for proto in protos if proto.endswith("_service.proto")]
     protoc(protos, f"--python_out={output}", f"--mypy_out=quiet:{output}")
@@ -46,10 +46,10 @@ def generate(output: Path) -> None:
 
 
 def protoc(protos: list[str], *outputs: str) -> None:
-    """Run the pinned compiler; exit with its status if it refuses."""
+    """Run the pinned compiler. Exit with its status if it fails."""
     well_known = files("grpc_tools") / "_proto"
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"-I{well_known}", *outputs, *protos]
-    # The mypy plugins stand beside this interpreter, which need not be on PATH.
+    # The mypy plugins are in this interpreter's folder, which may not be on PATH.
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     done = subprocess.run(command, env={**os.environ, "PATH": path}, check=False)
     if done.returncode:

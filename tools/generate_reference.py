@@ -1,6 +1,6 @@
-"""Writes docs/reference.md from the comments in protos/mendflow/v1: `make reference`.
+"""Write docs/reference.md from the comments in protos/mendflow/v1: `make reference`.
 
-A comment's paragraphs stay paragraphs; its indented lines, a status and what it means, become a table.
+The paragraphs of a comment stay paragraphs. Its indented lines, each a status and its meaning, become a table.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 PACKAGE = "mendflow/v1"
-#: As a reader needs them; a new file comes after these.
+#: The order of the files on the page. A new file comes after these.
 ORDER = ["workflow_service", "operator_service", "payload", "workflow", "event", "failure", "error_reason"]
 HEAD = """# Reference
 
-Every service, message, field and enum value of `mendflow.v1`, made from the comments in
-[protos/](../protos/mendflow/v1) by `make reference`: change it there. What a client does on each status:
-[status codes](clients/status-codes.md).
+Every service, message, field and enum value of `mendflow.v1`. `make reference` writes this page from the comments in
+[protos/](../protos/mendflow/v1); change the comments, not the page. [Status codes](clients/status-codes.md) says what a
+client does on each status.
 
-Absence: a field of a message type may be absent; any other field that is not set reads as its zero value (`""`, `0`,
-`false`, no entries), and its description says what that means.
+A field of a message type can be absent. Any other unset field reads as its zero value (`""`, `0`, `false` or no
+entries), and its description says what the zero value means.
 """
-#: A status or several, then what it means, both indented; further lines lie deeper.
+#: One or more statuses and their meaning, indented. The following lines have a deeper indentation.
 STATUS = re.compile(r"^ {2,3}([A-Z][A-Z_, ]*[A-Z])  ?\s*(\S.*)$")
 
 
 class Page:
-    """One file's comments, by their place in the descriptor."""
+    """The part of the page for one file. It finds each comment by its path in the descriptor."""
 
     def __init__(self, file: FileDescriptorProto) -> None:
         self.file = file
         self.comments = {tuple(at.path): at.leading_comments for at in file.source_code_info.location}
 
     def lines(self) -> Iterator[str]:
-        """The file's part of the reference."""
+        """Yield the lines for the file."""
         for index, service in enumerate(self.file.service):
             yield from self.service(service, (6, index))
         for index, message in enumerate(self.file.message_type):
@@ -61,35 +61,40 @@ class Page:
             yield from self.enum(enum, (5, index))
 
     def service(self, service: ServiceDescriptorProto, at: tuple[int, ...]) -> Iterator[str]:
-        """Its comment, then each rpc."""
+        """Yield the service's comment, and a section for each rpc."""
         yield f"\n## {service.name}\n"
         yield from prose(self.comments.get(at, ""))
         for index, rpc in enumerate(service.method):
             yield f"\n### {service.name}/{rpc.name}\n"
-            answer = ("a stream of " if rpc.server_streaming else "") + link(rpc.output_type)
-            yield f"{link(rpc.input_type)} → {answer}\n"
+            response = ("a stream of " if rpc.server_streaming else "") + link(rpc.output_type)
+            yield f"{link(rpc.input_type)} → {response}\n"
             yield from prose(self.comments.get((*at, 2, index), ""))
 
     def message(self, message: DescriptorProto, at: tuple[int, ...]) -> Iterator[str]:
-        """Its comment, then a row for each field."""
+        """Yield the message's comment, and a row for each field."""
         yield f"\n### {message.name}\n"
         yield from prose(self.comments.get(at, ""))
         if not message.field:
             yield "It has no fields."
             return
         for index, oneof in enumerate(message.oneof_decl):
-            yield f"`{oneof.name}`, of which at most one is set: {flat(self.comments.get((*at, 8, index), ''))}\n"
+            if oneof.name.startswith("_"):
+                continue  # protoc adds such a oneof for each optional field.
+            comment = flat(self.comments.get((*at, 8, index), ""))
+            yield f"At most one field of `{oneof.name}` is set. {comment}\n"
         yield "| field | number | type | meaning |"
         yield "|---|---|---|---|"
         for index, field in enumerate(message.field):
             meaning = cell(flat(self.comments.get((*at, 2, index), "")))
             kind = kind_of(field, message)
-            if field.HasField("oneof_index"):
+            if field.proto3_optional:
+                kind = f"optional {kind}"
+            elif field.HasField("oneof_index"):
                 kind += f", in `{message.oneof_decl[field.oneof_index].name}`"
             yield f"| `{field.name}` | {field.number} | {kind} | {meaning} |"
 
     def enum(self, enum: EnumDescriptorProto, at: tuple[int, ...]) -> Iterator[str]:
-        """Its comment, then a row for each value."""
+        """Yield the enum's comment, and a row for each value."""
         yield f"\n### {enum.name}\n"
         yield from prose(self.comments.get(at, ""))
         yield "| value | number | meaning |"
@@ -107,7 +112,7 @@ def main() -> None:
 
 
 def reference() -> str:
-    """Answer the page."""
+    """Return the text of the page."""
     lines = [HEAD]
     mine = [file for file in compiled().file if file.name.startswith(PACKAGE)]
     names = [Path(file.name).stem for file in mine]
@@ -120,7 +125,7 @@ def reference() -> str:
 
 
 def compiled() -> FileDescriptorSet:
-    """Answer the protos with their comments; exit with the compiler's status if it refuses."""
+    """Return the descriptors of the protos with their comments. Exit with the compiler's status if it fails."""
     protos = sorted(path.relative_to(PROTOS).as_posix() for path in (PROTOS / PACKAGE).glob("*.proto"))
     well_known = files("grpc_tools") / "_proto"
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +139,7 @@ def compiled() -> FileDescriptorSet:
 
 
 def prose(comment: str) -> Iterator[str]:
-    """Paragraphs, and a table in place of indented lines."""
+    """Yield the lines of a comment, with a table in place of its indented lines."""
     rows: list[list[str]] = []
     for line in comment.splitlines():
         status = STATUS.match(line)
@@ -151,7 +156,7 @@ def prose(comment: str) -> Iterator[str]:
 
 
 def table(rows: list[list[str]]) -> Iterator[str]:
-    """The rows as a table, or nothing."""
+    """Yield the rows as a table, or nothing if there are none."""
     if rows:
         yield "\n| status | reasons, and when |"
         yield "|---|---|"
@@ -159,28 +164,28 @@ def table(rows: list[list[str]]) -> Iterator[str]:
 
 
 def code(names: str) -> str:
-    """Names with commas between, each as code."""
+    """Return comma-separated names, each formatted as code."""
     return ", ".join(f"`{name.strip()}`" for name in names.split(","))
 
 
 def flat(comment: str) -> str:
-    """A comment on one line."""
+    """Return a comment as one line."""
     return " ".join(comment.split())
 
 
 def cell(text: str) -> str:
-    """What a table takes."""
+    """Return text with the characters escaped that have a meaning in a table."""
     return text.replace("|", r"\|").replace("*", r"\*")
 
 
 def link(type_name: str) -> str:
-    """A type of this page as a link, another by its name."""
+    """Return a link to a type on this page, or the name of another type."""
     name = type_name.removeprefix(".mendflow.v1.")
     return f"[{name}](#{name.lower()})" if "." not in name else f"`{type_name.removeprefix('.')}`"
 
 
 def kind_of(field: FieldDescriptorProto, message: DescriptorProto) -> str:
-    """A field's type as a proto would say it."""
+    """Return a field's type in the style of a proto file."""
     for nested in message.nested_type:
         if nested.options.map_entry and field.type_name.endswith(f".{message.name}.{nested.name}"):
             key, value = (kind_of(part, nested) for part in nested.field)
