@@ -1,4 +1,4 @@
-"""The programs, each built once; and the server that they run against."""
+"""Fixtures: the built programs, and the server that they call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", params=list(PROGRAMS))
 def program(request: pytest.FixtureRequest) -> Program:
-    """A language's program, built."""
+    """The built program of a language."""
     found = PROGRAMS[request.param]
     if found.lacks:
         pytest.skip(f"the {found.language} client needs {found.lacks}")
@@ -26,6 +26,6 @@ def program(request: pytest.FixtureRequest) -> Program:
 
 @pytest.fixture
 def order_server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server of the example that the programs are about."""
+    """A server with the example that the programs call."""
     with serving_process(tmp_path, modules=("examples.order",)) as server:
         yield server

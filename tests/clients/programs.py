@@ -1,4 +1,4 @@
-"""The example programs, one a language: built with their language's own tools, and run."""
+"""The example programs, one for each language, which are built with their language's tools."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-#: What is built stays here, so that building again is quick.
+#: Builds stay here, so that the next build is faster.
 BUILT = ROOT / ".clients"
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program: ``build.sh`` builds it into a folder and leaves ``run`` there."""
+    """A program. ``build.sh`` builds it into a folder and writes ``run`` there."""
 
     language: str
     tools: tuple[str, ...]
 
     @property
     def lacks(self) -> str:
-        """What is not there to build it with; empty when all is."""
+        """The missing build tools, or "" if all are installed."""
         return ", ".join(tool for tool in self.tools if not is_there(tool))
 
     @property
     def folder(self) -> Path:
-        """Where it is built."""
+        """The folder of the build."""
         return BUILT / self.language
 
     def build(self) -> None:
-        """Build it. Raises `AssertionError` with what its tools said."""
+        """Build the program. Raise `AssertionError` with the output of its tools if that fails."""
         script = Path(__file__).parent / self.language / "build.sh"
         done = subprocess.run(
             [str(script), str(self.folder)],
@@ -45,17 +45,17 @@ class Program:
         assert done.returncode == 0, f"{script}:\n{done.stdout}{done.stderr}"
 
     def command(self, *arguments: str) -> list[str]:
-        """Answer how it is run."""
+        """Return the command that runs the program."""
         return [str(self.folder / "run"), *arguments]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What it is run with: nothing of this checkout's Python."""
+        """The environment of the program, without this checkout's Python."""
         return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def is_there(tool: str) -> bool:
-    """Tell whether a program, or a module of this Python, is there."""
+    """Return whether a program, or a module of this Python, is installed."""
     return shutil.which(tool) is not None or (tool == "grpc_tools" and importlib.util.find_spec(tool) is not None)
 
 

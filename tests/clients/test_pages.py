@@ -1,4 +1,4 @@
-"""The pages of docs/clients, followed word for word in an empty folder: each ends with a watched workflow."""
+"""The pages of docs/clients, run word for word in an empty folder. Each ends with a watched workflow."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def test_a_page_leads_from_an_empty_folder_to_a_watched_workflow(
     folder.mkdir()
     environment = {**program.environment, "MENDFLOW": str(ROOT), "MENDFLOW_SERVER": order_server.grpc_address}
     commands = "set -e\n"
-    said = ""
+    output = ""
     for block in BLOCK.finditer((ROOT / "docs" / "clients" / f"{language}.md").read_text("utf-8")):
         if block["file"]:
             (folder / block["file"]).parent.mkdir(parents=True, exist_ok=True)
             (folder / block["file"]).write_text(block["text"], encoding="utf-8")
         elif block["kind"] == "sh":
-            # One shell for all: what a block exports, the next one has; what was run once is not run again.
+            # Pass the exported variables of each block to the next block, as one shell would.
             script = f"{commands}{block['text']}"
             commands += "".join(f"{line}\n" for line in block["text"].splitlines() if line.startswith("export "))
             done = subprocess.run(
                 ["/bin/sh", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, f"{block['text']}\n{done.stdout}{done.stderr}"
-            said = done.stdout
-    assert _events(said) == EVENTS
+            output = done.stdout
+    assert _events(output) == EVENTS
 
 
-def _events(said: str) -> list[str]:
-    """Answer the kinds of events in what a program said, however it writes them."""
-    kinds = [line.split()[1] for line in said.splitlines() if re.match(r"\d+ \w", line)]
+def _events(output: str) -> list[str]:
+    """Return the kinds of the events in a program's output, in the style of the protos."""
+    kinds = [line.split()[1] for line in output.splitlines() if re.match(r"\d+ \w", line)]
     return [re.sub(r"(?<=[a-z])([A-Z])", r"_\1", kind).lower() for kind in kinds]

@@ -23,7 +23,7 @@ def test_the_same_starts_twice_leave_each_workflow_once(program: Program, order_
         subprocess.run(command, env=program.environment, capture_output=True, text=True, check=True).stdout
         for _ in range(2)
     ]
-    assert said == [f"starts: {COUNT} asked, {COUNT} started\n", f"starts: {COUNT} asked, 0 started\n"]
+    assert said == [f"starts: {COUNT} requested, {COUNT} started\n", f"starts: {COUNT} requested, 0 started\n"]
     assert order_server.terminate() == 0
     with contextlib.closing(sqlite3.connect(order_server.store)) as store:
         ids = {workflow_id for (workflow_id,) in store.execute("select workflow_id from workflows")}

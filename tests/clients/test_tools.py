@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(600)
 def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which the page's first block has been run."""
     if shutil.which("go") is None:
-        pytest.skip("needs go on PATH")
+        pytest.skip("requires go in PATH")
     folder = tmp_path_factory.mktemp("tools")
     environment = {**os.environ, "GOBIN": str(folder), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-ec", INSTALL], env=environment, capture_output=True, text=True, check=False)
@@ -46,9 +46,9 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 def sh(tools: dict[str, str], server: ServerProcess, command: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the page against the test's server."""
-    told = command.replace(ADDRESS, server.grpc_address)
+    here = command.replace(ADDRESS, server.grpc_address)
     return subprocess.run(
-        ["sh", "-ec", told], env=tools, cwd=server.directory, capture_output=True, text=True, timeout=60, check=False
+        ["sh", "-ec", here], env=tools, cwd=server.directory, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -118,7 +118,7 @@ def test_a_method_can_be_described(tools: dict[str, str], server: ServerProcess)
 
 
 def test_the_probe_of_a_service_that_is_not_known(tools: dict[str, str], server: ServerProcess) -> None:
-    code, said = probe(tools, server, "nobody")
+    code, said = probe(tools, server, "unknown")
     assert code == 3
     assert "NotFound" in said
 

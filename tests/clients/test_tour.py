@@ -45,8 +45,8 @@ cancel: CANCELLED, undone
 pages: 2 + 2 + 2
 """.splitlines()
 
-#: While the order is packed the server is killed: it sleeps then, and goes on where it was.
-DEADLY = "watch: 9 timer_started"
+#: The test kills the server at this line, while the order sleeps to be packed.
+KILL_AT = "watch: 9 timer_started"
 
 
 @pytest.mark.timeout(120)
@@ -59,8 +59,8 @@ async def test_the_tour_is_the_same_from_every_language(program: Program, order_
     lines = []
     async for line in running.stdout:
         lines.append(line.decode().rstrip("\n"))
-        if lines[-1] == DEADLY:
+        if lines[-1] == KILL_AT:
             await asyncio.to_thread(order_server.kill)
             await asyncio.to_thread(order_server.start)
-    _, complaints = await running.communicate()
-    assert (lines, running.returncode) == (LINES, 0), complaints.decode()
+    _, errors = await running.communicate()
+    assert (lines, running.returncode) == (LINES, 0), errors.decode()

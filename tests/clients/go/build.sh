@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the program into the folder OUT and writes OUT/run, which takes the program's arguments.
-# It needs Go, and grpcio-tools beside the interpreter that PYTHON names (python3): protoc is in there.
+# It needs Go, and grpcio-tools, which has protoc, for the interpreter that PYTHON names (python3).
 set -eu
 out=${1:?usage: build.sh OUT}
 python=${PYTHON:-python3}
@@ -9,13 +9,13 @@ root=$(cd "$here/../../.." && pwd)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
-# A source that is gone here must not be found there.
+# Remove old sources, because a deleted source must not stay.
 rm -rf "$out/program"
 mkdir -p "$out/program/gen"
 cp "$here"/*.go "$here/go.mod" "$here/go.sum" "$out/program"
 GOBIN="$out/bin" go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
 GOBIN="$out/bin" go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
-# The contract names its own Go package; here it is a folder of this module instead.
+# The protos name a Go package. Map it to a folder of this module.
 options=
 for name in error_reason event failure operator_service payload workflow workflow_service; do
   options="$options,Mmendflow/v1/$name.proto=tour/gen/mendflow/v1"

@@ -13,13 +13,13 @@ import (
 	mendflow "tour/gen/mendflow/v1"
 )
 
-// patience is how long a call may take over and above what it asks the server to wait.
+// patience is the time that a call has in addition to its requested wait.
 const patience = 10 * time.Second
 
-// UNAVAILABLE is a server that starts, drains or cannot commit: gRPC asks again, and the caller sees nothing of it.
+// serviceConfig makes gRPC retry UNAVAILABLE, which a server returns that is starting, shutting down or cannot commit.
 //
-// Named is what is safe to ask twice: what only reads, a start under an id, a signal under a request_id, and a
-// cancellation. Not WatchWorkflow: a watch that broke goes on from its cursor, see Watch.
+// It lists the calls that are safe to retry: reads, a start with an id, a signal with a request_id, and a cancel.
+// WatchWorkflow is not listed, because a broken watch must resume at its cursor, see Watch.
 const serviceConfig = `{"methodConfig": [{
 	"name": [
 		{"service": "mendflow.v1.WorkflowService", "method": "StartWorkflow"},
@@ -38,25 +38,24 @@ const serviceConfig = `{"methodConfig": [{
 	}
 }]}`
 
-// Connection is one channel to the server. It is made once: it connects again by itself, and any number of goroutines
-// may use it.
+// Connection is one channel to the server. It reconnects automatically, and any number of goroutines can share it.
 type Connection struct {
 	Workflows mendflow.WorkflowServiceClient
 	Health    health.HealthClient
 	channel   *grpc.ClientConn
 }
 
-// Connect answers a connection; it connects with the first call.
+// Connect returns a connection, which connects with the first call.
 func Connect(address string) (*Connection, error) {
 	reconnect := backoff.DefaultConfig
 	reconnect.BaseDelay = 100 * time.Millisecond
-	// A server that is back is found soon; left alone, the channel would wait up to two minutes.
+	// Reconnect soon after a restart of the server. The default wait is up to two minutes.
 	reconnect.MaxDelay = time.Second
 	channel, err := grpc.NewClient(address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: time.Second}),
-		// A peer that vanished without a word is noticed while a call is open.
+		// Pings detect a peer that disappeared during a call.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second}),
 	)
 	if err != nil {
@@ -68,7 +67,7 @@ func Connect(address string) (*Connection, error) {
 // Close closes the channel.
 func (c *Connection) Close() { _ = c.channel.Close() }
 
-// within answers the context of a call that asks the server to wait so long. A deadline belongs on every call.
+// within returns the context of a call that asks the server to wait. Every call needs a deadline.
 func within(wait time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), wait+patience)
 }

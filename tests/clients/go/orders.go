@@ -26,22 +26,22 @@ type Order struct {
 	PackingTime float64 `json:"packing_time"`
 }
 
-// Receipt is what place_order returns, as JSON.
+// Receipt is the output of place_order, as JSON.
 type Receipt struct {
 	ChargedCents int64    `json:"charged_cents"`
 	Parcels      []string `json:"parcels"`
 }
 
-// asJSON answers a value as the payload that every workflow takes.
+// asJSON returns a value as a JSON payload, which every workflow accepts.
 func asJSON(value any) *mendflow.Payload {
 	text, err := json.Marshal(value)
 	if err != nil {
-		panic(err) // These are structs of strings and numbers.
+		panic(err) // Structs of strings and numbers can always be marshaled.
 	}
 	return &mendflow.Payload{Kind: &mendflow.Payload_Json{Json: string(text)}}
 }
 
-// asMessage answers an order as the message that `mendflow export-protos` made of its type.
+// asMessage returns an order as the message that `mendflow export-protos` generated for its type.
 func asMessage(from Order) *mendflow.Payload {
 	input := &order.PlaceOrderInput{
 		OrderId:     proto.String(from.OrderID),

@@ -8,20 +8,20 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Refusal is a status that is not OK. Its details are messages of google.rpc for programs; the text is for people.
+// Refusal is an error status. Its details are messages of google.rpc for programs, and its text is for people.
 type Refusal struct {
-	// Code is the status code's name, as in the contract.
+	// Code is the status code's name, as in google.rpc.
 	Code    string
 	details []any
 }
 
-// refusalOf reads the error of a call that was expected to be refused.
+// refusalOf converts the error of a call that the server must refuse.
 func refusalOf(err error) Refusal {
 	found := status.Convert(err)
 	return Refusal{code.Code(found.Code()).String(), found.Details()}
 }
 
-// detail answers the detail of this type.
+// detail returns the detail of this type.
 func detail[M proto.Message](refusal Refusal) (M, error) {
 	for _, each := range refusal.details {
 		if message, ok := each.(M); ok {

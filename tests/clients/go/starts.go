@@ -8,10 +8,10 @@ import (
 	mendflow "tour/gen/mendflow/v1"
 )
 
-// inFlight is how many starts are under way at any time: the server commits together what comes together.
+// inFlight is the number of concurrent starts. The server commits starts together that arrive together.
 const inFlight = 32
 
-// startMany starts so many orders of nothing.
+// startMany starts count empty orders.
 func startMany(connection *Connection, name string, count int) error {
 	numbers := make(chan int)
 	var started atomic.Int64
@@ -39,7 +39,7 @@ func startMany(connection *Connection, name string, count int) error {
 	if err := failed.Load(); err != nil {
 		return *err
 	}
-	fmt.Printf("starts: %d asked, %d started\n", count, started.Load())
+	fmt.Printf("starts: %d requested, %d started\n", count, started.Load())
 	return nil
 }
 

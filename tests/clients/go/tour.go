@@ -20,26 +20,26 @@ import (
 	mendflow "tour/gen/mendflow/v1"
 )
 
-// wait is how long the server is asked to wait for a workflow's end. At most 60 s; who has more to wait asks again.
+// wait is how long a call asks the server to wait for a workflow's end. At most 60 s; call again to wait longer.
 const wait = 30 * time.Second
 
 var (
 	lamp       = Item{"lamp", 4900, 2.5, 1}
 	heavyChair = Item{"chair", 12_000, 100, 1}
-	// So dear that it waits for the signal approve.
+	// So expensive that the order waits for the signal approve.
 	desk = Item{"desk", 150_000, 40, 1}
 )
 
-// Tour is all that a caller does with the server, one thing after the other. Its workflow ids begin with its name.
+// Tour does everything that a caller does with the server, in sequence. Its workflow ids start with its name.
 type Tour struct {
 	*Connection
 	name string
 }
 
-// NewTour answers the tour of this name.
+// NewTour returns the tour with this name.
 func NewTour(connection *Connection, name string) *Tour { return &Tour{connection, name} }
 
-// Run takes it.
+// Run runs the tour.
 func (t *Tour) Run() error {
 	for _, part := range []func() error{
 		t.health, t.startAndWait, t.typed, t.trace, t.refusals, t.failure, t.deadline, t.signal, t.watch, t.cancel, t.pages,
@@ -51,7 +51,7 @@ func (t *Tour) Run() error {
 	return nil
 }
 
-// health asks whether the server is ready; a load balancer asks the same.
+// health checks whether the server is ready, like a load balancer.
 func (t *Tour) health() error {
 	ctx, cancel := within(0)
 	defer cancel()
@@ -62,7 +62,7 @@ func (t *Tour) health() error {
 	fmt.Println("health:", reply.Status)
 	_, err = t.Health.Check(ctx, &health.HealthCheckRequest{Service: "nothing"})
 	fmt.Println("health of nothing:", refusalOf(err).Code)
-	// Watch tells each change for as long as one listens.
+	// Watch streams each change until the call is cancelled.
 	changes, err := t.Health.Watch(ctx, &health.HealthCheckRequest{})
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func (t *Tour) health() error {
 	return err
 }
 
-// startAndWait starts a workflow and gets its result, in one call.
+// startAndWait starts a workflow and gets its result in one call.
 func (t *Tour) startAndWait() error {
 	two := lamp
 	two.Quantity = 2
@@ -87,7 +87,7 @@ func (t *Tour) startAndWait() error {
 	}
 	fmt.Printf("start and wait: %s, %s, %d cents, %d parcel(s)\n",
 		state(reply.Workflow), started(reply), receipt.ChargedCents, len(receipt.Parcels))
-	// Asking again is how a lost reply is dealt with: the answer is the workflow there is.
+	// A retry after a lost reply is safe: it returns the existing workflow.
 	again, err := t.start(request, wait)
 	if err != nil {
 		return err
@@ -100,13 +100,13 @@ func (t *Tour) startAndWait() error {
 	return nil
 }
 
-// typed says the same with messages: the compiler sees a field that is not there.
+// typed starts a workflow with a message. The compiler finds a wrong field name.
 func (t *Tour) typed() error {
 	reply, err := t.start(t.request("typed", asMessage(t.order("typed", lamp)), wait), wait)
 	if err != nil {
 		return err
 	}
-	// A workflow that was started with a message answers with one.
+	// If the input is a message, the output is a message too.
 	output := new(order.PlaceOrderOutput)
 	if err := reply.Workflow.Output.GetMessage().UnmarshalTo(output); err != nil {
 		return err
@@ -115,9 +115,9 @@ func (t *Tour) typed() error {
 	return nil
 }
 
-// trace lets the workflow's spans hang below the caller's.
+// trace makes the workflow's spans children of the caller's span.
 func (t *Tour) trace() error {
-	// With OpenTelemetry's instrumentation on the channel this header is set by itself.
+	// OpenTelemetry's instrumentation of the channel sets this header automatically.
 	traceID := random(16)
 	ctx, cancel := within(0)
 	defer cancel()
@@ -134,7 +134,7 @@ func (t *Tour) trace() error {
 	return nil
 }
 
-// refusals reads errors: programs decide by the code and ErrorInfo's reason; the message is for people.
+// refusals reads errors. Programs use the code and the reason in ErrorInfo; the message is for people.
 func (t *Tour) refusals() error {
 	_, err := t.start(t.request("now", asJSON(t.order("now", lamp)), 0), 0)
 	other := refusalOf(err)
@@ -174,7 +174,7 @@ func (t *Tour) refusals() error {
 	return nil
 }
 
-// failure sees a workflow fail. That is no error of the call: the workflow says what went wrong.
+// failure reads the failure of a workflow. The call itself succeeds.
 func (t *Tour) failure() error {
 	reply, err := t.start(t.request("heavy", asJSON(t.order("heavy", heavyChair)), wait), wait)
 	if err != nil {
@@ -187,7 +187,7 @@ func (t *Tour) failure() error {
 	return nil
 }
 
-// deadline gives up waiting. The deadline ends the call, never the workflow.
+// deadline stops waiting. It ends only the call, not the workflow.
 func (t *Tour) deadline() error {
 	big := t.order("big", desk)
 	big.PackingTime = 3
@@ -199,9 +199,9 @@ func (t *Tour) deadline() error {
 	return nil
 }
 
-// signal tells a workflow what it waits for.
+// signal sends a workflow the signal that it waits for.
 func (t *Tour) signal() error {
-	// Without the request id a signal that is sent again, for the reply was lost, would be a second signal.
+	// Without the request id, a retry after a lost reply would send a second signal.
 	request := &mendflow.SignalWorkflowRequest{
 		WorkflowId: t.id("big"),
 		Name:       "approve",
@@ -226,7 +226,7 @@ func (t *Tour) signal() error {
 	return nil
 }
 
-// watch sees it come to its end, whatever happens to the server meanwhile.
+// watch watches the workflow until it ends, also across restarts of the server.
 func (t *Tour) watch() error {
 	var reports []*mendflow.ProgressReported
 	err := Watch(t.Connection, t.id("big"), func(event *mendflow.Event) {
@@ -241,7 +241,7 @@ func (t *Tour) watch() error {
 	return err
 }
 
-// cancel ends a workflow that undoes what it has done.
+// cancel cancels a workflow, which then undoes its completed steps.
 func (t *Tour) cancel() error {
 	if _, err := t.start(t.request("unwanted", asJSON(t.order("unwanted", desk)), 0), 0); err != nil {
 		return err
@@ -255,7 +255,7 @@ func (t *Tour) cancel() error {
 	if _, err := t.Workflows.CancelWorkflow(ctx, request); err != nil {
 		return err
 	}
-	// The reply says that the request is on disk; the clean-up takes its time.
+	// The reply means that the request is committed. The clean-up takes longer.
 	workflow, err := t.get("unwanted", wait, wait+patience)
 	if err != nil {
 		return err
@@ -282,7 +282,7 @@ func (t *Tour) pages() error {
 		if err != nil {
 			return err
 		}
-		// A page may be empty and not be the last: only the token tells.
+		// A page can be empty and not be the last. Only the token says so.
 		if len(page.Workflows) > 0 {
 			sizes = append(sizes, strconv.Itoa(len(page.Workflows)))
 		}
@@ -295,7 +295,7 @@ func (t *Tour) pages() error {
 	return nil
 }
 
-// awaitSignal waits until there is something to undo: the items are set aside and the approval is missing.
+// awaitSignal waits until there is something to undo: the items are reserved and the order waits for its approval.
 func (t *Tour) awaitSignal(name string) error {
 	for range 600 {
 		workflow, err := t.get(name, 0, patience)
@@ -304,7 +304,7 @@ func (t *Tour) awaitSignal(name string) error {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return errors.New(name + " did not come to wait for its signal")
+	return errors.New(name + " does not wait for its signal after 30 s")
 }
 
 func (t *Tour) events(name string) ([]*mendflow.Event, error) {
@@ -344,7 +344,7 @@ func (t *Tour) get(name string, wait, deadline time.Duration) (*mendflow.Workflo
 	return reply.GetWorkflow(), err
 }
 
-// request answers a start. The id is the caller's own, so that asking again starts no second order.
+// request returns a start. The caller sets the id, so that a retry does not start a second order.
 func (t *Tour) request(name string, input *mendflow.Payload, wait time.Duration) *mendflow.StartWorkflowRequest {
 	request := &mendflow.StartWorkflowRequest{
 		WorkflowType: "place_order",
@@ -364,7 +364,7 @@ func (t *Tour) order(name string, item Item) Order {
 
 func (t *Tour) id(name string) string { return t.name + "-" + name }
 
-// cut takes the tour's name out of a text.
+// cut returns a text without the tour's name.
 func (t *Tour) cut(text string) string { return strings.ReplaceAll(text, t.name+"-", "") }
 
 func state(workflow *mendflow.Workflow) string {
@@ -378,7 +378,7 @@ func started(reply *mendflow.StartWorkflowResponse) string {
 	return "not started"
 }
 
-// random answers random bytes as hexadecimal digits.
+// random returns random bytes as hexadecimal digits.
 func random(bytes int) string {
 	found := make([]byte, bytes)
 	_, _ = rand.Read(found) // It never fails.

@@ -13,12 +13,12 @@ import (
 	mendflow "tour/gen/mendflow/v1"
 )
 
-// pause is how long to leave a server alone that was not there.
+// pause is the time before a reconnect.
 const pause = 200 * time.Millisecond
 
-// Watch hands on a workflow's events from the first to the last, each once, whatever becomes of the server in between.
+// Watch passes each event of a workflow to onEvent once, also across restarts of the server.
 func Watch(connection *Connection, workflowID string, onEvent func(*mendflow.Event)) error {
-	// The cursor is all that a watch must remember. A program that itself may die keeps it on disk.
+	// The cursor is the only state of a watch. A program that can crash stores it in a file.
 	var after int64
 	ended := false
 	for !ended {
@@ -26,7 +26,7 @@ func Watch(connection *Connection, workflowID string, onEvent func(*mendflow.Eve
 			onEvent(event)
 			ended = ended || isFinal(event)
 		})
-		if err != nil && !passes(err) {
+		if err != nil && !isRetryable(err) {
 			return err
 		}
 		if !ended {
@@ -36,16 +36,16 @@ func Watch(connection *Connection, workflowID string, onEvent func(*mendflow.Eve
 	return nil
 }
 
-// passes tells whether asking again helps: the server was killed, drains or is out of reach. A cancel that is not by
-// this program is gRPC's own, from a server that stops. Everything else is a refusal.
-func passes(err error) bool {
+// isRetryable returns whether a retry can succeed, because the server crashed, is shutting down or is unreachable. This
+// program does not cancel calls, so Canceled comes from gRPC when the server stops. Every other code is a refusal.
+func isRetryable(err error) bool {
 	code := status.Code(err)
 	return code == codes.Unavailable || code == codes.Canceled
 }
 
-// watchOnce watches until the stream ends or breaks.
+// watchOnce reads one stream until it ends or breaks.
 func watchOnce(connection *Connection, workflowID string, after *int64, onEvent func(*mendflow.Event)) error {
-	// When this returns, the call is over on the server too.
+	// Cancel the call on the server when this returns.
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	request := &mendflow.WatchWorkflowRequest{WorkflowId: workflowID, AfterSequence: *after}
@@ -64,13 +64,13 @@ func watchOnce(connection *Connection, workflowID string, after *int64, onEvent 
 		for _, event := range frame.Events {
 			onEvent(event)
 		}
-		// Of the frame, not of its last event: a frame without events is a sign of life and has a cursor too, and with
-		// a filter the cursor passes the events that were left out.
+		// Use the frame's cursor, not its last event: a heartbeat has a cursor but no events, and with
+		// a filter the cursor also passes the excluded events.
 		*after = frame.LastSequence
 	}
 }
 
-// isFinal tells whether no event follows.
+// isFinal returns whether the event is the last one.
 func isFinal(event *mendflow.Event) bool {
 	switch event.Detail.(type) {
 	case *mendflow.Event_WorkflowSucceeded, *mendflow.Event_WorkflowFailed,
@@ -80,7 +80,7 @@ func isFinal(event *mendflow.Event) bool {
 	return false
 }
 
-// kindOf answers the name of an event's detail, as in the contract.
+// kindOf returns the name of an event's detail, as in the proto.
 func kindOf(event *mendflow.Event) string {
 	message := event.ProtoReflect()
 	field := message.WhichOneof(message.Descriptor().Oneofs().ByName("detail"))

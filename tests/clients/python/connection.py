@@ -1,4 +1,4 @@
-"""One channel to the server. It is made once: it connects again by itself, and any number of threads may use it."""
+"""One channel to the server. It reconnects automatically, and any number of threads can share it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mendflow.v1 import workflow_service_pb2_grpc
 
 SERVICE = "mendflow.v1.WorkflowService"
 
-#: How long a call may take over and above what it asks the server to wait, in seconds.
+#: The time that a call has in addition to its requested wait, in seconds.
 PATIENCE = 10.0
 
-#: What is safe to ask twice: what only reads, a start under an id, a signal under a request_id, and a cancellation.
-#: Not WatchWorkflow: a watch that broke goes on from its cursor (watching.py).
-ASKED_AGAIN = ("StartWorkflow", "GetWorkflow", "ListWorkflows", "ListEvents", "SignalWorkflow", "CancelWorkflow")
+#: The calls that are safe to retry: reads, a start with an id, a signal with a request_id, and a cancel. WatchWorkflow
+#: is not listed, because a broken watch must resume at its cursor (watching.py).
+RETRIED = ("StartWorkflow", "GetWorkflow", "ListWorkflows", "ListEvents", "SignalWorkflow", "CancelWorkflow")
 
-#: UNAVAILABLE is a server that starts, drains or cannot commit: gRPC asks again, and the caller sees nothing of it.
+#: gRPC retries UNAVAILABLE, which a server returns that is starting, shutting down or cannot commit.
 SERVICE_CONFIG = {
     "methodConfig": [
         {
-            "name": [{"service": SERVICE, "method": method} for method in ASKED_AGAIN],
+            "name": [{"service": SERVICE, "method": method} for method in RETRIED],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.1s",
@@ -36,16 +36,16 @@ SERVICE_CONFIG = {
 
 
 class Connection:
-    """A channel, and the stubs on it. Use it as a context manager."""
+    """A channel and its stubs. Use it as a context manager."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(
             address,
             options=[
                 ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-                # A peer that vanished without a word is noticed while a call is open.
+                # Pings detect a peer that disappeared during a call.
                 ("grpc.keepalive_time_ms", 30_000),
-                # A server that is back is found soon; left alone, the channel would wait up to two minutes.
+                # Reconnect soon after a restart of the server. The default wait is up to two minutes.
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 1_000),

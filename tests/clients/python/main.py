@@ -1,10 +1,10 @@
 """A tour of Mendflow from Python, on the generated stubs alone.
 
-run tour ADDRESS NAME            all that a caller does; every workflow id begins with NAME-
-run watch ADDRESS WORKFLOW_ID    a workflow's events, to its end
-run starts ADDRESS NAME COUNT    many starts at once
+run tour ADDRESS NAME            everything that a caller does; each workflow id starts with NAME-
+run watch ADDRESS WORKFLOW_ID    a workflow's events until it ends
+run starts ADDRESS NAME COUNT    many concurrent starts
 
-Python has a client of its own (the package mendflow), which does most of this by itself. This shows what it stands on.
+Python also has a client, the package mendflow, which does most of this. This program shows the calls below it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from watching import print_event, watch
 
 
 def main() -> None:
-    """Do what the arguments say."""
+    """Run the mode from the command line."""
     match sys.argv[1:]:
         case ["tour", address, name]:
             with Connection(address) as connection:

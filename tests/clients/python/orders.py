@@ -10,17 +10,17 @@ from mendflow.v1 import payload_pb2, workflow_service_pb2
 
 
 def as_json(value: Any) -> payload_pb2.Payload:
-    """Answer a value as the payload that every workflow takes."""
+    """Return a value as a JSON payload, which every workflow accepts."""
     return payload_pb2.Payload(json=json.dumps(value))
 
 
 def as_message(order: dict[str, Any]) -> payload_pb2.Payload:
-    """Answer an order as the message that `mendflow export-protos` made of its type."""
+    """Return an order as the message that `mendflow export-protos` generated for its type."""
     payload = payload_pb2.Payload()
     payload.message.Pack(order_pb2.PlaceOrderInput(**order))
     return payload
 
 
 def start(workflow_id: str, order: payload_pb2.Payload) -> workflow_service_pb2.StartWorkflowRequest:
-    """Answer the request. The id is the caller's own, so that asking again starts no second order."""
+    """Return a request. The caller sets the id, so that a retry does not start a second order."""
     return workflow_service_pb2.StartWorkflowRequest(workflow_type="place_order", workflow_id=workflow_id, input=order)

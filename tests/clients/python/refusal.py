@@ -1,4 +1,4 @@
-"""A status that is not OK, with its details: messages of google.rpc for programs, beside the text for people."""
+"""An error status with its details: messages of google.rpc for programs, and text for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Refusal:
-    """What a call was refused with."""
+    """The error of a refused call."""
 
     def __init__(self, error: grpc.RpcError) -> None:
         self.code: str = error.code().name
@@ -26,7 +26,7 @@ class Refusal:
                 self._status.ParseFromString(value)
 
     def detail(self, kind: type[M]) -> M:
-        """Answer the detail of this type."""
+        """Return the detail of this type. Raise LookupError if there is none."""
         message = kind()
         for packed in self._status.details:
             if packed.Unpack(message):
@@ -35,9 +35,9 @@ class Refusal:
 
 
 def refusal_of(call: Callable[[], object]) -> Refusal:
-    """Make a call that is expected to be refused."""
+    """Make a call that the server must refuse, and return the error."""
     try:
         call()
     except grpc.RpcError as error:
         return Refusal(error)
-    raise AssertionError("it was not refused")
+    raise AssertionError("the call was not refused")

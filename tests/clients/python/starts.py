@@ -1,4 +1,4 @@
-"""Many starts, some in flight at any time: the server commits together what comes together."""
+"""Many concurrent starts. The server commits starts together that arrive together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IN_FLIGHT = 32
 
 
 def start_many(connection: Connection, name: str, count: int) -> None:
-    """Start so many orders of nothing."""
+    """Start ``count`` empty orders."""
 
     def one(number: int) -> bool:
         workflow_id = f"{name}-{number:04d}"
@@ -24,4 +24,4 @@ def start_many(connection: Connection, name: str, count: int) -> None:
 
     with ThreadPoolExecutor(IN_FLIGHT) as threads:
         started = sum(threads.map(one, range(1, count + 1)))
-    print(f"starts: {count} asked, {started} started", flush=True)
+    print(f"starts: {count} requested, {started} started", flush=True)

@@ -1,4 +1,4 @@
-"""All that a caller does with the server, one thing after the other."""
+"""Everything that a caller does with the server, in sequence."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
     from mendflow.v1.payload_pb2 import Payload
 
-#: How long the server is asked to wait for a workflow's end, in seconds. At most 60; who has more to wait asks again.
+#: How long a call asks the server to wait for a workflow's end, in seconds. At most 60; call again to wait longer.
 WAIT = 30
 
 LAMP = {"sku": "lamp", "price_cents": 4900, "weight_kg": 2.5}
 HEAVY_CHAIR = {"sku": "chair", "price_cents": 12_000, "weight_kg": 100}
-#: So dear that it waits for the signal approve.
+#: So expensive that the order waits for the signal approve.
 DESK = {"sku": "desk", "price_cents": 150_000, "weight_kg": 40}
 
 
 class Tour:
-    """The tour, whose workflow ids all begin with its name."""
+    """The tour. Its workflow ids start with its name."""
 
     def __init__(self, connection: Connection, name: str) -> None:
         self._connection = connection
@@ -39,7 +39,7 @@ class Tour:
         self._name = name
 
     def run(self) -> None:
-        """Take it."""
+        """Run the tour."""
         self.health()
         self.start_and_wait()
         self.typed()
@@ -53,41 +53,41 @@ class Tour:
         self.pages()
 
     def health(self) -> None:
-        """Ask whether the server is ready; a load balancer asks the same."""
+        """Check whether the server is ready, like a load balancer."""
         health = self._connection.health
         reply = health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
         say(f"health: {serving(reply)}")
         nothing = health_pb2.HealthCheckRequest(service="nothing")
         say(f"health of nothing: {refusal_of(lambda: health.Check(nothing, timeout=PATIENCE)).code}")
-        # Watch tells each change for as long as one listens.
+        # Watch streams each change until the call is cancelled.
         changes = health.Watch(health_pb2.HealthCheckRequest())
         say(f"health watch: {serving(next(changes))}")
         changes.cancel()
 
     def start_and_wait(self) -> None:
-        """Start a workflow and get its result, in one call."""
+        """Start a workflow and get its result in one call."""
         request = self._start("now", self._order("now", {**LAMP, "quantity": 2}), wait=WAIT)
         reply = self._workflows.StartWorkflow(request, timeout=WAIT + PATIENCE)
         receipt = json.loads(reply.workflow.output.json)
         paid = f"{receipt['charged_cents']} cents, {len(receipt['parcels'])} parcel(s)"
         say(f"start and wait: {state(reply.workflow)}, {started(reply)}, {paid}")
-        # Asking again is how a lost reply is dealt with: the answer is the workflow there is.
+        # A retry after a lost reply is safe: it returns the existing workflow.
         again = self._workflows.StartWorkflow(request, timeout=WAIT + PATIENCE)
         same = "same execution" if again.workflow.uid == reply.workflow.uid else "another execution"
         say(f"start again: {state(again.workflow)}, {started(again)}, {same}")
 
     def typed(self) -> None:
-        """Say the same with messages: the compiler, or mypy, sees a field that is not there."""
+        """Start a workflow with a message. The compiler, or mypy, finds a wrong field name."""
         request = self._start("typed", as_message(self._plain_order("typed", LAMP)), wait=WAIT)
         workflow = self._workflows.StartWorkflow(request, timeout=WAIT + PATIENCE).workflow
-        # A workflow that was started with a message answers with one.
+        # If the input is a message, the output is a message too.
         output = order_pb2.PlaceOrderOutput()
         workflow.output.message.Unpack(output)
         say(f"typed: {state(workflow)}, {output.charged_cents} cents, {len(output.parcels)} parcel(s)")
 
     def trace(self) -> None:
-        """Let the workflow's spans hang below the caller's."""
-        # With OpenTelemetry's instrumentation on the channel this header is set by itself.
+        """Make the workflow's spans children of the caller's span."""
+        # OpenTelemetry's instrumentation of the channel sets this header automatically.
         trace_id = secrets.token_hex(16)
         metadata = (("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01"),)
         request = self._start("traced", self._order("traced", LAMP))
@@ -95,7 +95,7 @@ class Tour:
         say(f"trace: {'continued' if workflow.trace_id == trace_id else 'lost'}")
 
     def refusals(self) -> None:
-        """Read errors: programs decide by the code and ErrorInfo's reason; the message is for people."""
+        """Read errors. Programs use the code and the reason in ErrorInfo; the message is for people."""
         request = self._start("now", self._order("now", LAMP))
         other = refusal_of(lambda: self._workflows.StartWorkflow(request, timeout=PATIENCE))
         info = other.detail(error_details_pb2.ErrorInfo)
@@ -111,7 +111,7 @@ class Tour:
         say(f"no workflow: {none.code}, {none.detail(error_details_pb2.ErrorInfo).reason}, {self._cut(resource)}")
 
     def failure(self) -> None:
-        """See a workflow fail. That is no error of the call: the workflow says what went wrong."""
+        """Read the failure of a workflow. The call itself succeeds."""
         request = self._start("heavy", self._order("heavy", HEAVY_CHAIR), wait=WAIT)
         workflow = self._workflows.StartWorkflow(request, timeout=WAIT + PATIENCE).workflow
         failure = workflow.failure
@@ -120,15 +120,15 @@ class Tour:
         say(f"failure: {state(workflow)}, {kind}, {self._cut(what)}")
 
     def deadline(self) -> None:
-        """Give up waiting. The deadline ends the call, never the workflow."""
+        """Stop waiting. The deadline ends only the call, not the workflow."""
         request = self._start("big", self._order("big", DESK, packing_time=3))
         self._workflows.StartWorkflow(request, timeout=PATIENCE)
         refusal = refusal_of(lambda: self._workflows.GetWorkflow(self._get("big", wait=60), timeout=0.3))
         say(f"deadline: {refusal.code}")
 
     def signal(self) -> None:
-        """Tell a workflow what it waits for."""
-        # Without the request_id a signal that is sent again, for the reply was lost, would be a second signal.
+        """Send a workflow the signal that it waits for."""
+        # Without the request_id, a retry after a lost reply would send a second signal.
         request = workflow_service_pb2.SignalWorkflowRequest(
             workflow_id=self._id("big"),
             name="approve",
@@ -139,7 +139,7 @@ class Tour:
         say("signal: " + ", then ".join("duplicate" if reply.duplicate else "new" for reply in replies))
 
     def watch(self) -> None:
-        """See it come to its end, whatever happens to the server meanwhile."""
+        """Watch the workflow until it ends, also across restarts of the server."""
         reports = []
         for event in watch(self._connection, self._id("big")):
             print_event(event)
@@ -149,7 +149,7 @@ class Tour:
             say(f"progress: {report.done} of {report.total}: {report.message}")
 
     def cancel(self) -> None:
-        """End a workflow that undoes what it has done."""
+        """Cancel a workflow, which then undoes its completed steps."""
         request = self._start("unwanted", self._order("unwanted", DESK))
         self._workflows.StartWorkflow(request, timeout=PATIENCE)
         self._await_signal("unwanted")
@@ -157,7 +157,7 @@ class Tour:
             workflow_service_pb2.CancelWorkflowRequest(workflow_id=self._id("unwanted"), reason="not wanted any more"),
             timeout=PATIENCE,
         )
-        # The reply says that the request is on disk; the clean-up takes its time.
+        # The reply means that the request is committed. The clean-up takes longer.
         reply = self._workflows.GetWorkflow(self._get("unwanted", wait=WAIT), timeout=WAIT + PATIENCE)
         undone = any(event.attempt_succeeded.step_key.startswith("release") for event in self._events("unwanted"))
         say(f"cancel: {state(reply.workflow)}, {'undone' if undone else 'not undone'}")
@@ -168,7 +168,7 @@ class Tour:
         request = workflow_service_pb2.ListWorkflowsRequest(page_size=2, labels={"run": self._name})
         while True:
             page = self._workflows.ListWorkflows(request, timeout=PATIENCE)
-            # A page may be empty and not be the last: only the token tells.
+            # A page can be empty and not be the last. Only the token says so.
             if page.workflows:
                 sizes.append(str(len(page.workflows)))
             if not page.next_page_token:
@@ -177,13 +177,13 @@ class Tour:
         say(f"pages: {' + '.join(sizes)}")
 
     def _await_signal(self, name: str) -> None:
-        """Wait until there is something to undo: the items are set aside and the approval is missing."""
+        """Wait until there is something to undo: the items are reserved and the order waits for its approval."""
         for _ in range(600):
             workflow = self._workflows.GetWorkflow(self._get(name), timeout=PATIENCE).workflow
             if workflow.reason == event_pb2.STATE_REASON_SIGNAL:
                 return
             time.sleep(0.05)
-        raise TimeoutError(f"{name} did not come to wait for its signal")
+        raise TimeoutError(f"{name} does not wait for its signal after 30 s")
 
     def _events(self, name: str) -> Iterator[event_pb2.Event]:
         request = workflow_service_pb2.ListEventsRequest(workflow_id=self._id(name))
@@ -198,7 +198,7 @@ class Tour:
         return f"{self._name}-{name}"
 
     def _cut(self, text: str) -> str:
-        """Take the tour's name out of a text."""
+        """Return a text without the tour's name."""
         return text.replace(f"{self._name}-", "")
 
     def _plain_order(self, name: str, item: dict[str, Any], packing_time: float = 0) -> dict[str, Any]:
@@ -227,20 +227,20 @@ class Tour:
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
+    """Print a line without buffering."""
     print(line, flush=True)
 
 
 def serving(reply: health_pb2.HealthCheckResponse) -> str:
-    """Answer a health's name."""
+    """Return the name of a health status."""
     return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
 
 
 def state(workflow: workflow_pb2.Workflow) -> str:
-    """Answer a state's name."""
+    """Return the name of a state."""
     return workflow_pb2.WorkflowState.Name(workflow.state).removeprefix("WORKFLOW_STATE_")
 
 
 def started(reply: workflow_service_pb2.StartWorkflowResponse) -> str:
-    """Tell whether the call started it."""
+    """Return whether the call started the workflow."""
     return "started" if reply.started else "not started"

@@ -1,4 +1,4 @@
-"""A workflow's events from the first to the last, each once, whatever becomes of the server in between."""
+"""A watch that yields each event of a workflow once, also across restarts of the server."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from connection import Connection
     from mendflow.v1.event_pb2 import Event
 
-#: How long to leave a server alone that was not there, in seconds.
+#: The pause before a reconnect, in seconds.
 PAUSE = 0.2
 
-#: Asking again helps: the server was killed, drains or is out of reach. A cancel that is not by this program is gRPC's
-#: own, from a server that stops. Everything else is a refusal.
-PASSES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+#: The codes that a retry can resolve: the server crashed, is shutting down or is unreachable. This program does not
+#: cancel calls, so CANCELLED comes from gRPC when the server stops. Every other code is a refusal.
+RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 FINAL = ("workflow_succeeded", "workflow_failed", "workflow_cancelled", "workflow_terminated")
 
 
 def watch(connection: Connection, workflow_id: str) -> Iterator[Event]:
-    """Yield each event, and return after the final one."""
-    # The cursor is all that a watch must remember. A program that itself may die keeps it on disk.
+    """Yield each event, and return after the final event."""
+    # The cursor is the only state of a watch. A program that can crash stores it in a file.
     after = 0
     ended = False
     while not ended:
@@ -36,15 +36,15 @@ def watch(connection: Connection, workflow_id: str) -> Iterator[Event]:
                 for event in frame.events:
                     yield event
                     ended = ended or event.WhichOneof("detail") in FINAL
-                # Of the frame, not of its last event: a frame without events is a sign of life and has a cursor too,
-                # and with a filter the cursor passes the events that were left out.
+                # Use the frame's cursor, not its last event: a heartbeat has a cursor but no events,
+                # and with a filter the cursor also passes the excluded events.
                 after = frame.last_sequence
         except grpc.RpcError as error:
-            if error.code() not in PASSES:
+            if error.code() not in RETRYABLE:
                 raise
             time.sleep(PAUSE)
 
 
 def print_event(event: Event) -> None:
-    """Print an event's place and kind."""
+    """Print an event's sequence and kind."""
     print(f"watch: {event.sequence} {event.WhichOneof('detail')}", flush=True)

@@ -7,17 +7,17 @@ root=$(cd "$here/../../.." && pwd)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
-# A source that is gone here must not be found there.
+# Remove old sources, because a deleted source must not stay.
 rm -rf "$out/src" "$out/build" "$out/protos" "$out/examples"
 mkdir -p "$out/examples"
 cp -R "$here/src" "$here/package.json" "$here/package-lock.json" "$here/buf.gen.yaml" "$here/tsconfig.json" "$out"
 cp -R "$root/protos" "$out"
 cp -R "$root/examples/protos" "$out/examples"
-# What was generated in the source folder, by someone who tried it there, is not what is wanted here.
+# Remove generated code that was copied from the source folder.
 rm -rf "$out/src/gen"
 
 cd "$out"
-# The packages stay as they are while the lock file does, so that building again is quick.
+# Install the packages only if the lock file changed, so that the next build is faster.
 if ! cmp -s package-lock.json installed; then
   rm -f installed
   npm ci --ignore-scripts --no-audit --no-fund --loglevel=error

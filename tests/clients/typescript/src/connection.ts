@@ -1,4 +1,4 @@
-/** One channel to the server. It is made once: it connects again by itself, and any number of calls may share it. */
+/** One channel to the server. It reconnects automatically, and any number of calls can share it. */
 
 import {
   type CallOptions,
@@ -11,14 +11,14 @@ import {
 import { HealthClient } from "./gen/health/v1/health.js";
 import { WorkflowServiceClient } from "./gen/mendflow/v1/workflow_service.js";
 
-/** How long a call may take over and above what it asks the server to wait, in seconds. */
+/** The time that a call has in addition to its requested wait, in seconds. */
 export const PATIENCE = 10;
 
 /**
- * What is safe to ask twice: what only reads, a start under an id, a signal under a request_id, and a cancellation.
- * Not WatchWorkflow: a watch that broke goes on from its cursor (watching.ts).
+ * The calls that are safe to retry: reads, a start with an id, a signal with a request_id, and a cancel. WatchWorkflow
+ * is not listed, because a broken watch must resume at its cursor (watching.ts).
  */
-const ASKED_AGAIN = [
+const RETRIED = [
   "StartWorkflow",
   "GetWorkflow",
   "ListWorkflows",
@@ -27,11 +27,11 @@ const ASKED_AGAIN = [
   "CancelWorkflow",
 ];
 
-/** UNAVAILABLE is a server that starts, drains or cannot commit: gRPC asks again, and the caller sees nothing of it. */
+/** gRPC retries UNAVAILABLE, which a server returns that is starting, shutting down or cannot commit. */
 const SERVICE_CONFIG = {
   methodConfig: [
     {
-      name: ASKED_AGAIN.map((method) => ({ service: WorkflowServiceClient.serviceName, method })),
+      name: RETRIED.map((method) => ({ service: WorkflowServiceClient.serviceName, method })),
       retryPolicy: {
         maxAttempts: 4,
         initialBackoff: "0.1s",
@@ -45,14 +45,14 @@ const SERVICE_CONFIG = {
 
 const CHANNEL_OPTIONS = {
   "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
-  // A peer that vanished without a word is noticed while a call is open.
+  // Pings detect a peer that disappeared during a call.
   "grpc.keepalive_time_ms": 30_000,
-  // A server that is back is found soon; left alone, the channel would wait up to two minutes.
+  // Reconnect soon after a restart of the server. The default wait is up to two minutes.
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 1_000,
 };
 
-/** A call with one answer, as gRPC's callbacks have it. */
+/** A unary call with gRPC's callback. */
 type Method<Request, Reply> = (
   request: Request,
   metadata: Metadata,
@@ -60,25 +60,25 @@ type Method<Request, Reply> = (
   callback: (error: ServiceError | null, reply: Reply) => void,
 ) => ClientUnaryCall;
 
-/** What a call may be given beside its request. */
-interface Manner {
-  /** The deadline, in seconds from now. Every call has one: without it a lost server is waited for without end. */
+/** The options of a call. */
+interface CallSettings {
+  /** The deadline, in seconds from now. Without one, a call to a lost server would never end. */
   within?: number;
   metadata?: Metadata;
 }
 
-/** The same call as a promise. */
+/** Return the call as a function that returns a promise. */
 function promised<Request, Reply>(client: Client, method: Method<Request, Reply>) {
-  return (request: Request, { within = PATIENCE, metadata = new Metadata() }: Manner = {}): Promise<Reply> =>
+  return (request: Request, { within = PATIENCE, metadata = new Metadata() }: CallSettings = {}): Promise<Reply> =>
     new Promise((resolve, reject) => {
       const deadline = Date.now() + within * 1_000;
       method.call(client, request, metadata, { deadline }, (error, reply) => (error ? reject(error) : resolve(reply)));
     });
 }
 
-/** The channel, and what the tour calls on it. */
+/** The channel and the calls of the tour. */
 export class Connection {
-  /** The generated client; its streams are used as they are. */
+  /** The generated client, for streams. */
   readonly workflows;
   readonly health;
 
@@ -105,7 +105,7 @@ export class Connection {
     this.checkHealth = promised(health, health.check);
   }
 
-  /** An open channel keeps Node from ending. */
+  /** Close the channel, because an open channel keeps Node running. */
   close(): void {
     this.workflows.close();
   }

@@ -1,9 +1,9 @@
 /**
  * A tour of Mendflow from TypeScript, on the generated clients alone.
  *
- * run tour ADDRESS NAME            all that a caller does; every workflow id begins with NAME-
- * run watch ADDRESS WORKFLOW_ID    a workflow's events, to its end
- * run starts ADDRESS NAME COUNT    many starts at once
+ * run tour ADDRESS NAME            everything that a caller does; each workflow id starts with NAME-
+ * run watch ADDRESS WORKFLOW_ID    a workflow's events until it ends
+ * run starts ADDRESS NAME COUNT    many concurrent starts
  */
 
 import { Connection } from "./connection.js";

@@ -1,10 +1,10 @@
-/** A status that is not OK, with its details: messages of google.rpc for programs, beside the text for people. */
+/** An error status with its details: messages of google.rpc for programs, and text for people. */
 
 import { type ServiceError, status } from "@grpc/grpc-js";
 import { Status } from "./gen/google/rpc/status.js";
 import { type MessageType, unpack } from "./payloads.js";
 
-/** What a call was refused with. */
+/** The error of a refused call. */
 export class Refusal {
   readonly code: string;
   private readonly details;
@@ -12,11 +12,11 @@ export class Refusal {
   constructor(error: ServiceError) {
     this.code = status[error.code] ?? String(error.code);
     const [bytes] = error.metadata.get("grpc-status-details-bin");
-    // There are none when the error is gRPC's own and not the server's.
+    // An error that gRPC itself raised has no details.
     this.details = bytes instanceof Uint8Array ? Status.decode(bytes).details : [];
   }
 
-  /** The detail of this type. */
+  /** Return the detail of this type. */
   detail<T>(type: MessageType<T>): T {
     for (const packed of this.details) {
       const message = unpack(type, packed);
@@ -28,7 +28,7 @@ export class Refusal {
   }
 }
 
-/** Wait for a call that is expected to be refused. */
+/** Wait for a call that the server must refuse, and return the error. */
 export async function refusalOf(call: Promise<unknown>): Promise<Refusal> {
   try {
     await call;
@@ -38,10 +38,10 @@ export async function refusalOf(call: Promise<unknown>): Promise<Refusal> {
     }
     throw error;
   }
-  throw new Error("it was not refused");
+  throw new Error("the call was not refused");
 }
 
-/** Whether this is gRPC's error, and no fault of the program. */
+/** Return true for an error of gRPC, and false for a bug in the program. */
 export function isServiceError(error: unknown): error is ServiceError {
   return error instanceof Error && "code" in error && "metadata" in error;
 }

@@ -1,4 +1,4 @@
-/** Many starts, some in flight at any time: the server commits together what comes together. */
+/** Many concurrent starts. The server commits starts together that arrive together. */
 
 import type { Connection } from "./connection.js";
 import { StartWorkflowRequest } from "./gen/mendflow/v1/workflow_service.js";
@@ -6,12 +6,12 @@ import { asJson } from "./payloads.js";
 
 const IN_FLIGHT = 32;
 
-/** Start so many orders of nothing. */
+/** Start ``count`` empty orders. */
 export async function startMany(connection: Connection, name: string, count: number): Promise<void> {
   let next = 1;
   let started = 0;
 
-  async function startTheNext(): Promise<void> {
+  async function startNext(): Promise<void> {
     while (next <= count) {
       const workflowId = `${name}-${String(next++).padStart(4, "0")}`;
       const input = asJson({ order_id: workflowId, items: [], ledger: `${name}.db`, packing_time: 0 });
@@ -21,6 +21,6 @@ export async function startMany(connection: Connection, name: string, count: num
     }
   }
 
-  await Promise.all(Array.from({ length: IN_FLIGHT }, startTheNext));
-  console.log(`starts: ${count} asked, ${started} started`);
+  await Promise.all(Array.from({ length: IN_FLIGHT }, startNext));
+  console.log(`starts: ${count} requested, ${started} started`);
 }

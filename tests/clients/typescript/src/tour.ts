@@ -1,4 +1,4 @@
-/** All that a caller does with the server, one thing after the other. */
+/** Everything that a caller does with the server, in sequence. */
 
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -22,12 +22,12 @@ import { asJson, asMessage, fromJson, fromMessage } from "./payloads.js";
 import { refusalOf } from "./refusal.js";
 import { printEvent, watch } from "./watching.js";
 
-/** How long the server is asked to wait for a workflow's end, in seconds. At most 60; who waits longer asks again. */
+/** How long a call asks the server to wait for a workflow's end, in seconds. At most 60; call again to wait longer. */
 const WAIT = 30;
-/** A call's deadline lies behind what it asks the server to wait. */
+/** A call's deadline is later than the wait that it requests. */
 const WITHIN = { within: WAIT + PATIENCE };
 
-/** A line of an order, as its JSON has it. */
+/** A line of an order, as JSON. */
 interface Item {
   sku: string;
   price_cents: number;
@@ -35,7 +35,7 @@ interface Item {
   quantity?: number;
 }
 
-/** The output, as its JSON has it. */
+/** The output, as JSON. */
 interface Receipt {
   charged_cents: number;
   parcels: string[];
@@ -43,10 +43,10 @@ interface Receipt {
 
 const LAMP: Item = { sku: "lamp", price_cents: 4_900, weight_kg: 2.5 };
 const HEAVY_CHAIR: Item = { sku: "chair", price_cents: 12_000, weight_kg: 100 };
-/** So dear that it waits for the signal approve. */
+/** So expensive that the order waits for the signal approve. */
 const DESK: Item = { sku: "desk", price_cents: 150_000, weight_kg: 40 };
 
-/** The tour, whose workflow ids all begin with its name. */
+/** The tour. Its workflow ids start with its name. */
 export class Tour {
   constructor(
     private readonly connection: Connection,
@@ -67,37 +67,37 @@ export class Tour {
     await this.pages();
   }
 
-  /** Ask whether the server is ready; a load balancer asks the same. */
+  /** Check whether the server is ready, like a load balancer. */
   private async health(): Promise<void> {
     const reply = await this.connection.checkHealth({ service: "" });
     console.log(`health: ${reply.status}`);
     const refusal = await refusalOf(this.connection.checkHealth({ service: "nothing" }));
     console.log(`health of nothing: ${refusal.code}`);
-    // Watch tells each change for as long as one listens.
+    // Watch streams each change until the call is cancelled.
     const stream = this.connection.health.watch(HealthCheckRequest.create());
     const changes: AsyncIterable<HealthCheckResponse> = stream;
     for await (const change of changes) {
       console.log(`health watch: ${change.status}`);
       break;
     }
-    // Leaving the loop does not hang up.
+    // Leaving the loop does not cancel the call.
     stream.cancel();
   }
 
-  /** Start a workflow and get its result, in one call. */
+  /** Start a workflow and get its result in one call. */
   private async startAndWait(): Promise<void> {
     const request = this.start("now", this.order("now", { ...LAMP, quantity: 2 }), WAIT);
     const reply = await this.connection.startWorkflow(request, WITHIN);
     const receipt = fromJson(reply.workflow?.output) as Receipt;
     const paid = `${receipt.charged_cents} cents, ${receipt.parcels.length} parcel(s)`;
     console.log(`start and wait: ${state(reply.workflow)}, ${started(reply)}, ${paid}`);
-    // Asking again is how a lost reply is dealt with: the answer is the workflow there is.
+    // A retry after a lost reply is safe: it returns the existing workflow.
     const again = await this.connection.startWorkflow(request, WITHIN);
     const same = again.workflow?.uid === reply.workflow?.uid ? "same execution" : "another execution";
     console.log(`start again: ${state(again.workflow)}, ${started(again)}, ${same}`);
   }
 
-  /** Say the same with messages: the compiler sees a field that is not there. */
+  /** Start a workflow with a message. The compiler finds a wrong field name. */
   private async typed(): Promise<void> {
     const order = PlaceOrderInput.create({
       orderId: this.id("typed"),
@@ -107,14 +107,14 @@ export class Tour {
     });
     const request = this.start("typed", asMessage(PlaceOrderInput, order), WAIT);
     const { workflow } = await this.connection.startWorkflow(request, WITHIN);
-    // A workflow that was started with a message answers with one.
+    // If the input is a message, the output is a message too.
     const receipt = fromMessage(PlaceOrderOutput, workflow?.output);
     console.log(`typed: ${state(workflow)}, ${receipt.chargedCents} cents, ${receipt.parcels.length} parcel(s)`);
   }
 
-  /** Let the workflow's spans hang below the caller's. */
+  /** Make the workflow's spans children of the caller's span. */
   private async trace(): Promise<void> {
-    // With OpenTelemetry's instrumentation of grpc-js this header is set by itself.
+    // OpenTelemetry's instrumentation of grpc-js sets this header automatically.
     const traceId = randomBytes(16).toString("hex");
     const metadata = new Metadata();
     metadata.set("traceparent", `00-${traceId}-${randomBytes(8).toString("hex")}-01`);
@@ -124,7 +124,7 @@ export class Tour {
     console.log(`trace: ${workflow?.traceId === traceId ? "continued" : "lost"}`);
   }
 
-  /** Read errors: programs decide by the code and ErrorInfo's reason; the message is for people. */
+  /** Read errors. Programs use the code and the reason in ErrorInfo; the message is for people. */
   private async refusals(): Promise<void> {
     const otherInput = this.start("now", this.order("now", { ...LAMP, quantity: 1 }));
     const other = await refusalOf(this.connection.startWorkflow(otherInput));
@@ -141,7 +141,7 @@ export class Tour {
     console.log(`no workflow: ${none.code}, ${none.detail(ErrorInfo).reason}, ${resource}`);
   }
 
-  /** See a workflow fail. That is no error of the call: the workflow says what went wrong. */
+  /** Read the failure of a workflow. The call itself succeeds. */
   private async failure(): Promise<void> {
     const request = this.start("heavy", this.order("heavy", HEAVY_CHAIR), WAIT);
     const { workflow } = await this.connection.startWorkflow(request, WITHIN);
@@ -151,20 +151,20 @@ export class Tour {
     console.log(`failure: ${state(workflow)}, ${kind}, ${what}`);
   }
 
-  /** Give up waiting. The deadline ends the call, never the workflow. */
+  /** Stop waiting. The deadline ends only the call, not the workflow. */
   private async deadline(): Promise<void> {
     await this.connection.startWorkflow(this.start("big", this.order("big", DESK, 3)));
     const refusal = await refusalOf(this.connection.getWorkflow(this.get("big", 60), { within: 0.3 }));
     console.log(`deadline: ${refusal.code}`);
   }
 
-  /** Tell a workflow what it waits for. */
+  /** Send a workflow the signal that it waits for. */
   private async signal(): Promise<void> {
     const request = SignalWorkflowRequest.create({
       workflowId: this.id("big"),
       name: "approve",
       data: asJson({ by: "clients" }),
-      // Without it a signal that is sent again, for the reply was lost, would be a second signal.
+      // Without it, a retry after a lost reply would send a second signal.
       requestId: this.id("approval"),
     });
     const first = await this.connection.signalWorkflow(request);
@@ -173,7 +173,7 @@ export class Tour {
     console.log(`signal: ${said.join(", then ")}`);
   }
 
-  /** See it come to its end, whatever happens to the server meanwhile. */
+  /** Watch the workflow until it ends, also across restarts of the server. */
   private async watch(): Promise<void> {
     const reports: ProgressReported[] = [];
     for await (const event of watch(this.connection, this.id("big"))) {
@@ -187,14 +187,14 @@ export class Tour {
     }
   }
 
-  /** End a workflow that undoes what it has done. */
+  /** Cancel a workflow, which then undoes its completed steps. */
   private async cancel(): Promise<void> {
     await this.connection.startWorkflow(this.start("unwanted", this.order("unwanted", DESK)));
     await this.awaitSignal("unwanted");
     await this.connection.cancelWorkflow(
       CancelWorkflowRequest.create({ workflowId: this.id("unwanted"), reason: "not wanted any more" }),
     );
-    // The reply says that the request is on disk; the clean-up takes its time.
+    // The reply means that the request is committed. The clean-up takes longer.
     const { workflow } = await this.connection.getWorkflow(this.get("unwanted", WAIT), WITHIN);
     let undone = false;
     for await (const { detail } of this.events("unwanted")) {
@@ -211,7 +211,7 @@ export class Tour {
       const page = await this.connection.listWorkflows(
         ListWorkflowsRequest.create({ pageSize: 2, pageToken, labels: { run: this.name } }),
       );
-      // A page may be empty and not be the last: only the token tells.
+      // A page can be empty and not be the last. Only the token says so.
       if (page.workflows.length > 0) {
         sizes.push(page.workflows.length);
       }
@@ -220,7 +220,7 @@ export class Tour {
     console.log(`pages: ${sizes.join(" + ")}`);
   }
 
-  /** Wait until there is something to undo: the items are set aside and the approval is missing. */
+  /** Wait until there is something to undo: the items are reserved and the order waits for its approval. */
   private async awaitSignal(name: string): Promise<void> {
     for (let look = 0; look < 600; look++) {
       const { workflow } = await this.connection.getWorkflow(this.get(name));
@@ -229,7 +229,7 @@ export class Tour {
       }
       await sleep(50);
     }
-    throw new Error(`${name} did not come to wait for its signal`);
+    throw new Error(`${name} does not wait for its signal after 30 s`);
   }
 
   private async *events(name: string): AsyncGenerator<Event> {
@@ -246,7 +246,7 @@ export class Tour {
     return `${this.name}-${name}`;
   }
 
-  /** Take the tour's name out of a text. */
+  /** Return a text without the tour's name. */
   private cut(text: string): string {
     return text.replaceAll(`${this.name}-`, "");
   }
@@ -255,7 +255,7 @@ export class Tour {
     return asJson({ order_id: this.id(name), items: [item], ledger: `${this.name}.db`, packing_time: packingTime });
   }
 
-  /** Ask for a start. The id is the caller's own, so that asking again starts no second order. */
+  /** Return a request for a start. The caller sets the id, so that a retry does not start a second order. */
   private start(name: string, input: Payload, wait = 0): StartWorkflowRequest {
     return StartWorkflowRequest.create({
       workflowType: "place_order",
@@ -271,12 +271,12 @@ export class Tour {
   }
 }
 
-/** A wait, or none. */
+/** Return a duration, or undefined for 0. */
 function seconds(wait: number) {
   return wait === 0 ? undefined : { seconds: wait, nanos: 0 };
 }
 
-/** A state's name. */
+/** Return the name of a state. */
 function state(workflow: Workflow | undefined): string {
   return workflow?.state.replace("WORKFLOW_STATE_", "") ?? "no workflow";
 }

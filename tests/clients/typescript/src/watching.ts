@@ -1,4 +1,4 @@
-/** A workflow's events from the first to the last, each once, whatever becomes of the server in between. */
+/** A watch that yields each event of a workflow once, also across restarts of the server. */
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ServiceError, status } from "@grpc/grpc-js";
@@ -7,18 +7,18 @@ import type { Event } from "./gen/mendflow/v1/event.js";
 import { WatchWorkflowRequest, type WatchWorkflowResponse } from "./gen/mendflow/v1/workflow_service.js";
 import { isServiceError } from "./refusal.js";
 
-/** How long to leave a server alone that was not there, in milliseconds. */
+/** The pause before a reconnect, in milliseconds. */
 const PAUSE = 200;
 
-/** Yield each event, and return after the final one. */
+/** Yield each event, and return after the final event. */
 export async function* watch(connection: Connection, workflowId: string): AsyncGenerator<Event> {
-  // The cursor is all that a watch must remember. A program that itself may die keeps it on disk.
+  // The cursor is the only state of a watch. A program that can crash stores it in a file.
   let afterSequence = 0;
   let ended = false;
   while (!ended) {
     const request = WatchWorkflowRequest.create({ workflowId, afterSequence });
     const stream = connection.workflows.watchWorkflow(request);
-    // For the compiler, what comes out of a stream of grpc-js is any; this says what it is.
+    // grpc-js types the values of a stream as any. This annotation gives them a type.
     const frames: AsyncIterable<WatchWorkflowResponse> = stream;
     try {
       for await (const frame of frames) {
@@ -26,16 +26,16 @@ export async function* watch(connection: Connection, workflowId: string): AsyncG
           yield event;
           ended ||= isFinal(event);
         }
-        // Of the frame, not of its last event: a frame without events is a sign of life and has a cursor too, and with
-        // a filter the cursor passes the events that were left out.
+        // Use the frame's cursor, not its last event: a heartbeat has a cursor but no events, and with
+        // a filter the cursor also passes the excluded events.
         afterSequence = frame.lastSequence;
       }
     } catch (error) {
-      if (!isServiceError(error) || !passes(error)) {
+      if (!isServiceError(error) || !isRetryable(error)) {
         throw error;
       }
     } finally {
-      // Leaving the loop early does not hang up: the call would stay open.
+      // Leaving the loop early does not cancel the call.
       stream.cancel();
     }
     if (!ended) {
@@ -45,13 +45,14 @@ export async function* watch(connection: Connection, workflowId: string): AsyncG
 }
 
 /**
- * Whether asking again helps: the server died, drains or is not up yet. A stream that was reset without a status, as a
- * proxy in between may do, is INTERNAL for grpc-js. Anything else (NOT_FOUND, say) will not pass by waiting.
+ * Return whether a retry can succeed, because the server crashed, is shutting down or has not started. A proxy can
+ * reset a stream without a status, which grpc-js reports as INTERNAL. A retry does not help for other codes such as
+ * NOT_FOUND.
  */
-function passes(error: ServiceError): boolean {
+function isRetryable(error: ServiceError): boolean {
   return (
     error.code === status.UNAVAILABLE ||
-    error.code === status.CANCELLED || // not by this program: gRPC's own, from a server that stops
+    error.code === status.CANCELLED || // from gRPC, when the server stops
     (error.code === status.INTERNAL && error.details.startsWith("Received RST_STREAM"))
   );
 }
@@ -68,9 +69,9 @@ function isFinal(event: Event): boolean {
   }
 }
 
-/** Print an event as the modes watch and tour show it. */
+/** Print an event. */
 export function printEvent(event: Event): void {
-  // A newer server may have kinds that this program does not know: they are no error.
+  // A kind from a newer server is not an error.
   const kind = event.detail?.$case ?? "something_newer";
   console.log(`watch: ${event.sequence} ${kind.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)}`);
 }

@@ -11,16 +11,16 @@ import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Stream;
 
-/** One channel to the server. It is made once: it connects again by itself, and any number of threads may use it. */
+/** One channel to the server. It reconnects automatically, and any number of threads can share it. */
 final class Connection implements AutoCloseable {
-    /** How long a call may take over and above what it asks the server to wait. */
+    /** The time that a call has in addition to its requested wait. */
     private static final Duration PATIENCE = Duration.ofSeconds(10);
 
     /**
-     * What is safe to ask twice: what only reads, a start under an id, a signal under a request_id, and a
-     * cancellation. Not WatchWorkflow: a watch that broke goes on from its cursor, see {@link Watch}.
+     * The calls that are safe to retry: reads, a start with an id, a signal with a request_id, and a cancel.
+     * WatchWorkflow is not listed, because a broken watch must resume at its cursor, see {@link Watch}.
      */
-    private static final List<String> ASKED_AGAIN =
+    private static final List<String> RETRIED =
             List.of("StartWorkflow", "GetWorkflow", "ListWorkflows", "ListEvents", "SignalWorkflow", "CancelWorkflow");
 
     private final ManagedChannel channel;
@@ -28,14 +28,14 @@ final class Connection implements AutoCloseable {
     Connection(String address) {
         channel = Grpc.newChannelBuilder(address, InsecureChannelCredentials.create())
                 .defaultServiceConfig(serviceConfig())
-                // A peer that vanished without a word is noticed while a call is open.
+                // Pings detect a peer that disappeared during a call.
                 .keepAliveTime(30, TimeUnit.SECONDS)
                 .build();
     }
 
-    /** UNAVAILABLE is a server that starts, drains or cannot commit: gRPC asks again, and the caller sees nothing. */
+    /** gRPC retries UNAVAILABLE, which a server returns that is starting, shutting down or cannot commit. */
     private static Map<String, ?> serviceConfig() {
-        Stream<Map<String, String>> names = ASKED_AGAIN.stream()
+        Stream<Map<String, String>> names = RETRIED.stream()
                 .map(method -> Map.of("service", WorkflowServiceGrpc.SERVICE_NAME, "method", method));
         // In Java the numbers must be doubles, as in parsed JSON.
         Map<String, ?> retry = Map.of(
@@ -47,17 +47,17 @@ final class Connection implements AutoCloseable {
         return Map.of("methodConfig", List.of(Map.of("name", names.toList(), "retryPolicy", retry)));
     }
 
-    /** The stub for calls that are answered at once. A deadline counts from here on, so each call takes a new stub. */
+    /** The stub for calls without a wait. The deadline starts here, so each call needs a new stub. */
     WorkflowServiceGrpc.WorkflowServiceBlockingStub workflows() {
         return workflows(Duration.ZERO);
     }
 
-    /** The stub for a call that asks the server to wait so long. */
+    /** The stub for a call that asks the server to wait. */
     WorkflowServiceGrpc.WorkflowServiceBlockingStub workflows(Duration wait) {
         return streams().withDeadlineAfter(wait.plus(PATIENCE));
     }
 
-    /** The stub without a deadline: a watch lasts as long as its workflow. */
+    /** The stub without a deadline, because a watch lasts as long as its workflow. */
     WorkflowServiceGrpc.WorkflowServiceBlockingStub streams() {
         return WorkflowServiceGrpc.newBlockingStub(channel);
     }
@@ -67,8 +67,8 @@ final class Connection implements AutoCloseable {
     }
 
     /**
-     * Connect again now. Left alone, the channel waits longer after each failure, up to two minutes, and Java has no
-     * setting for it; whoever paces their own attempts says so with this.
+     * Reconnect now. By default the channel waits longer after each failure, up to two minutes, and Java has no
+     * setting for it. A caller with its own pauses calls this method before each attempt.
      */
     void connectNow() {
         channel.resetConnectBackoff();

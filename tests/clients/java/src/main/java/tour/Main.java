@@ -2,7 +2,7 @@ package tour;
 
 import java.util.Set;
 
-/** The command line: each mode is a class of its own. */
+/** The command line. Each mode is a class. */
 public final class Main {
     private Main() {}
 

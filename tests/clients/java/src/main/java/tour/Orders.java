@@ -10,16 +10,16 @@ import examples.order.v1.PlaceOrderInput;
 import java.time.Duration;
 import java.util.List;
 
-/** What place_order takes and returns, in its two forms: JSON, here from records, and the generated messages. */
+/** The input and output of place_order as JSON, here from records, and as generated messages. */
 final class Orders {
-    /** The workflows' JSON is in snake case. */
+    /** The workflows' JSON uses snake case. */
     static final Gson JSON = new GsonBuilder()
             .setFieldNamingPolicy(FieldNamingPolicy.LOWER_CASE_WITH_UNDERSCORES)
             .create();
 
     record Item(String sku, long priceCents, double weightKg, long quantity) {}
 
-    /** The members left out have defaults on the server's side. */
+    /** The server has defaults for the other members. */
     record Order(String orderId, List<Item> items, String ledger, double packingTime) {}
 
     record Receipt(String orderId, long chargedCents, List<String> parcels) {}
@@ -30,7 +30,7 @@ final class Orders {
         return Payload.newBuilder().setJson(JSON.toJson(value)).build();
     }
 
-    /** The same order as a message. The Any tells the server which one it is. */
+    /** The same order as a message. The Any has the message's type. */
     static Payload message(Order order) {
         PlaceOrderInput.Builder input = PlaceOrderInput.newBuilder()
                 .setOrderId(order.orderId())
@@ -47,8 +47,8 @@ final class Orders {
     }
 
     /**
-     * A start of place_order. The id is the caller's own, here the order's number: so a start whose reply was lost can
-     * be asked for again and never starts a second workflow.
+     * A start of place_order. The caller sets the id, here the order's number, so that a retry after a lost reply does
+     * not start a second workflow.
      */
     static StartWorkflowRequest.Builder start(String id, Payload input) {
         return StartWorkflowRequest.newBuilder()

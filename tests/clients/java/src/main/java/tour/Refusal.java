@@ -8,10 +8,10 @@ import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.StatusProto;
 import java.util.List;
 
-/** A status that is not OK, with its details: messages of google.rpc for programs, beside the text for people. */
+/** An error status with its details: messages of google.rpc for programs, and text for people. */
 record Refusal(Status.Code code, List<Any> details) {
 
-    /** Make a call that is expected to be refused. */
+    /** Make a call that the server must refuse, and return the error. */
     static Refusal of(Runnable call) {
         try {
             call.run();
@@ -22,7 +22,7 @@ record Refusal(Status.Code code, List<Any> details) {
         return new Refusal(Status.Code.OK, List.of());
     }
 
-    /** The detail of this type. */
+    /** Return the detail of this type. */
     <T extends Message> T detail(Class<T> type) throws InvalidProtocolBufferException {
         for (Any detail : details) {
             if (detail.is(type)) {

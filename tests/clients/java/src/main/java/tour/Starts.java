@@ -9,7 +9,7 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 
-/** Many starts, some in flight at any time: the server commits together what comes together. */
+/** Many concurrent starts. The server commits starts together that arrive together. */
 final class Starts {
     private static final int IN_FLIGHT = 32;
 
@@ -36,7 +36,7 @@ final class Starts {
         } finally {
             threads.shutdown();
         }
-        System.out.println("starts: " + count + " asked, " + started + " started");
+        System.out.println("starts: " + count + " requested, " + started + " started");
     }
 
     private StartWorkflowRequest request(String id) {

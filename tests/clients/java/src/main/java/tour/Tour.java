@@ -37,9 +37,9 @@ import tour.Orders.Item;
 import tour.Orders.Order;
 import tour.Orders.Receipt;
 
-/** All that a caller does with the server, one thing after the other. */
+/** Everything that a caller does with the server, in sequence. */
 final class Tour {
-    /** How long the server is asked to wait for a workflow's end. At most 60 s; who has more to wait asks again. */
+    /** How long a call asks the server to wait for a workflow's end. At most 60 s; call again to wait longer. */
     private static final Duration WAIT = Duration.ofSeconds(30);
 
     private static final Item TWO_LAMPS = new Item("lamp", 4900, 2.5, 2);
@@ -77,7 +77,7 @@ final class Tour {
         print("health: " + connection.health().check(all).getStatus());
         HealthCheckRequest nothing = HealthCheckRequest.newBuilder().setService("nothing").build();
         print("health of nothing: " + Refusal.of(() -> connection.health().check(nothing)).code());
-        // Closing the context hangs up what was called inside it: a stream that is left open goes on for ever.
+        // Closing the context cancels the calls inside it. A stream that is not cancelled never ends.
         try (Context.CancellableContext call = Context.current().withCancellation()) {
             call.run(() -> print("health watch: " + first(all).getStatus()));
         }
@@ -95,7 +95,7 @@ final class Tour {
         print("start and wait: " + state(workflow) + ", " + started(reply) + ", "
                 + paid(receipt.chargedCents(), receipt.parcels().size()));
 
-        // Asking again is how a lost reply is dealt with: the answer is the workflow there is.
+        // A retry after a lost reply is safe: it returns the existing workflow.
         StartWorkflowResponse again = connection.workflows(WAIT).startWorkflow(request);
         boolean same = again.getWorkflow().getUid().equals(workflow.getUid());
         print("start again: " + state(again.getWorkflow()) + ", " + started(again) + ", "
@@ -106,13 +106,13 @@ final class Tour {
         Order order = new Order(prefix + "typed", List.of(LAMP), name + ".db", 0);
         StartWorkflowRequest request = start("typed", Orders.message(order)).setWait(Orders.duration(WAIT)).build();
         Workflow workflow = connection.workflows(WAIT).startWorkflow(request).getWorkflow();
-        // A workflow that was started with a message answers with one.
+        // If the input is a message, the output is a message too.
         PlaceOrderOutput output = workflow.getOutput().getMessage().unpack(PlaceOrderOutput.class);
         print("typed: " + state(workflow) + ", " + paid(output.getChargedCents(), output.getParcelsCount()));
     }
 
     private void trace() {
-        // With OpenTelemetry's instrumentation on the channel this header is set by itself.
+        // OpenTelemetry's instrumentation of the channel sets this header automatically.
         String traceId = hex(16);
         Metadata headers = new Metadata();
         headers.put(
@@ -143,7 +143,7 @@ final class Tour {
         print("no workflow: " + none.code() + ", " + none.detail(ErrorInfo.class).getReason() + ", " + cut(resource));
     }
 
-    /** A workflow that fails is no error of the call: the call is OK, and the workflow says what went wrong. */
+    /** Read the failure of a workflow. The call itself succeeds. */
     private void failure() {
         StartWorkflowRequest request = order("heavy", HEAVY_CHAIR).setWait(Orders.duration(WAIT)).build();
         Workflow workflow = connection.workflows(WAIT).startWorkflow(request).getWorkflow();
@@ -154,17 +154,17 @@ final class Tour {
     }
 
     private void deadline() {
-        // So dear an order waits for the signal approve.
+        // An order this expensive waits for the signal approve.
         connection.workflows().startWorkflow(order("big", 3, DESK).build());
         GetWorkflowRequest request = get("big").setWait(Orders.duration(Duration.ofMinutes(1))).build();
-        // The deadline ends the call, never the workflow.
+        // The deadline ends only the call, not the workflow.
         Refusal refusal = Refusal.of(
                 () -> connection.streams().withDeadlineAfter(Duration.ofMillis(300)).getWorkflow(request));
         print("deadline: " + refusal.code());
     }
 
     private void signal() {
-        // Without the request_id a signal that is sent again, for the reply was lost, would be a second signal.
+        // Without the request_id, a retry after a lost reply would send a second signal.
         SignalWorkflowRequest request = SignalWorkflowRequest.newBuilder()
                 .setWorkflowId(prefix + "big")
                 .setName("approve")
@@ -196,7 +196,7 @@ final class Tour {
                 .setWorkflowId(prefix + "unwanted")
                 .setReason("not wanted any more")
                 .build());
-        // The reply says that the request is on disk; the clean-up takes its time.
+        // The reply means that the request is committed. The clean-up takes longer.
         GetWorkflowRequest request = get("unwanted").setWait(Orders.duration(WAIT)).build();
         Workflow workflow = connection.workflows(WAIT).getWorkflow(request).getWorkflow();
         boolean undone = events("unwanted").stream()
@@ -204,7 +204,7 @@ final class Tour {
         print("cancel: " + state(workflow) + ", " + (undone ? "undone" : "not undone"));
     }
 
-    /** Wait until there is something to undo: the items are set aside and the approval is missing. */
+    /** Wait until there is something to undo: the items are reserved and the order waits for its approval. */
     private void awaitSignal(String id) throws InterruptedException {
         GetWorkflowRequest request = get(id).build();
         for (int tries = 0; tries < 600; tries++) {
@@ -215,7 +215,7 @@ final class Tour {
             }
             Thread.sleep(50);
         }
-        throw new IllegalStateException(id + " did not come to wait for its signal");
+        throw new IllegalStateException(id + " does not wait for its signal after 30 s");
     }
 
     private List<Event> events(String id) {
@@ -237,7 +237,7 @@ final class Tour {
         ListWorkflowsResponse page;
         do {
             page = connection.workflows().listWorkflows(request.build());
-            // A page may be empty and not be the last: only the token tells.
+            // A page can be empty and not be the last. Only the token says so.
             if (page.getWorkflowsCount() > 0) {
                 sizes.add(String.valueOf(page.getWorkflowsCount()));
             }
@@ -262,7 +262,7 @@ final class Tour {
         return GetWorkflowRequest.newBuilder().setWorkflowId(prefix + id);
     }
 
-    /** Take the run's name out of a text. */
+    /** Return a text without the tour's name. */
     private String cut(String text) {
         return text.replace(prefix, "");
     }
@@ -283,7 +283,7 @@ final class Tour {
         return cents + " cents, " + parcels + " parcel(s)";
     }
 
-    /** Random bytes as hexadecimal digits. */
+    /** Return random bytes as hexadecimal digits. */
     private static String hex(int bytes) {
         byte[] random = new byte[bytes];
         ThreadLocalRandom.current().nextBytes(random);

@@ -9,9 +9,9 @@ import java.util.Iterator;
 import java.util.Locale;
 import java.util.function.Consumer;
 
-/** A workflow's events from the first to the last, each once, whatever becomes of the server in between. */
+/** A watch that yields each event of a workflow once, also across restarts of the server. */
 final class Watch {
-    /** How long to leave a server alone that was not there, in milliseconds. */
+    /** The pause before a reconnect, in milliseconds. */
     private static final long PAUSE = 200;
 
     private final Connection connection;
@@ -20,9 +20,9 @@ final class Watch {
         this.connection = connection;
     }
 
-    /** Hand on each event, and return after the final one. */
+    /** Pass each event to onEvent, and return after the final event. */
     void run(String workflowId, Consumer<Event> onEvent) throws InterruptedException {
-        // The cursor is all that a watch must remember. A program that itself may die keeps it on disk.
+        // The cursor is the only state of a watch. A program that can crash stores it in a file.
         long after = 0;
         boolean ended = false;
         while (!ended) {
@@ -38,12 +38,12 @@ final class Watch {
                         onEvent.accept(event);
                         ended = ended || isFinal(event);
                     }
-                    // Of the frame, not of its last event: a frame without events is a sign of life and has a cursor
-                    // too, and with a filter the cursor passes the events that were left out.
+                    // Use the frame's cursor, not its last event: a heartbeat has a cursor but no events, and with a
+                    // filter the cursor also passes the excluded events.
                     after = frame.getLastSequence();
                 }
             } catch (StatusRuntimeException error) {
-                if (!passes(error)) {
+                if (!isRetryable(error)) {
                     throw error;
                 }
             }
@@ -55,25 +55,25 @@ final class Watch {
     }
 
     /**
-     * Whether asking again helps: the server died, drains or is not up yet. It may also be that the connection closed
-     * just when the call was sent; gRPC for Java calls that UNKNOWN, or INTERNAL, without the details that the server
-     * gives. Anything else (NOT_FOUND, say) will not pass by waiting.
+     * Return whether a retry can succeed, because the server crashed, is shutting down or has not started. If the
+     * connection closes while the call is sent, gRPC for Java reports UNKNOWN or INTERNAL without the server's details.
+     * A retry does not help for other codes such as NOT_FOUND.
      */
-    private static boolean passes(StatusRuntimeException error) {
+    private static boolean isRetryable(StatusRuntimeException error) {
         return switch (error.getStatus().getCode()) {
-            // CANCELLED is not by this program: it is gRPC's own, from a server that stops.
+            // This program does not cancel calls, so CANCELLED comes from gRPC when the server stops.
             case UNAVAILABLE, CANCELLED -> true;
             case UNKNOWN, INTERNAL -> StatusProto.fromThrowable(error).getDetailsCount() == 0;
             default -> false;
         };
     }
 
-    /** Print an event as the modes watch and tour show it. */
+    /** Print an event. */
     static void print(Event event) {
         System.out.println("watch: " + event.getSequence() + " " + kind(event));
     }
 
-    /** The name of what happened. A newer server may have kinds that this program does not know: they are no error. */
+    /** Return the kind of an event. A kind from a newer server is not an error. */
     private static String kind(Event event) {
         return event.getDetailCase().name().toLowerCase(Locale.ROOT);
     }
