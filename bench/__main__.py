@@ -1,4 +1,4 @@
-"""`make bench`: one table, with the spread over some runs; `--json FILE` for machines."""
+"""Print a table with the median and the range of several runs, or write JSON: `make bench`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.rows import ECHO_ROW, ROWS, Bench
 
 
 def measure(runs: int, scale: float, only: str) -> dict[str, list[float]]:
-    """Answer each row's figures, one a run. Every run has a new server and a new file."""
+    """Return the figures of each row, one for each run. Each run has a new server and a new store."""
     figures: dict[str, list[float]] = {row.name: [] for row in ROWS if only in row.name or row.name == ECHO_ROW}
     for _ in range(runs):
         with tempfile.TemporaryDirectory(prefix="mendflow-bench-") as name, servers.echo() as echo:
@@ -33,7 +33,7 @@ def measure(runs: int, scale: float, only: str) -> dict[str, list[float]]:
 
 
 def report(figures: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Answer the table's rows as plain data."""
+    """Return the table's rows as plain data."""
     echo = statistics.median(figures[ECHO_ROW])
     rows = []
     for row in ROWS:
@@ -78,8 +78,8 @@ def _mark(row: dict[str, Any], name: str) -> str:
     return "" if reached is None else f"{row[name]:,} {'yes' if reached else 'NO'}"
 
 
-def tell_large(figures: list[tuple[str, str]], file: Path | None) -> None:
-    """Print the rows of large stores, and write them if a file is named."""
+def show_large(figures: list[tuple[str, str]], file: Path | None) -> None:
+    """Print the rows of large stores, and write them to a file if there is one."""
     table = Table(title="many workflows in the store")
     table.add_column("")
     table.add_column("figure", justify="right")
@@ -91,16 +91,16 @@ def tell_large(figures: list[tuple[str, str]], file: Path | None) -> None:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Run the benchmarks and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="how many runs, each with a new server (3)")
     parser.add_argument("--scale", type=float, default=1.0, help="how much each row does (1.0)")
-    parser.add_argument("--only", default="", help="only rows with this in their name")
+    parser.add_argument("--only", default="", help="only rows whose name contains this")
     parser.add_argument("--large", action="store_true", help="with 100,000 and 1,000,000 workflows in the store")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     given = parser.parse_args()
     if given.large:
-        tell_large(asyncio.run(large.measure(given.scale, given.only)), given.json)
+        show_large(asyncio.run(large.measure(given.scale, given.only)), given.json)
         return
     rows = report(measure(given.runs, given.scale, given.only))
     show(rows)

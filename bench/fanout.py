@@ -1,7 +1,7 @@
-"""How soon watchers see what happened: one on a workflow, and 1,000; and what 1,000 bare streams take beside it.
+"""The latency from a signal to its event at 1 watcher and at 1,000 watchers, and of 1,000 bare streams for comparison.
 
-Each time is from before a signal is sent to when a watcher has the frame that tells of it: the call, the commit and
-the frame. The client reads all the streams in one process, which takes most of the time for 1,000.
+A latency is the time from before a signal's call until a watcher has the frame with its event, so it includes the call,
+the commit and the frame. One client process reads all streams, which takes most of the time for 1,000.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from bench.servers import LISTEN, TELL
+from bench.servers import LISTEN, PUBLISH
 from mendflow.ids import new_id
 from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from bench.rows import Bench
 
-#: How often something happens, all watchers together.
+#: The number of frames in one row, for all watchers together.
 FRAMES = 20_000
-#: At the most and at the least, for any number of watchers.
+#: The most and the fewest rounds, for any number of watchers.
 MOST, LEAST = 400, 20
 
 
 class Audience:
-    """Who waits for each round to arrive everywhere."""
+    """The receivers of each round, and their latencies in milliseconds."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -38,20 +38,20 @@ class Audience:
         self.took: list[float] = []
 
     def begin(self) -> None:
-        """A round begins."""
+        """Start a round."""
         self._missing = self._size
         self._all.clear()
         self._began = time.perf_counter()
 
     def arrived(self) -> None:
-        """One has it."""
+        """Record that one receiver has the message."""
         self.took.append((time.perf_counter() - self._began) * 1e3)
         self._missing -= 1
         if not self._missing:
             self._all.set()
 
     async def everyone(self) -> None:
-        """Wait for the last."""
+        """Wait until every receiver has the message."""
         async with asyncio.timeout(60):
             await self._all.wait()
 
@@ -62,12 +62,12 @@ class Audience:
 
 
 def rounds_of(bench: Bench, watchers: int) -> int:
-    """Answer how often something happens for so many."""
+    """Return the number of rounds for this many watchers."""
     return bench.count(max(LEAST, min(MOST, FRAMES // watchers)))
 
 
 def watchers_see(count: int) -> Callable[[Bench], Awaitable[float]]:
-    """A signal to the frame that tells of it, with so many watchers on one workflow: the 99th percentile."""
+    """Return a measure of the 99th percentile from a signal to its frame, with ``count`` watchers on one workflow."""
 
     async def measure(bench: Bench) -> float:
         rounds = rounds_of(bench, count)
@@ -75,7 +75,7 @@ def watchers_see(count: int) -> Callable[[Bench], Awaitable[float]]:
         async with grpc.aio.insecure_channel(bench.address) as channel:
             stub: Any = workflow_service_pb2_grpc.WorkflowServiceStub(channel)
             workflow_id = new_id()
-            start = workflow_service_pb2.StartWorkflowRequest(workflow_id=workflow_id, workflow_type="told")
+            start = workflow_service_pb2.StartWorkflowRequest(workflow_id=workflow_id, workflow_type="signalled")
             start.input.json = str(rounds)
             await stub.StartWorkflow(start)
 
@@ -83,8 +83,8 @@ def watchers_see(count: int) -> Callable[[Bench], Awaitable[float]]:
                 request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=workflow_id)
                 ready = False
                 async for frame in stub.WatchWorkflow(request):
-                    told = sum(event.HasField("signal_received") for event in frame.events)
-                    if told or not ready:
+                    signals = sum(event.HasField("signal_received") for event in frame.events)
+                    if signals or not ready:
                         ready = True
                         audience.arrived()
 
@@ -104,12 +104,12 @@ def watchers_see(count: int) -> Callable[[Bench], Awaitable[float]]:
 
 
 async def bare_streams(bench: Bench) -> float:
-    """A call to the message that it sends down 1,000 bare streams: the limit of fan-out, the 99th percentile."""
+    """Measure the 99th percentile from a call to its message on 1,000 bare streams, which is the limit of fan-out."""
     count = 1_000
     audience = Audience(count)
     async with grpc.aio.insecure_channel(bench.echo_address) as channel:
         listen: Any = channel.unary_stream(LISTEN)
-        tell: Any = channel.unary_unary(TELL)
+        publish: Any = channel.unary_unary(PUBLISH)
 
         async def hear() -> None:
             async for _ in listen(b"", wait_for_ready=True):
@@ -121,7 +121,7 @@ async def bare_streams(bench: Bench) -> float:
         audience.took.clear()
         for _ in range(rounds_of(bench, count)):
             audience.begin()
-            await tell(b"x" * 100)
+            await publish(b"x" * 100)
             await audience.everyone()
         for task in hearing:
             task.cancel()

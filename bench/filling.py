@@ -1,7 +1,7 @@
-"""Stores with many workflows in them, written through the store's own verbs.
+"""Stores with many workflows, written through the store's interface.
 
-A real server makes one workflow; its row and its events are written again and again under other ids, in batches as
-large as the server's own.
+A real server creates one workflow. Its row and its events are copied under other ids, in batches as large as the
+server's batches.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ AT_ONCE = 5_000
 
 
 class Pattern:
-    """A workflow as a server wrote it, to be written again."""
+    """A workflow that a server wrote, as a template for copies."""
 
     def __init__(self, row: Row, events: list[bytes]) -> None:
         self._row = row
         self._events = [event_pb2.Event.FromString(event) for event in events]
 
     def again(self, workflow_id: str, wake: float | None) -> Change:
-        """Answer it under another id; if it sleeps, until ``wake``, in seconds since the epoch."""
+        """Return a copy with another id. If ``wake`` is set, it sleeps until then (seconds since the epoch)."""
         uid = uuid.uuid4().hex
         now = time.time_ns() // 1_000
         row = replace(self._row, key=0, workflow_id=workflow_id, uid=uid, create_time=now)
@@ -50,7 +50,7 @@ class Pattern:
 
 
 async def read_pattern(path: Path, workflow_id: str, *, upto: int = 1_000) -> Pattern:
-    """Read a workflow out of a store that no server has open, as it was after so many events."""
+    """Read a workflow, as it was after ``upto`` events, from a store that no server has open."""
     store = SqliteStore(path)
     await store.open()
     try:
@@ -64,7 +64,7 @@ async def read_pattern(path: Path, workflow_id: str, *, upto: int = 1_000) -> Pa
 async def fill(
     path: Path, pattern: Pattern, count: int, *, name: Callable[[], str] = new_id, wake: float | None = None
 ) -> None:
-    """Write so many into a store that no server has open."""
+    """Write ``count`` copies to a store that no server has open."""
     store = SqliteStore(path)
     await store.open()
     try:

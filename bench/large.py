@@ -1,6 +1,7 @@
-"""What a hundred thousand and a million workflows in the store cost: `make bench-large`.
+"""The cost of 100,000 and of a million workflows in the store: `make bench-large`.
 
-Each row has stores of its own, filled through the store's verbs, and an empty one beside them in the same run.
+Each row has its own stores, filled through the store's interface, and compares them with an empty store in the same
+run.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-#: How many workflows the rows are about, at scale 1.
-ASLEEP, MANY, DUE, UNDER_WAY = 100_000, 1_000_000, 10_000, 10_000
-#: For how long after a store is filled nothing is due, in seconds, with room for a slow start.
+#: The number of workflows in the rows, at scale 1.
+ASLEEP, MANY, DUE, IN_PROGRESS = 100_000, 1_000_000, 10_000, 10_000
+#: How long nothing is due after a store is filled, in seconds. This leaves time for a slow start.
 SOON = 15.0
-#: How often each of several servers is measured, in turn.
+#: How often each of several servers is measured, in turns.
 TURNS = 7
 FAR = 86_400.0
 
@@ -41,20 +42,20 @@ Figures = list[tuple[str, str]]
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """A folder for one store."""
+    """Yield a folder for one store."""
     with TemporaryDirectory(prefix="mendflow-large-") as name:
         yield Path(name)
 
 
 @contextlib.asynccontextmanager
 async def connected(address: str) -> AsyncIterator[Any]:
-    """The stub of a server."""
+    """Yield a stub for a server."""
     async with grpc.aio.insecure_channel(address) as channel:
         yield workflow_service_pb2_grpc.WorkflowServiceStub(channel)
 
 
 async def patterns(directory: Path) -> tuple[Pattern, Pattern, Pattern]:
-    """Let a server make one that has ended, one that sleeps, and one whose first step is under way."""
+    """Return a workflow that has ended, one that sleeps, and one whose first step is in progress."""
     with servers.mendflow(directory) as server:
         async with connected(server.address) as stub:
             start = workflow_service_pb2.StartWorkflowRequest
@@ -78,7 +79,7 @@ async def patterns(directory: Path) -> tuple[Pattern, Pattern, Pattern]:
 
 
 async def sleeping(pattern: Pattern, scale: float) -> Figures:
-    """Memory above an empty server's, and starting others, with so many asleep."""
+    """Measure the memory above an empty server's, and the rate of starts, with many workflows asleep."""
     count = round(ASLEEP * scale)
     memory, rates = [], []
     for number in (0, count):
@@ -95,12 +96,12 @@ async def sleeping(pattern: Pattern, scale: float) -> Figures:
 
 
 async def rate(bench: Bench) -> float:
-    """Answer how many waiting calls a second, the median of three."""
+    """Return the rate of waiting calls in calls a second, the median of three."""
     return statistics.median([await waiting_calls(64)(bench) for _ in range(3)])
 
 
 async def due(pattern: Pattern, scale: float) -> Figures:
-    """So many due at one instant, among many more that are not."""
+    """Measure many workflows that are due at one instant, among many more that are not."""
     count, many = round(DUE * scale), round(MANY * scale)
     with folder() as directory:
         path = directory / servers.FILE
@@ -122,7 +123,7 @@ async def due(pattern: Pattern, scale: float) -> Figures:
 
 
 async def until_ended(stub: Any, count: int) -> None:
-    """Wait until so many have succeeded."""
+    """Wait until ``count`` workflows have succeeded."""
     request = workflow_service_pb2.ListWorkflowsRequest(page_size=1_000)
     request.states.append(workflow_pb2.WORKFLOW_STATE_SUCCEEDED)
     while True:
@@ -139,16 +140,16 @@ async def until_ended(stub: Any, count: int) -> None:
 
 
 async def finished(pattern: Pattern, scale: float) -> Figures:
-    """Throughput, lists and reads with so many that have ended, under ids in time order and random ones.
+    """Measure throughput, lists and reads with many ended workflows, with ids in time order and with random ids.
 
-    The servers are asked in turn, for a minute later the machine may be another one.
+    The servers are measured in turns, because the machine's speed may change within a minute.
     """
     count = round(MANY * scale)
     chance = random.Random(1)
     stores = {
         "an empty store": (0, new_id),
         f"{count:,} finished, in time order": (count, new_id),
-        # What is there, and what is started then.
+        # Both the stored workflows and the new ones have random ids.
         f"{count:,} finished, random ids": (count, lambda: f"{chance.getrandbits(128):032x}"),
     }
     found: dict[str, list[dict[str, float]]] = {what: [] for what in stores}
@@ -173,7 +174,7 @@ async def finished(pattern: Pattern, scale: float) -> Figures:
 
 
 async def measured(bench: Bench) -> dict[str, float]:
-    """Answer the rates and times of one store."""
+    """Return the rates and times of one store, by row."""
     found = {"waiting calls": await waiting_calls(64)(bench), "batches": await batches(bench)}
     async with connected(bench.address) as stub:
         lists = {
@@ -190,7 +191,7 @@ async def measured(bench: Bench) -> dict[str, float]:
 
 
 async def median_of(call: Any) -> float:
-    """Answer how long a call takes, in milliseconds."""
+    """Return the median time of a call, in milliseconds."""
     took = []
     for _ in range(100):
         began = time.perf_counter()
@@ -199,27 +200,27 @@ async def median_of(call: Any) -> float:
     return statistics.median(took)
 
 
-def taken_over_at(store: Path, key: int) -> float:
-    """Wait until a new server's first event of this workflow is on disk; answer when that was."""
+def recovered_at(store: Path, key: int) -> float:
+    """Wait until a new server's first event of this workflow is committed, and return the time (since the epoch)."""
     with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as reader:
         for _ in range(6_000):
             (generation,) = reader.execute("SELECT generation FROM workflows WHERE key = ?", (key,)).fetchone()
             if generation > 1:
                 return time.time()
             time.sleep(0.005)
-    raise TimeoutError(f"workflow {key} in {store} is not taken over")
+    raise TimeoutError(f"workflow {key} in {store} was not recovered within 30 s")
 
 
 async def until_none_open(stub: Any) -> None:
-    """Wait until all have ended."""
+    """Wait until no workflow is open."""
     request = workflow_service_pb2.ListWorkflowsRequest(page_size=1, states=OPEN)
     while (await stub.ListWorkflows(request)).workflows:  # noqa: ASYNC110 - another process ends them
         await asyncio.sleep(0.02)
 
 
 async def restart(pattern: Pattern, scale: float) -> Figures:
-    """So many cut off in the midst of a step: until the first goes on, and until all have."""
-    count = round(UNDER_WAY * scale)
+    """Measure how soon the first of many workflows resumes after a crash during a step, and how soon all have ended."""
+    count = round(IN_PROGRESS * scale)
     with folder() as directory:
         await fill(directory / servers.FILE, pattern, count)
         copy = directory / "copy"
@@ -228,20 +229,20 @@ async def restart(pattern: Pattern, scale: float) -> Figures:
         with contextlib.closing(sqlite3.connect(copy / servers.FILE)) as store:
             (oldest,) = store.execute("SELECT min(key) FROM workflows WHERE end_time IS NULL").fetchone()
         began = time.time()
-        # It goes on before anyone can ask for it.
-        first = asyncio.get_running_loop().run_in_executor(None, taken_over_at, copy / servers.FILE, oldest)
+        # The workflow is recovered before the server serves calls, so read the store.
+        first = asyncio.get_running_loop().run_in_executor(None, recovered_at, copy / servers.FILE, oldest)
         with servers.mendflow(copy) as server:
             async with connected(server.address) as stub:
                 await until_none_open(stub)
                 every = time.time() - began
     return [
-        (f"{count:,} under way: the first goes on after the start of the process", f"{await first - began:.2f} s"),
-        (f"{count:,} under way: all have ended after", f"{every:.2f} s"),
+        (f"{count:,} in progress: the first resumes after the start of the process", f"{await first - began:.2f} s"),
+        (f"{count:,} in progress: all have ended after", f"{every:.2f} s"),
     ]
 
 
 async def measure(scale: float, only: str) -> Figures:
-    """Answer the rows of each sort, or of those with this in their name: sleeping, restart, due, finished."""
+    """Return the rows of sleeping, restart, due and finished, or only of those whose name contains ``only``."""
     with folder() as directory:
         ended, asleep, cut = await patterns(directory)
     figures: Figures = []

@@ -1,4 +1,4 @@
-"""What is measured, a function a row. Each answers its figures, one for each unit of its row."""
+"""The rows of the benchmark. Each has a function that measures its figure."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ OPEN = (
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table. ``least`` is the figure to reach, ``goal`` the one to aim at.
+    """A row of the table. ``least`` is the required figure, and ``goal`` is the desired one.
 
-    What a slow machine misses is judged by its ratio to the bare echo of the same run, where one is asked for.
+    On a slow machine, a figure also passes if its ratio to the bare echo of the same run reaches ``least_of_echo`` or
+    ``goal_of_echo``.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Row:
     goal_of_echo: float = math.inf
 
     def reaches(self, figure: float, echo: float, *, goal: bool) -> bool | None:
-        """Tell whether a figure is good enough beside this echo's; None: nothing is asked."""
+        """Return whether a figure reaches the required or the desired one, or None if the row has none."""
         wanted = self.goal if goal else self.least
         if wanted is None:
             return None
@@ -60,31 +61,31 @@ class Row:
 
 @dataclass
 class Bench:
-    """One run's surroundings."""
+    """The environment of one run."""
 
     server: Running
     echo_address: str
     directory: Path
-    #: How much each row does, from 0 to 1.
+    #: The amount of work in each row, from 0 to 1.
     scale: float = 1.0
-    #: What makes the ids of the workflows that it starts.
+    #: Makes the ids of new workflows.
     new_id: Callable[[], str] = new_id
     latencies: dict[str, list[float]] = field(default_factory=dict)
-    #: Processor time a workflow, in microseconds, of the server and the client: by row.
+    #: The processor time for each workflow in the server and in the client, in microseconds, by row.
     processor: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
-        """Where the server is."""
+        """The server's address."""
         return self.server.address
 
     def count(self, number: int) -> int:
-        """Answer how many, at this scale."""
+        """Return a number at this scale."""
         return max(1, round(number * self.scale))
 
 
 def start_request(bench: Bench, *, wait: bool) -> workflow_service_pb2.StartWorkflowRequest:
-    """Answer a request for one workflow."""
+    """Return a request to start one workflow."""
     request = workflow_service_pb2.StartWorkflowRequest(workflow_id=bench.new_id(), workflow_type=TYPE)
     request.input.json = "1"
     if wait:
@@ -93,7 +94,7 @@ def start_request(bench: Bench, *, wait: bool) -> workflow_service_pb2.StartWork
 
 
 async def in_flight(count: int, width: int, one: Callable[[], Awaitable[None]]) -> float:
-    """Do it ``count`` times, ``width`` at once; answer how many a second."""
+    """Run ``one`` ``count`` times, ``width`` concurrently, and return the rate per second."""
     left = iter(range(count))
 
     async def worker() -> None:
@@ -107,7 +108,7 @@ async def in_flight(count: int, width: int, one: Callable[[], Awaitable[None]]) 
 
 @contextlib.contextmanager
 def processor_time(bench: Bench, name: str, count: int) -> Iterator[None]:
-    """Take down what so many workflows cost."""
+    """Record the processor time of the block for each of ``count`` workflows."""
     server, client = bench.server.processor, time.process_time()
     yield
     bench.processor[name] = (
@@ -119,24 +120,24 @@ def processor_time(bench: Bench, name: str, count: int) -> Iterator[None]:
 def processor_of(
     name: str, measure: Callable[[Bench], Awaitable[float]], side: int
 ) -> Callable[[Bench], Awaitable[float]]:
-    """The processor time a workflow took on one side (0: the server) in a row, which is measured once a run."""
+    """Return a measure of the processor time for each workflow on one side (0: the server, 1: the client) of a row."""
 
-    async def answer(bench: Bench) -> float:
+    async def processor(bench: Bench) -> float:
         if name not in bench.processor:
             await measure(bench)
         return bench.processor[name][side]
 
-    return answer
+    return processor
 
 
 def connect(bench: Bench) -> tuple[grpc.aio.Channel, Any]:
-    """Answer a channel and the stub on it."""
+    """Return a channel and its stub."""
     channel = grpc.aio.insecure_channel(bench.address)
     return channel, workflow_service_pb2_grpc.WorkflowServiceStub(channel)
 
 
 def waiting_calls(width: int) -> Callable[[Bench], Awaitable[float]]:
-    """Each workflow by one StartWorkflow call that waits for its result."""
+    """Return a measure of StartWorkflow calls that wait for the result."""
 
     async def measure(bench: Bench) -> float:
         channel, stub = connect(bench)
@@ -155,7 +156,7 @@ def waiting_calls(width: int) -> Callable[[Bench], Awaitable[float]]:
 
 
 async def start_then_watch(bench: Bench) -> float:
-    """StartWorkflow, then its own WatchWorkflow to the end."""
+    """Measure StartWorkflow followed by WatchWorkflow until the end."""
     channel, stub = connect(bench)
     async with channel:
 
@@ -173,7 +174,7 @@ async def start_then_watch(bench: Bench) -> float:
 
 
 async def batches(bench: Bench) -> float:
-    """Started by BatchStartWorkflows of 500, until the last has ended."""
+    """Measure batches of 500 starts until the last workflow has ended."""
     with processor_time(bench, "batches", bench.count(20) * 500):
         return await _batches(bench)
 
@@ -200,7 +201,7 @@ async def _batches(bench: Bench) -> float:
 
 
 async def one_at_a_time(bench: Bench, name: str, *, wait: bool) -> list[float]:
-    """Answer how long each of some calls took, in milliseconds, sorted; measured once a run."""
+    """Return the times of sequential calls in milliseconds, sorted. They are measured once in each run."""
     if name not in bench.latencies:
         channel, stub = connect(bench)
         async with channel:
@@ -215,23 +216,23 @@ async def one_at_a_time(bench: Bench, name: str, *, wait: bool) -> list[float]:
 
 
 async def result_median(bench: Bench) -> float:
-    """Start to result, one at a time: the median."""
+    """Measure the median from start to result, one at a time."""
     return statistics.median(await one_at_a_time(bench, "result", wait=True))
 
 
 async def result_p99(bench: Bench) -> float:
-    """Start to result, one at a time: the 99th percentile."""
+    """Measure the 99th percentile from start to result, one at a time."""
     took = await one_at_a_time(bench, "result", wait=True)
     return took[min(len(took) - 1, int(len(took) * 0.99))]
 
 
 async def acknowledged_median(bench: Bench) -> float:
-    """Acknowledged start, one at a time: the median."""
+    """Measure the median of an acknowledged start, one at a time."""
     return statistics.median(await one_at_a_time(bench, "acknowledged", wait=False))
 
 
 def echoes(width: int) -> Callable[[Bench], Awaitable[float]]:
-    """A bare grpc.aio call: the limit of calls."""
+    """Return a measure of bare grpc.aio calls, which are the limit of calls."""
 
     async def measure(bench: Bench) -> float:
         async with grpc.aio.insecure_channel(bench.echo_address) as channel:
@@ -247,7 +248,7 @@ def echoes(width: int) -> Callable[[Bench], Awaitable[float]]:
 
 
 async def bare_commit(bench: Bench) -> float:
-    """A bare SQLite commit with WAL and synchronous=FULL: the limit of the disk, in milliseconds."""
+    """Measure a bare SQLite commit with WAL and synchronous=FULL in milliseconds, which is the limit of the disk."""
     database = sqlite3.connect(bench.directory / f"bare-{time.time_ns()}.db", isolation_level=None)
     try:
         database.execute("pragma journal_mode=wal")

@@ -1,4 +1,4 @@
-"""The processes beside the client: a Mendflow server, and a bare gRPC echo as the limit."""
+"""The server processes of a benchmark: a Mendflow server, and a bare gRPC echo as the limit."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ROOT = Path(__file__).parent.parent
 FILE = "bench.db"
 ECHO = "/bench.Echo/Echo"
 LISTEN = "/bench.Echo/Listen"
-TELL = "/bench.Echo/Tell"
+PUBLISH = "/bench.Echo/Publish"
 
 
 def free_port() -> int:
-    """Answer a port that nobody has right now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -47,13 +47,13 @@ class Running:
 
     @property
     def processor(self) -> float:
-        """The processor time it has taken, in seconds."""
+        """The processor time that the server has used, in seconds."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def resident(self) -> float:
-        """Its resident memory, in MB."""
+        """The server's resident memory, in MB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
@@ -72,7 +72,7 @@ def mendflow(directory: Path) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def echo() -> Iterator[str]:
-    """Serve a bare echo on the same kind of loop; answer the address."""
+    """Serve a bare echo on the same kind of event loop, and yield its address."""
     port = free_port()
     with _process([sys.executable, "-m", "bench.servers", str(port)]):
         yield f"127.0.0.1:{port}"
@@ -105,7 +105,7 @@ def _wait_for(url: str) -> None:
 
 
 async def _serve_echo(port: int) -> None:
-    async def answer(request: bytes, _: object) -> bytes:
+    async def reply(request: bytes, _: object) -> bytes:
         return request
 
     listeners: set[asyncio.Queue[bytes]] = set()
@@ -120,14 +120,14 @@ async def _serve_echo(port: int) -> None:
         finally:
             listeners.discard(heard)
 
-    async def tell(request: bytes, _: object) -> bytes:
+    async def publish(request: bytes, _: object) -> bytes:
         for heard in listeners:
             heard.put_nowait(request)
         return b""
 
     handlers: dict[str, Any] = {
-        "Echo": grpc.unary_unary_rpc_method_handler(answer),
-        "Tell": grpc.unary_unary_rpc_method_handler(tell),
+        "Echo": grpc.unary_unary_rpc_method_handler(reply),
+        "Publish": grpc.unary_unary_rpc_method_handler(publish),
         "Listen": grpc.unary_stream_rpc_method_handler(listen),
     }
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])

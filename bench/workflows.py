@@ -1,4 +1,4 @@
-"""What is measured: three trivial steps; and for watchers, a workflow that is told things."""
+"""The workflows of the benchmarks: one with three trivial steps, one that takes signals, and two that wait."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ async def add_one(number: int) -> int:
 
 @workflow
 async def three_steps(number: int) -> int:
-    """Add three, a step at a time."""
+    """Add three, with one step at a time."""
     number = await add_one(number)
     number = await add_one(number)
     return await add_one(number)
 
 
 @workflow
-async def told(rounds: int) -> None:
-    """Take so many signals."""
+async def signalled(rounds: int) -> None:
+    """Take ``rounds`` signals."""
     for _ in range(rounds):
         await wait_signal("go")
 
 
 @step
 async def pause() -> int:
-    """Take a while, the first time."""
+    """Sleep for 60 s in the first attempt."""
     if attempt().number == 1:
         await asyncio.sleep(60)
     return 1
@@ -38,7 +38,7 @@ async def pause() -> int:
 
 @workflow
 async def takes_long() -> int:
-    """Take a step that takes a while."""
+    """Run a step that takes 60 s in its first attempt."""
     return await pause()
 
 
