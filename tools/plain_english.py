@@ -1,6 +1,7 @@
 """Find words that the project does not use: `python tools/plain_english.py [PATH ...]`.
 
-docs/concepts.md has the words to use instead. Without a path the tool reads the whole repository.
+docs/concepts.md has the words to use instead. Without a path the tool reads the whole repository. It skips the lines
+from one with "plain-english: off" to one with "plain-english: on".
 """
 
 from __future__ import annotations
@@ -16,23 +17,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-#: Files with text that people write.
+#: The file types with text that people write.
 SUFFIXES: Final = frozenset({".py", ".md", ".proto", ".toml", ".yml", ".yaml", ".sql", ".html", ".go", ".ts", ".java"})
-#: Generated code, and the pages that may name a rejected word: this tool and the history of changes.
-LEFT_OUT: Final = ("client/mendflow/v1/", "tools/plain_english.py", "CHANGELOG.md", "LICENSE")
+#: Generated code, and the files that must contain rejected words: this tool, its test and the history of changes.
+LEFT_OUT: Final = (
+    "client/mendflow/v1/",
+    "tools/plain_english.py",
+    "tests/unit/test_plain_english.py",
+    "CHANGELOG.md",
+    "LICENSE",
+)
+OFF, ON = "plain-english: off", "plain-english: on"
 
 
 class Rule(NamedTuple):
-    """A rejected pattern, and what to write instead."""
+    """A rejected pattern, and the words to use instead."""
 
     pattern: re.Pattern[str]
     better: str
-    #: Rules about crashes do not hold where a test kills a process.
+    #: False for a rule that does not apply to tests, which kill processes.
     in_tests: bool = True
 
 
 def _words(pattern: str) -> re.Pattern[str]:
-    """Return a pattern that also matches a word inside a name such as ``_was_told``."""
+    """Return a pattern that matches a word in any case, also as a part of a name such as ``_was_told``."""
     return re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])", re.IGNORECASE)
 
 
@@ -49,15 +57,18 @@ RULES: Final = (
     Rule(_words("lets?[ _]go[ _]of"), "release, evict"),
     Rule(_words("of our own"), "internal"),
     Rule(_words("ask(?:s|ed|ing)?[ _](?:again|anew)"), "retry"),
+    Rule(_words("for ever"), "forever, without limit"),
+    Rule(_words("shall|ought to"), "must, will"),
+    Rule(_words("at fault"), "malformed, invalid, failed"),
     Rule(_words("deaths?|died|dies|dying|dead"), "crash, crashed, stopped", in_tests=False),
 )
 
-#: The first words that no docstring has.
+#: The first words that a docstring must not have.
 FIRST_WORDS: Final = re.compile(r"(?:Answers?|Tells?|Lets?|Says?|Whoever|Nobody|What is|Who)\b")
 
 
 class Finding(NamedTuple):
-    """A rejected word at its place."""
+    """A rejected word, its place, and the words to use instead. ``line`` counts from 1."""
 
     path: Path
     line: int
@@ -69,27 +80,41 @@ class Finding(NamedTuple):
         return f"{place}:{self.line}: {self.word!r}; write: {self.better}"
 
 
-def findings(path: Path) -> Iterator[Finding]:
-    """Yield what is wrong in one file."""
-    text = path.read_text(encoding="utf-8")
-    in_tests = "tests" in path.parts
-    for number, line in enumerate(text.splitlines(), 1):
-        for rule in RULES:
-            if rule.in_tests or not in_tests:
-                for found in rule.pattern.finditer(line):
-                    yield Finding(path, number, found.group(), rule.better)
+def findings(path: Path, text: str) -> Iterator[Finding]:
+    """Yield the rejected words in the text of one file."""
+    rules = [rule for rule in RULES if rule.in_tests or "tests" not in path.parts]
+    for number, line in _checked_lines(text):
+        for rule in rules:
+            for found in rule.pattern.finditer(line):
+                yield Finding(path, number, found.group(), rule.better)
     if path.suffix == ".py":
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
-                docstring = ast.get_docstring(node)
-                first = FIRST_WORDS.match(docstring or "")
-                if first:
-                    better = "begin with a PEP 257 verb: Return, Raise, Yield, Wait"
-                    yield Finding(path, node.body[0].lineno, first.group(), better)
+        for number, docstring in _docstrings(text):
+            first = FIRST_WORDS.match(docstring)
+            if first:
+                yield Finding(path, number, first.group(), "begin with a PEP 257 verb: Return, Raise, Yield, Wait")
+
+
+def _checked_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line that is not switched off, with its number."""
+    is_on = True
+    for number, line in enumerate(text.splitlines(), 1):
+        if OFF in line or ON in line:
+            is_on = ON in line
+        elif is_on:
+            yield number, line
+
+
+def _docstrings(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each docstring of a Python file, with the number of its line."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            docstring = ast.get_docstring(node)
+            if docstring is not None:
+                yield node.body[0].lineno, docstring
 
 
 def files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files that git knows below these paths."""
+    """Yield the files below these paths that git tracks or does not ignore."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *map(str, paths)]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     for name in listed:
@@ -99,11 +124,16 @@ def files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print what is wrong; return how the process ends."""
-    found = [each for path in files([Path(name).resolve() for name in arguments] or [ROOT]) for each in findings(path)]
+    """Print the findings, and return the exit code: 1 if there are any, else 0."""
+    found = check([Path(name).resolve() for name in arguments] or [ROOT])
     for each in found:
         sys.stdout.write(f"{each}\n")
     return 1 if found else 0
+
+
+def check(paths: Iterable[Path]) -> list[Finding]:
+    """Return the findings in all files below these paths."""
+    return [each for path in files(paths) for each in findings(path, path.read_text(encoding="utf-8"))]
 
 
 if __name__ == "__main__":
