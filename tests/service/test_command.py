@@ -302,7 +302,7 @@ def test_ctrl_c_ends_the_watch_and_not_the_workflow(shared: ServerProcess) -> No
     assert watching.returncode == 130
     assert "the workflow continues to run" in told
     assert "Traceback" not in told
-    _, _, again = told.partition("watch it again with: mendflow ")
+    _, _, again = told.partition("resume the watch with: mendflow ")
     run(shared, "signal", "interrupted", "go", "--data", '"on"')
     # Typed as it was told, the two watches together saw everything once.
     rest = run(shared, *shlex.split(again))

@@ -149,7 +149,7 @@ def test_the_demo_empties_no_directory_of_someone_elses(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "examples.demo", "--directory", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
-    assert "will not be emptied" in done.stderr
+    assert "has files that are not from a demo" in done.stderr
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "irreplaceable"
 
 
