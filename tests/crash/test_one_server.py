@@ -125,7 +125,7 @@ async def test_a_file_with_a_hard_link_is_refused_under_both_names_until_one_is_
     second.path.hardlink_to(first.path)
     message = second.refused()
     assert f"{second.path} has 2 names (hard links)" in message
-    assert "remove the others" in message
+    assert "remove the other names" in message
     await assert_serves(first, "goes on")
     first.kill()
     assert f"{first.path} has 2 names (hard links)" in first.refused()

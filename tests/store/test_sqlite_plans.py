@@ -24,7 +24,7 @@ SMALL = {"newest_life", "last_beat", "drop_old_lives", "suspects", "drop_suspect
 #: How many values a row has.
 WIDTHS = {
     "insert_workflow": INSERT_WIDTH, "update_workflow": UPDATE_WIDTH, "insert_event": 3, "insert_label": 4,
-    "take_message": 2, "write_heartbeat": 4, "drop_heartbeats": 1, "insert_alert": 5, "insert_message": 5,
+    "consume_message": 2, "write_heartbeat": 4, "drop_heartbeats": 1, "insert_alert": 5, "insert_message": 5,
     "insert_request": 2, "insert_suspect": 5,
 }  # fmt: skip
 
@@ -59,7 +59,9 @@ def plan(connection: sqlite3.Connection, query: str) -> list[str]:
     steps = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + query, values)]  # type: ignore[arg-type]  # either kind of values
     # What is not a table of ours: a list of keys, a subquery that is itself looked at, a single row.
     return [
-        step for step in steps if not re.match(r"SCAN (json_each|wanted|seen|sized|taken|\(subquery|\d+ CONST)", step)
+        step
+        for step in steps
+        if not re.match(r"SCAN (json_each|wanted|seen|sized|consumed|\(subquery|\d+ CONST)", step)
     ]
 
 
@@ -98,7 +100,7 @@ def test_lists_walk_an_index_and_never_sort(connection: sqlite3.Connection, name
         ("find", "(workflow_id=?)"),
         ("update_workflow", "workflows USING INTEGER PRIMARY KEY (rowid=?)"),
         ("update_workflow", "inbox USING COVERING INDEX inbox_by_workflow (key=?)"),
-        ("take_message", "held USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("consume_message", "held USING INTEGER PRIMARY KEY (rowid=?)"),
         ("count_signals", "inbox USING COVERING INDEX inbox_by_workflow (key=? AND kind=?)"),
     ],
 )

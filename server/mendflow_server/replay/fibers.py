@@ -104,7 +104,7 @@ def explained(error: BaseException) -> BaseException:
     return error
 
 
-def not_durable(code: Any, asked: object) -> NotDurable:
+def not_durable(code: Any, awaited: object) -> NotDurable:
     """Return the error for code that awaits something that cannot be replayed. The message names it."""
     names = []
     inner = code
@@ -113,7 +113,7 @@ def not_durable(code: Any, asked: object) -> NotDurable:
         if frame is not None:
             names.append(f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_name}")
         inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None)
-    what = names[-1] if len(names) > 1 else f"a {type(asked).__module__}.{type(asked).__qualname__}"
+    what = names[-1] if len(names) > 1 else f"a {type(awaited).__module__}.{type(awaited).__qualname__}"
     msg = (
         f"the workflow awaited {what}, which cannot be replayed. In workflow code, await only steps, mendflow.sleep(), "
         "mendflow.gather() and mendflow.wait_signal(), and move all I/O into a @step."

@@ -316,7 +316,7 @@ class WorkflowRunner:
         self._fibers.discard(fiber)
         for call in fiber.drop():
             self._unawaited.calls.pop(call, None)
-        self._one_less(group)
+        self._branch_ended(group)
         return False
 
     def _run_fiber(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
@@ -328,7 +328,7 @@ class WorkflowRunner:
         while True:
             self._current = fiber
             try:
-                asked = code.send(value) if error is None else code.throw(error)
+                awaited = code.send(value) if error is None else code.throw(error)
             except StopIteration as stop:
                 self._end(fiber, stop.value, None)
                 return
@@ -341,7 +341,7 @@ class WorkflowRunner:
                 raise self._broken
             value = None
             try:
-                error = self._ask(fiber, asked)
+                error = self._await(fiber, awaited)
             except (TypeError, ValueError, PayloadError) as refused:
                 error = refused
             if error is None:
@@ -368,9 +368,9 @@ class WorkflowRunner:
                 group.cancelled = True
                 for other in group.fibers:
                     self._cancel(other)
-        self._one_less(group)
+        self._branch_ended(group)
 
-    def _one_less(self, group: Group) -> None:
+    def _branch_ended(self, group: Group) -> None:
         """Record that a branch has ended. After the last one, resume the owner of the gather."""
         group.remaining -= 1
         if group.remaining == 0:
@@ -384,25 +384,25 @@ class WorkflowRunner:
 
     # Calls.
 
-    def _ask(self, fiber: Fiber, asked: object) -> BaseException | None:
+    def _await(self, fiber: Fiber, awaited: object) -> BaseException | None:
         """Block the fiber on what it awaits, or return the error to raise there."""
-        if isinstance(asked, StepCall):
-            self._made.pop(asked, None)
-            return self._ask_step(fiber, asked)
-        if not isinstance(asked, Call):
-            return not_durable(fiber.code, asked)
-        self._unawaited.calls.pop(asked, None)
-        if isinstance(asked, Sleep):
-            self._ask_sleep(fiber, asked)
-        elif isinstance(asked, SignalWait):
-            self._ask_signal(fiber, asked)
-        elif isinstance(asked, Gather):
-            self._ask_gather(fiber, asked)
+        if isinstance(awaited, StepCall):
+            self._made.pop(awaited, None)
+            return self._call_step(fiber, awaited)
+        if not isinstance(awaited, Call):
+            return not_durable(fiber.code, awaited)
+        self._unawaited.calls.pop(awaited, None)
+        if isinstance(awaited, Sleep):
+            self._start_timer(fiber, awaited)
+        elif isinstance(awaited, SignalWait):
+            self._await_signal(fiber, awaited)
+        elif isinstance(awaited, Gather):
+            self._start_gather(fiber, awaited)
         else:
-            return not_durable(fiber.code, asked)
+            return not_durable(fiber.code, awaited)
         return None
 
-    def _ask_step(self, fiber: Fiber, call: StepCall[Any]) -> BaseException | None:
+    def _call_step(self, fiber: Fiber, call: StepCall[Any]) -> BaseException | None:
         step = call.step
         payload = step.arguments.encode(call.args, call.kwargs)
         size = oversize(payload, self._payload_limit)
@@ -441,7 +441,7 @@ class WorkflowRunner:
             )
         return ""
 
-    def _ask_sleep(self, fiber: Fiber, call: Sleep) -> None:
+    def _start_timer(self, fiber: Fiber, call: Sleep) -> None:
         key = fiber.key(call.key or "sleep")
         record = self.history.calls.get(key)
         if self._claims.unclaimed:
@@ -457,7 +457,7 @@ class WorkflowRunner:
         if record.outcome is not None:
             self._push(key)
 
-    def _ask_signal(self, fiber: Fiber, call: SignalWait[Any]) -> None:
+    def _await_signal(self, fiber: Fiber, call: SignalWait[Any]) -> None:
         key = fiber.key(call.key or f"signal:{call.name}")
         record = self.history.calls.get(key)
         if self._claims.unclaimed:
@@ -494,7 +494,7 @@ class WorkflowRunner:
                     if isinstance(call, SignalWait):
                         self._record_wait(key, call)
 
-    def _ask_gather(self, fiber: Fiber, call: Gather) -> None:
+    def _start_gather(self, fiber: Fiber, call: Gather) -> None:
         scope = fiber.key(call.key or "gather")
         group = Group(fiber, len(call.branches), return_exceptions=call.return_exceptions)
         fiber.blocked = group

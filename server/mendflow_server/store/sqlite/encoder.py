@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from mendflow_server.store.records import Change
 
 
-class Parts:
+class EncodedChanges:
     """The values of some changes: for each statement one flat list, row after row."""
 
     __slots__ = (
         "_alerts",
+        "_consumed",
         "_ended",
         "_events",
         "_heartbeats",
         "_labels",
         "_new",
-        "_taken",
         "_updates",
     )
 
     def __init__(self) -> None:
-        self._taken: list[Any] = []
+        self._consumed: list[Any] = []
         self._new: list[Any] = []
         self._updates: list[Any] = []
         self._events: list[Any] = []
@@ -65,8 +65,8 @@ class Parts:
             self._add_beside(change, key)
 
     def _add_beside(self, change: Change, key: int) -> None:
-        for taken in change.consumed:
-            self._taken += (taken, key)
+        for message_id in change.consumed:
+            self._consumed += (message_id, key)
         for alert in change.alerts:
             self._alerts += (alert.time, key, alert.name, alert.severity, alert.message)
         if not change.final:
@@ -80,7 +80,7 @@ class Parts:
             return write_rows(connection, name, values, width) * width == len(values)
 
         # Delete consumed messages first: a final change is rejected while the inbox has a message.
-        write_rows(connection, "take_message", self._taken, 2)
+        write_rows(connection, "consume_message", self._consumed, 2)
         if not write("insert_workflow", self._new, rows.INSERT_WIDTH):
             return False
         if not write("update_workflow", self._updates, rows.UPDATE_WIDTH):

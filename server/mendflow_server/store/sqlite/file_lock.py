@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from mendflow_server.store.errors import StoreRefused
-from mendflow_server.store.sqlite.filesystem import lock_path, refuse_unfit_file
+from mendflow_server.store.sqlite.filesystem import check_file, lock_path
 from mendflow_server.store.sqlite.holders import holders_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class FileLock:
         """Take both locks. Raise `StoreRefused`, naming the process that holds the file."""
         # Check before opening: a refusal must not close a descriptor of a database in use.
         with contextlib.suppress(OSError):
-            refuse_unfit_file(self._database, self._database.stat())
+            check_file(self._database, self._database.stat())
         try:
             lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -68,7 +68,7 @@ class FileLock:
         self._lock(database, self._database)
         try:
             # Check again: the file may have been replaced in the meantime.
-            refuse_unfit_file(self._database, os.fstat(database))
+            check_file(self._database, os.fstat(database))
         except StoreRefused:
             self.release()
             raise

@@ -45,7 +45,7 @@ def files_at(database: Path) -> tuple[Path, ...]:
     return database, *of_sqlite, lock_path(database), crash_marker_path(database)
 
 
-def refuse_unfit_file(path: Path, found: os.stat_result) -> None:
+def check_file(path: Path, found: os.stat_result) -> None:
     """Raise `StoreRefused` if the file is not a regular file or has a second name.
 
     SQLite names the write-ahead log after the file, so a file with two names would have two logs.
@@ -83,7 +83,7 @@ def _holds(point: str, path: str) -> bool:
     return path == point or path.startswith(point.rstrip("/") + "/")
 
 
-def refuse_unfit_place(path: Path, mountinfo: Path) -> None:
+def check_location(path: Path, mountinfo: Path) -> None:
     """Raise `StoreRefused` if a database cannot be at this path: no directory, not a file, or a network file system."""
     if not path.parent.is_dir():
         message = f"directory {path.parent} of the store does not exist; create it or use another file"

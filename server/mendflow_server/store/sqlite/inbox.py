@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mendflow_server.store.records import BatchResult, Message
 
 
-class Delivery:
+class InboxWriter:
     """The messages of a batch. Write them inside the batch's transaction, after its changes.
 
     What determines the outcomes is read for all messages at once. The outcome of a message also depends on the
@@ -41,7 +41,7 @@ class Delivery:
         requests: list[object] = []
         count = 0
         for message in self._messages:
-            outcome = self._judge(message)
+            outcome = self._outcome_of(message)
             key = self._receivers.get(message.workflow_id, (0,))[0]
             if outcome is CommitOutcome.COMMITTED:
                 count += 1
@@ -74,7 +74,7 @@ class Delivery:
             keys = to_json(list(signalled))
             self._signals = dict(read_rows(self._connection, QUERIES["count_signals"], {"keys": keys}))
 
-    def _judge(self, message: Message) -> CommitOutcome:
+    def _outcome_of(self, message: Message) -> CommitOutcome:
         receiver = self._receivers.get(message.workflow_id)
         if receiver is None:
             return CommitOutcome.NOT_FOUND

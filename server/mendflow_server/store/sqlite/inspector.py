@@ -28,7 +28,7 @@ from mendflow_server.store.sqlite.connection import (
     unavailable,
 )
 from mendflow_server.store.sqlite.listing import read_page
-from mendflow_server.store.sqlite.migrate import refuse_unreadable
+from mendflow_server.store.sqlite.migrate import check_schema
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.reader import BYTES_AT_ONCE, EVENTS_AT_ONCE, read_events
 
@@ -67,7 +67,7 @@ class SqliteInspector:
             message = f"store {path} {what}; use the path of the server's file"
             raise StoreRefused(message)
         try:
-            self._read(lambda connection: refuse_unreadable(connection, self._path))
+            self._read(lambda connection: check_schema(connection, self._path))
         except sqlite3.Error as error:
             raise translate_at_open(error, self._path) from error
         except BaseException:

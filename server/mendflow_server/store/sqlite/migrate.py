@@ -31,7 +31,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         message = f"SQLite {sqlite3.sqlite_version} is too old; install SQLite 3.37 or newer"
         raise StoreRefused(message)
-    _refuse_foreign(connection, path)
+    _check_application(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         message = f"{path} cannot use write-ahead logging (journal mode {mode!r}); use a file on a local disk"
@@ -39,9 +39,9 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     _migrate(connection, path)
 
 
-def refuse_unreadable(connection: sqlite3.Connection, path: Path) -> None:
+def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     """Raise `StoreRefused` unless the file has the newest schema."""
-    _refuse_foreign(connection, path)
+    _check_application(connection, path)
     version, newest = _version(connection), len(migrations())
     if not version:
         message = f"{path} is empty, because no server has used it yet; check the path"
@@ -54,16 +54,16 @@ def refuse_unreadable(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreRefused(message)
 
 
-def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+def _check_application(connection: sqlite3.Connection, path: Path) -> None:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application_id != APPLICATION_ID and (tables or application_id):
         message = f"{path} is another program's database; use another file"
         raise StoreRefused(message)
-    _refuse_newer(_version(connection), path)
+    _check_not_newer(_version(connection), path)
 
 
-def _refuse_newer(version: int, path: Path) -> None:
+def _check_not_newer(version: int, path: Path) -> None:
     newest = len(migrations())
     if version > newest:
         message = (
@@ -87,7 +87,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     try:
         # Read the version again under the lock: a file must not be migrated twice.
         version = _version(connection)
-        _refuse_newer(version, path)
+        _check_not_newer(version, path)
         for script in scripts[version:]:
             for statement in _statements(script):
                 connection.execute(statement)

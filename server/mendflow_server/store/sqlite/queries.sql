@@ -37,11 +37,11 @@ SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 INSERT INTO labels (name, value, create_time, key)
 SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 
--- name: take_message
+-- name: consume_message
 -- Delete messages that the history has recorded.
 DELETE FROM inbox WHERE id IN (
-    SELECT held.id FROM (VALUES {values}) AS taken
-    CROSS JOIN inbox AS held ON held.id = taken.column1 AND held.key = taken.column2
+    SELECT held.id FROM (VALUES {values}) AS consumed
+    CROSS JOIN inbox AS held ON held.id = consumed.column1 AND held.key = consumed.column2
 )
 
 -- name: write_heartbeat

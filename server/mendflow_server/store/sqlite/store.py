@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from mendflow_server.store.errors import StoreUnavailable
 from mendflow_server.store.sqlite.connection import WRITER_PRAGMAS, Damage
-from mendflow_server.store.sqlite.encoder import Parts
+from mendflow_server.store.sqlite.encoder import EncodedChanges
 from mendflow_server.store.sqlite.file_lock import FileLock
-from mendflow_server.store.sqlite.filesystem import crash_marker_path, refuse_unfit_place, resolve
+from mendflow_server.store.sqlite.filesystem import check_location, crash_marker_path, resolve
 from mendflow_server.store.sqlite.listing import read_page
 from mendflow_server.store.sqlite.reader import Reader
 from mendflow_server.store.sqlite.threads import OwnerThreads
@@ -96,7 +96,7 @@ class SqliteStore:
         self._readers = OwnerThreads("store-reader", lambda: Reader(self._path, self._damage), count=_READERS)
 
     def _take(self, writer: Writer) -> int:
-        refuse_unfit_place(self._path, self._mountinfo)
+        check_location(self._path, self._mountinfo)
         self._lock.take()
         return writer.open()
 
@@ -116,7 +116,7 @@ class SqliteStore:
 
     async def commit(self, batch: Batch) -> BatchResult:
         """See `Store.commit`."""
-        parts, keys = Parts(), []
+        encoded, keys = EncodedChanges(), []
         for change in batch.changes:
             key = change.row.key
             if change.guard is None:
@@ -124,8 +124,8 @@ class SqliteStore:
                 key = self._next_key
                 self._next_key += 1
             keys.append(key)
-            parts.add(change, key)
-        return await self._write(lambda writer: writer.commit(batch, keys, parts))
+            encoded.add(change, key)
+        return await self._write(lambda writer: writer.commit(batch, keys, encoded))
 
     async def heads(self, keys: Sequence[int]) -> Mapping[int, Guard]:
         """See `Store.heads`."""

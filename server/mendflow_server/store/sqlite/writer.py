@@ -23,8 +23,8 @@ from mendflow_server.store.sqlite.connection import (
     translate,
     translate_at_open,
 )
-from mendflow_server.store.sqlite.encoder import Parts
-from mendflow_server.store.sqlite.inbox import Delivery
+from mendflow_server.store.sqlite.encoder import EncodedChanges
+from mendflow_server.store.sqlite.inbox import InboxWriter
 from mendflow_server.store.sqlite.migrate import prepare
 from mendflow_server.store.sqlite.queries import QUERIES
 
@@ -73,25 +73,27 @@ class Writer:
             self._connection.close()
             self._connection = None
 
-    def commit(self, batch: Batch, keys: Sequence[int], parts: Parts) -> BatchResult:
-        """Commit the batch. ``keys`` and ``parts`` have the keys and the encoded values of its changes."""
-        result = self._transact(lambda connection: self._write(connection, batch, keys, parts))
+    def commit(self, batch: Batch, keys: Sequence[int], encoded: EncodedChanges) -> BatchResult:
+        """Commit the batch. ``keys`` and ``encoded`` have the keys and the encoded values of its changes."""
+        result = self._transact(lambda connection: self._write(connection, batch, keys, encoded))
         # Set the keys only now: a row without a key is not in the store.
         for change, key, outcome in zip(batch.changes, keys, result.changes, strict=True):
             if change.guard is None and outcome is CommitOutcome.COMMITTED:
                 change.row.key = key
         return result
 
-    def _write(self, connection: sqlite3.Connection, batch: Batch, keys: Sequence[int], parts: Parts) -> BatchResult:
+    def _write(
+        self, connection: sqlite3.Connection, batch: Batch, keys: Sequence[int], encoded: EncodedChanges
+    ) -> BatchResult:
         """Write a batch. The caller begins and ends the transaction."""
         outcomes = [CommitOutcome.COMMITTED] * len(keys)
-        if keys and not parts.write(connection):
+        if keys and not encoded.write(connection):
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             outcomes = [_write_one(connection, change, key) for change, key in zip(batch.changes, keys, strict=True)]
         result = BatchResult(outcomes, [], [], [])
         if batch.messages:
-            Delivery(connection, batch.messages, self._signal_limit).write(result)
+            InboxWriter(connection, batch.messages, self._signal_limit).write(result)
         return result
 
     def begin_life(self, life: Life) -> Life | None:
@@ -176,10 +178,10 @@ class Writer:
 
 def _write_one(connection: sqlite3.Connection, change: Change, key: int) -> CommitOutcome:
     """Write one change under a savepoint, so that a rejected change does not affect the others."""
-    parts = Parts()
-    parts.add(change, key)
+    encoded = EncodedChanges()
+    encoded.add(change, key)
     connection.execute("SAVEPOINT one")
-    if parts.write(connection):
+    if encoded.write(connection):
         outcome = CommitOutcome.COMMITTED
     else:
         connection.execute("ROLLBACK TO one")
