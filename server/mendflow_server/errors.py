@@ -77,7 +77,7 @@ _SOON: Final = 1.0
 class Refusal(Exception):
     """The root of the tree: the server refuses a request, and says why.
 
-    ``message`` says what failed and what to do next. ``violations`` are (field, description) of each field at fault.
+    ``message`` says what failed and what to do next. ``violations`` are (field, description) of each invalid field.
     ``metadata`` has the facts that a program needs, by name. ``retry_after`` is the number of seconds after which a
     retry can succeed; None when a retry does not help. ``resource`` is the workflow_id concerned, if there is one.
     """
