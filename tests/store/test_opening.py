@@ -14,8 +14,10 @@ import pytest
 
 from mendflow_server.store.errors import StoreError, StoreRefused
 from mendflow_server.store.factory import open_store
+from mendflow_server.store.records import Suspect
 from mendflow_server.store.sqlite import SqliteStore
 from mendflow_server.store.sqlite.filesystem import file_system_of
+from mendflow_server.store.sqlite.migrate import APPLICATION_ID, migrations
 from tests.store.builders import start
 
 if TYPE_CHECKING:
@@ -163,6 +165,28 @@ async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     before = path.read_bytes()
     assert "newer version" in await refusal_of(path)
     assert path.read_bytes() == before
+
+
+async def test_store_of_the_first_schema_is_migrated_with_its_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "mendflow.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.executescript(migrations()[0])
+    connection.execute("INSERT INTO suspects VALUES (7, 'charge', 2, 1, 1)")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    store = SqliteStore(path)
+    await store.open()
+    try:
+        assert await store.suspects() == [Suspect(7, "charge", crashes=2, alone=1, held=True)]
+        assert await store.in_progress(after_key=0, limit=10) == []
+    finally:
+        await store.close()
+    with sqlite3.connect(path) as after:
+        assert after.execute("PRAGMA user_version").fetchone() == (len(migrations()),)
+    after.close()
 
 
 async def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:

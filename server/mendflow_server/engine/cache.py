@@ -69,7 +69,7 @@ class ExecutionCache:
             execution.evict()
         except BaseException:
             row = execution.row
-            log.exception("engine_fault_in_drop", workflow_id=row.workflow_id, error_id=row.uid)
+            log.exception("engine_fault_in_eviction", workflow_id=row.workflow_id, error_id=row.uid)
         self.remove(execution)
 
     def evict_idle(self, *, at_once: bool = False) -> int:

@@ -76,7 +76,7 @@ class WorkflowCode:
         try:
             argument = input_type.decode(detail.input if detail.HasField("input") else None)
         except PayloadError as error:
-            return f"the recorded input does not fit the workflow's type: {error}"
+            return f"the workflow's recorded input no longer matches its type: {error}"
         return self.start(argument)
 
     def drive(self, call: Callable[..., None], *arguments: object) -> str:

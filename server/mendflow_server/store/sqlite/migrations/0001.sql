@@ -28,7 +28,7 @@ CREATE TABLE workflows (
 ) STRICT;
 
 -- Partial indexes have only open workflows, so that their size does not grow with the finished ones.
-CREATE INDEX workflows_in_progress ON workflows (key) WHERE state IN (1, 2, 6);
+CREATE INDEX workflows_under_way ON workflows (key) WHERE state IN (1, 2, 6);
 CREATE INDEX workflows_due ON workflows (wake_time) WHERE wake_time IS NOT NULL;
 CREATE INDEX workflows_stopped ON workflows (reason, key) WHERE reason <> 0 AND state < 7;
 
