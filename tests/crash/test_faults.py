@@ -58,7 +58,8 @@ SCENES = [
     ),
     Scene(
         "result_before_commit",
-        case("echo", "w"),
+        case("holds", 0.2),
+        # The caller asks for the result while the step runs.
         frozenset({Promise.OUTPUT_COMMIT}),
         fatal=(Point("commit", START + 1, "before"),),
         harmless="slow_commits",

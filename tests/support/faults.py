@@ -11,7 +11,6 @@ import asyncio
 import functools
 import mmap
 import os
-import sqlite3
 import struct
 import time
 from dataclasses import dataclass, field, replace
@@ -32,6 +31,7 @@ from mendflow_server.store.errors import CommitUnknown, StoreError, StoreUnavail
 from mendflow_server.store.factory import open_store
 from mendflow_server.store.sqlite.connection import WRITER_PRAGMAS
 from mendflow_server.store.sqlite.file_lock import FileLock
+from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.store import SqliteStore
 from mendflow_server.supervisor.supervisor import Supervisor
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from mendflow_server.health.monitor import HealthInputs
     from mendflow_server.settings import Settings
     from mendflow_server.store.interface import Store
-    from mendflow_server.store.records import Batch, BatchResult, Change, Guard
+    from mendflow_server.store.records import Batch, BatchResult, Change
 
 #: How long a commit takes that is slow, in seconds: long enough for a reply to get out before it.
 SLOW = 0.3
@@ -87,9 +87,9 @@ class Build:
         return self.app(settings, definitions, parts=replace(self.parts, open_store=self.open_store))
 
 
-def build_with(names: Iterable[str]) -> Build:
-    """Return a build with the faults and disturbances of these names."""
-    build = Build()
+def build_with(names: Iterable[str], build: Build | None = None) -> Build:
+    """Return a build, the shipped one by default, with the faults and disturbances of these names put in."""
+    build = build or Build()
     for name in names:
         build = FAULTS[name](build)
     return build
@@ -211,29 +211,18 @@ class _NoLock(FileLock):
 
 
 def no_generation_check(build: Build) -> Build:
-    """Two engines on one store, and a row is written whichever engine sends it."""
+    """Two engines on one store, and a row is written whichever engine sends it.
 
-    class Blind(SqliteStore):
-        def __init__(self, path: Path, **options: Any) -> None:
-            super().__init__(path, **options)
-            self._file = path
-
-        async def commit(self, batch: Batch) -> BatchResult:
-            heads = await self.heads([change.row.key for change in batch.changes if change.guard is not None])
-            for change in batch.changes:
-                if change.guard is not None and change.guard != heads.get(change.row.key):
-                    self._make_way(change, change.guard)
-                    change.guard = heads.get(change.row.key)
-            return await super().commit(batch)
-
-        def _make_way(self, change: Change, guard: Guard) -> None:
-            with sqlite3.connect(self._file, timeout=10) as connection:
-                connection.execute(
-                    "DELETE FROM events WHERE key = ? AND sequence > ?", (change.row.key, guard.last_sequence)
-                )
-            connection.close()
-
-    return two_engines(replace(build, sqlite=Blind))
+    The statements are data of the process, which is the test's own.
+    """
+    guard = "key = column10 AND generation = column11 AND last_sequence = column12"
+    blind = {
+        "update_workflow": QUERIES["update_workflow"].replace(guard, "key = column10"),
+        "insert_event": QUERIES["insert_event"].replace("INSERT INTO", "INSERT OR REPLACE INTO"),
+    }
+    assert all(QUERIES[name] != query for name, query in blind.items())
+    QUERIES.update(blind)
+    return two_engines(build)
 
 
 def two_engines(build: Build) -> Build:
@@ -417,22 +406,27 @@ def attempt_before_its_time(build: Build) -> Build:
 def always_serving(build: Build) -> Build:
     """Health says SERVING, whatever is the matter."""
 
-    def health(clock: Any, settings: Any, signals: Callable[[], HealthInputs]) -> HealthMonitor:
-        def rosy() -> HealthInputs:
-            return replace(
-                signals(),
-                oldest_uncommitted_age=None,
-                last_commit_age=0.0,
-                last_tick_age=0.0,
-                recovered=True,
-                draining=False,
-                store_failure="",
-                store_damage="",
-            )
+    class Rosy(HealthMonitor):
+        def __init__(self, clock: Any, settings: Any, inputs: Callable[[], HealthInputs]) -> None:
+            super().__init__(clock, settings, lambda: _rosy(inputs()))
 
-        return HealthMonitor(clock, settings, rosy)
+        def probe(self, loop_lag: float = 0.0) -> None:
+            super().probe()
 
-    return build.with_parts(health=health)
+    return build.with_parts(health=Rosy)
+
+
+def _rosy(inputs: HealthInputs) -> HealthInputs:
+    return replace(
+        inputs,
+        oldest_uncommitted_age=None,
+        last_commit_age=0.0,
+        last_tick_age=0.0,
+        recovered=True,
+        draining=False,
+        store_failure="",
+        store_damage="",
+    )
 
 
 def never_serving_again(build: Build) -> Build:

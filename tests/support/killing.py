@@ -33,7 +33,7 @@ from mendflow_server import app
 from mendflow_server.runtime.event_loop import run_on_loop
 from mendflow_server.settings import load_settings
 from mendflow_server.telemetry.logging import configure_logs
-from tests.support.faults import build_with
+from tests.support.faults import Build, build_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -230,7 +230,7 @@ def serve(post: Post, fatal: Point | None, faults: Sequence[str] = (), **overrid
     settings = load_settings(**(values | overrides))
     configure_logs(settings)
     boundaries = Boundaries(post, fatal)
-    build = build_with(faults).with_store(lambda store: KillingStore(store, boundaries))
+    build = build_with(faults, Build().with_store(lambda store: KillingStore(store, boundaries)))
     for step in steps():
         # Past the frozen attributes. What is learned from the function's signature was learned before.
         vars(step)["function"] = watched_step(step.function, post, boundaries)

@@ -120,14 +120,14 @@ class RunningAttempt:
 
     __slots__ = (
         "_ending",
-        "_heartbeat",
         "_limit",
-        "_progress",
         "at_once",
         "closed",
         "end_time",
+        "heartbeat_details",
         "host",
         "listener",
+        "progress",
         "request",
         "running",
         "task",
@@ -145,8 +145,8 @@ class RunningAttempt:
         #: When that was, in seconds since the epoch.
         self.end_time = 0.0
         #: The newest heartbeat details and progress that the listener has not taken yet.
-        self._heartbeat: bytes | None = None
-        self._progress: tuple[int, int, str] | None = None
+        self.heartbeat_details: bytes | None = None
+        self.progress: tuple[int, int, str] | None = None
         self.task: asyncio.Task[Any] | None = None
         self._ending: failure_pb2.Failure | None = None
         self._limit: Timer | None = None
@@ -184,24 +184,19 @@ class RunningAttempt:
     def heard(self, details: bytes) -> None:
         """Keep heartbeat details for the listener."""
         if not self.closed:
-            self._heartbeat = details
+            self.heartbeat_details = details
             self.listener.heard(self)
 
     def progressed(self, done: int, total: int, message: str) -> None:
         """Keep a progress report for the listener."""
         if not self.closed:
-            self._progress = (done, total, message)
+            self.progress = (done, total, message)
             self.listener.heard(self)
-
-    @property
-    def has_report(self) -> bool:
-        """Whether there is a heartbeat or progress that was not taken yet."""
-        return self._heartbeat is not None or self._progress is not None
 
     def take_report(self) -> tuple[bytes | None, tuple[int, int, str] | None]:
         """Return the newest heartbeat details and progress, each None if there is none, and forget them."""
-        report = self._heartbeat, self._progress
-        self._heartbeat = self._progress = None
+        report = self.heartbeat_details, self.progress
+        self.heartbeat_details = self.progress = None
         return report
 
     def report(self, result: AttemptResult) -> None:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from mendflow_server.attempts.running_attempt import RunningAttempt
     from mendflow_server.execution.services import Services
     from mendflow_server.execution.start_command import StartCommand
-    from mendflow_server.execution.unit_of_work import Sealed
     from mendflow_server.healing.engine_faults import Faulted
     from mendflow_server.history.state import History
     from mendflow_server.runtime.timers import Timer
@@ -426,7 +425,7 @@ class Execution:
     def on_attempt_result(self, attempt: RunningAttempt, result: AttemptResult) -> None:
         """Record an attempt's result and its last report, and continue the code if that resolves the step."""
         request = attempt.request
-        if attempt.has_report:
+        if attempt.heartbeat_details is not None or attempt.progress is not None:
             if self._steps.open_record(request) is None:
                 return
             self._reports().record(attempt)
@@ -484,7 +483,7 @@ class Execution:
         for attempt in self._steps.leave_to_next_process():
             record = self.history.open.get(attempt.request.step_key)
             if record is not None and record.started is not None:
-                if attempt.has_report:
+                if attempt.heartbeat_details is not None or attempt.progress is not None:
                     self._reports().record(attempt)
                 crashes = self._steps.lose(record, _PROCESS_ENDED)
                 if crashes:
@@ -579,7 +578,7 @@ class Execution:
             return closing.not_served(self.row.workflow_type) if self._not_served else closing.HELD
         wanted = None if self._code.runner is None else self._code.runner.wanted
         steps = self._steps
-        return derive_status(history, busy=steps.busy, slot_waits=steps.waiting_for_slot, wanted=wanted)
+        return derive_status(history, busy=steps.busy, slot_waits=len(steps.waiting_for_slot), wanted=wanted)
 
     def on_commit(self, change: Change, outcome: CommitOutcome) -> None:
         """Continue after the committer has decided the submitted change."""
@@ -587,7 +586,11 @@ class Execution:
         launches = sealed.launches
         try:
             if outcome is CommitOutcome.COMMITTED:
-                self._take_effect(change, sealed)
+                fresh = self._unit.guard is None
+                self._unit.committed(change)
+                self._events.committed(self, change, sealed.events, fresh=fresh)
+                for effect in sealed.effects:
+                    effect()
                 if change.final:
                     self._events.closed(self, sealed.events[-1])
                 else:
@@ -604,13 +607,6 @@ class Execution:
             self._events.faulted(self, error)
         if launches:
             self._steps.cancel_launches(launches)
-
-    def _take_effect(self, change: Change, sealed: Sealed) -> None:
-        fresh = self._unit.guard is None
-        self._unit.committed(change)
-        self._events.committed(self, change, sealed.events, fresh=fresh)
-        for effect in sealed.effects:
-            effect()
 
     def _resubmit(self, change: Change, messages: Sequence[Message]) -> None:
         """Submit a final change once more, with the messages that arrived before it."""

@@ -103,7 +103,7 @@ class Progress:
         self._timer = None
         now = self._clock.monotonic()
         for key, attempt in running.items():
-            if attempt.has_report and not attempt.closed:
+            if not attempt.closed and (attempt.heartbeat_details is not None or attempt.progress is not None):
                 self._reported[key] = now
                 self.record(attempt)
         if runner is not None:

@@ -68,11 +68,11 @@ class StepExecutor:
         "_builder",
         "_owner",
         "_services",
-        "_slot_waits",
         "_unit",
         "_withdrawn",
         "busy",
         "running",
+        "waiting_for_slot",
     )
 
     def __init__(
@@ -89,21 +89,16 @@ class StepExecutor:
         #: The newest attempt of each step whose code runs, by the step's key.
         self.running: dict[str, RunningAttempt] = {}
         #: Steps that wait for a slot, with the slots of the one that was taken for each meanwhile.
-        self._slot_waits: dict[str, Slots | None] = {}
+        self.waiting_for_slot: dict[str, Slots | None] = {}
         #: Steps whose newest attempt was withdrawn before its code ran.
         self._withdrawn: set[str] = set()
         #: Whether steps remain for the next process: a drain has stopped them here.
         self.busy = False
 
     @property
-    def waiting_for_slot(self) -> int:
-        """How many steps wait for a slot."""
-        return len(self._slot_waits)
-
-    @property
     def idle(self) -> bool:
         """Whether no attempt runs or waits for a slot."""
-        return not (self.running or self._slot_waits or self.busy)
+        return not (self.running or self.waiting_for_slot or self.busy)
 
     # Starting.
 
@@ -116,7 +111,7 @@ class StepExecutor:
             if record.started is not None or record.paused or (due is not None and due > self._builder.now):
                 return
             held = record.held
-        if key in self._slot_waits:
+        if key in self.waiting_for_slot:
             return
         services = self._services
         decision = services.admission.admit(self._unit.row.key, key, step, held=held, running=key in self.running)
@@ -124,14 +119,14 @@ class StepExecutor:
             self._start(key, step, record, payload, last_heartbeat)
         elif decision is _HOLD_SLOT:
             slots = services.attempts.slots_for(step)
-            self._slot_waits[key] = None
+            self.waiting_for_slot[key] = None
             slots.waiting.append(lambda: self._slot_came(key, slots))
         elif decision is _HOLD_DRAINING:
             self.busy = True
 
     def is_overlooked(self, key: str, step: Step[..., Any]) -> bool:
         """Return whether a step that is due has nothing in its way, because it fell due between two turns."""
-        if key in self._slot_waits or self._services.admission.draining:
+        if key in self.waiting_for_slot or self._services.admission.draining:
             return False
         return key not in self.running or step.overlap
 
@@ -140,9 +135,9 @@ class StepExecutor:
 
         None: a pause has returned it meanwhile, and the step may wait again.
         """
-        slots = self._slot_waits.get(key)
+        slots = self.waiting_for_slot.get(key)
         if slots is not None:
-            del self._slot_waits[key]
+            del self.waiting_for_slot[key]
             slots.free += 1
         return slots
 
@@ -194,9 +189,9 @@ class StepExecutor:
 
     def _slot_came(self, key: str, slots: Slots) -> bool:
         """Keep a slot that was taken for this step; return False when the step no longer waits for it."""
-        if self._slot_waits.get(key, slots) is not None:
+        if self.waiting_for_slot.get(key, slots) is not None:
             return False
-        self._slot_waits[key] = slots
+        self.waiting_for_slot[key] = slots
         self._services.dispatcher.enqueue(self._owner, lambda: self._owner.slot_came(key))
         return True
 
@@ -387,7 +382,7 @@ class StepExecutor:
         open_attempts = [attempt for attempt in self.running.values() if not attempt.closed]
         if any(not attempt.request.step.is_async for attempt in open_attempts):
             return []
-        self.busy = True
+        self.busy = self.busy or bool(open_attempts)
         return open_attempts
 
     def cancel_all(self) -> None:
@@ -397,10 +392,10 @@ class StepExecutor:
 
     def stop_waiting(self) -> None:
         """Leave the line for slots, and return the slots that were kept for these steps."""
-        for slots in self._slot_waits.values():
+        for slots in self.waiting_for_slot.values():
             if slots is not None:
                 slots.give()
-        self._slot_waits = {}
+        self.waiting_for_slot = {}
 
     def abandon_all(self) -> None:
         """Interrupt every running attempt without a result."""

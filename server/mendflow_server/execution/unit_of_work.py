@@ -126,7 +126,18 @@ class UnitOfWork:
         pending = self._builder.take_pending()
         events = [(event.sequence, event.SerializeToString()) for event in pending]
         history = self._builder.history
-        change = Change(self._next_row(status), self.guard, events, final=history.final is not None)
+        final = history.final
+        state, reason, explanation, wake = status
+        row = self.row.advanced(
+            state,
+            reason,
+            explanation,
+            history.last_sequence,
+            None if wake is None else micros_of(wake),
+            None if final is None else micros_of(seconds(final.time)),
+            history.untaken_signals,
+        )
+        change = Change(row, self.guard, events, final=final is not None)
         if self._consumed is not None:
             change.consumed = tuple(self._consumed)
             self._consumed = None
@@ -140,20 +151,6 @@ class UnitOfWork:
         self._effects = self._launches = None
         self.in_flight = True
         return change
-
-    def _next_row(self, status: WorkflowStatus) -> Row:
-        state, reason, explanation, wake = status
-        history = self._builder.history
-        final = history.final
-        return self.row.advanced(
-            state,
-            reason,
-            explanation,
-            history.last_sequence,
-            None if wake is None else round(wake * 1e6),
-            None if final is None else round(seconds(final.time) * 1e6),
-            history.untaken_signals,
-        )
 
     def settle(self) -> Sealed:
         """Return what the submitted change holds, because the committer has decided it."""
