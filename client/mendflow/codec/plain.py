@@ -13,12 +13,11 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
-from pydantic_core import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["is_plain", "plain_test", "plain_text"]
+__all__ = ["is_plain", "plain_test"]
 
 #: Where integers end that every reader of JSON and of messages takes.
 _LEAST_INT, _LARGEST_INT = -(1 << 63), (1 << 63) - 1
@@ -45,17 +44,6 @@ def plain_test(annotation: Any) -> Callable[[Any], bool] | None:
         parts = parts[1:]
     takes_all = isinstance(origin, type) and all(part in _ANYTHING for part in parts)
     return _TESTS.get(origin) if takes_all else None
-
-
-def plain_text(value: Any) -> bytes | None:
-    """Return the JSON text of a plain value; None when a string in it has a lone surrogate, which has no text.
-
-    It does not use the type's own serializer: that of dict[str, Any] writes such a key as another one.
-    """
-    try:
-        return to_json(value)
-    except ValueError:
-        return None
 
 
 def is_plain(value: Any) -> bool:

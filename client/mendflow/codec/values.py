@@ -19,7 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, SchemaError, ValidationError, to_json
 from typing_extensions import override
 
-from mendflow.codec.plain import plain_test, plain_text
+from mendflow.codec.plain import plain_test
 from mendflow.codec.problems import (
     foreign_problems,
     payload_error,
@@ -182,9 +182,11 @@ class JsonType(ValueType[T]):
             try:
                 if self._is_plain is not None and self._is_plain(value):
                     # The value needs no round trip, and collecting warnings would release the GIL.
-                    plain = plain_text(value)
-                    if plain is not None:
-                        return plain
+                    # Not by the type's own serializer, which writes a lone surrogate in a key as another text.
+                    try:
+                        return to_json(value)
+                    except ValueError:
+                        pass  # A lone surrogate has no text. The error below names its place.
                 text = self._to_json(value, by_alias=True, warnings="error")
                 if self._has_sets:
                     text = self._sorted(value)

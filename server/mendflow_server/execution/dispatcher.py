@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mendflow_server.attempts.running_attempt import RunningAttempt
     from mendflow_server.runtime.clock import Clock
 
+    _Committed = tuple["Actor", Sequence[AttemptRequest]]
+
 
 class Actor(Protocol):
     """An execution, as the dispatcher sees it."""
@@ -56,7 +58,7 @@ class Dispatcher:
         #: Actors to flush in this turn.
         self._dirty: dict[Actor, None] = {}
         #: Actors whose change is committed, with the attempts that it recorded.
-        self._committed: list[tuple[Actor, Sequence[AttemptRequest]]] = []
+        self._committed: list[_Committed] = []
         self._scheduled = False
 
     @property
@@ -85,24 +87,43 @@ class Dispatcher:
         cache. This never runs in a task, because it runs the code of workflows and steps.
         """
         committed, self._committed = self._committed, []
+        ended = self._launch(committed)
+        self._record(ended)
+        self._offer_slots()
+        self._flush(committed)
+
+    # Each stage has its own `try`, because a call for each of them would cost more than the stage does.
+
+    def _launch(self, committed: list[_Committed]) -> list[tuple[Actor, RunningAttempt]]:
         ended: list[tuple[Actor, RunningAttempt]] = []
         for actor, requests in committed:
             if requests:
                 try:
-                    ended += [(actor, attempt) for attempt in actor.launch(requests)]
+                    for attempt in actor.launch(requests):
+                        ended.append((actor, attempt))  # noqa: PERF401 - mostly one
                 except BaseException as error:  # noqa: BLE001 - handled there; user code may raise anything
                     actor.fail(error)
+        return ended
+
+    def _record(self, ended: list[tuple[Actor, RunningAttempt]]) -> None:
         for actor, attempt in ended:
             if not actor.closed:
-                _guarded(actor, actor.ended_at_once, attempt)
-        self._offer_slots()
+                try:
+                    actor.ended_at_once(attempt)
+                except BaseException as error:  # noqa: BLE001 - as above
+                    actor.fail(error)
+
+    def _flush(self, committed: list[_Committed]) -> None:
         for actor, _ in committed:
             if actor.queued:
                 # The next turn makes more calls and then flushes it.
                 self._dirty[actor] = None
                 self._schedule()
             elif not actor.closed:
-                _guarded(actor, actor.flush)
+                try:
+                    actor.flush()
+                except BaseException as error:  # noqa: BLE001 - as above
+                    actor.fail(error)
 
     def _schedule(self) -> None:
         if not self._scheduled:

@@ -122,7 +122,7 @@ class Execution:
         self.history = history
         self._builder = HistoryBuilder(history)
         self._unit = UnitOfWork(row, guard, self._builder)
-        self._steps = StepExecutor(services, self._builder, self._unit, self)
+        self._steps = StepExecutor(services, self._builder, self._unit)
         self._code = WorkflowCode(services, self._builder, self._unit, workflow)
         self._progress: Progress | None = None
         #: Evicted: nothing may follow from it any more.
@@ -243,7 +243,7 @@ class Execution:
 
     def take_over_attempt(self, attempt: RunningAttempt) -> None:
         """Take over code that an earlier execution of this workflow left running."""
-        self._steps.take_over(attempt)
+        self._steps.take_over(self, attempt)
 
     def resume(self) -> None:
         """Replay the history and continue, if the code may run."""
@@ -303,7 +303,7 @@ class Execution:
         if wanted is not None:
             call, payload = wanted
             heartbeat = b"" if self._progress is None else self._progress.last_heartbeat(step_key)
-            self._steps.want(step_key, call.step, payload, heartbeat)
+            self._steps.want(self, step_key, call.step, payload, heartbeat)
 
     def _pause(self, reason: event_pb2.StateReason.ValueType, explanation: str, step_key: str) -> None:
         """Stop until an operator, or other code, resumes the workflow."""
@@ -316,8 +316,10 @@ class Execution:
         self._stop_code()
 
     def _stop_code(self) -> None:
-        self._steps.stop_waiting()
-        self._code.stop()
+        if self._steps.waiting_for_slot:
+            self._steps.stop_waiting()
+        if self._code.runner is not None:
+            self._code.stop()
 
     # Time.
 
@@ -414,7 +416,7 @@ class Execution:
 
     def launch(self, requests: Sequence[AttemptRequest]) -> Sequence[RunningAttempt]:
         """Run committed attempts; return those that ended at once."""
-        return self._steps.launch(requests, closed=self.closed)
+        return self._steps.launch(self, requests)
 
     def ended_at_once(self, attempt: RunningAttempt) -> None:
         """Record the result of an attempt that ended at once."""
@@ -582,12 +584,11 @@ class Execution:
 
     def on_commit(self, change: Change, outcome: CommitOutcome) -> None:
         """Continue after the committer has decided the submitted change."""
-        sealed = self._unit.settle()
+        fresh = self._unit.guard is None
+        sealed = self._unit.settle(change if outcome is CommitOutcome.COMMITTED else None)
         launches = sealed.launches
         try:
             if outcome is CommitOutcome.COMMITTED:
-                fresh = self._unit.guard is None
-                self._unit.committed(change)
                 self._events.committed(self, change, sealed.events, fresh=fresh)
                 for effect in sealed.effects:
                     effect()
@@ -610,7 +611,7 @@ class Execution:
 
     def _resubmit(self, change: Change, messages: Sequence[Message]) -> None:
         """Submit a final change once more, with the messages that arrived before it."""
-        sealed = self._unit.settle()
+        sealed = self._unit.settle(None)
         self._unit.add_late_messages(change, sealed, messages)
         self._unit.hold(sealed)
         self._services.committer.submit(change, self.on_commit)
@@ -638,7 +639,8 @@ class Execution:
         for started, event in closed:
             self._steps.closed(started, event)
         self._stop_code()
-        self._steps.cancel_all()
+        if self._steps.running:
+            self._steps.cancel_all()
 
     def evict(self) -> None:
         """Evict this execution and discard everything not yet committed."""
@@ -647,6 +649,9 @@ class Execution:
             self._timer.cancel()
         if self._progress is not None:
             self._progress.close()
-        self._steps.abandon_all()
-        self._steps.cancel_launches(self._unit.discard())
+        if self._steps.running:
+            self._steps.abandon_all()
+        launches = self._unit.discard()
+        if launches:
+            self._steps.cancel_launches(launches)
         self._stop_code()  # Last, because a `finally` of the code may raise.

@@ -62,11 +62,14 @@ _RESOLVED, _RETRIED, _UNRESOLVED = StepOutcome(resolved=True), StepOutcome(retri
 
 
 class StepExecutor:
-    """The steps of one workflow."""
+    """The steps of one workflow.
+
+    Its verbs get the execution as ``owner``. An executor that held it would make a cycle of every workflow, which only
+    the garbage collector could free.
+    """
 
     __slots__ = (
         "_builder",
-        "_owner",
         "_services",
         "_unit",
         "_withdrawn",
@@ -80,12 +83,10 @@ class StepExecutor:
         services: Services,
         builder: HistoryBuilder,
         unit: UnitOfWork,
-        owner: StepOwner,
     ) -> None:
         self._services = services
         self._builder = builder
         self._unit = unit
-        self._owner = owner
         #: The newest attempt of each step whose code runs, by the step's key.
         self.running: dict[str, RunningAttempt] = {}
         #: Steps that wait for a slot, with the slots of the one that was taken for each meanwhile.
@@ -102,7 +103,7 @@ class StepExecutor:
 
     # Starting.
 
-    def want(self, key: str, step: Step[..., Any], payload: Payload, last_heartbeat: bytes) -> None:
+    def want(self, owner: StepOwner, key: str, step: Step[..., Any], payload: Payload, last_heartbeat: bytes) -> None:
         """Start the next attempt of a step that the code awaits, unless something holds it back."""
         record = self._builder.history.open.get(key)
         held = False
@@ -120,7 +121,7 @@ class StepExecutor:
         elif decision is _HOLD_SLOT:
             slots = services.attempts.slots_for(step)
             self.waiting_for_slot[key] = None
-            slots.waiting.append(lambda: self._slot_came(key, slots))
+            slots.waiting.append(lambda: self._slot_came(owner, key, slots))
         elif decision is _HOLD_DRAINING:
             self.busy = True
 
@@ -150,23 +151,23 @@ class StepExecutor:
         else:
             self._withdrawn.add(key)
 
-    def launch(self, requests: Sequence[AttemptRequest], *, closed: bool) -> list[RunningAttempt]:
+    def launch(self, owner: StepOwner, requests: Sequence[AttemptRequest]) -> list[RunningAttempt]:
         """Run attempts whose records are committed; return those that ended at once.
 
-        An attempt that was closed or withdrawn meanwhile returns its slot. With ``closed`` the execution was evicted,
-        and all of them do.
+        An attempt that was closed or withdrawn meanwhile returns its slot. When the owner was evicted, all of them do.
         """
         at_once: list[RunningAttempt] = []
         services = self._services
         for index, request in enumerate(requests):
             key = request.step_key
-            is_open = self.open_record(request) is not None
-            if is_open and not closed and key not in self._withdrawn:
+            record = self._builder.history.open.get(key)
+            is_open = record is not None and record.started is not None and record.attempt == request.number
+            if is_open and not owner.closed and key not in self._withdrawn:
                 try:
                     context = services.observer.attempt_context(
                         self._unit.row, self._builder.history, key, request.number
                     )
-                    attempt = services.attempts.launch(request, self._owner, context)
+                    attempt = services.attempts.launch(request, owner, context)
                 except BaseException:
                     # An internal error evicts this execution; the slots of the other attempts must not go with it.
                     self.cancel_launches(requests[index:])
@@ -177,8 +178,8 @@ class StepExecutor:
                     at_once.append(attempt)
                 continue
             services.attempts.slots_for(request.step).give()
-            if is_open and not closed:
-                self._owner.withdrawn(request)
+            if is_open and not owner.closed:
+                owner.withdrawn(request)
             self._withdrawn.discard(key)
         return at_once
 
@@ -187,12 +188,12 @@ class StepExecutor:
         for request in requests:
             self._services.attempts.slots_for(request.step).give()
 
-    def _slot_came(self, key: str, slots: Slots) -> bool:
+    def _slot_came(self, owner: StepOwner, key: str, slots: Slots) -> bool:
         """Keep a slot that was taken for this step; return False when the step no longer waits for it."""
         if self.waiting_for_slot.get(key, slots) is not None:
             return False
         self.waiting_for_slot[key] = slots
-        self._services.dispatcher.enqueue(self._owner, lambda: self._owner.slot_came(key))
+        self._services.dispatcher.enqueue(owner, lambda: owner.slot_came(key))
         return True
 
     def _start(
@@ -372,10 +373,10 @@ class StepExecutor:
 
     # Ending.
 
-    def take_over(self, attempt: RunningAttempt) -> None:
+    def take_over(self, owner: StepOwner, attempt: RunningAttempt) -> None:
         """Take over code that an execution left running; the step's next attempt waits for it, as after a timeout."""
         self.running[attempt.request.step_key] = attempt
-        attempt.pass_to(self._owner)
+        attempt.pass_to(owner)
 
     def leave_to_next_process(self) -> list[RunningAttempt]:
         """Return the attempts that a drain interrupts; none when a thread runs, which cannot be interrupted."""

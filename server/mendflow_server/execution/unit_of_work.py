@@ -152,16 +152,17 @@ class UnitOfWork:
         self.in_flight = True
         return change
 
-    def settle(self) -> Sealed:
-        """Return what the submitted change holds, because the committer has decided it."""
+    def settle(self, committed: Change | None) -> Sealed:
+        """Return what the submitted change holds, because the committer has decided it.
+
+        ``committed`` is the change if it was committed; its row is the committed one from now on.
+        """
+        if committed is not None:
+            row = self.row = committed.row
+            self.guard = Guard(row.generation, row.last_sequence)
         sealed, self._sealed = self._sealed, _NOTHING
         self.in_flight = False
         return sealed
-
-    def committed(self, change: Change) -> None:
-        """Take the change's row as the committed one."""
-        self.row = change.row
-        self.guard = Guard(change.row.generation, change.row.last_sequence)
 
     def hold(self, sealed: Sealed) -> None:
         """Keep a decided change as submitted: it goes to the committer once more."""
