@@ -25,7 +25,7 @@ from mendflow_server.store.interface import Batch, Change, Cursor, Row, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 #: How each kind of workflow is started: type, and input as JSON.
 _STARTS = {

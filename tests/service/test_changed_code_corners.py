@@ -23,8 +23,8 @@ from mendflow import (
     workflow,
 )
 from mendflow.v1 import event_pb2, workflow_pb2
-from tests.conftest import serving, until
 from tests.support.deploying import PRELUDE, at_rest, deployment, events_of, module_of, state_name, wait_event
+from tests.support.servers import serving, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +89,7 @@ def kinds(events: list[Any]) -> list[str]:
 
 async def in_state(client: Client, workflow_id: str, name: str) -> workflow_pb2.Workflow:
     """Return the workflow once it is in a state."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while state_name(found := await client.get(workflow_id)) != name:
             await asyncio.sleep(0.01)
     return found
@@ -272,7 +272,7 @@ async def test_a_step_that_exhausts_while_the_code_does_not_fit_waits_for_an_ope
         await server.client.signal("o", "s")
         await in_state(server.client, "o", "PAUSED")
         gate("exhaust").set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await server.client.get("o")).reason != event_pb2.STATE_REASON_RETRIES_EXHAUSTED:
                 await asyncio.sleep(0.01)
     before = list(RAN)

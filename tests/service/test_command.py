@@ -20,7 +20,7 @@ from google.protobuf import json_format
 
 from mendflow.v1 import event_pb2, operator_service_pb2, workflow_pb2
 from mendflow.v1 import workflow_service_pb2 as ws
-from tests.conftest import ROOT, SUPPORT, free_port, serving_process
+from tests.support.servers import ROOT, SUPPORT, free_port, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
 
 COMMAND = [sys.executable, "-m", "mendflow.cli"]
 SECONDS = 60

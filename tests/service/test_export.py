@@ -16,13 +16,13 @@ from mendflow import Client, gather, sleep, step, wait_signal, workflow
 from mendflow.histories import BadHistory, history_text, read_history
 from mendflow.testing import Replay, ReplayFailed, replay
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-from tests.conftest import ROOT, SUPPORT, free_port, serving_process
+from tests.support.servers import ROOT, SUPPORT, free_port, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
 
 COMMAND = [sys.executable, "-m", "mendflow.cli"]
 SECONDS = 60

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SUPPORT, ServerProcess
+from tests.support.servers import ROOT, SUPPORT, ServerProcess
 
 COMMAND = [sys.executable, "-m", "mendflow.cli"]
 BEGIN = "from dataclasses import dataclass\nfrom typing import Any\nfrom mendflow import workflow\n"

@@ -11,8 +11,8 @@ import pytest
 from mendflow.v1 import operator_service_pb2, workflow_pb2
 from mendflow_server.store.committer import Committer
 from mendflow_server.store.interface import Batch, BatchResult, CommitUnknown, InboxKind, Message, StoreError, Verdict
-from tests.conftest import serving
 from tests.support.promises import Evidence, Told, broken, read_store
+from tests.support.servers import serving
 
 if TYPE_CHECKING:
     from pathlib import Path

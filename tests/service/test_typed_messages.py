@@ -20,7 +20,7 @@ from grpc_tools import protoc
 
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_pb2_grpc
 from mendflow.v1 import workflow_service_pb2 as ws
-from tests.conftest import ROOT, SUPPORT, ServerProcess, serving_process
+from tests.support.servers import ROOT, SUPPORT, ServerProcess, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import workflow_pb2
 from mendflow_server.store.factory import inspect_store
-from tests.conftest import ROOT, SUPPORT, ServerProcess, free_port
+from tests.support.servers import ROOT, SUPPORT, ServerProcess, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
