@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import multiprocessing
 import signal
 import time
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from mendflow_server.history.state import FINAL_STATES
 from tests.support import killing
 from tests.support.evidence import Pressure
 from tests.support.files import whole_lines
+from tests.support.forking import PROCESSES
 from tests.support.killing import Point, Post
 from tests.support.promises import Death, Evidence, Told, Watched, broken, copy_store, delays, read_effects, read_store
 from tests.support.servers import free_port
@@ -44,9 +44,6 @@ LIMIT = 30.0
 FILTER = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED, event_pb2.EVENT_KIND_TIMER_FIRED)
 #: What a watcher is told before the workflow is there, while no server is, and after it was shown what is not so.
 AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE})
-# A process that has imported everything, has one thread and has made no gRPC object; servers are its forks.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["__main__", killing.__name__])
 
 
 @contextlib.asynccontextmanager
