@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := $(wildcard client server examples bench tests tools)
+# Tests run side by side, since much of their time is waiting; ARGS="-n 0" runs them in one process.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * os.cpu_count())')
 
 # A virtual environment has absolute paths, so a moved checkout gets a new one.
 PLACE := $(shell cat $(VENV)/place 2>/dev/null)
@@ -12,7 +14,7 @@ $(shell rm -rf $(VENV))
 endif
 endif
 
-.PHONY: help demo serve test soak lint style types layers contract format protos reference promise clients bench bench-large clean
+.PHONY: help demo serve test proofs soak lint style types layers contract format protos reference promise clients bench bench-large clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
@@ -23,11 +25,15 @@ demo: $(VENV)/demo ## kill a server in the middle of a campaign, and see the cam
 serve: $(VENV)/demo ## serve the example workflows: gRPC on 127.0.0.1:50051, HTTP on 127.0.0.1:3000
 	@$(VENV)/bin/mendflow serve examples.campaign examples.order $(ARGS)
 
-test: $(VENV)/dev ## run the whole test suite; ARGS="-k watch" runs a part of it
-	@$(RUN) -m pytest $(ARGS)
+test: $(VENV)/dev ## run all tests but the long proofs; ARGS="-m unit" or ARGS="-k watch" runs a part of them
+	@$(RUN) -m pytest -m "not proof" -n $(WORKERS) $(ARGS)
+
+proofs: $(VENV)/dev ## run the long proofs: kills at every boundary, clients in four languages, containers
+	@$(RUN) -m pytest -m proof -n $(WORKERS) $(ARGS)
 
 soak: $(VENV)/dev ## run the proofs of the promises in their long form, which takes about an hour
-	@MENDFLOW_SOAK=1 $(RUN) -m pytest tests/crash tests/watch tests/fuzz tests/unit/test_crash_budget.py $(ARGS)
+	@MENDFLOW_SOAK=1 $(RUN) -m pytest tests/crash tests/watch tests/fuzz \
+	  tests/unit/test_crash_budget.py tests/unit/test_message_lock.py tests/unit/test_message_values.py $(ARGS)
 
 lint: style types layers contract ## run every static check
 

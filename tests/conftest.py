@@ -1,119 +1,89 @@
-"""Servers for tests: one in this process, whose parts can be seen, and one of its own, which can be killed."""
+"""What all tests have: their markers and workers, a figure for the end of the run, and servers."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from dataclasses import dataclass, field
-from pathlib import Path
+import re
 from typing import TYPE_CHECKING, Any
 
-import grpc
+import hypothesis
 import pytest
 
-from mendflow import Client, Workflow
-from mendflow.v1 import operator_service_pb2_grpc, workflow_service_pb2_grpc
-from mendflow_server.app import App, Parts
-from mendflow_server.settings import Settings, load_settings
-from tests.support import workflows as test_workflows
-from tests.support.files import whole_lines
+from tests.support.servers import ROOT, Server, ServerProcess, serving, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-SUPPORT = ROOT / "tests/support"
-
-DEFINITIONS = {thing.name: thing for thing in vars(test_workflows).values() if isinstance(thing, Workflow)}
-
-
-def free_port() -> int:
-    """Answer a port that nobody has right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def settings_for(directory: Path, **overrides: Any) -> Settings:
-    """Answer settings for a server of its own in this directory."""
-    values: dict[str, Any] = {
-        "store": f"sqlite:///{directory / 'mendflow.db'}",
-        "grpc_address": "127.0.0.1:0",
-        "http_address": "127.0.0.1:0",
-        "drain_timeout": 2.0,
-    }
-    return load_settings(**(values | overrides))
+#: Each folder of tests is a marker, so that `-m unit` runs one of them. With several workers the folders whose tests
+#: take long come first, so that short ones fill up what is left of the time.
+FOLDERS = ("clients", "container", "crash", "fuzz", "watch", "service", "store", "tools", "unit")
+#: Tests that share what takes seconds to make, and so a worker: a language's program, the image, a module's server.
+TOGETHER = re.compile(
+    r"""tests/ (?:
+        clients/ test_(?!tools) .* \[ (?P<language> \w+ ) \]
+        | (?P<module> clients/test_tools | container/test_image
+            | service/test_(?: changed_code | command | examples | export | typed_messages | verify ) ) \.py::
+    )""",
+    re.VERBOSE,
+)
 
 
-def http_health(address: str, path: str = "/health") -> tuple[int, dict[str, Any]]:
-    """Answer an HTTP health's status and body; 0 when it does not answer."""
-    try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=2) as reply:
-            return reply.status, json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-    except OSError:
-        return 0, {}
+# A machine that is busy makes a slow example of any.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
-async def until(condition: Callable[[], Any], seconds: float = 5.0) -> bool:
-    """Wait until something is so."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        if condition():
-            return True
-        await asyncio.sleep(0.01)
-    return False
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even read the other folders when one is asked for by its marker."""
+    others = set(FOLDERS) - {config.getoption("markexpr")}
+    if len(others) == len(FOLDERS):
+        return None
+    return True if collection_path.parent == ROOT / "tests" and collection_path.name in others else None
 
 
-@dataclass
-class Server:
-    """A server in this process."""
-
-    app: App
-    channel: grpc.aio.Channel
-    client: Client
-
-    @property
-    def stub(self) -> Any:
-        """The WorkflowService's."""
-        return workflow_service_pb2_grpc.WorkflowServiceStub(self.channel)
-
-    @property
-    def operator(self) -> Any:
-        """The OperatorService's."""
-        return operator_service_pb2_grpc.OperatorServiceStub(self.channel)
-
-    @property
-    def address(self) -> str:
-        """Where it listens."""
-        return f"127.0.0.1:{self.app.grpc_port}"
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test its folder's marker."""
+    places = {}
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        places[item] = FOLDERS.index(folder)
+        item.add_marker(folder)
+    if hasattr(config, "workerinput"):
+        items.sort(key=places.__getitem__)
 
 
-@contextlib.asynccontextmanager
-async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Server]:
-    """Serve the test workflows in this process."""
-    definitions = overrides.pop("definitions", DEFINITIONS)
-    clock = overrides.pop("clock", None)
-    parts = overrides.pop("parts", Parts() if clock is None else Parts(clock=lambda: clock))
-    new_app = overrides.pop("new_app", functools.partial(App, parts=parts))
-    async with new_app(settings_for(directory, **overrides), definitions) as app:
-        while not app.supervisor.recovered:
-            await asyncio.sleep(0.005)
-        address = f"127.0.0.1:{app.grpc_port}"
-        async with grpc.aio.insecure_channel(address) as channel, Client(address) as client:
-            yield Server(app, channel, client)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker the next test when it has done one, and what belongs together to one worker.
+
+    `--dist loadgroup` would do, but pytest-xdist 3.8 does not see the groups with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - only where it is used
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            found = TOGETHER.match(nodeid)
+            return (found["language"] or found["module"]) if found else nodeid
+
+    return Scheduling(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the figures that tests recorded."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    called = [report for report in reports if getattr(report, "when", "") == "call"]
+    figures = sorted(text for report in called for name, text in report.user_properties if name == "figure")
+    if figures:
+        terminalreporter.section("figures")
+        for figure in figures:
+            terminalreporter.line(figure)
+
+
+@pytest.fixture
+def record_figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Return a function that takes a line for the end of the run."""
+    return functools.partial(record_property, "figure")
 
 
 @pytest.fixture
@@ -121,110 +91,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     """A server in this process."""
     async with serving(tmp_path) as running:
         yield running
-
-
-@dataclass
-class ServerProcess:
-    """A server in a process of its own, on ports that stay the same when it is started again."""
-
-    directory: Path
-    modules: tuple[str, ...] = ("workflows",)
-    environment: dict[str, str] = field(default_factory=dict)
-    #: Disturbances and faults of `tests.support.faults` that each life has.
-    faults: tuple[str, ...] = ()
-    grpc_port: int = field(default_factory=free_port)
-    http_port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def grpc_address(self) -> str:
-        """Where it listens for gRPC."""
-        return f"127.0.0.1:{self.grpc_port}"
-
-    @property
-    def http_address(self) -> str:
-        """Where it listens for HTTP."""
-        return f"127.0.0.1:{self.http_port}"
-
-    @property
-    def store(self) -> Path:
-        """The SQLite file."""
-        return self.directory / "mendflow.db"
-
-    @property
-    def journal(self) -> list[str]:
-        """What the steps wrote: one line for each real execution."""
-        return whole_lines(self.directory / "journal.txt")
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        """What the server logged."""
-        return [json.loads(line) for line in whole_lines(self.directory / "server.log") if line.startswith("{")]
-
-    def start(self, *, wait: bool = True) -> None:
-        """Start it, and wait until it is ready."""
-        environment = {
-            **os.environ,
-            "MENDFLOW_TEST_JOURNAL": str(self.directory / "journal.txt"),
-            "MENDFLOW_LOG_FORMAT": "json",
-            "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            **self.environment,
-        }
-        root = ["-m", "tests.support.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.cli"]
-        command = [sys.executable, *root, "serve", *self.modules]
-        command += ["--store", f"sqlite:///{self.store}"]
-        command += ["--grpc-address", self.grpc_address, "--http-address", self.http_address]
-        with (self.directory / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.directory)
-        if wait:
-            self.wait_ready()
-
-    def wait_ready(self, seconds: float = 30.0) -> None:
-        """Wait until /health says SERVING."""
-        limit = time.monotonic() + seconds
-        while time.monotonic() < limit:
-            if self.process is not None and self.process.poll() is not None:
-                break
-            if self.health()[0] == 200:
-                return
-            time.sleep(0.02)
-        text = (self.directory / "server.log").read_text(encoding="utf-8", errors="replace")
-        pytest.fail(f"the server did not get ready:\n{text[-4000:]}")
-
-    def health(self, path: str = "/health") -> tuple[int, dict[str, Any]]:
-        """Answer the HTTP health's status and body; 0 when it does not answer."""
-        return http_health(self.http_address, path)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def terminate(self, seconds: float = 30.0) -> int:
-        """SIGTERM; answer the exit code."""
-        if self.process is None:
-            return 0
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(seconds)
-
-    def wait_died(self, seconds: float = 20.0) -> int:
-        """Wait until it has died by itself."""
-        if self.process is None:
-            return 0
-        return self.process.wait(seconds)
-
-
-@contextlib.contextmanager
-def serving_process(directory: Path, **options: Any) -> Iterator[ServerProcess]:
-    """Serve in a process of its own."""
-    server = ServerProcess(directory, **options)
-    server.start()
-    try:
-        yield server
-    finally:
-        if server.process is not None and server.process.poll() is None:
-            server.kill()
 
 
 @pytest.fixture

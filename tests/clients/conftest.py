@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.clients.programs import PROGRAMS, Program
-from tests.conftest import ServerProcess, serving_process
+from tests.support.servers import ServerProcess, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,9 @@ from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:
     from tests.clients.programs import Program
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
+
+pytestmark = pytest.mark.proof
 
 ITEMS = [{"sku": sku, "price_cents": 1, "weight_kg": 1} for sku in ["lamp"] * 12 + ["chair"] * 8 + ["desk"] * 3]
 #: Half of its events come before the approval, and half after the packing.

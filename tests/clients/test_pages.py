@@ -13,7 +13,9 @@ from tests.clients.programs import PROGRAMS, ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
+
+pytestmark = pytest.mark.proof
 
 #: A block of code; before it, if it is a file, the file's name in a line of its own.
 BLOCK = re.compile(r"(?:^`(?P<file>[^`\n]+)`:\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)

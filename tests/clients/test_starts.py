@@ -11,7 +11,9 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.clients.programs import Program
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
+
+pytestmark = pytest.mark.proof
 
 COUNT = 1_000
 

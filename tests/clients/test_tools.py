@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import ROOT, ServerProcess, serving_process
+from tests.support.servers import ROOT, ServerProcess, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ INSTALL, *BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTA
 ADDRESS = "127.0.0.1:50051"
 SERVICE = "mendflow.v1.WorkflowService"
 # The first build downloads and compiles.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="session")

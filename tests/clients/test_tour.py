@@ -9,7 +9,9 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.clients.programs import Program
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
+
+pytestmark = pytest.mark.proof
 
 LINES = """\
 health: SERVING

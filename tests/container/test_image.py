@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.container.engine import Container, Engine
 
 # Pulling and building take their time.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 
 START_LIMIT = 30.0
 WAITING = """

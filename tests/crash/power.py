@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.conftest import ServerProcess
 from tests.support.files import whole_lines
 from tests.support.promises import read_store
+from tests.support.servers import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,17 +14,17 @@ import pytest
 
 from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_pb2
-from tests.conftest import serving_process
 from tests.support.faults import set_clock
 from tests.support.load_workflows import EFFECTS
 from tests.support.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
+from tests.support.servers import serving_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from tests.conftest import ServerProcess
     from tests.support.promises import Stored
+    from tests.support.servers import ServerProcess
 
 HOUR: Final = 3_600.0
 #: How long what waits is to wait, in seconds.

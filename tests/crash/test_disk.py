@@ -14,7 +14,6 @@ import pytest
 from mendflow.v1 import workflow_pb2
 from mendflow_server.execution.crash_marker import CrashMarker
 from mendflow_server.store.errors import StoreUnavailable
-from tests.conftest import ROOT
 from tests.crash.volumes import (
     OnAVolume,
     breaches,
@@ -25,6 +24,7 @@ from tests.crash.volumes import (
     refuses_to_grow,
 )
 from tests.support.mounting import fill, mount, small_disk
+from tests.support.servers import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,6 @@ import collections
 import contextlib
 import json
 import statistics
-import sys
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,10 +30,12 @@ from tests.support.scale import SOAK, scaled
 from tests.support.trial import SUBJECT, Case, Trial, run_trial
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from mendflow import Client
+
+pytestmark = pytest.mark.proof
 
 #: Trials at once.
 AT_ONCE = 4
@@ -360,64 +360,34 @@ def whole(trial: Trial) -> bool:
     return len(trial.deaths) == len(trial.fatal)
 
 
-@dataclass
-class Total:
-    """All cases together."""
-
-    cases: int = 0
-    points: int = 0
-    details: set[str] = field(default_factory=set)
-
-    def update(self, enumeration: Enumeration) -> None:
-        """Add a case."""
-        self.cases += 1
-        self.points += len(enumeration.killed)
-        histories = read_store(enumeration.trials[0].store).histories.values()
-        self.details |= {event.WhichOneof("detail") or "" for history in histories for event in history}
-
-
-@pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Tells a figure to whoever runs the tests."""
-
-    def tell(line: str) -> None:
-        with capsys.disabled():
-            sys.stdout.write(f"\n{line}\n")
-
-    return tell
-
-
-@pytest.fixture(scope="module")
-def total(pytestconfig: pytest.Config) -> Iterator[Total]:
-    """Told when all cases are over."""
-    total = Total()
-    yield total
-    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        sys.stdout.write(f"\nkilled at {total.points} points in {total.cases} cases\n")
-    whole_run = total.cases == len(CASES) + len(FIRST_DEATHS)
-    assert not whole_run or total.details >= PRIMITIVES, f"no case has {sorted(PRIMITIVES - total.details)}"
+async def test_the_cases_left_alone_use_every_primitive(tmp_path: Path) -> None:
+    used: set[str] = set()
+    for name, case in CASES.items():
+        trial = await run_trial(case, tmp_path / name, ())
+        assert not trial.faults, "\n".join(trial.faults)
+        for history in read_store(trial.store).histories.values():
+            used |= {event.WhichOneof("detail") or "" for event in history}
+    assert used >= PRIMITIVES, f"no case has {sorted(PRIMITIVES - used)}"
 
 
 @pytest.mark.timeout(scaled(120, 900))
 @pytest.mark.parametrize("name", CASES)
 async def test_a_kill_at_every_boundary_breaks_no_promise(
-    tmp_path: Path, name: str, tell: Callable[[str], None], total: Total
+    tmp_path: Path, name: str, record_figure: Callable[[str], None]
 ) -> None:
     enumeration = Enumeration(CASES[name], tmp_path)
     await enumeration.run()
-    tell(f"{name}: {enumeration.told()}")
-    total.update(enumeration)
+    record_figure(f"{name}: {enumeration.told()}")
     assert not enumeration.faults, "\n".join(enumeration.faults)
 
 
 @pytest.mark.timeout(scaled(120, 900))
 @pytest.mark.parametrize(("name", "effect"), FIRST_DEATHS)
 async def test_a_kill_at_every_boundary_of_a_recovery_breaks_no_promise(
-    tmp_path: Path, name: str, effect: int, tell: Callable[[str], None], total: Total
+    tmp_path: Path, name: str, effect: int, record_figure: Callable[[str], None]
 ) -> None:
     first = Point("effect", effect, "after")
     enumeration = Enumeration(CASES[name], tmp_path, [first])
     await enumeration.run()
-    tell(f"{name}, recovering from a death {first}: {enumeration.told()}")
-    total.update(enumeration)
+    record_figure(f"{name}, recovering from a death {first}: {enumeration.told()}")
     assert not enumeration.faults, "\n".join(enumeration.faults)

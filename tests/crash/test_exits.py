@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mendflow import Client
-from tests.conftest import ServerProcess, serving_process
 from tests.support.exit_workflows import WAYS
+from tests.support.servers import ServerProcess, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

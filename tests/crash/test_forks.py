@@ -15,8 +15,8 @@ import pytest
 
 from mendflow import Client
 from mendflow.v1 import failure_pb2, workflow_pb2
-from tests.conftest import ServerProcess, serving_process, until
 from tests.service.test_traces import Receiver, receiver
+from tests.support.servers import ServerProcess, serving_process, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

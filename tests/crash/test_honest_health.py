@@ -21,9 +21,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mendflow import Client
-from tests.conftest import free_port, until
 from tests.support import killing
 from tests.support.faults import NO_COMMIT, NO_TICK
+from tests.support.forking import PROCESSES
 from tests.support.promises import (
     Answer,
     Evidence,
@@ -36,7 +36,7 @@ from tests.support.promises import (
     read_effects,
     read_store,
 )
-from tests.support.trial import PROCESSES
+from tests.support.servers import free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -15,8 +15,8 @@ import pytest
 from mendflow import Client
 from mendflow_server.store.errors import StoreRefused
 from mendflow_server.store.sqlite import SqliteStore
-from tests.conftest import ServerProcess
 from tests.support.mounting import mount, unmount
+from tests.support.servers import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

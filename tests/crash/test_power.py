@@ -162,6 +162,7 @@ async def cut_at(server: PoweredServer, sync: int) -> Evidence:
 
 
 @pytest.mark.timeout(LIMIT + 60)
+@pytest.mark.proof
 async def test_the_power_may_be_cut_at_any_sync(tmp_path: Path, platter: Path) -> None:
     """What was written for it is lost then, or half of it is there, or all. The log is begun anew all the time."""
     rng = Random(SEEDS[0])

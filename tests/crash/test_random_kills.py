@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mendflow.v1 import failure_pb2
-from tests.conftest import serving_process
 from tests.crash.load import Load
 from tests.support.load_workflows import EFFECTS
 from tests.support.promises import Evidence, broken, delays, read_effects, read_store
 from tests.support.scale import scaled
+from tests.support.servers import serving_process
 from tests.support.stories import draw_stories, wrong_ends
 from tests.support.watchers import unfaithful
 

@@ -19,9 +19,9 @@ from mendflow.v1 import workflow_pb2
 from mendflow_server.app import App, Parts
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.factory import open_store
-from tests.conftest import DEFINITIONS, Server, http_health, serving, settings_for, until
 from tests.support.files import whole_lines
 from tests.support.promises import Effect, Evidence, Told, broken, read_store
+from tests.support.servers import DEFINITIONS, Server, http_health, serving, settings_for, until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,15 +12,15 @@ from mendflow.v1 import event_pb2
 from mendflow_server.app import Parts
 from mendflow_server.history.state import FINAL_STATES
 from mendflow_server.supervisor.supervisor import Supervisor
-from tests.conftest import serving, until
 from tests.support.faults import build_with
 from tests.support.promises import Evidence, Look, Promise, broken, read_store
+from tests.support.servers import serving, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Server
     from tests.support.promises import Stored
+    from tests.support.servers import Server
 
 #: How many workflows of each sort wait.
 COUNT = 80

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from mendflow import Client
 from mendflow.errors import ServerUnavailable
 from mendflow_server.history.state import FINAL_STATES
-from tests.conftest import ServerProcess
 from tests.support.load_workflows import EFFECTS
 from tests.support.mounting import fill, mount, unmount
 from tests.support.promises import Broken, Evidence, Told, broken, read_effects, read_store
+from tests.support.servers import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -16,18 +16,18 @@ import structlog
 from mendflow.v1 import workflow_pb2, workflow_service_pb2_grpc
 from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.payload_pb2 import Payload
-from tests.conftest import serving
 from tests.fuzz.contract import BY_NAME, Answer, Method, answer_of
 from tests.fuzz.ledger import Ledger
 from tests.fuzz.messages import PAYLOAD_LIMIT, REQUEST_LIMIT
 from tests.fuzz.served import SERVED
 from tests.fuzz.world import SIGNAL_LIMIT, seed
+from tests.support.servers import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 #: A call that takes longer hangs, also on a machine that is busy with other things.
 PATIENCE = 20.0

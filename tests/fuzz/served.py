@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 
 from mendflow import gather, step, wait_signal, workflow
 from mendflow.v1.payload_pb2 import Payload
-from tests.conftest import DEFINITIONS
 from tests.support import workflows
+from tests.support.servers import DEFINITIONS
 from tests.support.workflows import note_down
 
 #: These kill the process, hold its loop or a thread for as long as their input says, or write without end.

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.replay.workflow_runner import NonDeterminism
-from tests.conftest import serving
 from tests.fuzz.acting import PATIENCE, act
 from tests.fuzz.edits import (
     ALL_EDITS,
@@ -41,6 +40,7 @@ from tests.fuzz.edits import (
 )
 from tests.fuzz.forms import fuzz
 from tests.support.promises import read_store
+from tests.support.servers import serving
 from tests.support.simulation import Simulation, folded, structure_of
 
 if TYPE_CHECKING:

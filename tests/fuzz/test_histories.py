@@ -18,13 +18,13 @@ from examples.order import place_order
 from examples.smtp_server import Mailbox, mail_server
 from mendflow import Client
 from mendflow.v1 import workflow_pb2
-from tests.conftest import ServerProcess, serving_process
 from tests.fuzz.acting import ACTS, PATIENCE, act, let_end
 from tests.fuzz.forms import fuzz
 from tests.fuzz.programs import SIGNALS, run_program, slow_programs
 from tests.fuzz.replaying import argument_of, faults_of_prefixes, is_lost
 from tests.support.killing import Point
 from tests.support.promises import Evidence, Told, broken, read_store
+from tests.support.servers import ServerProcess, serving_process
 from tests.support.trial import SUBJECT, Case, run_trial
 
 if TYPE_CHECKING:

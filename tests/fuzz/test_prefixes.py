@@ -15,18 +15,18 @@ from mendflow_server.execution import closing
 from mendflow_server.history.builder import HistoryBuilder
 from mendflow_server.history.state import History
 from mendflow_server.replay.workflow_runner import WorkflowRunner
-from tests.conftest import serving
 from tests.fuzz.acting import ACTS, act, let_end
 from tests.fuzz.forms import fuzz
 from tests.fuzz.programs import SIGNALS, programs, run_program
 from tests.fuzz.replaying import LIMIT, faults_of_prefixes, replayed
+from tests.support.servers import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from mendflow_server.history.state import CallRecord
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 #: What happens next: an open call is settled (which one, and how), a signal comes, or an act of somebody's, or a death.
 happenings = st.lists(

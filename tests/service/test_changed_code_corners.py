@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,8 +25,9 @@ from mendflow import (
     workflow,
 )
 from mendflow.v1 import event_pb2, workflow_pb2
-from tests.conftest import serving, until
+from mendflow_server.runtime.clock import SystemClock
 from tests.support.deploying import PRELUDE, at_rest, deployment, events_of, module_of, state_name, wait_event
+from tests.support.servers import serving, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +92,7 @@ def kinds(events: list[Any]) -> list[str]:
 
 async def in_state(client: Client, workflow_id: str, name: str) -> workflow_pb2.Workflow:
     """Return the workflow once it is in a state."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while state_name(found := await client.get(workflow_id)) != name:
             await asyncio.sleep(0.01)
     return found
@@ -273,7 +276,7 @@ async def test_a_step_that_exhausts_while_the_code_does_not_fit_waits_for_an_ope
         await server.client.signal("o", "s")
         await in_state(server.client, "o", "PAUSED")
         gate("exhaust").set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await server.client.get("o")).reason != event_pb2.STATE_REASON_RETRIES_EXHAUSTED:
                 await asyncio.sleep(0.01)
     before = list(RAN)
@@ -309,30 +312,41 @@ async def test_a_removed_step_that_backs_off_keeps_nothing_in_memory(tmp_path: P
 
 
 async def test_restarts_with_code_that_looks_at_the_time_add_nothing_to_the_history(tmp_path: Path) -> None:
+    noon = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    went: list[str] = []
+
     def order_of(*, old: bool) -> Any:
         @workflow
         async def order() -> None:
             await effect("a")
-            if not old and (now() - STARTED[0]).total_seconds() > 0.2:
-                await effect.with_options(key="late")("late")
-            elif old:
+            if old:
                 await effect.with_options(key="b")("b")
+            else:
+                went.append("early" if now() < noon + timedelta(hours=1) else "late")
+                await effect.with_options(key=went[-1])(went[-1])
             await wait_signal("s")
 
         return order
 
-    STARTED: list[Any] = []  # noqa: N806
-    async with serving(tmp_path, definitions={"order": order_of(old=True)}) as server:
-        STARTED.append(now())
+    def serving_at(hours: float, *, old: bool = False) -> Any:
+        clock = SystemClock(wall=(noon + timedelta(hours=hours)).timestamp)
+        return serving(tmp_path, definitions={"order": order_of(old=old)}, clock=clock)
+
+    async with serving_at(0, old=True) as server:
         await server.client.start("order", id="o")
         await at_rest(server.client, "o")
-        await asyncio.sleep(0.3)  # The code asks how long ago it began.
+
+    def has_driven(lives: int) -> bool:
+        return len(went) == lives
+
     lengths: list[int] = []
-    for _ in range(3):
-        async with serving(tmp_path, definitions={"order": order_of(old=False)}) as server:
+    for life, hours in enumerate((0.5, 0.6, 1.5, 2.5), start=1):
+        async with serving_at(hours) as server:
             if not lengths:
                 await server.client.signal("o", "nudge")
+            assert await until(functools.partial(has_driven, life))
             lengths.append((await in_state(server.client, "o", "PAUSED")).last_sequence)
+    assert went == ["early", "early", "late", "late"]
     assert len(set(lengths)) == 1
 
 

@@ -23,8 +23,8 @@ from mendflow.errors import (
     WrongState,
 )
 from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
-from tests.conftest import Server, ServerProcess, free_port, serving
 from tests.support import workflows
+from tests.support.servers import Server, ServerProcess, free_port, serving
 
 if TYPE_CHECKING:
     from pathlib import Path

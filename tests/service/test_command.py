@@ -20,7 +20,8 @@ from google.protobuf import json_format
 
 from mendflow.v1 import event_pb2, operator_service_pb2, workflow_pb2
 from mendflow.v1 import workflow_service_pb2 as ws
-from tests.conftest import ROOT, SUPPORT, free_port, serving_process
+from tests.support.command_line import as_text, run_command
+from tests.support.servers import ROOT, SUPPORT, free_port, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
 
 COMMAND = [sys.executable, "-m", "mendflow.cli"]
 SECONDS = 60
@@ -51,15 +52,8 @@ def run(
     server: ServerProcess, *arguments: str, stdin: str | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line, piped, to its end."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environment(MENDFLOW_SERVER=server.grpc_address, **variables),
-        input=stdin,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=SECONDS,
-        check=False,
-    )
+    variables = {"FORCE_COLOR": "1", "MENDFLOW_SERVER": server.grpc_address, **variables}
+    return as_text(run_command(arguments, variables, stdin=stdin or ""))
 
 
 def begin(server: ServerProcess, *arguments: str) -> subprocess.Popen[str]:

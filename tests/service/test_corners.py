@@ -28,7 +28,7 @@ from mendflow_server.app import App
 from mendflow_server.execution.execution import Execution
 from mendflow_server.healing.crash_guard import CrashGuard
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
-from tests.conftest import serving, settings_for, until
+from tests.support.servers import serving, settings_for, until
 
 if TYPE_CHECKING:
     from pathlib import Path

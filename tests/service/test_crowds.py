@@ -12,7 +12,7 @@ from mendflow import attempt, step, workflow
 from mendflow.v1 import workflow_pb2, workflow_service_pb2
 from mendflow_server.api.workflow_service import _PORTION
 from mendflow_server.store.committer import CAPACITY
-from tests.conftest import serving, until
+from tests.support.servers import serving, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,13 +18,13 @@ from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.app import Parts
 from mendflow_server.execution.execution import Execution
 from mendflow_server.telemetry import build_observer
-from tests.conftest import serving, until
+from tests.support.servers import serving, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 PAUSED, SUCCEEDED = workflow_pb2.WORKFLOW_STATE_PAUSED, workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 RAN: list[str] = []

@@ -19,13 +19,13 @@ from examples import campaign, order
 from examples.smtp_server import Mailbox, mail_server
 from mendflow import Client, WorkflowCancelled, WorkflowFailed
 from mendflow.v1 import event_pb2, failure_pb2
-from tests.conftest import free_port, serving, serving_process
+from tests.support.servers import free_port, serving, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mendflow import WorkflowHandle
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
 LOST = failure_pb2.FAILURE_KIND_LOST

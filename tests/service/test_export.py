@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,14 @@ from mendflow import Client, gather, sleep, step, wait_signal, workflow
 from mendflow.histories import BadHistory, history_text, read_history
 from mendflow.testing import Replay, ReplayFailed, replay
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-from tests.conftest import ROOT, SUPPORT, free_port, serving_process
+from tests.support.command_line import run_command
+from tests.support.servers import free_port, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
 
 COMMAND = [sys.executable, "-m", "mendflow.cli"]
 SECONDS = 60
@@ -83,15 +83,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def run(server: ServerProcess, *arguments: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
-    paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
-        [*COMMAND, "export", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MENDFLOW_SERVER": server.grpc_address, **variables},
-        cwd=server.directory,
-        capture_output=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    variables = {"MENDFLOW_SERVER": server.grpc_address, **variables}
+    return run_command(["export", *arguments], variables, directory=server.directory)
 
 
 def exported(server: ServerProcess, workflow_id: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SUPPORT, ServerProcess
+from tests.support.command_line import as_text, run_command
+from tests.support.servers import ROOT, ServerProcess
 
 COMMAND = [sys.executable, "-m", "mendflow.cli"]
 BEGIN = "from dataclasses import dataclass\nfrom typing import Any\nfrom mendflow import workflow\n"
@@ -31,17 +32,7 @@ def write(folder: Path, text: str, name: str = "shop.py") -> None:
 
 
 def export(folder: Path, *arguments: str, modules: tuple[str, ...] = ("shop",)) -> subprocess.CompletedProcess[str]:
-    paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
-        [*COMMAND, "export-protos", *modules, "--out", "protos", *arguments],
-        # Two versions of a module within a second would share their compiled code.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return as_text(run_command(["export-protos", *modules, "--out", "protos", *arguments], {}, directory=folder))
 
 
 def proto(folder: Path) -> str:

@@ -17,13 +17,13 @@ from mendflow import RetryPolicy, attempt, sleep, step, wait_signal, workflow
 from mendflow.v1 import failure_pb2, payload_pb2, workflow_pb2, workflow_service_pb2
 from mendflow_server.app import Parts
 from mendflow_server.engine.engine import Engine
-from tests.conftest import serving, until
+from tests.support.servers import serving, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 SUCCEEDED, FAILED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED, workflow_pb2.WORKFLOW_STATE_FAILED
 TWICE = RetryPolicy(max_attempts=2, initial_interval=0.001)

@@ -11,13 +11,13 @@ import pytest
 
 from mendflow import step, workflow
 from mendflow.errors import WorkflowFailed
-from tests.conftest import serving
+from tests.support.servers import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 RAN: list[str] = []
 

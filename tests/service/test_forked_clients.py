@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
 
 #: Forks three times; each child says what came of a client.
 PROGRAM = """

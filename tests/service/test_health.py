@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.conftest import Server, serving
+from tests.support.servers import Server, serving
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,8 @@ from mendflow.v1 import operator_service_pb2, workflow_pb2
 from mendflow_server.store.committer import Committer
 from mendflow_server.store.errors import CommitUnknown, StoreError
 from mendflow_server.store.records import Batch, BatchResult, CommitOutcome, InboxKind, Message
-from tests.conftest import serving
 from tests.support.promises import Evidence, Told, broken, read_store
+from tests.support.servers import serving
 
 if TYPE_CHECKING:
     from pathlib import Path

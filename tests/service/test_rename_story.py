@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.command_line import as_text, run_command
 from tests.support.deploying import deployment
+from tests.support.servers import ROOT
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -38,11 +37,8 @@ def shop(tmp_path: Path) -> Iterator[Deployment]:
 
 def mendflow(shop: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command as an operator would."""
-    environment = os.environ | {"MENDFLOW_SERVER": shop.server.grpc_address, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "mendflow.cli", *arguments]
-    return subprocess.run(
-        command, cwd=shop.server.directory, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    server = shop.server
+    return as_text(run_command(arguments, {"MENDFLOW_SERVER": server.grpc_address}, directory=server.directory))
 
 
 def charged(shop: Deployment) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from mendflow import RetryPolicy, StepFailed, TransientError, attempt, gather, step, workflow
 from mendflow.v1 import failure_pb2
-from tests.conftest import serving
+from tests.support.servers import serving
 
 if TYPE_CHECKING:
     from pathlib import Path

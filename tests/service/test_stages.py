@@ -10,7 +10,7 @@ from mendflow.v1 import event_pb2, workflow_service_pb2
 from mendflow_server.attempts.attempt_runner import AttemptRunner
 from mendflow_server.execution.execution import Execution
 from mendflow_server.runtime.clock import SystemClock
-from tests.conftest import serving, until
+from tests.support.servers import serving, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 #: How far the server's clock has been moved, in seconds.
 MOVED = [0.0]

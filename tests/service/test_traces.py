@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from mendflow import Client
-from tests.conftest import free_port, serving_process
+from tests.support.servers import free_port, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,8 @@ from grpc_tools import protoc
 
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2, workflow_service_pb2_grpc
 from mendflow.v1 import workflow_service_pb2 as ws
-from tests.conftest import ROOT, SUPPORT, ServerProcess, serving_process
+from tests.support.command_line import as_text, run_command
+from tests.support.servers import ServerProcess, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,11 +144,7 @@ class Caller:
 
 def command(folder: Path, *arguments: str, server: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command line in a folder, piped."""
-    paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MENDFLOW_SERVER": server}
-    return subprocess.run(
-        [*COMMAND, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=60, check=False
-    )
+    return as_text(run_command(arguments, {"MENDFLOW_SERVER": server}, directory=folder))
 
 
 def export(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from mendflow.errors import AlreadyStarted, WrongState
 from mendflow.v1 import event_pb2, workflow_pb2
-from tests.conftest import DEFINITIONS, Server, serving
+from tests.support.servers import DEFINITIONS, Server, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -22,7 +22,8 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import workflow_pb2
 from mendflow_server.store.factory import inspect_store
-from tests.conftest import ROOT, SUPPORT, ServerProcess, free_port
+from tests.support.command_line import as_text, run_command
+from tests.support.servers import ROOT, SUPPORT, ServerProcess, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,15 +76,8 @@ def source(*parts: str) -> str:
 
 def run(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `mendflow verify` in a directory, piped, to its end."""
-    return subprocess.run(
-        [*VERIFY, *arguments],
-        env=environment(directory, **variables),
-        cwd=directory,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=SECONDS,
-        check=False,
-    )
+    variables = {"MENDFLOW_TEST_JOURNAL": str(directory / "verified.txt"), **variables}
+    return as_text(run_command(["verify", *arguments], variables, directory=directory))
 
 
 def environment(directory: Path, **variables: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 
 from mendflow import Client
 from mendflow.v1 import workflow_pb2
-from tests.conftest import ServerProcess
+from tests.support.servers import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
-import multiprocessing
-import os
 import signal
-import socket
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -28,8 +24,10 @@ from mendflow_server.history.state import FINAL_STATES
 from tests.support import killing
 from tests.support.evidence import Pressure
 from tests.support.files import whole_lines
+from tests.support.forking import PROCESSES
 from tests.support.killing import Point, Post
 from tests.support.promises import Death, Evidence, Told, Watched, broken, copy_store, delays, read_effects, read_store
+from tests.support.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -46,22 +44,6 @@ LIMIT = 30.0
 FILTER = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED, event_pb2.EVENT_KIND_TIMER_FIRED)
 #: What a watcher is told before the workflow is there, while no server is, and after it was shown what is not so.
 AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE})
-# A process that has imported everything, has one thread and has made no gRPC object; servers are its forks.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["__main__", killing.__name__])
-
-#: Below the ports that the system gives away: while a server is dead nobody else may get its port.
-_PORTS = itertools.cycle(range(15_000 + os.getpid() % 1_000 * 12, 32_000))
-
-
-def _port() -> int:
-    """Answer a port that nobody has, and that nobody gets who does not ask for it by its number."""
-    for port in _PORTS:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError
 
 
 @contextlib.asynccontextmanager
@@ -189,7 +171,7 @@ async def run_trial(
     """
     await asyncio.to_thread(directory.mkdir)
     trial = Trial(case, directory, tuple(fatal), fault)
-    port = _port()
+    port = free_port()
     async with case.around(directory) as around:
         looking = asyncio.create_task(_look(trial.pressure))
         clients = asyncio.create_task(_follow(trial, port, case.input(directory, around)))

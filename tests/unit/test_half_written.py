@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import ServerProcess
 from tests.support.evidence import Effect, read_effects
+from tests.support.servers import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path

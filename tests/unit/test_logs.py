@@ -1,14 +1,10 @@
-"""Logs: one JSON object a line, whatever is logged and whatever becomes of standard output."""
+"""Logs: one JSON object a line, whatever is logged."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,22 +17,6 @@ from mendflow_server.telemetry.logging import configure_logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-#: Logs like a server does, and says on standard error when it got to its end.
-SCRIPT = """
-import sys
-import structlog
-from mendflow_server.telemetry.logging import configure_logs
-from mendflow_server.settings import load_settings
-
-configure_logs(load_settings(log_format="json"))
-log = structlog.get_logger("mendflow.test")
-for number in range(1000):
-    log.info("plain", number=number)
-for number in range(1000):
-    log.info("letters", number=number, name="Zo\\u00eb", half="\\ud800")
-print("survived", file=sys.stderr)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -172,42 +152,3 @@ def test_whatever_is_logged_is_one_line_of_json(capfd: pytest.CaptureFixture[str
     assert len(told) == 2
     assert told[1] == ""
     assert json.loads(told[0])["event"] == "said"
-
-
-def run(**options: Any) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-c", SCRIPT]
-    return subprocess.run(command, stderr=subprocess.PIPE, timeout=60, check=False, **options)
-
-
-def assert_survived(ended: subprocess.CompletedProcess[bytes]) -> None:
-    assert b"Traceback" not in ended.stderr
-    assert b"survived" in ended.stderr
-
-
-def test_a_reader_that_goes_away_does_not_end_the_process() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        assert_survived(run(stdout=writing))
-    finally:
-        os.close(writing)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
-def test_a_full_disk_does_not_end_the_process() -> None:
-    with Path("/dev/full").open("wb") as full:
-        assert_survived(run(stdout=full))
-
-
-def test_a_process_without_standard_output_runs() -> None:
-    assert_survived(run(preexec_fn=lambda: os.close(1)))
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_no_line_is_left_out_for_its_letters(encoding: str) -> None:
-    ended = run(stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": encoding})
-    assert_survived(ended)
-    told = [json.loads(line) for line in ended.stdout.decode(encoding).splitlines()]
-    letters = [line for line in told if line["event"] == "letters"]
-    assert [line["number"] for line in letters] == list(range(1000))
-    assert {(line["name"], line["half"]) for line in letters} == {("Zoë", "\ud800")}

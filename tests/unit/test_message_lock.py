@@ -17,6 +17,7 @@ from mendflow.protogen.descriptors import Descriptors
 from mendflow.protogen.lock_file import LockFile, MergeResult, WorkflowSchemas, merge
 from mendflow.protogen.proto_writer import proto_text
 from mendflow.protogen.schema import MessageSchema, SchemaBuilder
+from tests.support.scale import scaled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,7 @@ def empty() -> LockFile:
     return LockFile(package="tests.drawn.v1")
 
 
-@settings(deadline=None)
+@settings(max_examples=scaled(40, 2_000), deadline=None)
 @given(history=versions)
 def test_a_number_means_one_name_and_type_for_ever(history: list[dict[str, str]]) -> None:
     lock = empty()

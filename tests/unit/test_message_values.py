@@ -31,6 +31,7 @@ from mendflow.protogen.lock_file import LockFile, WorkflowSchemas, merge
 from mendflow.protogen.proto_writer import proto_text
 from mendflow.protogen.schema import MessageSchema, SchemaBuilder
 from mendflow.v1 import payload_pb2
+from tests.support.scale import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,7 +240,11 @@ def plain(file: descriptor_pb2.FileDescriptorProto) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], deadline=None)
+@settings(
+    max_examples=scaled(120, 5_000),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    deadline=None,
+)
 @given(data=st.data(), pair=pairs)
 def test_json_and_message_say_the_same_value(data: st.DataObject, pair: Pair) -> None:
     annotation, values = pair

@@ -12,9 +12,9 @@ import pytest
 from mendflow import Client, workflow
 from mendflow.errors import ServerUnavailable, WorkflowNotFound
 from mendflow.v1 import event_pb2
-from tests.conftest import Server, ServerProcess, free_port, serving
 from tests.support.promises import Evidence, Watched, broken, read_store
 from tests.support.proxy import Proxy
+from tests.support.servers import Server, ServerProcess, free_port, serving
 from tests.support.workflows import note_down
 
 if TYPE_CHECKING:

@@ -19,17 +19,17 @@ import pytest
 
 from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_service_pb2_grpc
-from tests.conftest import serving_process
 from tests.support.load_workflows import EFFECTS, Leg
 from tests.support.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
 from tests.support.proxy import Proxy
 from tests.support.scale import scaled
+from tests.support.servers import serving_process
 from tests.support.watchers import CHANNEL_OPTIONS, RawWatch, as_watched, unfaithful
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
 
 SEEDS = [int(os.environ["MENDFLOW_SEED"])] if os.environ.get("MENDFLOW_SEED") else list(range(1, scaled(1, 6) + 1))
 WORKFLOWS = 3

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 
 from mendflow.v1 import event_pb2, workflow_service_pb2
 from mendflow_server.engine import watch_hub
-from tests.conftest import serving
 from tests.support.load_workflows import Leg, errand
 from tests.support.promises import Evidence, Promise, Watched, broken, read_store
 from tests.support.scale import scaled
+from tests.support.servers import serving
 from tests.support.watchers import of_kinds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
 SEED = int(os.environ.get("MENDFLOW_SEED") or "1")
 KINDS = [kind for kind in event_pb2.EventKind.values() if kind]
@@ -151,7 +151,7 @@ def test_however_a_history_is_split_the_pieces_are_the_whole(tmp_path: Path) -> 
             async def in_pieces() -> list[event_pb2.Event]:
                 cursor = 0
                 found: list[event_pb2.Event] = []
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     for piece in (*pieces, None):
                         events, cursor = await watched(server, subject, cursor, kinds, piece)
                         found += events

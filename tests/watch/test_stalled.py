@@ -15,16 +15,16 @@ import pytest
 
 from mendflow import Client
 from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
-from tests.conftest import serving_process
 from tests.support.load_workflows import EFFECTS, Leg
 from tests.support.promises import Evidence, Promise, Stored, Told, broken, read_effects, read_store
 from tests.support.scale import scaled
+from tests.support.servers import serving_process
 from tests.support.watchers import CHANNEL_OPTIONS, RawWatch, as_watched, unfaithful
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import ServerProcess
+    from tests.support.servers import ServerProcess
 
 HEALTHY = 20
 STALLED = 980

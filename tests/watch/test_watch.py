@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_service_pb2, workflow_service_pb2_grpc
-from tests.conftest import Server, ServerProcess, serving
+from tests.support.servers import Server, ServerProcess, serving
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -97,7 +97,7 @@ def test_the_store_is_not_blamed_while_it_commits() -> None:
 
 
 async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not done():
             await asyncio.sleep(0)
 
@@ -151,7 +151,7 @@ async def test_ready_and_alive_part_over_grpc(served: tuple[Server, Any]) -> Non
 
 async def test_a_watch_tells_each_change_and_nothing_twice(served: tuple[Server, Any]) -> None:
     server, stub = served
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         ready = stub.Watch(health_pb2.HealthCheckRequest())
         alive = stub.Watch(health_pb2.HealthCheckRequest(service=LIVENESS))
         assert (await ready.read()).status == Reply.NOT_SERVING
@@ -172,7 +172,7 @@ async def test_a_watch_tells_each_change_and_nothing_twice(served: tuple[Server,
 
 async def test_watchers_that_hang_up_leave_the_others_theirs(served: tuple[Server, Any]) -> None:
     server, stub = served
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         calls = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(4)]
         for call in calls:
             assert (await call.read()).status == Reply.NOT_SERVING

@@ -1,0 +1,67 @@
+"""Logs of a whole process: whatever becomes of its standard output, it lives on and leaves no line out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: Logs like a server does, and says on standard error when it got to its end.
+SCRIPT = """
+import sys
+import structlog
+from mendflow_server.telemetry.logging import configure_logs
+from mendflow_server.settings import load_settings
+
+configure_logs(load_settings(log_format="json"))
+log = structlog.get_logger("mendflow.test")
+for number in range(1000):
+    log.info("plain", number=number)
+for number in range(1000):
+    log.info("letters", number=number, name="Zo\\u00eb", half="\\ud800")
+print("survived", file=sys.stderr)
+"""
+
+
+def run(**options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", SCRIPT]
+    return subprocess.run(command, stderr=subprocess.PIPE, timeout=60, check=False, **options)
+
+
+def assert_survived(ended: subprocess.CompletedProcess[bytes]) -> None:
+    assert b"Traceback" not in ended.stderr
+    assert b"survived" in ended.stderr
+
+
+def test_a_reader_that_goes_away_does_not_end_the_process() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert_survived(run(stdout=writing))
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_does_not_end_the_process() -> None:
+    with Path("/dev/full").open("wb") as full:
+        assert_survived(run(stdout=full))
+
+
+def test_a_process_without_standard_output_runs() -> None:
+    assert_survived(run(preexec_fn=lambda: os.close(1)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_no_line_is_left_out_for_its_letters(encoding: str) -> None:
+    ended = run(stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert_survived(ended)
+    told = [json.loads(line) for line in ended.stdout.decode(encoding).splitlines()]
+    letters = [line for line in told if line["event"] == "letters"]
+    assert [line["number"] for line in letters] == list(range(1000))
+    assert {(line["name"], line["half"]) for line in letters} == {("Zoë", "\ud800")}

@@ -1,0 +1,74 @@
+"""The command line in processes that need not import it: each is the fork of one that has.
+
+Half a second of processor time is spared each time, which hundreds of tests would spend on imports. A test that is
+about the start of a process, its signals, its terminal or its encoding starts its own with `subprocess`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.forking import PROCESSES
+from tests.support.servers import ROOT, SUPPORT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: Seconds for a command.
+PATIENCE = 60
+
+
+def run_command(
+    arguments: Sequence[str], variables: Mapping[str, str], *, directory: Path | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line, piped, to its end, as `python -m mendflow.cli` in a directory would."""
+    paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **variables}
+    with tempfile.TemporaryDirectory() as folder:
+        standard = [Path(folder) / name for name in ("in", "out", "error")]
+        standard[0].write_bytes(stdin.encode())
+        process = PROCESSES.Process(
+            target=_run, args=(list(arguments), directory or Path.cwd(), environment, standard), daemon=True
+        )
+        process.start()
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(list(arguments), PATIENCE, *(path.read_bytes() for path in standard[1:]))
+        code = process.exitcode
+        process.close()
+        return subprocess.CompletedProcess(
+            list(arguments), code, *(path.read_bytes() if path.exists() else b"" for path in standard[1:])
+        )
+
+
+def as_text(done: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedProcess[str]:
+    """Return the same with its output as text."""
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def _run(arguments: list[str], directory: Path, environment: dict[str, str], standard: list[Path]) -> None:
+    for number, path in enumerate(standard):
+        descriptor = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    sys.stdout = os.fdopen(1, "w", encoding=encoding, closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding=encoding, errors="backslashreplace", closefd=False)
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    os.chdir(directory)
+    sys.path[:0] = [str(directory), *filter(None, environment["PYTHONPATH"].split(os.pathsep))]
+    sys.argv = ["mendflow", *arguments]
+    from mendflow.cli import main  # noqa: PLC0415 - imported before the fork
+
+    main()

@@ -1,0 +1,13 @@
+"""Processes that need not import what they run: each is the fork of one that has.
+
+That one has one thread and has made no gRPC object.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["__main__", "tests.support.killing", "mendflow.cli", "mendflow_server.cli.serve", "mendflow_server.cli.verify"]
+)

@@ -1,0 +1,226 @@
+"""Servers for tests: one in this process, whose parts can be seen, and one of its own, which can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from mendflow import Client, Workflow
+from mendflow.v1 import operator_service_pb2_grpc, workflow_service_pb2_grpc
+from mendflow_server.app import App, Parts
+from mendflow_server.settings import Settings, load_settings
+from tests.support import workflows as test_workflows
+from tests.support.files import whole_lines
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+SUPPORT = ROOT / "tests/support"
+
+DEFINITIONS = {thing.name: thing for thing in vars(test_workflows).values() if isinstance(thing, Workflow)}
+
+#: Where the kernel takes a port from for whoever names none: a connection could have taken a killed server's.
+EPHEMERAL = 32_768
+PORTS = random.SystemRandom()
+
+
+def free_port() -> int:
+    """Return a port that nobody has right now, and that the kernel gives to nobody by itself."""
+    while True:
+        port = PORTS.randrange(10_000, EPHEMERAL)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def settings_for(directory: Path, **overrides: Any) -> Settings:
+    """Answer settings for a server of its own in this directory."""
+    values: dict[str, Any] = {
+        "store": f"sqlite:///{directory / 'mendflow.db'}",
+        "grpc_address": "127.0.0.1:0",
+        "http_address": "127.0.0.1:0",
+        "drain_timeout": 2.0,
+    }
+    return load_settings(**(values | overrides))
+
+
+def http_health(address: str, path: str = "/health") -> tuple[int, dict[str, Any]]:
+    """Answer an HTTP health's status and body; 0 when it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=2) as reply:
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+    except OSError:
+        return 0, {}
+
+
+async def until(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
+    """Wait until something is so."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if condition():
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+@dataclass
+class Server:
+    """A server in this process."""
+
+    app: App
+    channel: grpc.aio.Channel
+    client: Client
+
+    @property
+    def stub(self) -> Any:
+        """The WorkflowService's."""
+        return workflow_service_pb2_grpc.WorkflowServiceStub(self.channel)
+
+    @property
+    def operator(self) -> Any:
+        """The OperatorService's."""
+        return operator_service_pb2_grpc.OperatorServiceStub(self.channel)
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.app.grpc_port}"
+
+
+@contextlib.asynccontextmanager
+async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Server]:
+    """Serve the test workflows in this process."""
+    definitions = overrides.pop("definitions", DEFINITIONS)
+    clock = overrides.pop("clock", None)
+    parts = overrides.pop("parts", Parts() if clock is None else Parts(clock=lambda: clock))
+    new_app = overrides.pop("new_app", functools.partial(App, parts=parts))
+    async with new_app(settings_for(directory, **overrides), definitions) as app:
+        while not app.supervisor.recovered:
+            await asyncio.sleep(0.005)
+        address = f"127.0.0.1:{app.grpc_port}"
+        async with grpc.aio.insecure_channel(address) as channel, Client(address) as client:
+            yield Server(app, channel, client)
+
+
+@dataclass
+class ServerProcess:
+    """A server in a process of its own, on ports that stay the same when it is started again."""
+
+    directory: Path
+    modules: tuple[str, ...] = ("workflows",)
+    environment: dict[str, str] = field(default_factory=dict)
+    #: Disturbances and faults of `tests.support.faults` that each life has.
+    faults: tuple[str, ...] = ()
+    grpc_port: int = field(default_factory=free_port)
+    http_port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def grpc_address(self) -> str:
+        """Where it listens for gRPC."""
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def http_address(self) -> str:
+        """Where it listens for HTTP."""
+        return f"127.0.0.1:{self.http_port}"
+
+    @property
+    def store(self) -> Path:
+        """The SQLite file."""
+        return self.directory / "mendflow.db"
+
+    @property
+    def journal(self) -> list[str]:
+        """What the steps wrote: one line for each real execution."""
+        return whole_lines(self.directory / "journal.txt")
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """What the server logged."""
+        return [json.loads(line) for line in whole_lines(self.directory / "server.log") if line.startswith("{")]
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, and wait until it is ready."""
+        environment = {
+            **os.environ,
+            "MENDFLOW_TEST_JOURNAL": str(self.directory / "journal.txt"),
+            "MENDFLOW_LOG_FORMAT": "json",
+            "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            **self.environment,
+        }
+        root = ["-m", "tests.support.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.cli"]
+        command = [sys.executable, *root, "serve", *self.modules]
+        command += ["--store", f"sqlite:///{self.store}"]
+        command += ["--grpc-address", self.grpc_address, "--http-address", self.http_address]
+        with (self.directory / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.directory)
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, seconds: float = 30.0) -> None:
+        """Wait until /health says SERVING."""
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            if self.process is not None and self.process.poll() is not None:
+                break
+            if self.health()[0] == 200:
+                return
+            time.sleep(0.02)
+        text = (self.directory / "server.log").read_text(encoding="utf-8", errors="replace")
+        pytest.fail(f"the server did not get ready:\n{text[-4000:]}")
+
+    def health(self, path: str = "/health") -> tuple[int, dict[str, Any]]:
+        """Answer the HTTP health's status and body; 0 when it does not answer."""
+        return http_health(self.http_address, path)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def terminate(self, seconds: float = 30.0) -> int:
+        """SIGTERM; answer the exit code."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def wait_died(self, seconds: float = 20.0) -> int:
+        """Wait until it has died by itself."""
+        if self.process is None:
+            return 0
+        return self.process.wait(seconds)
+
+
+@contextlib.contextmanager
+def serving_process(directory: Path, **options: Any) -> Iterator[ServerProcess]:
+    """Serve in a process of its own."""
+    server = ServerProcess(directory, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.kill()
