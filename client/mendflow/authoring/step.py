@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from mendflow.authoring.calls import LONGEST, Call
 from mendflow.authoring.context import BY_HAND, current_run
@@ -222,12 +222,10 @@ def step(
     return decorate if function is None else decorate(function)
 
 
-class _Decorator:
-    """The static type of ``step(...)``; it has no instances."""
+class _Decorator(Protocol):
+    """The static type of ``step(...)``."""
 
     @overload
     def __call__(self, function: Callable[P, Awaitable[R]], /) -> Step[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Step[P, R]: ...
-    def __call__(self, function: Any, /) -> Any:
-        raise NotImplementedError(function)

@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import types
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from mendflow.authoring.context import BY_HAND
 from mendflow.authoring.names import checked_name
@@ -193,12 +193,10 @@ def workflow(
     return decorate if function is None else decorate(function)
 
 
-class _Decorator:
-    """The static type of ``workflow(...)``; it has no instances."""
+class _Decorator(Protocol):
+    """The static type of ``workflow(...)``."""
 
     @overload
     def __call__(self, function: Callable[[], Coroutine[Any, Any, R]], /) -> Workflow[None, R]: ...
     @overload
     def __call__(self, function: Callable[[I], Coroutine[Any, Any, R]], /) -> Workflow[I, R]: ...
-    def __call__(self, function: Any, /) -> Any:
-        raise NotImplementedError(function)
