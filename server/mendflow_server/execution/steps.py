@@ -70,6 +70,7 @@ class StepExecutor:
 
     __slots__ = (
         "_builder",
+        "_held",
         "_services",
         "_unit",
         "_withdrawn",
@@ -91,8 +92,10 @@ class StepExecutor:
         self.running: dict[str, RunningAttempt] = {}
         #: Steps that wait for a slot, with the slots of the one that was taken for each meanwhile.
         self.waiting_for_slot: dict[str, Slots | None] = {}
+        #: Steps that the gate holds back, until what holds them wants them again.
+        self._held: set[str] | None = None
         #: Steps whose newest attempt was withdrawn before its code ran.
-        self._withdrawn: set[str] = set()
+        self._withdrawn: set[str] | None = None
         #: Whether steps remain for the next process: a drain has stopped them here.
         self.busy = False
 
@@ -116,6 +119,8 @@ class StepExecutor:
             return
         services = self._services
         decision = services.admission.admit(self._unit.row.key, key, step, held=held, running=key in self.running)
+        if self._held is not None:
+            self._held.discard(key)
         if decision is _PERMIT:
             self._start(key, step, record, payload, last_heartbeat)
         elif decision is _HOLD_SLOT:
@@ -124,10 +129,12 @@ class StepExecutor:
             slots.waiting.append(lambda: self._slot_came(owner, key, slots))
         elif decision is _HOLD_DRAINING:
             self.busy = True
+        else:
+            self._held = {key, *(self._held or ())}
 
     def is_overlooked(self, key: str, step: Step[..., Any]) -> bool:
         """Return whether a step that is due has nothing in its way, because it fell due between two turns."""
-        if key in self.waiting_for_slot or self._services.admission.draining:
+        if key in self.waiting_for_slot or key in (self._held or ()) or self._services.admission.draining:
             return False
         return key not in self.running or step.overlap
 
@@ -149,7 +156,7 @@ class StepExecutor:
         if attempt is not None and record is not None and attempt.request.number == record.attempt:
             self._unit.add_effect(attempt.cancel)
         else:
-            self._withdrawn.add(key)
+            self._withdrawn = {key, *(self._withdrawn or ())}
 
     def launch(self, owner: StepOwner, requests: Sequence[AttemptRequest]) -> list[RunningAttempt]:
         """Run attempts whose records are committed; return those that ended at once.
@@ -162,7 +169,7 @@ class StepExecutor:
             key = request.step_key
             record = self._builder.history.open.get(key)
             is_open = record is not None and record.started is not None and record.attempt == request.number
-            if is_open and not owner.closed and key not in self._withdrawn:
+            if is_open and not owner.closed and key not in (self._withdrawn or ()):
                 try:
                     context = services.observer.attempt_context(
                         self._unit.row, self._builder.history, key, request.number
@@ -180,7 +187,8 @@ class StepExecutor:
             services.attempts.slots_for(request.step).give()
             if is_open and not owner.closed:
                 owner.withdrawn(request)
-            self._withdrawn.discard(key)
+            if self._withdrawn is not None:
+                self._withdrawn.discard(key)
         return at_once
 
     def cancel_launches(self, requests: Sequence[AttemptRequest]) -> None:
