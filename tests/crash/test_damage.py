@@ -141,8 +141,7 @@ async def test_of_a_file_with_a_hole_the_rest_is_served_and_health_says_so(
             overwrite_events(server.store, SAID)
         else:
             overwrite_events(server.store, WAITS)
-            server.start(wait=False)
-            await server.says(503, ADVICE, reasons=1)
+            server.start()
         unreadable = await cannot_be_read(caller)
         assert 0 < len(unreadable) < MANY / 2
         await server.says(503, ADVICE, reasons=1)
