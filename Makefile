@@ -39,6 +39,7 @@ lint: style types layers contract ## run every static check
 
 style: $(VENV)/dev
 	@$(RUN) -m ruff check $(SOURCES)
+	@$(RUN) tools/plain_english.py
 	@$(RUN) -m ruff format --check --quiet $(SOURCES) || { echo "run make format"; exit 1; }
 
 types: $(VENV)/dev

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 #: The file types with text that people write.
@@ -115,13 +115,18 @@ def _docstrings(text: str) -> Iterator[tuple[int, str]]:
                 yield node.body[0].lineno, docstring
 
 
-def files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files below these paths that git tracks or does not ignore."""
+def files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files with text below these paths; those that git ignores are left out where git is there."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *map(str, paths)]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    try:
+        listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        found = (each for path in paths for each in (path.rglob("*") if path.is_dir() else (path,)))
+        listed = [str(each.relative_to(ROOT)) for each in found]
     for name in listed:
         path = ROOT / name
-        if path.suffix in SUFFIXES and not name.startswith(LEFT_OUT) and path.exists():
+        hidden = any(part.startswith(".") and part != ".github" for part in Path(name).parts)
+        if path.suffix in SUFFIXES and not hidden and not name.startswith(LEFT_OUT) and path.exists():
             yield path
 
 
@@ -133,7 +138,7 @@ def main(arguments: list[str]) -> int:
     return 1 if found else 0
 
 
-def check(paths: Iterable[Path]) -> list[Finding]:
+def check(paths: Sequence[Path]) -> list[Finding]:
     """Return the findings in all files below these paths."""
     return [each for path in files(paths) for each in findings(path, path.read_text(encoding="utf-8"))]
 

@@ -50,3 +50,15 @@ def test_an_issue_form_has_what_the_tracker_requires(form: Path) -> None:
     assert len({field["id"] for field in fields}) == len(fields)
     assert all(field["attributes"]["label"] for field in fields)
     assert any(field.get("validations", {}).get("required") for field in fields)
+
+
+def test_each_file_in_the_table_of_tasks_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("| task | files |") :].partition("\n\n")[0]
+    named = set(re.findall(r"`([\w./-]+(?:\.(?:py|proto|sql|md|toml)|/))`", table))
+    folders = [ROOT / each for each in ("", "server/mendflow_server", "server/mendflow_server/store/sqlite")]
+    folders += [ROOT / each for each in ("server/mendflow_server/telemetry", "client/mendflow/cli")]
+    folders += [ROOT / "protos/mendflow/v1", ROOT / "server/mendflow_server/api"]
+    missing = [name for name in named if not any((folder / name).exists() for folder in folders)]
+    assert [name for name in missing if "NAME" not in name and "NNNN" not in name] == []
+    assert len(named) > 30

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.plain_english import FIRST_WORDS, RULES, findings
+from tools.plain_english import FIRST_WORDS, ROOT, RULES, check, findings
 
 #: One text for each rule, in the order of the rules.
 REJECTED = (
@@ -84,3 +84,8 @@ def test_a_docstring_that_begins_with_a_verb_has_no_findings() -> None:
 def test_lines_that_are_switched_off_are_skipped() -> None:
     text = "It is told.\n<!-- plain-english: off -->\nIt is told.\n<!-- plain-english: on -->\nIt is told.\n"
     assert [finding.line for finding in findings(PAGE, text)] == [1, 5]
+
+
+def test_repository_has_no_rejected_word() -> None:
+    found = check([ROOT])
+    assert not found, "\n".join(map(str, found))
