@@ -24,7 +24,6 @@ from tests.crash.volumes import (
     refuses_to_grow,
 )
 from tests.support.mounting import fill, mount, small_disk
-from tests.support.servers import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,8 +210,8 @@ def test_a_network_file_system_ends_the_start_with_advice(on_a_directory: OnAVol
     table.write_text(f"36 25 0:32 / {server.volume.resolve()} rw shared:1 - nfs4 host:/export rw\n", "utf-8")
     done = subprocess.run(
         [sys.executable, "-c", ON_A_NETWORK, table, "serve", "tests.support.load_workflows", "--store", f"sqlite:///{server.store}"],
-        capture_output=True, text=True, check=False, timeout=30, cwd=server.directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MENDFLOW_TEST_JOURNAL": str(server.effects)},
+        capture_output=True, text=True, check=False, timeout=60, cwd=server.directory,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MENDFLOW_TEST_JOURNAL": str(server.effects)},
     )  # fmt: skip
     assert done.returncode == 1
     what = f"{server.store} is on a network file system (nfs4), where SQLite loses data"

@@ -192,7 +192,8 @@ async def is_quarantined(client: Client, workflow_id: str) -> None:
 async def test_a_poison_workflow_is_quarantined_and_the_rest_lives_on(tmp_path: Path) -> None:
     with serving_process(tmp_path) as server:
         async with Client(server.grpc_address, retry_for=60) as client:
-            neighbour = await client.start("sleeper", 3.0, id="neighbour")
+            # Nothing of it runs at a death, so that the poison is alone at each.
+            neighbour = await client.start("wait_for", "neighbour", id="neighbour")
             poison = asyncio.create_task(client.start("poison", "x", id="poison"))
             out_of_the_way = asyncio.create_task(is_quarantined(client, "poison"))
             deaths = 0
@@ -209,7 +210,8 @@ async def test_a_poison_workflow_is_quarantined_and_the_rest_lives_on(tmp_path: 
             await out_of_the_way
             server.wait_ready()
             assert deaths == 3, "the crash budget"
-            assert await neighbour.result() == "awake"
+            await neighbour.signal("go", "awake")
+            assert await neighbour.result() == "neighbour: awake"
             assert await client.run("echo", "alive") == "alive"
             events = await history(client, "poison")
             assert kinds(events)[-2:] == ["workflow_quarantined", "alert_raised"]

@@ -7,6 +7,7 @@ takes over and gets the signals that are waited for, is killed too, and the old 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -134,6 +135,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         deployed.run(lambda client: _signal(client, "s"))
         deployed.run(lambda client: _look(client, deployed, "after the signal"))
         deployed.deploy(module_of({name: change.old for name, change in CHANGES.items()}))
+        deployed.run(_go_on)
         deployed.run(lambda client: _look(client, deployed, "after the rollback"))
         yield deployed
     finally:
@@ -164,6 +166,15 @@ async def _taken_in(client: Client, workflow_id: str, signal: str) -> None:
         async for event in client.handle(workflow_id).watch():
             if event.signal_received.name == signal:
                 return
+
+
+async def _go_on(client: Client) -> None:
+    """Wait, not for ever, until what was paused has been replayed by the code that it began with."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(30):
+            for name, change in CHANGES.items():
+                while change.signalled == "PAUSED" and state_name(await client.get(name)) != change.rolled_back:
+                    await asyncio.sleep(0.02)
 
 
 async def _look(client: Client, deployed: Deployment, when: str) -> None:
