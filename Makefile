@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := $(wildcard client server examples bench tests tools)
-# Tests run side by side, since much of their time is waiting; ARGS="-n 0" runs them in one process.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * os.cpu_count())')
+# Tests run side by side, one more than there are processors, since some wait; ARGS="-n 0" runs them in one process.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + os.cpu_count())')
 
 # A virtual environment has absolute paths, so a moved checkout gets a new one.
 PLACE := $(shell cat $(VENV)/place 2>/dev/null)
@@ -28,8 +28,9 @@ serve: $(VENV)/demo ## serve the example workflows: gRPC on 127.0.0.1:50051, HTT
 test: $(VENV)/dev ## run all tests but the long proofs; ARGS="-m unit" or ARGS="-k watch" runs a part of them
 	@$(RUN) -m pytest -m "not proof" -n $(WORKERS) $(ARGS)
 
+# The kills at every boundary run four servers at once by themselves.
 proofs: $(VENV)/dev ## run the long proofs: kills at every boundary, clients in four languages, containers
-	@$(RUN) -m pytest -m proof -n $(WORKERS) $(ARGS)
+	@$(RUN) -m pytest -m proof -n 2 $(ARGS)
 
 soak: $(VENV)/dev ## run the proofs of the promises in their long form, which takes about an hour
 	@MENDFLOW_SOAK=1 $(RUN) -m pytest tests/crash tests/watch tests/fuzz \

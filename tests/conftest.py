@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 #: Each folder of tests is a marker, so that `-m unit` runs one of them. With several workers the folders whose tests
 #: take long come first, so that short ones fill up what is left of the time.
 FOLDERS = ("clients", "container", "crash", "fuzz", "watch", "service", "store", "tools", "unit")
-#: Tests that share what takes seconds to make, and so a worker: a language's program, the image, a module's server.
+#: Tests that share a worker: they share what takes seconds to make (a language's program, the image, a module's
+#: server), or are many processes at once by themselves.
 TOGETHER = re.compile(
     r"""tests/ (?:
         clients/ test_(?!tools) .* \[ (?P<language> \w+ ) \]
-        | (?P<module> clients/test_tools | container/test_image
+        | (?P<module> clients/test_tools | container/test_image | crash/test_every_commit
             | service/test_(?: changed_code | command | examples | export | typed_messages | verify ) ) \.py::
     )""",
     re.VERBOSE,

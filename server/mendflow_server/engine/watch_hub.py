@@ -132,6 +132,10 @@ class WatchHub:
             topic.last_sequence = max(topic.last_sequence, row.last_sequence)
             topic.ended = topic.ended or row.state in FINAL_STATES
             if after_sequence > topic.last_sequence:
+                # A watch may have read events whose commit the engine does not know of yet.
+                stored = (await self._store.find([workflow_id])).get(workflow_id)
+                topic.last_sequence = max(topic.last_sequence, 0 if stored is None else stored.last_sequence)
+            if after_sequence > topic.last_sequence:
                 raise errors.SequenceBeyondEnd(workflow_id, after_sequence, topic.last_sequence)
             async for frame in self._frames(workflow_id, key, topic, after_sequence, kinds):
                 yield frame

@@ -174,7 +174,8 @@ class UnitOfWork:
         history, events = self._builder.history, sealed.events
         final = events.pop()
         taken = list(change.consumed)
-        cancelled = bool(history.cancel)
+        # The history does not have the events that an earlier try put before the end.
+        cancelled = bool(history.cancel) or any(event.HasField("cancel_requested") for event in events)
         for message in messages:
             if message.id in taken:
                 continue
