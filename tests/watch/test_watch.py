@@ -11,7 +11,9 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from mendflow import Client
-from mendflow.v1 import event_pb2, workflow_service_pb2, workflow_service_pb2_grpc
+from mendflow.v1 import event_pb2, workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
+from mendflow_server.app import Parts
+from mendflow_server.store.factory import open_store
 from tests.support.servers import Server, ServerProcess, serving
 
 if TYPE_CHECKING:
@@ -164,3 +166,49 @@ async def test_a_thousand_watchers_of_whom_some_never_read_cost_bounded_memory(s
         for call in never_read:
             call.cancel()
         await asyncio.gather(*(channel.close() for channel in channels))
+
+
+class Late:
+    """A store whose later commits of a workflow return late: they are stored, and the engine does not know."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.may_return = asyncio.Event()
+        self.is_late = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def commit(self, batch: Any) -> Any:
+        """Commit, and return when the test says so."""
+        result = await self.store.commit(batch)
+        if self.is_late and any(change.guard is not None for change in batch.changes):
+            await self.may_return.wait()
+        return result
+
+
+async def test_a_watch_may_resume_at_an_event_whose_commit_the_engine_does_not_know_of(tmp_path: Path) -> None:
+    stores: list[Late] = []
+
+    def open_late(url: str, **options: Any) -> Any:
+        stores.append(Late(open_store(url, **options)))
+        return stores[-1]
+
+    async with serving(tmp_path, parts=Parts(open_store=open_late)) as server:
+        handle = await server.client.start("wait_for", "x", id="subject")
+        while (await handle.get()).state != workflow_pb2.WORKFLOW_STATE_WAITING:
+            await asyncio.sleep(0.01)
+        known = await server.app.engine.find("subject")
+        (store,) = stores
+        store.is_late = True
+        await handle.signal("go", "on")
+        while not await store.store.read_events(known.key, known.last_sequence, limit=1, max_bytes=1):
+            await asyncio.sleep(0.01)
+        newest = (await store.store.find(["subject"]))["subject"].last_sequence
+        assert (await server.app.engine.find("subject")).last_sequence < newest
+        request = workflow_service_pb2.WatchWorkflowRequest(workflow_id="subject", after_sequence=newest)
+        watch = server.stub.WatchWorkflow(request)
+        assert (await watch.read()).last_sequence == newest
+        store.may_return.set()
+        while (frame := await watch.read()) is not grpc.aio.EOF:
+            assert all(event.sequence > newest for event in frame.events)
