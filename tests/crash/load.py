@@ -24,7 +24,7 @@ from mendflow_server.history.state import FINAL_STATES
 from tests.support.evidence import Pressure
 from tests.support.files import whole_lines
 from tests.support.load_workflows import EFFECTS, LIVES
-from tests.support.promises import Death, Told, Watched, copy_store, open_attempts, read_effects, read_store
+from tests.support.promises import Death, Reply, Watched, copy_store, open_attempts, read_effects, read_store
 from tests.support.stories import Moment
 from tests.support.watchers import RawWatch
 
@@ -58,7 +58,7 @@ class Load:
     """Stories that are told to a server while it is killed."""
 
     def __init__(self, server: ServerProcess, stories: Sequence[Story]) -> None:
-        self.told: list[Told] = []
+        self.replies: list[Reply] = []
         self.watched: list[Watched] = []
         self.raw: list[RawWatch] = []
         self.kills: list[Kill] = []
@@ -86,27 +86,27 @@ class Load:
                 client = Client(self._server.grpc_address, timeout=60.0, retry_for=None)
                 self._clients.append(await stack.enter_async_context(client))
             looking = asyncio.create_task(self._look())
-            told = asyncio.create_task(self._tell_all(rng, kills))
-            await asyncio.wait((looking, told), return_when=asyncio.FIRST_COMPLETED)
-            for task in (looking, told):
+            clients = asyncio.create_task(self._run_all(rng, kills))
+            await asyncio.wait((looking, clients), return_when=asyncio.FIRST_COMPLETED)
+            for task in (looking, clients):
                 if not task.done():
                     task.cancel()
                 elif task is looking:
-                    told.cancel()
-            await asyncio.gather(told, return_exceptions=True)
+                    clients.cancel()
+            await asyncio.gather(clients, return_exceptions=True)
             if looking.done() and not looking.cancelled():
                 await looking
-            await told
+            await clients
 
     def unfinished(self) -> list[str]:
         """Answer the workflows that have been started, as far as is known, and whose end nobody was told."""
         return sorted(self._open)
 
-    async def _tell_all(self, rng: Random, kills: int) -> None:
+    async def _run_all(self, rng: Random, kills: int) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._kill(rng, kills))
             for number, story in enumerate(self._stories):
-                group.create_task(self._tell(story, number))
+                group.create_task(self._run_story(story, number))
 
     # The deaths.
 
@@ -133,7 +133,7 @@ class Load:
         self._server.kill()
         when = time.time()
         calls, open_stories, moment = self._calls, len(self._open), self._now
-        told = list(self.told)
+        replies = list(self.replies)
         watched = [replace(each, events=list(each.events)) for each in self.watched]
         effects = read_effects(self._server.directory / EFFECTS)
         copy = copy_store(self._server.store, self._server.directory / f"at-death-{number}")
@@ -143,7 +143,7 @@ class Load:
         stored = await asyncio.to_thread(read_store, copy, self._known)
         shutil.rmtree(copy.parent)
         recovering = is_in_midst(self.deaths[-1].stored, stored) if self.deaths else False
-        self.deaths.append(Death(stored, effects, told, watched, time=when))
+        self.deaths.append(Death(stored, effects, replies, watched, time=when))
         self.kills.append(Kill(moment, open_stories, calls, recovering))
 
     @property
@@ -186,7 +186,7 @@ class Load:
             await asyncio.sleep(LOOK)
 
     def _progress(self) -> int:
-        return self._effects + len(self.told) + self._seen + self._looks
+        return self._effects + len(self.replies) + self._seen + self._looks
 
     def _read_effects(self) -> None:
         path = self._server.directory / EFFECTS
@@ -203,7 +203,7 @@ class Load:
     def _client(self, number: int) -> Client:
         return self._clients[number % CLIENTS]
 
-    async def _tell(self, story: Story, number: int) -> None:
+    async def _run_story(self, story: Story, number: int) -> None:
         await self._reach(story.begins)
         self._open.add(story.workflow_id)
         async with asyncio.TaskGroup() as group:
@@ -227,13 +227,13 @@ class Load:
             request.input.CopyFrom(payload_pb2.Payload(json=json.dumps(story.input)))
         with self._calling():
             reply = await client.caller.call_with_retry(client.stub.StartWorkflow, request)
-        self.told.append(Told("started", story.workflow_id, reply.workflow.uid))
+        self.replies.append(Reply("started", story.workflow_id, reply.workflow.uid))
 
     async def _await_end(self, story: Story, number: int) -> None:
         workflow = workflow_pb2.Workflow()
         while workflow.state not in FINAL_STATES:
             workflow = await self._client(number).get(story.workflow_id, wait=30.0)
-        self.told.append(Told("result", story.workflow_id, workflow))
+        self.replies.append(Reply("result", story.workflow_id, workflow))
 
     async def _act(self, story: Story, act: Act, number: int) -> None:
         await self._reach(act.at)
@@ -245,9 +245,9 @@ class Load:
                 else:
                     await client.cancel(story.workflow_id, act.request_id)
         except WrongState:
-            self.told.append(Told("refused", story.workflow_id, act.request_id))
+            self.replies.append(Reply("refused", story.workflow_id, act.request_id))
         else:
-            self.told.append(Told("signalled" if act.signal else "cancelled", story.workflow_id, act.request_id))
+            self.replies.append(Reply("signalled" if act.signal else "cancelled", story.workflow_id, act.request_id))
 
     async def _watch(self, story: Story, watch: Watch, number: int) -> None:
         await self._reach(watch.at)

@@ -16,7 +16,7 @@ from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_pb2
 from tests.support.faults import set_clock
 from tests.support.load_workflows import EFFECTS
-from tests.support.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
+from tests.support.promises import Death, Evidence, Reply, Watched, broken, read_effects, read_store
 from tests.support.servers import serving_process
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Scene:
     def __init__(self, server: ServerProcess, client: Client) -> None:
         self.server = server
         self.client = client
-        self.told: list[Told] = []
+        self.replies: list[Reply] = []
         self.watched: list[Watched] = []
         self.deaths: list[Death] = []
         self.health: list[tuple[int, str]] = []
@@ -72,7 +72,7 @@ class Scene:
     async def start(self, workflow_type: str, value: Any, workflow_id: str) -> None:
         """Start one, and watch it."""
         handle = await self.client.start(workflow_type, value, id=workflow_id)
-        self.told.append(Told("started", workflow_id, (await handle.get()).uid))
+        self.replies.append(Reply("started", workflow_id, (await handle.get()).uid))
         watched = Watched(workflow_id)
         self.watched.append(watched)
         self._watches.append(asyncio.create_task(self._watch(watched)))
@@ -85,7 +85,7 @@ class Scene:
     async def ends(self) -> dict[str, Any]:
         """Send the signal, and answer what comes of them all, within far less than the hour."""
         await self.client.signal("is-told", "go", "go on", request_id="go")
-        self.told.append(Told("signalled", "is-told", "go"))
+        self.replies.append(Reply("signalled", "is-told", "go"))
         ids = [watched.workflow_id for watched in self.watched]
         finals = await asyncio.gather(*map(self._end, ids))
         await asyncio.gather(*self._watches)
@@ -95,7 +95,7 @@ class Scene:
         final = workflow_pb2.Workflow()
         while not final.HasField("end_time"):
             final = await self.client.get(workflow_id, wait=30.0)
-        self.told.append(Told("result", workflow_id, final))
+        self.replies.append(Reply("result", workflow_id, final))
         return final
 
     @contextlib.asynccontextmanager
@@ -128,7 +128,7 @@ class Scene:
             Death(
                 read_store(copy / self.server.store.name),
                 read_effects(self.server.directory / EFFECTS),
-                list(self.told),
+                list(self.replies),
                 watched,
             )
         )
@@ -136,7 +136,7 @@ class Scene:
     def evidence(self) -> Evidence:
         """All of it, for the checker, once the server is dead."""
         effects = read_effects(self.server.directory / EFFECTS)
-        return Evidence(read_store(self.server.store), effects, self.told, self.watched, self.deaths)
+        return Evidence(read_store(self.server.store), effects, self.replies, self.watched, self.deaths)
 
 
 def event_kind(event: event_pb2.Event) -> int:

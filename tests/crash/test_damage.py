@@ -71,7 +71,7 @@ async def fill(server: OnAVolume, caller: Caller) -> None:
 async def cannot_be_read(caller: Caller) -> list[str]:
     """Answer who cannot be asked for any more; nobody is missing."""
     found = []
-    for name in {told.workflow_id for told in caller.told}:
+    for name in {reply.workflow_id for reply in caller.replies}:
         try:
             await caller.client.get(name)
         except ServerUnavailable:
@@ -81,13 +81,13 @@ async def cannot_be_read(caller: Caller) -> list[str]:
 
 def left_alone(server: OnAVolume, caller: Caller) -> set[str]:
     """Answer whom the server leaves as they are, by what it says."""
-    started = [told.workflow_id for told in caller.told if told.kind == "started"]
+    started = [reply.workflow_id for reply in caller.replies if reply.kind == "started"]
     keys = [key for line in server.log if line["event"] == "workflow_unreadable" for key in line["keys"]]
     lost = [line["workflow_id"] for line in server.log if line["event"] == "workflow_lost"]
     return {started[key - 1] for key in keys} | set(lost)
 
 
-async def go_on(server: OnAVolume, caller: Caller) -> list[str]:
+async def finish_all(server: OnAVolume, caller: Caller) -> list[str]:
     """Let workflows that wait go on, as far as they can; answer who cannot."""
     lost = []
     for number in range(MANY):
@@ -120,9 +120,9 @@ async def test_a_file_that_is_no_store_any_more_is_refused_and_left_alone(
         assert server.store.read_bytes() == left
         server.store.write_bytes(content)
         server.start()
-        assert not await go_on(server, caller)
+        assert not await finish_all(server, caller)
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
 
 
 @pytest.mark.parametrize("damaged", ["while it serves", "while it was down"])
@@ -134,7 +134,7 @@ async def test_of_a_file_with_a_hole_the_rest_is_served_and_health_says_so(
     async with calling(server) as caller:
         await fill(server, caller)
         copy, effects = server.store.read_bytes(), server.effects.read_bytes()
-        told = list(caller.told)
+        replies = list(caller.replies)
         if damaged == "while it serves":
             # Not what waits: when it was taken over, its pages were read, and written anew to the log.
             server.start()
@@ -146,7 +146,7 @@ async def test_of_a_file_with_a_hole_the_rest_is_served_and_health_says_so(
         unreadable = await cannot_be_read(caller)
         assert 0 < len(unreadable) < MANY / 2
         await server.says(503, ADVICE, reasons=1)
-        lost = await go_on(server, caller)
+        lost = await finish_all(server, caller)
         await server.says(200, path="/health/live")
         (error,) = server.errors("store_damaged")
         assert ADVICE in error
@@ -160,15 +160,15 @@ async def test_of_a_file_with_a_hole_the_rest_is_served_and_health_says_so(
         # With the copy everybody goes on, from where it was made.
         server.store.write_bytes(copy)
         server.effects.write_bytes(effects)
-        caller.told = told
+        caller.replies = replies
         server.start()
         await server.says(200)
         for number in range(MANY):
             await caller.signal(f"wait-{number}")
         await caller.all_end()
     assert server.terminate() == 0
-    assert not breaches(server, told)
-    assert {each.workflow_id for each in told} == set(read_store(server.store).rows)
+    assert not breaches(server, replies)
+    assert {each.workflow_id for each in replies} == set(read_store(server.store).rows)
 
 
 async def test_what_was_under_way_and_can_be_read_goes_on_in_a_damaged_file(on_a_directory: OnAVolume) -> None:
@@ -200,7 +200,7 @@ async def test_what_was_under_way_and_can_be_read_goes_on_in_a_damaged_file(on_a
         server.start()
         assert sorted(await caller.all_end()) == names
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
 
 
 @pytest.mark.parametrize("tail", ["cut in a commit", "a frame half written", "a frame of nothing"])
@@ -214,7 +214,7 @@ async def test_a_torn_log_loses_nothing_that_was_acknowledged(on_a_directory: On
             await caller.start("wait_for", f"{number}", f"wait-{number}")
             await caller.start("three", f"{number}", f"three-{number}")
             await caller.end(f"three-{number}")
-        told, size = list(caller.told), log.stat().st_size
+        replies, size = list(caller.replies), log.stat().st_size
         # The loss of power takes this one while its commit is on its way: nobody is told of it.
         await caller.client.start("wait_for", "torn", id="torn")
         torn = log.stat().st_size
@@ -235,5 +235,5 @@ async def test_a_torn_log_loses_nothing_that_was_acknowledged(on_a_directory: On
             await caller.signal(f"wait-{number}")
             assert await caller.end(f"wait-{number}") == SUCCEEDED
     assert server.terminate() == 0
-    assert caller.told[: len(told)] == told
-    assert not breaches(server, caller.told, over=tail != "a frame half written")
+    assert caller.replies[: len(replies)] == replies
+    assert not breaches(server, caller.replies, over=tail != "a frame half written")

@@ -75,9 +75,9 @@ async def test_what_the_disk_refuses_is_told_and_goes_on_without_a_restart(serve
         await caller.start("three", "x", "after")
         there = await caller.all_end()
         assert {"before", "held", "after"} <= set(there)
-        assert {told.detail.state for told in caller.told if told.kind == "result"} == {SUCCEEDED}
+        assert {reply.detail.state for reply in caller.replies if reply.kind == "result"} == {SUCCEEDED}
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
     assert any(trouble.advice in error for error in server.errors("commit_failed")), server.words
     assert any(line["event"] == "commit_recovered" for line in server.log)
     assert "Traceback" not in server.words
@@ -86,12 +86,12 @@ async def test_what_the_disk_refuses_is_told_and_goes_on_without_a_restart(serve
 @pytest.mark.parametrize("before", ["a new store", "a killed server's"])
 async def test_a_full_disk_ends_the_start_with_advice_and_loses_nothing(on_a_disk: OnAVolume, before: str) -> None:
     server = on_a_disk
-    told = []
+    replies = []
     if before != "a new store":
         server.start()
         async with calling(server) as caller:
             await caller.start("wait_for", "before", "before")
-            told += caller.told
+            replies += caller.replies
         server.kill()
         # What else is there must be written anew as well.
         for name in (".note", ".lock", "-shm"):
@@ -104,12 +104,12 @@ async def test_a_full_disk_ends_the_start_with_advice_and_loses_nothing(on_a_dis
     server.start()
     async with calling(server) as caller:
         await caller.start("three", "x", "after")
-        if told:
+        if replies:
             await caller.signal("before")
-        assert len(await caller.all_end()) == 1 + len(told)
-        told += caller.told
+        assert len(await caller.all_end()) == 1 + len(replies)
+        replies += caller.replies
     assert server.terminate() == 0
-    assert not breaches(server, told)
+    assert not breaches(server, replies)
 
 
 def test_a_note_that_finds_no_room_says_so(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ async def test_a_start_waits_for_a_lock_that_another_program_holds(on_a_director
         await caller.signal("waits")
         assert sorted(await caller.all_end()) == ["cut-off", "waits"]
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
     (error,) = server.errors("store_unavailable")
     assert "the file is locked by another program; stop that program" in error
     assert "Traceback" not in server.words
@@ -168,7 +168,7 @@ async def test_a_drain_ends_in_order_though_the_store_takes_nothing(on_a_directo
         await caller.signal("waits")
         assert sorted(await caller.all_end()) == ["held", "waits"]
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
 
 
 async def test_a_read_only_disk_is_refused_until_it_takes_writes_again(on_a_disk: OnAVolume) -> None:
@@ -188,7 +188,7 @@ async def test_a_read_only_disk_is_refused_until_it_takes_writes_again(on_a_disk
         await caller.signal("open")
         assert await caller.end("open") == SUCCEEDED
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
 
 
 #: A composition root: by its table of mounts the store lies on a network file system. A real one cannot be had here.
@@ -235,4 +235,4 @@ async def test_a_second_server_is_refused_and_the_first_goes_on(on_a_directory: 
         ) in server.words.splitlines()
         assert await caller.end("held") == SUCCEEDED
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)

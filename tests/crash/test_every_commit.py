@@ -25,7 +25,7 @@ from mendflow.errors import ServerUnavailable, WrongState
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.history.state import FINAL_STATES
 from tests.support.killing import Point
-from tests.support.promises import Told, open_attempts, read_store
+from tests.support.promises import Reply, open_attempts, read_store
 from tests.support.scale import SOAK, scaled
 from tests.support.trial import SUBJECT, Case, Trial, run_trial
 
@@ -177,13 +177,13 @@ async def help_out(trial: Trial, client: Client) -> None:
             await asyncio.to_thread((trial.directory / "flag").touch)
             with contextlib.suppress(ServerUnavailable, WrongState):
                 await client.resume(SUBJECT)
-                trial.told.append(Told("resumed", SUBJECT, None))
+                trial.replies.append(Reply("resumed", SUBJECT, None))
         await asyncio.sleep(0.02)
 
 
 async def terminate(trial: Trial, client: Client) -> None:
     await client.terminate(SUBJECT, "enough")
-    trial.told.append(Told("terminated", SUBJECT, None))
+    trial.replies.append(Reply("terminated", SUBJECT, None))
 
 
 def check_terminated(trial: Trial) -> list[str]:
@@ -195,7 +195,7 @@ def batch_input(_directory: Path, _port: int) -> str:
 
 
 def check_batch(trial: Trial) -> list[str]:
-    ends = {told.workflow_id: told.detail for told in trial.told if told.kind == "result"}
+    ends = {reply.workflow_id: reply.detail for reply in trial.replies if reply.kind == "result"}
     wrong = len(ends) != 1 + len(trial.case.beside) or any(end.output.json != '"w"' for end in ends.values())
     return [f"they ended {ends}"] if wrong else []
 
@@ -318,7 +318,7 @@ class Enumeration:
             found.append(f"{len(self.missed)} places were missed and {len(self.killed)} were not")
         return found
 
-    def told(self) -> str:
+    def report(self) -> str:
         """Answer the count, in a line."""
         places = collections.Counter(f"{point.moment} {point.kind}s" for point in self.killed)
         waits = [pause for trial in self.trials for pause in trial.pauses]
@@ -377,7 +377,7 @@ async def test_a_kill_at_every_boundary_breaks_no_promise(
 ) -> None:
     enumeration = Enumeration(CASES[name], tmp_path)
     await enumeration.run()
-    record_figure(f"{name}: {enumeration.told()}")
+    record_figure(f"{name}: {enumeration.report()}")
     assert not enumeration.faults, "\n".join(enumeration.faults)
 
 
@@ -389,5 +389,5 @@ async def test_a_kill_at_every_boundary_of_a_recovery_breaks_no_promise(
     first = Point("effect", effect, "after")
     enumeration = Enumeration(CASES[name], tmp_path, [first])
     await enumeration.run()
-    record_figure(f"{name}, recovering from a death {first}: {enumeration.told()}")
+    record_figure(f"{name}, recovering from a death {first}: {enumeration.report()}")
     assert not enumeration.faults, "\n".join(enumeration.faults)

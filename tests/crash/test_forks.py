@@ -155,16 +155,16 @@ async def test_a_server_whose_steps_fork_under_load_serves_every_call(server: Se
 async def test_a_child_sends_none_of_the_spans_that_the_server_has_yet_to_send(
     tmp_path: Path, receiver: tuple[Receiver, dict[str, str]]
 ) -> None:
-    told, environment = receiver
+    received, environment = receiver
     environment |= {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
     with serving_process(tmp_path, modules=("fork_workflows",), environment=environment) as server:
         async with Client(server.grpc_address) as client:
             for way in ("os.fork", "fork", "loop fork", "executor"):
                 await client.run("looks", way)
             assert await client.run("leaves", "exit") == [7, 7]
-            assert not told.spans
+            assert not received.spans
         assert await asyncio.to_thread(server.terminate) == 0
-        ids = [span.span_id for span in told.spans]
+        ids = [span.span_id for span in received.spans]
     assert len(ids) == len(set(ids)) == 5 + 6
 
 

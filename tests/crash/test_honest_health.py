@@ -29,7 +29,7 @@ from tests.support.promises import (
     Evidence,
     Health,
     Promise,
-    Told,
+    Reply,
     Trouble,
     Watched,
     broken,
@@ -63,7 +63,7 @@ class Patient:
 
     def said_no_since(self, moment: float) -> bool:
         """Tell whether it has said NOT_SERVING since then."""
-        return any(not answer.serving and answer.told > moment for answer in self.answers)
+        return any(not answer.serving and answer.received > moment for answer in self.answers)
 
     def is_well(self) -> bool:
         """Tell whether its newest answers are SERVING."""
@@ -244,8 +244,8 @@ async def test_what_was_under_way_goes_on_after_a_stop_of_the_process(tmp_path: 
         await signalling
         ended = await client.get("subject", wait=20)
         await watching
-    told = [Told("signalled", "subject", "go-1"), Told("result", "subject", ended)]
+    replies = [Reply("signalled", "subject", "go-1"), Reply("result", "subject", ended)]
     stored = read_store(tmp_path / "mendflow.db")
     health = Health(patient.answers, patient.troubles, notices=NOTICES, recovers=RECOVERS)
     effects = read_effects(killing.Post(tmp_path, 0, 1).journal)
-    assert not broken(Evidence(stored, effects, told, [watched], health=[health]))
+    assert not broken(Evidence(stored, effects, replies, [watched], health=[health]))

@@ -15,7 +15,7 @@ from mendflow import Client
 from mendflow.errors import WorkflowNotFound
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from tests.support.evidence import Pressure
-from tests.support.promises import Death, Evidence, Told, Watched, broken, copy_store, read_store
+from tests.support.promises import Death, Evidence, Reply, Watched, broken, copy_store, read_store
 from tests.support.servers import ServerProcess, serving_process
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ def die(server: ServerProcess, deaths: list[Death]) -> None:
 
 
 def assert_promises_kept(
-    server: ServerProcess, deaths: list[Death], told: Sequence[Told] = (), watched: Sequence[Watched] = ()
+    server: ServerProcess, deaths: list[Death], replies: Sequence[Reply] = (), watched: Sequence[Watched] = ()
 ) -> None:
     """Kill it for good, and judge what is left."""
     server.kill()
-    assert not broken(Evidence(read_store(server.store), told=list(told), watched=list(watched), deaths=deaths))
+    assert not broken(Evidence(read_store(server.store), replies=list(replies), watched=list(watched), deaths=deaths))
 
 
 async def until(events_of: Callable[[], Any], kind: str, client: Client, workflow_id: str) -> None:
@@ -87,7 +87,7 @@ async def test_a_kill_in_this_wait_loses_nothing(
                 await handle.cancel("enough")
             ended = await handle.get(wait=20)
             events = await history(client, "subject")
-        assert_promises_kept(server, deaths, [Told("result", "subject", ended)])
+        assert_promises_kept(server, deaths, [Reply("result", "subject", ended)])
     assert set(expected) <= set(kinds(events))
     final = workflow_pb2.WORKFLOW_STATE_CANCELLED if then == "cancel" else SUCCEEDED
     assert ended.state == final
@@ -128,15 +128,15 @@ async def test_what_was_under_way_goes_on_within_a_second_of_the_start(tmp_path:
             pressure.look()
             server.start()
             # Ready means recovered; the log tells when the process began to serve, the history when it went on.
-            went_on = float("inf")
+            resumed_at = float("inf")
             async for event in client.handle("subject").watch():
                 if event.HasField("attempt_started") and event.attempt_started.attempt == 2:
-                    went_on = event.time.ToMicroseconds() / 1e6
+                    resumed_at = event.time.ToMicroseconds() / 1e6
                     break
     started = [line for line in server.log if line["event"] == "serving"][-1]
     pressure.look()
     # What the machine kept it waiting for is not its own.
-    assert went_on - time_of(started) - pressure.between(time_of(started), went_on) < 1.0
+    assert resumed_at - time_of(started) - pressure.between(time_of(started), resumed_at) < 1.0
 
 
 def time_of(line: dict[str, Any]) -> float:
@@ -164,7 +164,7 @@ async def test_a_watch_across_the_restart_is_dense_and_complete(tmp_path: Path) 
                 server.start()
             await handle.signal("go", "on", request_id="go-1")
             await asyncio.wait_for(watching, 20)
-        assert_promises_kept(server, deaths, [Told("signalled", "subject", "go-1")], [watched])
+        assert_promises_kept(server, deaths, [Reply("signalled", "subject", "go-1")], [watched])
     assert seen[-1].HasField("workflow_succeeded")
 
 

@@ -57,7 +57,7 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     evidence = Evidence(
         stored,
         effects,
-        load.told,
+        load.replies,
         load.watched,
         deaths,
         allowance=CROWD,
@@ -65,7 +65,7 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     )
     wrong = [str(each) for each in broken(evidence)]
     wrong += [each for watch in load.raw for each in unfaithful(watch, stored.histories[watch.workflow_id])]
-    wrong += wrong_ends(stories, {told.workflow_id: told.detail for told in load.told if told.kind == "result"})
+    wrong += wrong_ends(stories, {reply.workflow_id: reply.detail for reply in load.replies if reply.kind == "result"})
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
     events = [event for history in stored.histories.values() for event in history]
     assert stored.rows.keys() == {story.workflow_id for story in stories}
@@ -80,7 +80,7 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     recovering = sum(kill.recovering for kill in load.kills)
     print(  # noqa: T201 - the proof's figures
         f"\nseed {seed}: {len(stored.rows)} workflows, {len(events)} events, {len(effects)} executions, "
-        f"{lost} of them lost, {len(load.watched)} watches, {len(load.raw)} of them bare, {len(load.told)} answers; "
+        f"{lost} of them lost, {len(load.watched)} watches, {len(load.raw)} of them bare, {len(load.replies)} answers; "
         f"open at the deaths: {[kill.open_stories for kill in load.kills]}, "
         f"calls: {[kill.calls for kill in load.kills]}; "
         f"{recovering} kills in the midst of a recovery; {len(late)} things due at a restart went on "

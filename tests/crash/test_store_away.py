@@ -20,7 +20,7 @@ from mendflow_server.app import App, Parts
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.factory import open_store
 from tests.support.files import whole_lines
-from tests.support.promises import Effect, Evidence, Told, broken, read_store
+from tests.support.promises import Effect, Evidence, Reply, broken, read_store
 from tests.support.servers import DEFINITIONS, Server, http_health, serving, settings_for, until
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ async def test_commits_that_take_long_are_told_and_start_each_workflow_once(
         return stores[-1]
 
     names = [f"slow{number}" for number in range(5)]
-    told = []
+    replies = []
     async with (
         serving(tmp_path, parts=Parts(open_store=slow_store), **SOON) as server,
         Client(server.address, retry_for=0.0) as client,
@@ -143,23 +143,23 @@ async def test_commits_that_take_long_are_told_and_start_each_workflow_once(
         for name in names:
             handle = await client.start("three", name, id=name)
             assert not handle.started, "it had been started"
-            told.append(Told("started", name, (await handle.get()).uid))
+            replies.append(Reply("started", name, (await handle.get()).uid))
             assert await handle.result() == f"{name}-1-2-3"
-            told.append(Told("result", name, await client.get(name)))
+            replies.append(Reply("result", name, await client.get(name)))
         await server.app.drain()
     effects = read_journal(tmp_path / "journal.txt")
     assert len(effects) == 3 * len(names)
-    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), effects, told))
+    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), effects, replies))
 
 
-async def leave_behind(directory: Path) -> list[Told]:
+async def leave_behind(directory: Path) -> list[Reply]:
     """Let a server end without a drain, with a step under way and a workflow that waits; answer what was told."""
-    told = []
+    replies = []
     async with serving(directory) as server:
         for workflow_type, value, name in (("holds", 0.3, "held"), ("wait_for", "x", "waits")):
             handle = await server.client.start(workflow_type, value, id=name)
-            told.append(Told("started", name, (await handle.get()).uid))
-    return told
+            replies.append(Reply("started", name, (await handle.get()).uid))
+    return replies
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ async def test_a_recovery_waits_for_a_store_that_is_away(tmp_path: Path, verb: s
         stores.append(Away(open_store(url, **options), verb, done=done))
         return stores[-1]
 
-    told = await leave_behind(tmp_path)
+    replies = await leave_behind(tmp_path)
     async with (
         App(settings_for(tmp_path, **SOON), DEFINITIONS, parts=Parts(open_store=away_store)) as served,
         grpc.aio.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel,
@@ -194,10 +194,10 @@ async def test_a_recovery_waits_for_a_store_that_is_away(tmp_path: Path, verb: s
         stores[0].back = True
         await says(server, 200)
         await client.signal("waits", "go", "on", request_id="go")
-        told.append(Told("signalled", "waits", "go"))
+        replies.append(Reply("signalled", "waits", "go"))
         for name in ("held", "waits"):
             ended = await client.get(name, wait=5.0)
             assert ended.state == SUCCEEDED
-            told.append(Told("result", name, ended))
+            replies.append(Reply("result", name, ended))
         await served.drain()
-    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), told=told))
+    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), replies=replies))

@@ -14,7 +14,7 @@ from mendflow.errors import ServerUnavailable
 from mendflow_server.history.state import FINAL_STATES
 from tests.support.load_workflows import EFFECTS
 from tests.support.mounting import fill, mount, unmount
-from tests.support.promises import Broken, Evidence, Told, broken, read_effects, read_store
+from tests.support.promises import Broken, Evidence, Reply, broken, read_effects, read_store
 from tests.support.servers import ServerProcess
 
 if TYPE_CHECKING:
@@ -89,23 +89,23 @@ class Caller:
     """A client that does not try again by itself, and what it was told."""
 
     client: Client
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
 
     async def start(self, workflow_type: str, value: Any, workflow_id: str) -> None:
         """Start a workflow."""
         handle = await self.client.start(workflow_type, value, id=workflow_id)
-        self.told.append(Told("started", workflow_id, (await handle.get()).uid))
+        self.replies.append(Reply("started", workflow_id, (await handle.get()).uid))
 
     async def signal(self, workflow_id: str) -> None:
         """Send the signal go."""
         await self.client.signal(workflow_id, "go", "on", request_id=f"go-{workflow_id}")
-        self.told.append(Told("signalled", workflow_id, f"go-{workflow_id}"))
+        self.replies.append(Reply("signalled", workflow_id, f"go-{workflow_id}"))
 
     async def end(self, workflow_id: str) -> int:
         """Wait for a workflow's end; answer its state."""
         while (workflow := await self.client.get(workflow_id, wait=5.0)).state not in FINAL_STATES:
             pass
-        self.told.append(Told("result", workflow_id, workflow))
+        self.replies.append(Reply("result", workflow_id, workflow))
         return workflow.state
 
     async def all_end(self) -> list[str]:
@@ -135,9 +135,9 @@ async def calling(server: ServerProcess) -> AsyncIterator[Caller]:
         yield Caller(client)
 
 
-def breaches(server: OnAVolume, told: list[Told], *, over: bool = True) -> list[Broken]:
+def breaches(server: OnAVolume, replies: list[Reply], *, over: bool = True) -> list[Broken]:
     """Answer what the checker finds in all that a server has left."""
-    return broken(Evidence(read_store(server.store), read_effects(server.effects), told, over=over))
+    return broken(Evidence(read_store(server.store), read_effects(server.effects), replies, over=over))
 
 
 # --- troubles -------------------------------------------------------------------------------------

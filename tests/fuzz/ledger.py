@@ -11,7 +11,7 @@ from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.engine.watch_hub import kind_of
 from mendflow_server.history.state import FINAL_STATES, History
 from mendflow_server.store.records import InboxKind
-from tests.support.promises import Evidence, Row, Stored, Told, broken, read_store
+from tests.support.promises import Evidence, Reply, Row, Stored, broken, read_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +36,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._told: dict[str, list[Told]] = collections.defaultdict(list)
+        self._replies: dict[str, list[Reply]] = collections.defaultdict(list)
         #: Since the last look: the workflows that were touched, and what was shown of their histories.
         self._touched: set[str] = set()
         self._shown: list[tuple[str, list[event_pb2.Event]]] = []
@@ -48,9 +48,9 @@ class Ledger:
             "BatchStartWorkflows": lambda _, response: self._batch_started(response.outcomes),
             "GetWorkflow": lambda _, response: self._got(response.workflow),
             "SignalWorkflow": lambda request, _: self._signalled(request),
-            "CancelWorkflow": lambda request, _: self._tell("cancelled", request.workflow_id, None),
+            "CancelWorkflow": lambda request, _: self._add_reply("cancelled", request.workflow_id, None),
             "TerminateWorkflow": lambda _, response: self._was_terminated(response.workflow),
-            "ResumeWorkflow": lambda request, _: self._tell("resumed", request.workflow_id, None),
+            "ResumeWorkflow": lambda request, _: self._add_reply("resumed", request.workflow_id, None),
             "WatchWorkflow": lambda request, response: self._was_shown(request, response.events),
             "ListEvents": lambda request, response: self._was_shown(request, response.events),
         }
@@ -60,19 +60,19 @@ class Ledger:
         if request is None or not method.ours:
             return
         if method.name == "SignalWorkflow" and answer.code in _NOT_SENT and request.request_id:
-            self._tell("refused", request.workflow_id, request.request_id)
+            self._add_reply("refused", request.workflow_id, request.request_id)
         enter = self._entries.get(method.name)
         if answer.code == "OK" and enter is not None:
             for response in answer.responses:
                 enter(request, response)
 
-    def _tell(self, kind: str, workflow_id: str, detail: Any) -> None:
-        self._told[workflow_id].append(Told(kind, workflow_id, detail))
+    def _add_reply(self, kind: str, workflow_id: str, detail: Any) -> None:
+        self._replies[workflow_id].append(Reply(kind, workflow_id, detail))
         self._touched.add(workflow_id)
         self.entries[kind] += 1
 
     def _started(self, workflow: workflow_pb2.Workflow) -> None:
-        self._tell("started", workflow.workflow_id, workflow.uid)
+        self._add_reply("started", workflow.workflow_id, workflow.uid)
 
     def _batch_started(self, outcomes: Any) -> None:
         for outcome in outcomes:
@@ -81,15 +81,15 @@ class Ledger:
 
     def _got(self, workflow: workflow_pb2.Workflow) -> None:
         if workflow.state in FINAL_STATES:
-            self._tell("result", workflow.workflow_id, workflow)
+            self._add_reply("result", workflow.workflow_id, workflow)
 
     def _signalled(self, request: Any) -> None:
-        self._tell("signalled" if request.request_id else "nameless", request.workflow_id, request.request_id)
+        self._add_reply("signalled" if request.request_id else "nameless", request.workflow_id, request.request_id)
 
     def _was_terminated(self, workflow: workflow_pb2.Workflow) -> None:
         # Else it is on its way.
         if workflow.state == workflow_pb2.WORKFLOW_STATE_TERMINATED:
-            self._tell("terminated", workflow.workflow_id, None)
+            self._add_reply("terminated", workflow.workflow_id, None)
 
     def _was_shown(self, request: Any, events: Iterable[event_pb2.Event]) -> None:
         self._shown.append((request.workflow_id, list(events)))
@@ -117,14 +117,14 @@ class Ledger:
         """Answer what is wrong with a store that no server has open any more, by all that was ever told."""
         with contextlib.closing(sqlite3.connect(self._path)) as store:
             inbox = _read_inbox(store)
-        return self._faults(read_store(self._path), inbox, self._told.keys())
+        return self._faults(read_store(self._path), inbox, self._replies.keys())
 
     def _faults(self, stored: Stored, inbox: Inbox, ids: Iterable[str]) -> list[str]:
-        told = [each for workflow_id in ids for each in self._due(workflow_id, inbox.get(workflow_id, []))]
-        wrong = [str(each) for each in broken(Evidence(stored, told=told, over=False))]
+        replies = [each for workflow_id in ids for each in self._due(workflow_id, inbox.get(workflow_id, []))]
+        wrong = [str(each) for each in broken(Evidence(stored, replies=replies, over=False))]
         for workflow_id in ids:
             history, waiting = stored.histories.get(workflow_id, []), _signals(inbox.get(workflow_id, []))
-            kinds = collections.Counter(each.kind for each in self._told.get(workflow_id, ()))
+            kinds = collections.Counter(each.kind for each in self._replies.get(workflow_id, ()))
             received = [event.signal_received for event in history if event.HasField("signal_received")]
             nameless = sum(not signal.request_id for signal in (*received, *waiting))
             if nameless < kinds["nameless"]:
@@ -137,14 +137,14 @@ class Ledger:
                 wrong.append(f"{workflow_id}: its going on was acknowledged, and is not in the history")
         return wrong
 
-    def _due(self, workflow_id: str, inbox: list[tuple[int, bytes]]) -> Iterator[Told]:
+    def _due(self, workflow_id: str, inbox: list[tuple[int, bytes]]) -> Iterator[Reply]:
         """Yield what must be so by now: the inbox's messages may come yet, what was refused may be sent again."""
         on_the_way: set[tuple[str, Any]] = {("signalled", signal.request_id) for signal in _signals(inbox)}
         if any(kind == InboxKind.CANCEL for kind, _ in inbox):
             on_the_way.add(("cancelled", None))
-        told = self._told.get(workflow_id, [])
-        sent = {each.detail for each in told if each.kind == "signalled"}
-        for each in told:
+        replies = self._replies.get(workflow_id, [])
+        sent = {each.detail for each in replies if each.kind == "signalled"}
+        for each in replies:
             if each.kind in _JUDGED and not (
                 (each.kind in ("signalled", "cancelled") and (each.kind, each.detail) in on_the_way)
                 or (each.kind == "refused" and each.detail in sent)

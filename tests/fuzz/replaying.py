@@ -28,7 +28,7 @@ _DECIDED = {"timer_started", "signal_awaited", "signal_taken", "value_recorded",
 #: What decides nothing, and is nobody's decision.
 _SAID = {"progress_reported", "alert_raised", "workflow_recovered"}
 #: What lets a workflow's code run again, or never more.
-_GOES_ON = {"workflow_resumed", "cancel_requested", *FINAL_DETAILS}
+_CONTINUES = {"workflow_resumed", "cancel_requested", *FINAL_DETAILS}
 
 Decision = tuple[str | bytes, ...]
 
@@ -116,7 +116,7 @@ def faults_of_prefix(workflow: Workflow[Any, Any], argument: object, events: Seq
 def _decided_while_stopped(rest: Sequence[Event]) -> list[Decision]:
     decided = []
     for event in rest:
-        if event.WhichOneof("detail") in _GOES_ON:
+        if event.WhichOneof("detail") in _CONTINUES:
             break
         decision = _decision(event)
         if decision is not None:

@@ -118,7 +118,7 @@ class World:
     def pause(self) -> str:
         return self.life.pause
 
-    def told(self) -> str:
+    def report(self) -> str:
         """Return the whole story, to be read."""
         events = (f"{event.sequence:4} {event.WhichOneof('detail')} {_particulars(event)}" for event in self.events)
         return "\n".join(["", *self.story, *events, self.pause or str(self.life.outcome)])
@@ -130,17 +130,17 @@ class World:
             act()
         if self.pause and not paused:
             self.story.append("paused")
-            assert self.events[: len(before)] == before, self.told()
-            assert len(self.events) == len(before) + added, f"a pause records nothing of the drive{self.told()}"
-            assert structure_of(self.life.history) == structure_of(folded(self.events)), self.told()
+            assert self.events[: len(before)] == before, self.report()
+            assert len(self.events) == len(before) + added, f"a pause records nothing of the drive{self.report()}"
+            assert structure_of(self.life.history) == structure_of(folded(self.events)), self.report()
             self._check_explanation()
 
     def _check_explanation(self) -> None:
         """It names a call by its kind, its key and the event that opened it."""
         named = re.findall(r"(?:step|timer|signal wait|withdrawn call) (\S+)(?: \(\w+\))? \(event (\d+)\)", self.pause)
-        assert named, self.told()
+        assert named, self.report()
         for key, sequence in named:
-            assert _opened(self.events[int(sequence) - 1]) == key, self.told()
+            assert _opened(self.events[int(sequence) - 1]) == key, self.report()
 
     def happen(self, how: str, which: int) -> None:
         """Make something happen, if it can."""
@@ -171,11 +171,11 @@ class World:
     def live(self, happened: Sequence[Happening]) -> None:
         """Make this happen, unless it would end the program."""
         for how, which in happened:
-            events, told = list(self.events), len(self.story)
+            events, length = list(self.events), len(self.story)
             self.happen(how, which)
             if self.done:
                 # It comes to this later.
-                self.story[told:] = ["…"]
+                self.story[length:] = ["…"]
                 self._begin(events)
                 return
 
@@ -184,9 +184,9 @@ class World:
         for turn in range(MANY):
             if self.done or self.pause:
                 return
-            assert self.life.history.open, f"it waits for nothing{self.told()}"
+            assert self.life.history.open, f"it waits for nothing{self.report()}"
             self.happen("signal" if turn % 3 == 2 else "well", turn)
-        pytest.fail(f"it does not end{self.told()}")
+        pytest.fail(f"it does not end{self.report()}")
 
     @property
     def keys(self) -> dict[int, list[str]]:
@@ -202,7 +202,7 @@ class World:
         """No effect that stands in each program once has started twice."""
         doubled = {effect for program in self.deployed for effect, count in effects_of(program).items() if count > 1}
         twice = {effect: keys for effect, keys in self.keys.items() if len(keys) > 1 and effect not in doubled}
-        assert not twice, f"{twice}{self.told()}"
+        assert not twice, f"{twice}{self.report()}"
 
 
 def _opened(event: Event) -> str:
@@ -239,7 +239,7 @@ def test_any_edits_no_effect_starts_under_two_keys_and_a_rollback_goes_on(
 ) -> None:
     world = World(program, slots=slots)
     world.live(first)
-    assert not world.pause, f"unedited code pauses{world.told()}"
+    assert not world.pause, f"unedited code pauses{world.report()}"
     known = opened_by(world.events)
     changed = program
     for number, (edits, happened) in enumerate(rounds, 1):
@@ -247,7 +247,7 @@ def test_any_edits_no_effect_starts_under_two_keys_and_a_rollback_goes_on(
         world.story.append(f"edits {edits}")
         world.deploy(changed, world.events)
         world.live(happened)
-        seen.update(paused=bool(world.pause), went_on=not world.pause)
+        seen.update(paused=bool(world.pause), continued=not world.pause)
         world.check_effects()
         seen.update(cancelled=bool(world.life.history.cancel and world.pause))
     new = opened_by(world.events) - known
@@ -261,7 +261,7 @@ def test_any_edits_no_effect_starts_under_two_keys_and_a_rollback_goes_on(
     world.end()
     world.check_effects()
     if not new:
-        assert not world.pause, f"a rollback pauses{world.told()}"
+        assert not world.pause, f"a rollback pauses{world.report()}"
         assert world.done
     seen.update(rolled_back_from_pause=was_paused and world.done, rollback_paused=bool(world.pause))
 
@@ -276,11 +276,11 @@ def test_unedited_code_is_replayed_at_any_rest_never_pauses(
         world.happen(how, which)
         again = World(program, slots=slots)
         again.deploy(program, world.events)
-        assert not again.pause, again.told()
-        assert again.events == world.events, f"a replay of what was at rest decides nothing{again.told()}"
-        assert set(again.life.run.wanted) == set(world.life.run.wanted), again.told()
+        assert not again.pause, again.report()
+        assert again.events == world.events, f"a replay of what was at rest decides nothing{again.report()}"
+        assert set(again.life.run.wanted) == set(world.life.run.wanted), again.report()
     world.end()
-    assert not world.pause, world.told()
+    assert not world.pause, world.report()
     world.check_effects()
     seen.update(ended=world.done, cancelled=bool(world.life.history.cancel))
 
@@ -304,7 +304,7 @@ def test_an_edit_after_everything_recorded_never_pauses(
     world.deploy(edited(program, edits, fresh=100), world.events)
     world.live(then)
     world.end()
-    assert not world.pause, world.told()
+    assert not world.pause, world.report()
     world.check_effects()
     seen.update(appended_ran=any(effect >= 100 for effect in world.keys))
 
@@ -352,13 +352,13 @@ def test_marked_calls_inserted_in_sequences_never_pause_and_each_on_the_path_run
         world.deploy(changed, world.events)
         # An inserted call that fails is another path.
         world.live([(("well" if how == "badly" else how), which) for how, which in happened])
-        assert not world.pause, world.told()
+        assert not world.pause, world.report()
     world.end()
-    assert world.done, world.told()
+    assert world.done, world.report()
     world.check_effects()
     # What this code, at its end, asked for on its way.
     inserted = [effect for effect in world.asked if effect >= 100]
-    assert all(len(world.keys[effect]) == 1 for effect in inserted), world.told()
+    assert all(len(world.keys[effect]) == 1 for effect in inserted), world.report()
     seen.update(inserted_ran=bool(inserted))
 
 
@@ -381,7 +381,7 @@ def test_calls_behind_a_version_anywhere_never_pause(
     world.deploy(changed, world.events)
     world.live(then)
     world.end()
-    assert not world.pause, world.told()
+    assert not world.pause, world.report()
     world.check_effects()
     seen.update(new_ran=any(effect >= 100 for effect in world.keys), old_ran=any(effect < 100 for effect in world.keys))
 
@@ -463,7 +463,7 @@ def test_a_line_that_is_edited_pauses_exactly_when_the_rule_says(
         _follow(world, changed, turns)
         seen.update(paused=bool(world.pause), paused_later=bool(world.pause) and len(world.events) > len(events))
     _follow(world, world.deployed[-1], MANY)
-    assert world.done or world.pause, world.told()
+    assert world.done or world.pause, world.report()
     world.check_effects()
     seen.update(ended=world.done)
 
@@ -472,11 +472,11 @@ def _follow(world: World, line: Node, turns: int) -> None:
     """Make so many calls go well, and compare each rest with the rule."""
     for turn in range(turns + 1):
         pauses, key = rule(world.events, line)
-        assert bool(world.pause) == pauses, f"it {'does not pause' if pauses else 'pauses'}{world.told()}"
-        assert world.pause or world.done == (not key), world.told()
+        assert bool(world.pause) == pauses, f"it {'does not pause' if pauses else 'pauses'}{world.report()}"
+        assert world.pause or world.done == (not key), world.report()
         if world.pause or world.done or turn == turns:
             return
-        assert key in world.life.history.open, f"it does not wait at {key}{world.told()}"
+        assert key in world.life.history.open, f"it does not wait at {key}{world.report()}"
         world.settle(key, "well")
 
 
@@ -495,7 +495,7 @@ class Deployed:
     #: What is recorded at the end of each life.
     histories: list[list[Event]] = field(default_factory=list)
 
-    def told(self) -> str:
+    def report(self) -> str:
         events = self.histories[-1]
         lines = [f"{event.sequence:4} {event.WhichOneof('detail')} {_particulars(event)}" for event in events]
         return "\n".join(["", self.id, *map(str, self.programs), *lines])
@@ -520,11 +520,11 @@ class Deployed:
             if workflow_id == self.id:
                 keys.setdefault(effect, set()).add(idempotency_key)
         twice = {effect for effect, found in keys.items() if len(found) > 1} - doubled
-        assert not twice, f"{twice} ran under two keys{self.told()}"
+        assert not twice, f"{twice} ran under two keys{self.report()}"
         if self.programs[0] == self.programs[1]:
-            assert not self.paused_from(0), f"unedited code pauses{self.told()}"
+            assert not self.paused_from(0), f"unedited code pauses{self.report()}"
         if not self.new:
-            assert not self.paused_from(len(self.histories[1])), f"a rollback pauses{self.told()}"
+            assert not self.paused_from(len(self.histories[1])), f"a rollback pauses{self.report()}"
         for event in self.histories[-1]:
             if event.workflow_paused.reason == event_pb2.STATE_REASON_NON_DETERMINISM:
                 self._check_pause(event)
@@ -532,11 +532,11 @@ class Deployed:
     def _check_pause(self, paused: Event) -> None:
         events = self.histories[-1]
         named = re.findall(r"(\S+)(?: \(\w+\))? \(event (\d+)\)", paused.workflow_paused.explanation)
-        assert named, self.told()
-        assert all(_opened(events[int(number) - 1]) == key for key, number in named), self.told()
+        assert named, self.report()
+        assert all(_opened(events[int(number) - 1]) == key for key, number in named), self.report()
         before = events[paused.sequence - 2]
         by_code = before.WhichOneof("detail") in _BY_CODE and before.time == paused.time
-        assert not by_code, f"a pause records nothing of the drive{self.told()}"
+        assert not by_code, f"a pause records nothing of the drive{self.report()}"
 
 
 async def at_rest(handle: WorkflowHandle[Any]) -> workflow_pb2.Workflow:

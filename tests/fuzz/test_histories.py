@@ -23,7 +23,7 @@ from tests.fuzz.forms import fuzz
 from tests.fuzz.programs import SIGNALS, run_program, slow_programs
 from tests.fuzz.replaying import argument_of, faults_of_prefixes, is_lost
 from tests.support.killing import Point
-from tests.support.promises import Evidence, Told, broken, read_store
+from tests.support.promises import Evidence, Reply, broken, read_store
 from tests.support.servers import ServerProcess, serving_process
 from tests.support.trial import SUBJECT, Case, run_trial
 
@@ -50,7 +50,7 @@ class Mortal:
 
     server: ServerProcess
     client: Client
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
     seen: collections.Counter[str] = field(default_factory=collections.Counter)
     ids: Any = field(default_factory=itertools.count)
 
@@ -74,7 +74,7 @@ async def mortal(tmp_path: Path) -> AsyncIterator[Mortal]:
             running = Mortal(server, client)
             yield running
         server.kill()
-        wrong = broken(Evidence(read_store(server.store), told=running.told))
+        wrong = broken(Evidence(read_store(server.store), replies=running.replies))
     print(f"\n{dict(running.seen)}")  # noqa: T201 - the proof's figures
     assert not wrong, "\n".join(map(str, wrong))
     assert running.seen["lost"], "no death cut anything off"
@@ -108,7 +108,7 @@ async def test_every_prefix_of_a_history_with_deaths_replays_to_the_same_decisio
         history = [event async for event in handle.events()]
         check(run_program, history)
         assert has_ended, handle
-        mortal.told.append(Told("result", handle.id, await handle.get()))
+        mortal.replies.append(Reply("result", handle.id, await handle.get()))
         mortal.seen.update(event.WhichOneof("detail") or "" for event in history)
         mortal.seen["lost"] += sum(map(is_lost, history))
 
@@ -129,10 +129,10 @@ async def test_every_prefix_of_a_quarantined_history_replays_to_the_same_decisio
             # Taken by the history, and not by the code while it must not run.
             await act(handle, ["go", verdict])
             assert await let_end(handle)
-            told = Told("result", handle.id, await handle.get())
+            reply = Reply("result", handle.id, await handle.get())
         server.kill()
         stored = read_store(server.store)
-    wrong = broken(Evidence(stored, told=[told]))
+    wrong = broken(Evidence(stored, replies=[reply]))
     assert not wrong, "\n".join(map(str, wrong))
     history = stored.histories["deadly"]
     kinds = [event.WhichOneof("detail") for event in history]

@@ -339,14 +339,14 @@ def _is_of_no_text(complaint: Any, *, ended_loop: bool) -> bool:
     A path that is none ends its loop, of which the loop's death is told three times over; its task is found some
     time later, when it is collected.
     """
-    told = f"{complaint.get('message')} {complaint['error']}"
+    text = f"{complaint.get('message')} {complaint['error']}"
     match complaint["event"]:
         case "grpc._cython.cygrpc":
-            return told.startswith("Invalid encoding on b") or (ended_loop and "codec can't decode byte" in told)
+            return text.startswith("Invalid encoding on b") or (ended_loop and "codec can't decode byte" in text)
         case "grpc_accept_loop_ended":
-            return ended_loop and "UnicodeDecodeError" in told
+            return ended_loop and "UnicodeDecodeError" in text
         case "asyncio":
-            return "coroutine without __name__" in told and "UnicodeDecodeError" in told
+            return "coroutine without __name__" in text and "UnicodeDecodeError" in text
         case _:
             return False
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: The events after which a workflow stands still, and the one after which it goes on.
 STOPS: Final = frozenset({"workflow_paused", "workflow_quarantined"})
-GOES_ON: Final = "workflow_resumed"
+RESUMED: Final = "workflow_resumed"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def owed(stored: Stored, workflow_id: str, up: float) -> Iterator[Debt]:
 
 def _stands(history: History) -> bool:
     """Tell whether it is paused or quarantined."""
-    stops = [name for event in history if (name := event.WhichOneof("detail") or "") in STOPS or name == GOES_ON]
+    stops = [name for event in history if (name := event.WhichOneof("detail") or "") in STOPS or name == RESUMED]
     return bool(stops) and stops[-1] in STOPS
 
 

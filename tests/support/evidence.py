@@ -37,7 +37,7 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Told:
+class Reply:
     """What a client was told: started (the uid), signalled, cancelled or refused (the request id), result (the end).
 
     And an operator: resumed, terminated.
@@ -91,7 +91,7 @@ class Death:
 
     stored: Stored
     effects: list[Effect] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
     #: If it died at the edge of a commit: each workflow's last sequence by it, and whether it had returned.
     heads: Mapping[str, int] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Answer:
     """What a server said of its health, to a question that was asked then and answered then."""
 
     asked: float
-    told: float
+    received: float
     serving: bool
     #: None: this way of asking gives none.
     reasons: tuple[str, ...] | None = None
@@ -155,7 +155,7 @@ class Evidence:
 
     stored: Stored
     effects: list[Effect] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)

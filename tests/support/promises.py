@@ -31,9 +31,9 @@ from tests.support.evidence import (
     Health,
     History,
     Look,
+    Reply,
     Row,
     Stored,
-    Told,
     Trouble,
     Watched,
     attempts,
@@ -56,9 +56,9 @@ __all__ = [
     "Health",
     "Look",
     "Promise",
+    "Reply",
     "Row",
     "Stored",
-    "Told",
     "Trouble",
     "Watched",
     "asked_for",
@@ -120,19 +120,19 @@ def broken(evidence: Evidence) -> list[Broken]:
     found = [Broken(Promise.DURABLE_START, "", f"the file is damaged: {each}") for each in stored.damage]
     found += _missing(evidence)
     effects: dict[str, list[Effect]] = collections.defaultdict(list)
-    told: dict[str, list[Told]] = collections.defaultdict(list)
+    replies: dict[str, list[Reply]] = collections.defaultdict(list)
     watched: dict[str, list[Watched]] = collections.defaultdict(list)
     for effect in evidence.effects:
         effects[effect.workflow_id].append(effect)
-    for each in evidence.told:
-        told[each.workflow_id].append(each)
+    for each in evidence.replies:
+        replies[each.workflow_id].append(each)
     for watch in evidence.watched:
         watched[watch.workflow_id].append(watch)
     for workflow_id, row in stored.rows.items():
         history = stored.histories.get(workflow_id, [])
         breaches = [
-            *_durable_start(row, history, told[workflow_id], over=evidence.over),
-            *_told_what_is_so(history, told[workflow_id]),
+            *_durable_start(row, history, replies[workflow_id], over=evidence.over),
+            *_replies_match(history, replies[workflow_id]),
             *_recorded_once(history),
             *_on_record(history, effects[workflow_id], over=evidence.over),
             *_says_why(history),
@@ -141,7 +141,7 @@ def broken(evidence: Evidence) -> list[Broken]:
             *_recovery_by_default(workflow_id, history, evidence),
         ]
         for death in evidence.deaths:
-            breaches += _went_on(workflow_id, history, death)
+            breaches += _recovered_in_time(workflow_id, history, death)
         found += [Broken(promise, workflow_id, how) for promise, how in breaches]
     for death in evidence.deaths:
         found += _output_commit(death)
@@ -155,15 +155,15 @@ def broken(evidence: Evidence) -> list[Broken]:
 def _missing(evidence: Evidence) -> Iterator[Broken]:
     """What was acknowledged is in the store; what ran is as well."""
     there = evidence.stored.rows.keys()
-    for workflow_id in {told.workflow_id for told in evidence.told if told.kind == "started"} - there:
+    for workflow_id in {reply.workflow_id for reply in evidence.replies if reply.kind == "started"} - there:
         yield Broken(Promise.DURABLE_START, workflow_id, "it was acknowledged and is lost")
     for workflow_id in {effect.workflow_id for effect in evidence.effects} - there:
         yield Broken(Promise.OUTPUT_COMMIT, workflow_id, "it ran and is not in the store")
 
 
-def _durable_start(row: Row, history: History, told: Iterable[Told], *, over: bool) -> Iterator[Breach]:
+def _durable_start(row: Row, history: History, replies: Iterable[Reply], *, over: bool) -> Iterator[Breach]:
     """One workflow, under the uid that its callers were told, at its one end."""
-    uids = {each.detail for each in told if each.kind == "started"} | {row.uid}
+    uids = {each.detail for each in replies if each.kind == "started"} | {row.uid}
     if not history or uids != {history[0].workflow_started.uid}:
         yield Promise.DURABLE_START, f"{uids} were told and kept, the history has {len(history)} events"
         return
@@ -178,7 +178,7 @@ def _durable_start(row: Row, history: History, told: Iterable[Told], *, over: bo
         yield Promise.DURABLE_START, f"the row says {row.state}, the history {history[-1].WhichOneof('detail')}"
 
 
-def _told_what_is_so(history: History, told: Iterable[Told]) -> Iterator[Breach]:
+def _replies_match(history: History, replies: Iterable[Reply]) -> Iterator[Breach]:
     """Results are as recorded. What was acknowledged is in the history once, what was refused is not in it."""
     signals = collections.Counter(event.signal_received.request_id for event in history)
     cancels = sum(event.HasField("cancel_requested") for event in history)
@@ -190,7 +190,7 @@ def _told_what_is_so(history: History, told: Iterable[Told]) -> Iterator[Breach]
         yield Promise.DURABLE_START, f"the signals taken are {takes}, of {received}"
     if cancels > 1:
         yield Promise.DURABLE_START, f"the history has {cancels} cancels"
-    for each in told:
+    for each in replies:
         if each.kind == "signalled" and signals[each.detail] != 1:
             yield (
                 Promise.DURABLE_START,
@@ -208,12 +208,12 @@ def _told_what_is_so(history: History, told: Iterable[Told]) -> Iterator[Breach]
             yield Promise.OUTPUT_COMMIT, f"told {each.detail}, recorded {history[-1]}"
 
 
-def _is_end(told: workflow_pb2.Workflow, last: event_pb2.Event) -> bool:
+def _is_end(end: workflow_pb2.Workflow, last: event_pb2.Event) -> bool:
     return (
-        FINAL_DETAILS.get(last.WhichOneof("detail") or "") == told.state
-        and told.last_sequence == last.sequence
-        and told.output == last.workflow_succeeded.output
-        and told.failure == last.workflow_failed.failure
+        FINAL_DETAILS.get(last.WhichOneof("detail") or "") == end.state
+        and end.last_sequence == last.sequence
+        and end.output == last.workflow_succeeded.output
+        and end.failure == last.workflow_failed.failure
     )
 
 
@@ -376,7 +376,7 @@ def _recovery_by_default(workflow_id: str, history: History, evidence: Evidence)
             yield Promise.RECOVERY_BY_DEFAULT, f"{debt}: it went on {late:.2f} s after it was due (limit {limit:.2f} s)"
 
 
-def _went_on(workflow_id: str, history: History, death: Death) -> Iterator[Breach]:
+def _recovered_in_time(workflow_id: str, history: History, death: Death) -> Iterator[Breach]:
     """What was on disk is how the history begins; and what was killed before its commit was not, else it was."""
     before = death.stored.histories.get(workflow_id, [])
     if history[: len(before)] != before:
@@ -393,10 +393,10 @@ def _output_commit(death: Death) -> Iterator[Broken]:
     for effect in death.effects:
         if (effect.step_key, effect.attempt) not in begun.get(effect.workflow_id, {}):
             yield Broken(Promise.OUTPUT_COMMIT, effect.workflow_id, f"{effect} had run, and no attempt was on disk")
-    for told in death.told:
-        if not _is_on_disk(told, death.stored):
-            how = f"{told.kind} {told.detail} had been told, and was not on disk"
-            yield Broken(Promise.OUTPUT_COMMIT, told.workflow_id, how)
+    for reply in death.replies:
+        if not _is_stored(reply, death.stored):
+            how = f"{reply.kind} {reply.detail} had been told, and was not on disk"
+            yield Broken(Promise.OUTPUT_COMMIT, reply.workflow_id, how)
     for watch in death.watched:
         before = {event.sequence: event for event in histories.get(watch.workflow_id, [])}
         ahead = [event.sequence for event in watch.events if before.get(event.sequence) != event]
@@ -405,19 +405,19 @@ def _output_commit(death: Death) -> Iterator[Broken]:
             yield Broken(Promise.OUTPUT_COMMIT, watch.workflow_id, how)
 
 
-def _is_on_disk(told: Told, stored: Stored) -> bool:
+def _is_stored(reply: Reply, stored: Stored) -> bool:
     """Tell whether what a client was told is on disk, in the history or on its way there."""
-    history = stored.histories.get(told.workflow_id, [])
-    inbox = stored.inbox.get(told.workflow_id, [])
-    if told.kind == "started":
-        return bool(history) and history[0].workflow_started.uid == told.detail
-    if told.kind == "signalled":
-        received = any(event.signal_received.request_id == told.detail for event in history)
-        return received or (InboxKind.SIGNAL, told.detail) in inbox
-    if told.kind == "result":
-        return bool(history) and _is_end(told.detail, history[-1])
-    if told.kind in COMMANDS:
-        detail, command = COMMANDS[told.kind]
+    history = stored.histories.get(reply.workflow_id, [])
+    inbox = stored.inbox.get(reply.workflow_id, [])
+    if reply.kind == "started":
+        return bool(history) and history[0].workflow_started.uid == reply.detail
+    if reply.kind == "signalled":
+        received = any(event.signal_received.request_id == reply.detail for event in history)
+        return received or (InboxKind.SIGNAL, reply.detail) in inbox
+    if reply.kind == "result":
+        return bool(history) and _is_end(reply.detail, history[-1])
+    if reply.kind in COMMANDS:
+        detail, command = COMMANDS[reply.kind]
         done = any(event.WhichOneof("detail") == detail for event in history)
         return done or any(kind == command for kind, _ in inbox)
     return True
@@ -452,16 +452,16 @@ def _honest_health(health: Health) -> Iterator[Broken]:
     for trouble in health.troubles:
         noticed = trouble.begin + trouble.limit + health.notices
         for answer in health.answers:
-            if answer.serving and answer.asked >= noticed and answer.told <= trouble.end:
-                how = f"it said SERVING {answer.told - trouble.begin:.2f} s after the begin of: {trouble.what}"
+            if answer.serving and answer.asked >= noticed and answer.received <= trouble.end:
+                how = f"it said SERVING {answer.received - trouble.begin:.2f} s after the begin of: {trouble.what}"
                 yield Broken(Promise.HONEST_HEALTH, "", how)
                 break
-        heard = [each for each in health.answers if trouble.begin <= each.told <= trouble.end + health.notices]
+        heard = [each for each in health.answers if trouble.begin <= each.received <= trouble.end + health.notices]
         if trouble.end > noticed and all(answer.serving for answer in heard):
             yield Broken(Promise.HONEST_HEALTH, "", f"nobody was told of: {trouble.what}")
     for answer in health.answers:
         if not answer.serving and not any(
-            trouble.begin <= answer.told and answer.asked <= trouble.end + health.recovers
+            trouble.begin <= answer.received and answer.asked <= trouble.end + health.recovers
             for trouble in health.troubles
         ):
             yield Broken(Promise.HONEST_HEALTH, "", f"all was well, and it said NOT_SERVING for {answer.reasons}")

@@ -155,11 +155,11 @@ def _draw_watch(rng: Random, at: Moment) -> Watch:
 def wrong_ends(stories: Sequence[Story], results: Mapping[str, workflow_pb2.Workflow]) -> Iterator[str]:
     """Yield the workflows that did not come to what they are meant to come to."""
     for story in stories:
-        told = results[story.workflow_id]
-        output = json.loads(told.output.json) if told.output.json else None
-        succeeded = told.state == SUCCEEDED
-        if told.state not in story.ends or (succeeded and not story.is_right(output)):
-            yield f"{story.workflow_id}: it ended {told} for {story.input}"
+        result = results[story.workflow_id]
+        output = json.loads(result.output.json) if result.output.json else None
+        succeeded = result.state == SUCCEEDED
+        if result.state not in story.ends or (succeeded and not story.is_right(output)):
+            yield f"{story.workflow_id}: it ended {result} for {story.input}"
 
 
 # --- the sorts ------------------------------------------------------------------------------------

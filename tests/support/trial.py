@@ -26,7 +26,7 @@ from tests.support.evidence import Pressure
 from tests.support.files import whole_lines
 from tests.support.forking import PROCESSES
 from tests.support.killing import Point, Post
-from tests.support.promises import Death, Evidence, Told, Watched, broken, copy_store, delays, read_effects, read_store
+from tests.support.promises import Death, Evidence, Reply, Watched, broken, copy_store, delays, read_effects, read_store
 from tests.support.servers import free_port
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Trial:
     deaths: list[Death] = field(default_factory=list)
     #: How many lives have been asked for.
     lives: int = 0
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
     final: workflow_pb2.Workflow = field(default_factory=workflow_pb2.Workflow)
     failure: str = ""
@@ -111,7 +111,7 @@ class Trial:
         return Evidence(
             read_store(self.store),
             self.effects,
-            self.told,
+            self.replies,
             self.watched,
             deaths,
             over=self.over,
@@ -153,7 +153,7 @@ class Trial:
             Death(
                 stored=read_store(copy),
                 effects=self.effects,
-                told=list(self.told),
+                replies=list(self.replies),
                 watched=[replace(watched, events=list(watched.events)) for watched in self.watched],
                 heads=what["heads"] if at_commit else {},
                 committed=point.moment == "after",
@@ -249,14 +249,14 @@ async def _follow(trial: Trial, port: int, value: Any) -> None:
 
 async def _call(trial: Trial, client: Client, value: Any) -> None:
     """Start it, tell it what it waits for, wait for its end, and start it once more."""
-    case, told = trial.case, trial.told
+    case, replies = trial.case, trial.replies
     await _start(trial, client, value)
     for name, data in case.signals:
         await client.signal(SUBJECT, name, data, request_id=f"{name}-1")
-        told.append(Told("signalled", SUBJECT, f"{name}-1"))
+        replies.append(Reply("signalled", SUBJECT, f"{name}-1"))
     if case.cancel:
         await client.cancel(SUBJECT, "enough")
-        told.append(Told("cancelled", SUBJECT, None))
+        replies.append(Reply("cancelled", SUBJECT, None))
     if case.operate is not None:
         await case.operate(trial, client)
     trial.final = await _end(trial, client, SUBJECT)
@@ -281,7 +281,7 @@ async def _start(trial: Trial, client: Client, value: Any) -> None:
         outcomes = (await client.caller.call_with_retry(client.stub.BatchStartWorkflows, batch)).outcomes
         replies = [outcome.response for outcome in outcomes]
     for request, reply in zip(requests, replies, strict=True):
-        trial.told.append(Told("started", request.workflow_id, reply.workflow.uid))
+        trial.replies.append(Reply("started", request.workflow_id, reply.workflow.uid))
 
 
 async def _end(trial: Trial, client: Client, workflow_id: str) -> workflow_pb2.Workflow:
@@ -295,7 +295,7 @@ async def _end(trial: Trial, client: Client, workflow_id: str) -> workflow_pb2.W
             await asyncio.sleep(0.02)  # It was promised. The next death shows what that was worth.
             continue
         if workflow.state in FINAL_STATES:
-            trial.told.append(Told("result", workflow_id, workflow))
+            trial.replies.append(Reply("result", workflow_id, workflow))
             return workflow
 
 

@@ -42,12 +42,12 @@ async def test_cut_at_random_the_watch_is_dense_and_complete(
     server: Server, proxy: Proxy, tmp_path: Path, seed: int
 ) -> None:
     dice = random.Random(seed)
-    told: list[bool] = []
+    reported: list[bool] = []
     async with Client(f"127.0.0.1:{proxy.port}") as client:
         handle = await client.start("chatty", STEPS, id="subject")
         whole = Watched("subject")
         cuts = 0
-        async for event in handle.watch(on_connection=lambda connected, _: told.append(connected)):
+        async for event in handle.watch(on_connection=lambda connected, _: reported.append(connected)):
             whole.events.append(event)
             if event.HasField("signal_awaited"):
                 await server.client.signal("subject", "go")
@@ -59,7 +59,7 @@ async def test_cut_at_random_the_watch_is_dense_and_complete(
     assert_faithful(tmp_path, whole, f"seed {seed}")
     assert cuts == 8
     assert proxy.connections > 1
-    assert told[::2] == [False] * len(told[::2]), "gone, back, gone, back"
+    assert reported[::2] == [False] * len(reported[::2]), "gone, back, gone, back"
 
 
 async def test_with_a_filter_no_event_is_lost_or_repeated_either(server: Server, proxy: Proxy, tmp_path: Path) -> None:
@@ -206,12 +206,12 @@ async def test_nothing_is_fetched_ahead_of_a_slow_reader_but_what_the_connection
 
 
 async def test_across_restarts_on_the_same_port_it_is_dense_and_complete(server_process: ServerProcess) -> None:
-    told: list[bool] = []
+    reported: list[bool] = []
     async with Client(server_process.grpc_address) as client:
         handle = await client.start("chatty", STEPS, id="subject")
         whole = Watched("subject")
         kills = 0
-        async for event in handle.watch(on_connection=lambda connected, _: told.append(connected)):
+        async for event in handle.watch(on_connection=lambda connected, _: reported.append(connected)):
             whole.events.append(event)
             if event.HasField("signal_awaited"):
                 await client.signal("subject", "go")
@@ -225,4 +225,4 @@ async def test_across_restarts_on_the_same_port_it_is_dense_and_complete(server_
     assert kills == 2
     assert_faithful(server_process.directory, whole)
     # It may have had the rest already when the server died.
-    assert told == [False, True] * (len(told) // 2)
+    assert reported == [False, True] * (len(reported) // 2)

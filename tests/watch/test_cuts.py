@@ -20,7 +20,7 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_service_pb2_grpc
 from tests.support.load_workflows import EFFECTS, Leg
-from tests.support.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
+from tests.support.promises import Death, Evidence, Reply, Watched, broken, read_effects, read_store
 from tests.support.proxy import Proxy
 from tests.support.scale import scaled
 from tests.support.servers import serving_process
@@ -68,7 +68,7 @@ class Storm:
     def __init__(self, server: ServerProcess, rng: Random) -> None:
         self.raw: list[RawWatch] = []
         self.clients: list[Watched] = []
-        self.told: list[Told] = []
+        self.replies: list[Reply] = []
         self.deaths: list[Death] = []
         self.troubles: Counter[str] = Counter()
         self.ids = [f"subject-{number}" for number in range(WORKFLOWS)]
@@ -107,13 +107,13 @@ class Storm:
                 await self._live(near, group)
             async with asyncio.TaskGroup() as group:
                 await self._afterwards(group)
-            self.told += [Told("result", workflow_id, await near.get(workflow_id)) for workflow_id in self.ids]
+            self.replies += [Reply("result", workflow_id, await near.get(workflow_id)) for workflow_id in self.ids]
 
     async def _live(self, near: Client, group: asyncio.TaskGroup) -> None:
         for workflow_id in self.ids:
             drawn = [dataclasses.asdict(leg) for leg in legs(self._rng)]
             await near.start("errand", drawn, id=workflow_id)
-            self.told.append(Told("started", workflow_id, (await near.get(workflow_id)).uid))
+            self.replies.append(Reply("started", workflow_id, (await near.get(workflow_id)).uid))
             for _ in range(3):
                 self._watch(group, RawWatch(workflow_id, kinds_for(self._rng)), 0.02)
                 self._watch_by_client(group, Watched(workflow_id, kinds_for(self._rng), 0))
@@ -130,7 +130,7 @@ class Storm:
 
     async def _signal(self, near: Client, workflow_id: str, name: str) -> None:
         await near.signal(workflow_id, name, "x", request_id=name)
-        self.told.append(Told("signalled", workflow_id, name))
+        self.replies.append(Reply("signalled", workflow_id, name))
 
     async def _afterwards(self, group: asyncio.TaskGroup) -> None:
         """Use bookmarks of old, with other filters, while the server is killed and all is cut once more."""
@@ -209,7 +209,7 @@ class Storm:
         How soon the next life goes on is not judged here: the next death may come before it does.
         """
         stored, effects = read_store(self._server.store), read_effects(self._server.directory / EFFECTS)
-        return Death(stored, effects, list(self.told), self.watched)
+        return Death(stored, effects, list(self.replies), self.watched)
 
 
 @pytest.mark.timeout(LIMIT + 60)
@@ -229,7 +229,7 @@ async def test_cut_anywhere_every_watch_is_the_stored_history(tmp_path: Path, se
         server.kill()  # What was shown must be on disk now.
         stored = read_store(server.store)
         effects = read_effects(tmp_path / EFFECTS)
-    evidence = Evidence(stored, effects, storm.told, storm.watched, storm.deaths)
+    evidence = Evidence(stored, effects, storm.replies, storm.watched, storm.deaths)
     wrong = [str(each) for each in broken(evidence)]
     wrong += [fault for watch in storm.raw for fault in unfaithful(watch, stored.histories[watch.workflow_id])]
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
@@ -237,15 +237,15 @@ async def test_cut_anywhere_every_watch_is_the_stored_history(tmp_path: Path, se
     streams = sum(len(watch.streams) for watch in storm.raw)
     frames = [frame for watch in storm.raw for frame in watch.frames]
     silent = sum(not frame.events for frame in frames)
-    under_way = [sum(bool(each.events) and not each.ended for each in death.watched) for death in storm.deaths]
+    in_progress = [sum(bool(each.events) and not each.ended for each in death.watched) for death in storm.deaths]
     taken_over = sum(event.HasField("workflow_recovered") for each in stored.histories.values() for event in each)
     print(  # noqa: T201 - the proof's figures
         f"\nseed {seed}: {[len(history) for history in stored.histories.values()]} events, "
         f"{len(storm.raw)} bare watches in {streams} streams and {len(frames)} frames, {silent} of them empty; "
-        f"{len(storm.clients)} by the client; {dict(storm.troubles)}; watches under way at the deaths: {under_way}; "
+        f"{len(storm.clients)} by the client; {dict(storm.troubles)}; watches under way at the deaths: {in_progress}; "
         f"workflows taken over: {taken_over}"
     )
-    assert sum(map(bool, under_way)) > KILLS // 2, f"MENDFLOW_SEED={seed}: the deaths cut off {under_way} watches"
+    assert sum(map(bool, in_progress)) > KILLS // 2, f"MENDFLOW_SEED={seed}: the deaths cut off {in_progress} watches"
     assert taken_over, f"MENDFLOW_SEED={seed}: no death cut off a workflow"
     assert streams > 3 * len(storm.raw), f"MENDFLOW_SEED={seed}"
     assert silent > len(storm.raw), f"MENDFLOW_SEED={seed}"

@@ -124,12 +124,12 @@ async def test_it_is_taken_up_where_it_was_cut_also_in_the_middle_of_filtered_ev
     ],
 )
 async def test_an_end_that_says_nothing_of_the_workflow_is_a_cut(code: grpc.StatusCode, message: str) -> None:
-    told: list[tuple[bool, str]] = []
+    reported: list[tuple[bool, str]] = []
     async with odd_server([frame(1), (code, message, "")], [frame(2)]) as (server, client):
-        assert await watched(client, on_connection=lambda *each: told.append(each)) == [1, 2]
+        assert await watched(client, on_connection=lambda *each: reported.append(each)) == [1, 2]
     assert [after for after, _ in server.asked] == [0, 1]
-    assert [connected for connected, _ in told] == [False, True]
-    assert message in told[0][1]
+    assert [connected for connected, _ in reported] == [False, True]
+    assert message in reported[0][1]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
 from tests.support.load_workflows import EFFECTS, Leg
-from tests.support.promises import Evidence, Promise, Stored, Told, broken, read_effects, read_store
+from tests.support.promises import Evidence, Promise, Reply, Stored, broken, read_effects, read_store
 from tests.support.scale import scaled
 from tests.support.servers import serving_process
 from tests.support.watchers import CHANNEL_OPTIONS, RawWatch, as_watched, unfaithful
@@ -86,7 +86,7 @@ class Phase:
     bare: list[float] = field(default_factory=list)
     #: For each round: the server's memory at its end, in bytes.
     sizes: list[int] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
 
     async def run(self, server: ServerProcess, client: Client, stubs: list[Any]) -> None:
         """Begin each round when every watcher has seen all of the one before."""
@@ -101,9 +101,9 @@ class Phase:
             await all_seen(self.watches, number + 1)
             self.rounds.append(time.perf_counter() - begin)
             self.sizes.append(resident(server))
-            self.told.append(Told("signalled", self.workflow_id, f"go-{number}"))
+            self.replies.append(Reply("signalled", self.workflow_id, f"go-{number}"))
         await asyncio.gather(*watching)
-        self.told.append(Told("result", self.workflow_id, await handle.get()))
+        self.replies.append(Reply("result", self.workflow_id, await handle.get()))
 
     @property
     def settled(self) -> list[float]:
@@ -194,7 +194,7 @@ async def test_those_who_never_read_cost_nothing_more_and_hold_nobody_up(tmp_pat
         ):
             tried = await compared(server, client, stubs)
     quiet, crowded, stalled = tried[-1]
-    told = [told for one, other, _ in tried for told in (*one.told, *other.told)]
+    replies = [reply for one, other, _ in tried for reply in (*one.replies, *other.replies)]
     watches = [watch for one, other, _ in tried for watch in (*one.watches, *other.watches)]
     stored = read_store(server.store)
     history = stored.histories[crowded.workflow_id]
@@ -206,7 +206,7 @@ async def test_those_who_never_read_cost_nothing_more_and_hold_nobody_up(tmp_pat
         f"a round took the others {shown(crowded.settled)}, without them {shown(quiet.settled)}; bare work "
         f"{shown(crowded.bare)} and {shown(quiet.bare)}; tried {len(tried)} times"
     )
-    faults = [str(each) for each in broken(evidence(server, stored, told, watches))]
+    faults = [str(each) for each in broken(evidence(server, stored, replies, watches))]
     faults += [fault for watch in watches for fault in unfaithful(watch, stored.histories[watch.workflow_id])]
     assert not faults, "\n".join(faults)
     wrong = slower(quiet, crowded)
@@ -217,8 +217,8 @@ async def test_those_who_never_read_cost_nothing_more_and_hold_nobody_up(tmp_pat
     assert growth < allowance, f"{Promise.FAITHFUL_WATCH}: a slow watcher costs memory without bound"
 
 
-def evidence(server: ServerProcess, stored: Stored, told: list[Told], watches: list[RawWatch]) -> Evidence:
-    return Evidence(stored, read_effects(server.directory / EFFECTS), told, [as_watched(watch) for watch in watches])
+def evidence(server: ServerProcess, stored: Stored, replies: list[Reply], watches: list[RawWatch]) -> Evidence:
+    return Evidence(stored, read_effects(server.directory / EFFECTS), replies, [as_watched(watch) for watch in watches])
 
 
 @pytest.mark.timeout(LIMIT + 60)
