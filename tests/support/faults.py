@@ -1,8 +1,8 @@
-"""A server with a fault: the real one, in which one promise's mechanism is taken out.
+"""A server with a fault: the real server, without the mechanism of one promise.
 
-The checker is there to find each fault, so each must be reported by its promise's name. A fault replaces parts of the
-server by its constructors (`mendflow_server.app.Parts`); nothing in the shipped server can switch it on. Beside the
-faults are disturbances. They look alike but hurt no promise, because the real mechanism is there.
+The checker must report each fault under its promise's name. A fault replaces parts of the server through their
+constructors (`mendflow_server.app.Parts`). Nothing in the shipped server can switch it on. There are also disturbances.
+They look similar but break no promise, because the real mechanism is there.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from mendflow_server.store.interface import Store
     from mendflow_server.store.records import Batch, BatchResult, Change
 
-#: How long a commit takes that is slow, in seconds: long enough for a reply to get out before it.
+#: How long a slow commit takes, in seconds: long enough for a reply to leave before it.
 SLOW = 0.3
-#: While these are in the server's directory, `troubled` makes trouble.
+#: While these files are in the server's directory, `troubled` makes trouble.
 NO_TICK, NO_COMMIT = Path("no-tick"), Path("no-commit")
 
 
@@ -71,7 +71,7 @@ class Build:
         return replace(self, parts=replace(self.parts, **changed))
 
     def with_store(self, around: Callable[[Any], Any]) -> Build:
-        """Return the build with another store around what there is."""
+        """Return the build with another store around the present one."""
         return replace(self, around_store=(*self.around_store, around))
 
     def open_store(self, url: str, **options: Any) -> Store:
@@ -88,7 +88,7 @@ class Build:
 
 
 def build_with(names: Iterable[str], build: Build | None = None) -> Build:
-    """Return a build, the shipped one by default, with the faults and disturbances of these names put in."""
+    """Return a build, the shipped one by default, with these faults and disturbances."""
     build = build or Build()
     for name in names:
         build = FAULTS[name](build)
@@ -127,7 +127,7 @@ class _SlowStore(Around):
 
 
 def slow_commits(build: Build) -> Build:
-    """A disturbance: the disk takes its time."""
+    """Delay each commit (a disturbance)."""
     return build.with_store(_SlowStore)
 
 
@@ -211,9 +211,9 @@ class _NoLock(FileLock):
 
 
 def no_generation_check(build: Build) -> Build:
-    """Two engines on one store, and a row is written whichever engine sends it.
+    """Run two engines on one store, and write a row whichever engine sends it.
 
-    The statements are data of the process, which is the test's own.
+    The statements are data of the process, which belongs to the test.
     """
     guard = "key = column10 AND generation = column11 AND last_sequence = column12"
     blind = {
@@ -300,9 +300,9 @@ def timer_lost_on_recovery(build: Build) -> Build:
 
 
 def result_run_again(build: Build) -> Build:
-    """A workflow that is read out of the store has no steps.
+    """A workflow that is read from the store has no steps.
 
-    To leave out their results alone is not enough: code that asks for a new step, while another is recorded, pauses.
+    It is not enough to leave out their results: code that asks for a new step, while another is recorded, pauses.
     """
 
     class Forgetful(Execution):
@@ -349,7 +349,7 @@ def _lose_answers(build: Build, error: type[StoreError]) -> Build:
 
 
 def _with_decisions(build: Build, change: Callable[[failure_pb2.RetryDecision, AttemptRunner], None]) -> Build:
-    """Change each decision what follows a failed attempt."""
+    """Change each decision about what follows a failed attempt."""
 
     class Deciding(Engine):
         def __init__(self, **parts: Any) -> None:
@@ -381,7 +381,7 @@ def no_reason_for_retry(build: Build) -> Build:
 
 
 def nothing_leaves_memory(build: Build) -> Build:
-    """A workflow that waits stays in memory for ever."""
+    """A workflow that waits stays in memory forever."""
 
     class Hoarding(Engine):
         def evict(self, *, at_once: bool = False) -> int:
@@ -404,7 +404,7 @@ def attempt_before_its_time(build: Build) -> Build:
 
 
 def always_serving(build: Build) -> Build:
-    """Health says SERVING, whatever is the matter."""
+    """Health says SERVING, whatever happens."""
 
     class Rosy(HealthMonitor):
         def __init__(self, clock: Any, settings: Any, inputs: Callable[[], HealthInputs]) -> None:
@@ -430,7 +430,7 @@ def _rosy(inputs: HealthInputs) -> HealthInputs:
 
 
 def never_serving_again(build: Build) -> Build:
-    """Health that has once said NOT_SERVING says it for ever."""
+    """Health that has said NOT_SERVING once never says SERVING again."""
 
     class Sulking(HealthMonitor):
         def __init__(self, clock: Any, settings: Any, signals: Callable[[], HealthInputs]) -> None:
@@ -474,17 +474,17 @@ def _fail_if_asked() -> None:
 
 
 def commit_not_synced(build: Build) -> Build:
-    """The disk is never asked whether it has what was committed."""
+    """The disk is never asked to sync what was committed."""
     return _change_pragma(build, "synchronous", "FULL", "OFF")
 
 
 def commit_synced_late(build: Build) -> Build:
-    """The disk is asked only when the log goes into the file."""
+    """The disk is asked to sync only when the log is copied into the file."""
     return _change_pragma(build, "synchronous", "FULL", "NORMAL")
 
 
 def frequent_checkpoints(build: Build) -> Build:
-    """A disturbance: the log goes into the file, and starts again, every few commits."""
+    """A disturbance: the log is copied into the file, and starts again, every few commits."""
     return _change_pragma(build, "wal_autocheckpoint", "4000", "16")
 
 
@@ -494,13 +494,13 @@ def _change_pragma(build: Build, name: str, value: str, other: str) -> Build:
     return replace(build, sqlite=functools.partial(build.sqlite, pragmas=changed))
 
 
-#: A file in the server's own directory that holds how far its wall clock is off, in seconds: eight bytes, a float.
+#: A file in the server's own directory with the offset of its wall clock in seconds: eight bytes, a float.
 CLOCK: Final = Path("clock")
 _OFF: Final = struct.Struct("d")
 
 
 def set_clock(directory: Path, off: float) -> None:
-    """Set the wall clock of a server that has a jumping one."""
+    """Set the wall clock of a server that has the disturbance `jumping_clock`."""
     descriptor = os.open(directory / CLOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         os.pwrite(descriptor, _OFF.pack(off), 0)
