@@ -1,9 +1,9 @@
-"""Clients that live through a server's deaths: they tell their stories, and keep all that they were told and saw.
+"""Clients that live through a server's deaths: they act out stories, and keep every reply and every event.
 
-The server is killed at moments of progress, not of time. Progress in a life is what is seen to come out of it: a step's
-execution, a reply, a watched event; where all stand still, a long look counts too, so that nothing waits for ever. A
-third of the kills come in the midst of a recovery: after the first writes to the store's log. None comes before the
-process is up, and at each all that had left the process is kept, to be held against what was on disk.
+The server is killed at moments of progress, not of time. Progress in a life is its visible output: a step's execution,
+a reply, a watched event. When there is none, a long look counts as progress, so that nothing waits forever. A third of
+the kills come during a recovery, after the first writes to the store's log. No kill comes before the process is up. At
+each kill the load saves everything that had left the process, to compare it with what was stored.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ if TYPE_CHECKING:
     from tests.support.stories import Act, Story, Watch
 
 CLIENTS: Final = 4
-#: How often progress is looked at, in seconds, and how many looks without any count as some.
+#: The pause between two looks at the progress, in seconds, and the number of looks without progress that count as some.
 LOOK: Final = 0.002
 LONG_LOOK: Final = 100
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A SIGKILL: after how much progress, and what was under way."""
+    """A SIGKILL: the progress before it, and what was in progress."""
 
     moment: Moment
     open_stories: int
     calls: int
-    #: The life had taken over some of what the one before it had cut off, and not all.
+    #: The life had recovered some of the attempts that the death before it interrupted, but not all.
     recovering: bool
 
 
 class Load:
-    """Stories that are told to a server while it is killed."""
+    """Stories that clients act out while their server is killed."""
 
     def __init__(self, server: ServerProcess, stories: Sequence[Story]) -> None:
         self.replies: list[Reply] = []
@@ -70,17 +70,17 @@ class Load:
         self._clients: list[Client] = []
         self._now = Moment(0, 0)
         self._moved = asyncio.Condition()
-        self._seen = 0  # All events that watchers saw.
-        self._executed = 0  # Bytes of the effects, and lines.
+        self._seen = 0  # The events that watchers saw.
+        self._executed = 0  # The bytes of the effects; the next attribute counts their lines.
         self._effects = 0
-        self._before = 0  # All progress of the lives before this one.
+        self._before = 0  # The progress of all lives before this one.
         self._looks = 0
         self._idle = 0
         self._open: set[str] = set()
         self._calls = 0
 
     async def run(self, rng: Random, *, kills: int) -> None:
-        """Tell all stories to their ends, with so many kills between."""
+        """Run all stories to their ends, with this many kills in between."""
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(CLIENTS):
                 client = Client(self._server.grpc_address, timeout=60.0, retry_for=None)
@@ -99,7 +99,7 @@ class Load:
             await clients
 
     def unfinished(self) -> list[str]:
-        """Answer the workflows that have been started, as far as is known, and whose end nobody was told."""
+        """Return the workflows that have been started and whose end no client has received."""
         return sorted(self._open)
 
     async def _run_all(self, rng: Random, kills: int) -> None:
@@ -114,7 +114,7 @@ class Load:
         share = len(self._stories) // (kills + 1)
         midst = [True] * (kills // 3) + [False] * (kills - 1 - kills // 3)
         rng.shuffle(midst)
-        # A busy machine may let a recovery end before its kill; the next kill is aimed instead.
+        # On a busy machine a recovery may end before its kill. The next kill is then aimed instead.
         owed = 0
         for life, recovering in enumerate([False, *midst]):
             owed += recovering
@@ -128,7 +128,7 @@ class Load:
             owed -= owed > 0 and self.kills[-1].recovering
 
     async def _die(self) -> None:
-        """Kill the server, keep what it left, and start it again."""
+        """Kill the server, save what it left, and start it again."""
         number = len(self.deaths) + 1
         self._server.kill()
         when = time.time()
@@ -148,11 +148,11 @@ class Load:
 
     @property
     def lives(self) -> list[float]:
-        """When each life's process was up, by the wall clock in seconds."""
+        """The wall clock times, in seconds, at which each life's process was up."""
         return [float(line) for line in whole_lines(self._server.directory / LIVES)]
 
     async def _reach_write(self, writes: int, latest: Moment) -> None:
-        """Wait until this life has written so often to the store's log; at the latest until a moment of progress."""
+        """Wait for this many writes of this life to the store's log, but not beyond a moment of progress."""
         log = Path(f"{self._server.store}-wal")
         before = _stamp(log)
         while writes and self._now < latest:
@@ -166,12 +166,12 @@ class Load:
             await self._moved.wait_for(lambda: self._now >= moment)
 
     async def _look(self) -> None:
-        """See how far things are, for ever. Fails when the server has died by itself."""
+        """Measure the progress without end. Raise AssertionError when the server has died without a kill."""
         before = -1
         while True:
             process = self._server.process
             if process is not None and process.poll() is not None:
-                raise AssertionError(f"the server ended by itself with {process.returncode}")
+                raise AssertionError(f"the server ended without a kill, with {process.returncode}")
             self._read_effects()
             self.pressure.look()
             now = self._progress()
@@ -278,7 +278,7 @@ class Load:
     async def _watch_by_client(self, watched: Watched, cut: int, number: int) -> None:
         cursor = watched.after_sequence
         while not watched.ended:
-            # Each time from where it broke off, by another client.
+            # Each stream begins where the one before ended, with another client.
             number += 1
             limit = cut if not watched.events else 0
             events = self._client(number).handle(watched.workflow_id).watch(cursor, kinds=watched.kinds)
@@ -302,14 +302,14 @@ class Load:
 
 
 def is_in_midst(before: Stored, now: Stored) -> bool:
-    """Tell whether a life had begun to recover and had not taken over all that was cut off by the death before."""
+    """Return whether a life was killed after it began to recover and before it recovered every interrupted workflow."""
     cut = [name for name, history in before.histories.items() if open_attempts(history)]
     left = [name for name in cut if now.rows[name].generation == before.rows[name].generation]
     return len(now.lives) > len(before.lives) and bool(left)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Answer what changes with each write to a file."""
+    """Return a value that changes with each write to a file."""
     with contextlib.suppress(FileNotFoundError):
         status = path.stat()
         return status.st_mtime_ns, status.st_size

@@ -1,4 +1,4 @@
-"""A disk that is full, refuses, is read-only or somebody else's: nothing acknowledged is lost; all says what to do."""
+"""A disk that is full, fails, is read-only or locked: nothing acknowledged is lost, and messages say what to do."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 
 
 class Trouble(NamedTuple):
-    """What the disk does, and what must be said of it."""
+    """A disk's behaviour, and the message about it."""
 
     comes: Callable[[OnAVolume], AbstractContextManager[None]]
     advice: str
-    #: On a file system of its own.
+    #: Whether it needs a file system of its own.
     mounted: bool = False
 
 
@@ -53,13 +53,15 @@ TROUBLES = [
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, trouble: Trouble) -> OnAVolume:
-    """A server whose disk can have this trouble."""
+    """Return a server whose disk can have this trouble."""
     server: OnAVolume = request.getfixturevalue("on_a_disk" if trouble.mounted else "on_a_directory")
     return server
 
 
 @pytest.mark.parametrize("trouble", TROUBLES, ids=[trouble.comes.__name__ for trouble in TROUBLES])
-async def test_what_the_disk_refuses_is_told_and_goes_on_without_a_restart(server: OnAVolume, trouble: Trouble) -> None:
+async def test_commits_refused_by_the_disk_are_reported_and_resume_without_restart(
+    server: OnAVolume, trouble: Trouble
+) -> None:
     server.start()
     async with calling(server) as caller:
         await caller.start("wait_for", "before", "before")
@@ -69,7 +71,7 @@ async def test_what_the_disk_refuses_is_told_and_goes_on_without_a_restart(serve
             reasons = await server.says(503, trouble.advice)
             assert str(server.store) in "\n".join(reasons)
             await server.says(200, path="/health/live")
-            assert (await caller.client.get("before")).workflow_id == "before", "reading goes on"
+            assert (await caller.client.get("before")).workflow_id == "before", "reading continues"
         await server.says(200)
         await caller.signal("before")
         await caller.start("three", "x", "after")
@@ -93,7 +95,7 @@ async def test_a_full_disk_ends_the_start_with_advice_and_loses_nothing(on_a_dis
             await caller.start("wait_for", "before", "before")
             replies += caller.replies
         server.kill()
-        # What else is there must be written anew as well.
+        # The other workflows' rows must be written anew as well.
         for name in (".note", ".lock", "-shm"):
             server.store.with_name(server.store.name + name).unlink()
     ballast = fill(server.volume)
@@ -112,7 +114,7 @@ async def test_a_full_disk_ends_the_start_with_advice_and_loses_nothing(on_a_dis
     assert not breaches(server, replies)
 
 
-def test_a_note_that_finds_no_room_says_so(tmp_path: Path) -> None:
+def test_note_file_without_disk_space_is_refused_with_advice(tmp_path: Path) -> None:
     with small_disk(tmp_path):
         ballast = fill(tmp_path)
         path = tmp_path / "mendflow.db.note"
@@ -191,7 +193,7 @@ async def test_a_read_only_disk_is_refused_until_it_takes_writes_again(on_a_disk
     assert not breaches(server, caller.replies)
 
 
-#: A composition root: by its table of mounts the store lies on a network file system. A real one cannot be had here.
+#: A composition root whose table of mounts shows the store on a network file system. No real one is available here.
 ON_A_NETWORK = """
 import functools, sys
 from pathlib import Path
@@ -220,7 +222,7 @@ def test_a_network_file_system_ends_the_start_with_advice(on_a_directory: OnAVol
     assert not any(server.volume.iterdir())
 
 
-async def test_a_second_server_is_refused_and_the_first_goes_on(on_a_directory: OnAVolume) -> None:
+async def test_second_server_is_refused_and_the_first_continues(on_a_directory: OnAVolume) -> None:
     server = on_a_directory
     server.start()
     assert server.process is not None

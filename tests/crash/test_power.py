@@ -1,6 +1,6 @@
-"""The power is cut under load: what was acknowledged had been synced, so it is there, and goes on.
+"""The power is cut under load: what was acknowledged had been synced, so it is stored and continues.
 
-A SIGKILL leaves what the system has yet to write; a power cut does not. MENDFLOW_SEED=number tells another story.
+A SIGKILL leaves what the system has yet to write; a power cut does not. MENDFLOW_SEED=number selects another story.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ SEEDS = [int(os.environ["MENDFLOW_SEED"])] if os.environ.get("MENDFLOW_SEED") el
 
 @pytest.fixture(scope="session")
 def platter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that sees the syncs."""
+    """Return the library that sees the syncs."""
     return build_platter(tmp_path_factory.mktemp("platter"), Path(__file__).with_name("platter.c"))
 
 
 @pytest.fixture
 def powered(tmp_path: Path, platter: Path) -> Iterator[PoweredServer]:
-    """A server whose power can be cut, not started yet."""
+    """Yield a server whose power can be cut, not started yet."""
     server = PoweredServer(tmp_path, modules=("tests.support.load_workflows",), library=platter, rng=Random(SEEDS[0]))
     try:
         yield server
@@ -77,14 +77,14 @@ async def test_nothing_is_lost_or_done_twice_by_power_cuts(powered: PoweredServe
     except TimeoutError:
         pytest.fail(f"MENDFLOW_SEED={seed}: {load.unfinished()} have not ended after {LIMIT} s")
     powered.shares = (0.0,)
-    powered.kill()  # What was told must be on the disk now.
+    powered.kill()  # Everything acknowledged must be stored now.
     stored = read_store(powered.store)
     effects = read_effects(powered.directory / EFFECTS)
     wrong = [str(each) for each in broken(Evidence(stored, effects, load.replies, load.watched, deaths))]
     wrong += wrong_ends(stories, {reply.workflow_id: reply.detail for reply in load.replies if reply.kind == "result"})
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
     assert stored.rows.keys() == {story.workflow_id for story in stories}
-    # It was a load, the cuts cut into it, and the log was begun anew between them.
+    # There was load, the cuts interrupted it, and the log was restarted between them.
     counts = syncs(powered.platter)
     print(  # noqa: T201 - the proof's figures
         f"\nseed {seed}: {len(stored.rows)} workflows, {len(effects)} executions, {len(load.watched)} watches, "
@@ -99,7 +99,7 @@ async def test_nothing_is_lost_or_done_twice_by_power_cuts(powered: PoweredServe
 
 
 async def work(client: Client, replies: list[Reply], watched: Watched) -> None:
-    """Have one workflow end, and one wait, and see it."""
+    """Run one workflow to its end and another one up to its wait, and watch both."""
     for workflow_id, workflow_type, value in (("ends", "three", "x"), ("waits", "wait_for", "y")):
         handle = await client.start(workflow_type, value, id=workflow_id)
         replies.append(Reply("started", workflow_id, (await handle.get()).uid))
@@ -112,7 +112,7 @@ async def work(client: Client, replies: list[Reply], watched: Watched) -> None:
 
 
 async def to_the_end(client: Client, replies: list[Reply], watched: list[Watched]) -> None:
-    """Have two workflows run to their ends, and see all of it, whatever becomes of the server."""
+    """Run two workflows to their ends, and watch them, whatever happens to the server."""
 
     async def watch(each: Watched) -> None:
         async for event in client.handle(each.workflow_id).watch():
@@ -133,7 +133,7 @@ async def to_the_end(client: Client, replies: list[Reply], watched: list[Watched
 
 
 async def cut_at(server: PoweredServer, sync: int) -> Evidence:
-    """Cut the power when this sync is asked for, then let all come to its end; 0: nothing is cut."""
+    """Cut the power at this sync, then run everything to its end. 0 means that nothing is cut."""
     replies: list[Reply] = []
     watched: list[Watched] = []
     deaths: list[Death] = []
@@ -164,7 +164,7 @@ async def cut_at(server: PoweredServer, sync: int) -> Evidence:
 @pytest.mark.timeout(LIMIT + 60)
 @pytest.mark.proof
 async def test_the_power_may_be_cut_at_any_sync(tmp_path: Path, platter: Path) -> None:
-    """What was written for it is lost then, or half of it is there, or all. The log is begun anew all the time."""
+    """Of the data to sync, nothing, half or all of it survives. The log restarts every few commits."""
     rng = Random(SEEDS[0])
 
     def server(name: str) -> PoweredServer:
@@ -202,7 +202,7 @@ async def test_the_power_may_be_cut_at_any_sync(tmp_path: Path, platter: Path) -
 async def test_a_commit_that_is_not_synced_is_reported(
     powered: PoweredServer, fault: str, promises: set[Promise]
 ) -> None:
-    """The checker, proven: what SIGKILL alone would never show breaks the promises when the power is cut."""
+    """Prove the checker: a power cut breaks the promises where SIGKILL alone would not."""
     replies: list[Reply] = []
     watched = Watched("waits")
     powered.faults = (fault,) if fault else ()

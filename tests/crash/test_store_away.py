@@ -1,7 +1,7 @@
-"""A store that is slow, or away when a server starts: all is told, nothing is lost or done twice, and it goes on.
+"""A store that is slow, or away when a server starts: each problem is reported, and work continues without a loss.
 
-No disk can be made slow to order, nor made to fail at one read of a recovery. So a composition root for tests wraps the
-real store, and a test says what waits or fails and for how long.
+A test cannot make a disk slow, or make it fail at one read of a recovery. So a composition root for tests wraps the
+real store, and a test decides what waits or fails and for how long.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 
 class Slow:
-    """A store whose commits succeed, but take as long as the gate is shut: on their way to the disk or back from it."""
+    """A store whose commits succeed, but wait while the gate is shut: before the disk gets them, or after."""
 
     def __init__(self, inner: Store, moment: str) -> None:
         self._inner = inner
@@ -47,7 +47,7 @@ class Slow:
         return getattr(self._inner, name)
 
     async def commit(self, batch: Batch) -> BatchResult:
-        """The batch, when the gate is open."""
+        """Commit the batch when the gate is open."""
         if self._moment == "to the disk":
             await self.gate.wait()
         result = await self._inner.commit(batch)
@@ -61,7 +61,7 @@ class Slow:
 
 
 class Away:
-    """A store that fails at one of its verbs until it is back; a write may have taken place all the same."""
+    """A store that fails at one of its verbs until it is back. A write may have happened nevertheless."""
 
     def __init__(self, inner: Store, verb: str, *, done: bool) -> None:
         self._inner = inner
@@ -88,7 +88,7 @@ class Away:
 
 
 async def health_of(server: Server) -> tuple[int, list[str], int]:
-    """Answer the health's HTTP status and reasons, and its gRPC status."""
+    """Return the HTTP status and reasons of the health, and its gRPC status."""
     code, body = await asyncio.to_thread(http_health, f"127.0.0.1:{server.app.http_port}")
     stub: Any = health_pb2_grpc.HealthStub(server.channel)
     reply = await stub.Check(health_pb2.HealthCheckRequest())
@@ -96,7 +96,7 @@ async def health_of(server: Server) -> tuple[int, list[str], int]:
 
 
 async def says(server: Server, code: int, text: str = "") -> None:
-    """Wait until the health has this status, both ways, and this text in a reason."""
+    """Wait until the health has this status, over HTTP and gRPC, and this text in a reason."""
     for _ in range(1_000):
         status, reasons, grpc_status = await health_of(server)
         if status == code and grpc_status == (SERVING if code == 200 else NOT_SERVING) and text in "\n".join(reasons):
@@ -106,13 +106,13 @@ async def says(server: Server, code: int, text: str = "") -> None:
 
 
 def read_journal(path: Path) -> list[Effect]:
-    """Answer the steps' real executions; their workflow is the first part of their text."""
+    """Return the steps' real executions. The first part of each text is the workflow id."""
     lines = [line.split(" ") for line in whole_lines(path)]
     return [Effect(text.partition("-")[0], key, int(number), once) for _, key, number, once, text in lines]
 
 
 @pytest.mark.parametrize("moment", ["to the disk", "back from it"])
-async def test_commits_that_take_long_are_told_and_start_each_workflow_once(
+async def test_slow_commits_are_reported_and_start_each_workflow_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     monkeypatch.setenv("MENDFLOW_TEST_JOURNAL", str(tmp_path / "journal.txt"))
@@ -153,7 +153,7 @@ async def test_commits_that_take_long_are_told_and_start_each_workflow_once(
 
 
 async def leave_behind(directory: Path) -> list[Reply]:
-    """Let a server end without a drain, with a step under way and a workflow that waits; answer what was told."""
+    """End a server without a drain, with a step in progress and a waiting workflow, and return the replies."""
     replies = []
     async with serving(directory) as server:
         for workflow_type, value, name in (("holds", 0.3, "held"), ("wait_for", "x", "waits")):
@@ -190,7 +190,7 @@ async def test_a_recovery_waits_for_a_store_that_is_away(tmp_path: Path, verb: s
     ):
         server = Server(served, channel, client)
         await says(server, 503, "bring it back")
-        assert await until(lambda: stores[0].asked > 2), "it asks again and again"
+        assert await until(lambda: stores[0].asked > 2), "it retries without end"
         stores[0].back = True
         await says(server, 200)
         await client.signal("waits", "go", "on", request_id="go")
