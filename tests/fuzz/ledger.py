@@ -1,4 +1,4 @@
-"""A ledger of what each call was told, held against the store: what was acknowledged is there, now and at the end."""
+"""A ledger of all replies, compared with the store: what was acknowledged is stored, now and at the end."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
     from tests.fuzz.contract import Answer, Method
 
-#: Refusals by which a signal has not been sent.
+#: The refusals after which a signal has not been sent.
 _NOT_SENT = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
-#: What the checker judges; the ledger itself judges the rest.
+#: The replies that the checker judges. The ledger itself judges the rest.
 _JUDGED = {"started", "result", "signalled", "refused", "cancelled"}
 _STOPPED = {workflow_pb2.WORKFLOW_STATE_PAUSED, workflow_pb2.WORKFLOW_STATE_QUARANTINED}
 _CANCELLING = workflow_pb2.WORKFLOW_STATE_CANCELLING
 
 
-#: By workflow, the kind and the content of each message that its driver has still to take.
+#: By workflow, the kind and the content of each message that its driver has not taken in yet.
 Inbox = dict[str, list[tuple[int, bytes]]]
 
 
 class Ledger:
-    """What was told of each workflow, by the example and in all."""
+    """The replies about each workflow, of the example and of all."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._replies: dict[str, list[Reply]] = collections.defaultdict(list)
-        #: Since the last look: the workflows that were touched, and what was shown of their histories.
+        #: Since the last look: the workflows that were touched, and the events that were shown.
         self._touched: set[str] = set()
         self._shown: list[tuple[str, list[event_pb2.Event]]] = []
-        #: How many entries of each kind.
+        #: The number of entries of each kind.
         self.entries: collections.Counter[str] = collections.Counter()
-        #: By rpc, from the request and each response.
+        #: By rpc, what to enter for the request and each response.
         self._entries: dict[str, Callable[[Any, Any], None]] = {
             "StartWorkflow": lambda _, response: self._started(response.workflow),
             "BatchStartWorkflows": lambda _, response: self._batch_started(response.outcomes),
@@ -56,7 +56,7 @@ class Ledger:
         }
 
     def note(self, method: Method, request: Any, answer: Answer) -> None:
-        """Enter what this call was told; ``request`` None: its bytes were no message."""
+        """Enter the replies to this call. ``request`` is None if its bytes were no message."""
         if request is None or not method.ours:
             return
         if method.name == "SignalWorkflow" and answer.code in _NOT_SENT and request.request_id:
@@ -87,7 +87,7 @@ class Ledger:
         self._add_reply("signalled" if request.request_id else "nameless", request.workflow_id, request.request_id)
 
     def _was_terminated(self, workflow: workflow_pb2.Workflow) -> None:
-        # Else it is on its way.
+        # Otherwise the command waits in the inbox.
         if workflow.state == workflow_pb2.WORKFLOW_STATE_TERMINATED:
             self._add_reply("terminated", workflow.workflow_id, None)
 
@@ -98,11 +98,11 @@ class Ledger:
     # Looking.
 
     def look(self) -> list[str]:
-        """Answer where the store does not hold what was told of the workflows touched since the last look."""
+        """Return where the store contradicts the replies about the workflows touched since the last look."""
         touched, self._touched = self._touched, set()
         shown, self._shown = self._shown, []
         with contextlib.closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None)) as store:
-            # One moment of it: the server goes on.
+            # One snapshot: the server continues meanwhile.
             store.execute("begin")
             stored, inbox, untaken = _read(store, touched)
         wrong = self._faults(stored, inbox, touched)
@@ -114,7 +114,7 @@ class Ledger:
         return wrong
 
     def look_at_all(self) -> list[str]:
-        """Answer what is wrong with a store that no server has open any more, by all that was ever told."""
+        """Return what is wrong with a store that no server has open any more, by all replies ever."""
         with contextlib.closing(sqlite3.connect(self._path)) as store:
             inbox = _read_inbox(store)
         return self._faults(read_store(self._path), inbox, self._replies.keys())
@@ -134,11 +134,11 @@ class Ledger:
             if kinds["terminated"] and not history[-1].HasField("workflow_terminated"):
                 wrong.append(f"{workflow_id}: its termination was acknowledged, its history ends with {history[-1]}")
             if kinds["resumed"] and not any(event.HasField("workflow_resumed") for event in history):
-                wrong.append(f"{workflow_id}: its going on was acknowledged, and is not in the history")
+                wrong.append(f"{workflow_id}: its resume was acknowledged, but it is not in the history")
         return wrong
 
     def _due(self, workflow_id: str, inbox: list[tuple[int, bytes]]) -> Iterator[Reply]:
-        """Yield what must be so by now: the inbox's messages may come yet, what was refused may be sent again."""
+        """Yield what must be true by now: messages in the inbox may come later, and refused ones may be sent again."""
         on_the_way: set[tuple[str, Any]] = {("signalled", signal.request_id) for signal in _signals(inbox)}
         if any(kind == InboxKind.CANCEL for kind, _ in inbox):
             on_the_way.add(("cancelled", None))
@@ -157,7 +157,7 @@ def _signals(inbox: Iterable[tuple[int, bytes]]) -> list[event_pb2.SignalReceive
 
 
 def _read(store: sqlite3.Connection, ids: Iterable[str]) -> tuple[Stored, Inbox, dict[str, int]]:
-    """Answer these workflows' rows and histories, their inboxes, and how many signals the rows call untaken."""
+    """Return these workflows' rows and histories, their inboxes, and how many signals the rows call untaken."""
     histories: dict[str, list[event_pb2.Event]] = {}
     rows: dict[str, Row] = {}
     inbox: Inbox = {}
@@ -183,7 +183,7 @@ def _read_inbox(store: sqlite3.Connection) -> Inbox:
 
 
 def _faults_of_row(workflow_id: str, row: Row, events: list[event_pb2.Event], untaken: int) -> Iterator[str]:
-    """Yield where a row is not what its history says."""
+    """Yield where a row contradicts its history."""
     history = History()
     for event in events:
         if not kind_of(event):
@@ -191,11 +191,11 @@ def _faults_of_row(workflow_id: str, row: Row, events: list[event_pb2.Event], un
             return
         history.apply(event)
     if row.state not in workflow_pb2.WorkflowState.values() or not row.state:
-        yield f"{workflow_id}: the state {row.state} is none"
+        yield f"{workflow_id}: the state {row.state} does not exist"
     if history.final is None and (row.state if row.state in _STOPPED else 0) != history.stopped:
         yield f"{workflow_id}: its state is {row.state}, by the history it was stopped as {history.stopped}"
     cancelling = bool(history.cancel) and history.final is None and not history.stopped
     if (row.state == _CANCELLING) != cancelling:
         yield f"{workflow_id}: its state is {row.state}, the history {'has' if cancelling else 'has no'} cancel"
     if history.untaken_signals != untaken:
-        yield f"{workflow_id}: {untaken} signals are called untaken, {history.untaken_signals} are"
+        yield f"{workflow_id}: the row counts {untaken} signals as untaken, the history {history.untaken_signals}"
