@@ -14,7 +14,7 @@ import pytest
 
 from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_pb2
-from tests.support.faults import set_clock
+from tests.support.clock_faults import set_clock
 from tests.support.load_workflows import EFFECTS
 from tests.support.promises import Death, Evidence, Reply, Watched, broken, read_effects, read_store
 from tests.support.servers import serving_process

@@ -22,8 +22,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mendflow import Client
 from tests.support import killing
-from tests.support.faults import NO_COMMIT, NO_TICK
 from tests.support.forking import PROCESSES
+from tests.support.health_faults import NO_COMMIT, NO_TICK
 from tests.support.promises import (
     Answer,
     Evidence,

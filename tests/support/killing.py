@@ -33,7 +33,8 @@ from mendflow_server import app
 from mendflow_server.runtime.event_loop import run_on_loop
 from mendflow_server.settings import load_settings
 from mendflow_server.telemetry.logging import configure_logs
-from tests.support.faults import Build, build_with
+from tests.support.build import Build
+from tests.support.faults import build_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

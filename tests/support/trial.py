@@ -42,7 +42,7 @@ SUBJECT = "subject"
 LIMIT = 30.0
 #: The event kinds of the second watcher.
 FILTER = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED, event_pb2.EVENT_KIND_TIMER_FIRED)
-#: The statuses on which a watcher retries: the workflow does not exist yet, no server runs, or an event was lost.
+#: The statuses on which a watcher retries: no workflow yet, no server, or a cursor that is not stored.
 AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE})
 
 
