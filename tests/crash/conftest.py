@@ -19,7 +19,7 @@ def _end(server: OnAVolume) -> None:
 
 @pytest.fixture
 def on_a_directory(tmp_path: Path) -> Iterator[OnAVolume]:
-    """A server, not started, whose store lies in a directory of its own."""
+    """Yield a server, not started, with its store in a directory of its own."""
     server = OnAVolume(tmp_path)
     server.volume.mkdir()
     yield server
@@ -28,7 +28,7 @@ def on_a_directory(tmp_path: Path) -> Iterator[OnAVolume]:
 
 @pytest.fixture
 def on_a_disk(on_a_directory: OnAVolume) -> Iterator[OnAVolume]:
-    """The same on a small file system of its own, in memory."""
+    """Yield the same on a small file system of its own, in memory."""
     with small_disk(on_a_directory.volume):
         yield on_a_directory
         _end(on_a_directory)

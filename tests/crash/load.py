@@ -1,9 +1,9 @@
-"""Clients that live through a server's deaths: they tell their stories, and keep all that they were told and saw.
+"""Clients that live through a server's deaths: they act out stories, and keep every reply and every event.
 
-The server is killed at moments of progress, not of time. Progress in a life is what is seen to come out of it: a step's
-execution, a reply, a watched event; where all stand still, a long look counts too, so that nothing waits for ever. A
-third of the kills come in the midst of a recovery: after the first writes to the store's log. None comes before the
-process is up, and at each all that had left the process is kept, to be held against what was on disk.
+The server is killed at moments of progress, not of time. Progress in a life is its visible output: a step's execution,
+a reply, a watched event. When there is none, a long look counts as progress, so that nothing waits forever. A third of
+the kills come during a recovery, after the first writes to the store's log. No kill comes before the process is up. At
+each kill the load saves everything that had left the process, to compare it with what was stored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mendflow_server.history.state import FINAL_STATES
 from tests.support.evidence import Pressure
 from tests.support.files import whole_lines
 from tests.support.load_workflows import EFFECTS, LIVES
-from tests.support.promises import Death, Told, Watched, copy_store, open_attempts, read_effects, read_store
+from tests.support.promises import Death, Reply, Watched, copy_store, open_attempts, read_effects, read_store
 from tests.support.stories import Moment
 from tests.support.watchers import RawWatch
 
@@ -38,27 +38,27 @@ if TYPE_CHECKING:
     from tests.support.stories import Act, Story, Watch
 
 CLIENTS: Final = 4
-#: How often progress is looked at, in seconds, and how many looks without any count as some.
+#: The pause between two looks at the progress, in seconds, and the number of looks without progress that count as some.
 LOOK: Final = 0.002
 LONG_LOOK: Final = 100
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A SIGKILL: after how much progress, and what was under way."""
+    """A SIGKILL: the progress before it, and what was in progress."""
 
     moment: Moment
     open_stories: int
     calls: int
-    #: The life had taken over some of what the one before it had cut off, and not all.
+    #: The life had recovered some of the attempts that the death before it interrupted, but not all.
     recovering: bool
 
 
 class Load:
-    """Stories that are told to a server while it is killed."""
+    """Stories that clients act out while their server is killed."""
 
     def __init__(self, server: ServerProcess, stories: Sequence[Story]) -> None:
-        self.told: list[Told] = []
+        self.replies: list[Reply] = []
         self.watched: list[Watched] = []
         self.raw: list[RawWatch] = []
         self.kills: list[Kill] = []
@@ -70,43 +70,43 @@ class Load:
         self._clients: list[Client] = []
         self._now = Moment(0, 0)
         self._moved = asyncio.Condition()
-        self._seen = 0  # All events that watchers saw.
-        self._executed = 0  # Bytes of the effects, and lines.
+        self._seen = 0  # The events that watchers saw.
+        self._executed = 0  # The bytes of the effects; the next attribute counts their lines.
         self._effects = 0
-        self._before = 0  # All progress of the lives before this one.
+        self._before = 0  # The progress of all lives before this one.
         self._looks = 0
         self._idle = 0
         self._open: set[str] = set()
         self._calls = 0
 
     async def run(self, rng: Random, *, kills: int) -> None:
-        """Tell all stories to their ends, with so many kills between."""
+        """Run all stories to their ends, with this many kills in between."""
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(CLIENTS):
                 client = Client(self._server.grpc_address, timeout=60.0, retry_for=None)
                 self._clients.append(await stack.enter_async_context(client))
             looking = asyncio.create_task(self._look())
-            told = asyncio.create_task(self._tell_all(rng, kills))
-            await asyncio.wait((looking, told), return_when=asyncio.FIRST_COMPLETED)
-            for task in (looking, told):
+            clients = asyncio.create_task(self._run_all(rng, kills))
+            await asyncio.wait((looking, clients), return_when=asyncio.FIRST_COMPLETED)
+            for task in (looking, clients):
                 if not task.done():
                     task.cancel()
                 elif task is looking:
-                    told.cancel()
-            await asyncio.gather(told, return_exceptions=True)
+                    clients.cancel()
+            await asyncio.gather(clients, return_exceptions=True)
             if looking.done() and not looking.cancelled():
                 await looking
-            await told
+            await clients
 
     def unfinished(self) -> list[str]:
-        """Answer the workflows that have been started, as far as is known, and whose end nobody was told."""
+        """Return the workflows that have been started and whose end no client has received."""
         return sorted(self._open)
 
-    async def _tell_all(self, rng: Random, kills: int) -> None:
+    async def _run_all(self, rng: Random, kills: int) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._kill(rng, kills))
             for number, story in enumerate(self._stories):
-                group.create_task(self._tell(story, number))
+                group.create_task(self._run_story(story, number))
 
     # The deaths.
 
@@ -114,7 +114,7 @@ class Load:
         share = len(self._stories) // (kills + 1)
         midst = [True] * (kills // 3) + [False] * (kills - 1 - kills // 3)
         rng.shuffle(midst)
-        # A busy machine may let a recovery end before its kill; the next kill is aimed instead.
+        # On a busy machine a recovery may end before its kill. The next kill is then aimed instead.
         owed = 0
         for life, recovering in enumerate([False, *midst]):
             owed += recovering
@@ -128,12 +128,12 @@ class Load:
             owed -= owed > 0 and self.kills[-1].recovering
 
     async def _die(self) -> None:
-        """Kill the server, keep what it left, and start it again."""
+        """Kill the server, save what it left, and start it again."""
         number = len(self.deaths) + 1
         self._server.kill()
         when = time.time()
         calls, open_stories, moment = self._calls, len(self._open), self._now
-        told = list(self.told)
+        replies = list(self.replies)
         watched = [replace(each, events=list(each.events)) for each in self.watched]
         effects = read_effects(self._server.directory / EFFECTS)
         copy = copy_store(self._server.store, self._server.directory / f"at-death-{number}")
@@ -143,16 +143,16 @@ class Load:
         stored = await asyncio.to_thread(read_store, copy, self._known)
         shutil.rmtree(copy.parent)
         recovering = is_in_midst(self.deaths[-1].stored, stored) if self.deaths else False
-        self.deaths.append(Death(stored, effects, told, watched, time=when))
+        self.deaths.append(Death(stored, effects, replies, watched, time=when))
         self.kills.append(Kill(moment, open_stories, calls, recovering))
 
     @property
     def lives(self) -> list[float]:
-        """When each life's process was up, by the wall clock in seconds."""
+        """The wall clock times, in seconds, at which each life's process was up."""
         return [float(line) for line in whole_lines(self._server.directory / LIVES)]
 
     async def _reach_write(self, writes: int, latest: Moment) -> None:
-        """Wait until this life has written so often to the store's log; at the latest until a moment of progress."""
+        """Wait for this many writes of this life to the store's log, but not beyond a moment of progress."""
         log = Path(f"{self._server.store}-wal")
         before = _stamp(log)
         while writes and self._now < latest:
@@ -166,12 +166,12 @@ class Load:
             await self._moved.wait_for(lambda: self._now >= moment)
 
     async def _look(self) -> None:
-        """See how far things are, for ever. Fails when the server has died by itself."""
+        """Measure the progress without end. Raise AssertionError when the server has died without a kill."""
         before = -1
         while True:
             process = self._server.process
             if process is not None and process.poll() is not None:
-                raise AssertionError(f"the server ended by itself with {process.returncode}")
+                raise AssertionError(f"the server ended without a kill, with {process.returncode}")
             self._read_effects()
             self.pressure.look()
             now = self._progress()
@@ -186,7 +186,7 @@ class Load:
             await asyncio.sleep(LOOK)
 
     def _progress(self) -> int:
-        return self._effects + len(self.told) + self._seen + self._looks
+        return self._effects + len(self.replies) + self._seen + self._looks
 
     def _read_effects(self) -> None:
         path = self._server.directory / EFFECTS
@@ -203,7 +203,7 @@ class Load:
     def _client(self, number: int) -> Client:
         return self._clients[number % CLIENTS]
 
-    async def _tell(self, story: Story, number: int) -> None:
+    async def _run_story(self, story: Story, number: int) -> None:
         await self._reach(story.begins)
         self._open.add(story.workflow_id)
         async with asyncio.TaskGroup() as group:
@@ -227,13 +227,13 @@ class Load:
             request.input.CopyFrom(payload_pb2.Payload(json=json.dumps(story.input)))
         with self._calling():
             reply = await client.caller.call_with_retry(client.stub.StartWorkflow, request)
-        self.told.append(Told("started", story.workflow_id, reply.workflow.uid))
+        self.replies.append(Reply("started", story.workflow_id, reply.workflow.uid))
 
     async def _await_end(self, story: Story, number: int) -> None:
         workflow = workflow_pb2.Workflow()
         while workflow.state not in FINAL_STATES:
             workflow = await self._client(number).get(story.workflow_id, wait=30.0)
-        self.told.append(Told("result", story.workflow_id, workflow))
+        self.replies.append(Reply("result", story.workflow_id, workflow))
 
     async def _act(self, story: Story, act: Act, number: int) -> None:
         await self._reach(act.at)
@@ -245,9 +245,9 @@ class Load:
                 else:
                     await client.cancel(story.workflow_id, act.request_id)
         except WrongState:
-            self.told.append(Told("refused", story.workflow_id, act.request_id))
+            self.replies.append(Reply("refused", story.workflow_id, act.request_id))
         else:
-            self.told.append(Told("signalled" if act.signal else "cancelled", story.workflow_id, act.request_id))
+            self.replies.append(Reply("signalled" if act.signal else "cancelled", story.workflow_id, act.request_id))
 
     async def _watch(self, story: Story, watch: Watch, number: int) -> None:
         await self._reach(watch.at)
@@ -278,7 +278,7 @@ class Load:
     async def _watch_by_client(self, watched: Watched, cut: int, number: int) -> None:
         cursor = watched.after_sequence
         while not watched.ended:
-            # Each time from where it broke off, by another client.
+            # Each stream begins where the one before ended, with another client.
             number += 1
             limit = cut if not watched.events else 0
             events = self._client(number).handle(watched.workflow_id).watch(cursor, kinds=watched.kinds)
@@ -302,14 +302,14 @@ class Load:
 
 
 def is_in_midst(before: Stored, now: Stored) -> bool:
-    """Tell whether a life had begun to recover and had not taken over all that was cut off by the death before."""
+    """Return whether a life was killed after it began to recover and before it recovered every interrupted workflow."""
     cut = [name for name, history in before.histories.items() if open_attempts(history)]
     left = [name for name in cut if now.rows[name].generation == before.rows[name].generation]
     return len(now.lives) > len(before.lives) and bool(left)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Answer what changes with each write to a file."""
+    """Return a value that changes with each write to a file."""
     with contextlib.suppress(FileNotFoundError):
         status = path.stat()
         return status.st_mtime_ns, status.st_size

@@ -1,8 +1,8 @@
-"""A server whose power is cut: after a SIGKILL it finds no more on its disk than what it had synced.
+"""A server whose power is cut: after a SIGKILL its disk holds only what it had synced.
 
-The library of `platter.c`, loaded into the real server, keeps what each of the store's files held when it was last
-synced. That is the least that a disk holds after a power cut. It may hold more: of what was written since then, any
-sector may have got there, and any may not. A cut draws how much of it did.
+The library of `platter.c`, loaded into the real server, keeps the content of each of the store's files at its last
+sync. That is the least that a disk holds after a power cut. The disk may hold more: of the sectors written since then,
+each one may be on it or not. A cut draws how many are.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from tests.support.promises import Stored
 
-#: The files that a store's data is in.
+#: The files that hold a store's data.
 SUFFIXES: Final = ("", "-wal", "-journal")
 SECTOR: Final = 512
 
-#: A database is made, and something is put into it.
+#: A program that makes a database and puts something into it.
 _PROBE: Final = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])
@@ -41,7 +41,7 @@ connection.execute("create table things (thing)")
 
 
 def build_platter(directory: Path, source: Path) -> Path:
-    """Answer the library, or skip the test where it cannot be had."""
+    """Return the library, or skip the test where it cannot be built."""
     if sys.platform != "linux":
         pytest.skip("LD_PRELOAD and /proc are Linux's")
     compiler = shutil.which("cc") or shutil.which("gcc")
@@ -55,17 +55,17 @@ def build_platter(directory: Path, source: Path) -> Path:
     environment = {**os.environ, **loading(library, store, platter)}
     subprocess.run([sys.executable, "-c", _PROBE, store], check=True, env=environment)
     if not syncs(platter)[""]:
-        pytest.skip("this Python's SQLite does not sync by the C library's functions, so none of its syncs is seen")
+        pytest.skip("this Python's SQLite does not sync through the C library, so the library sees no sync")
     return library
 
 
 def loading(library: Path, store: Path, platter: Path) -> dict[str, str]:
-    """Answer the variables that load the library into a process with this store."""
+    """Return the variables that load the library into a process with this store."""
     return {"LD_PRELOAD": str(library), "PLATTER_STORE": str(store), "PLATTER": str(platter)}
 
 
 def syncs(platter: Path) -> dict[str, int]:
-    """Answer how often each of the store's files was synced, by suffix, and its directory."""
+    """Return how often the directory and each of the store's files were synced, the files by suffix."""
     counts = dict.fromkeys((*SUFFIXES, "directory"), 0)
     for line in whole_lines(platter / "syncs"):
         counts[line.rpartition(" ")[0]] += 1
@@ -73,14 +73,14 @@ def syncs(platter: Path) -> dict[str, int]:
 
 
 def mixed(synced: bytes, written: bytes, share: float, rng: Random) -> tuple[bytes, int]:
-    """Answer what was synced, with a share of the sectors that were written since; and how many of these are lost."""
+    """Return the synced content with a share of the sectors that were written since, and the number of lost sectors."""
     made, lost = bytearray(synced), 0
     for at in range(0, len(written), SECTOR):
         sector = written[at : at + SECTOR]
         if sector == synced[at : at + len(sector)]:
             continue
         if rng.random() < share:
-            made.extend(bytes(max(0, at - len(made))))  # A hole, where the sectors before it are lost.
+            made.extend(bytes(max(0, at - len(made))))  # A hole where the sectors before it are lost.
             made[at : at + len(sector)] = sector
         else:
             lost += 1
@@ -89,7 +89,7 @@ def mixed(synced: bytes, written: bytes, share: float, rng: Random) -> tuple[byt
 
 @dataclass(frozen=True)
 class Cut:
-    """What a power cut left of the store, and how many written sectors it took."""
+    """The store's content after a power cut, and how many written sectors were lost."""
 
     stored: Stored
     lost: int
@@ -97,13 +97,13 @@ class Cut:
 
 @dataclass
 class PoweredServer(ServerProcess):
-    """A server in a process of its own. To kill it is to cut its power."""
+    """A server in a process of its own. `kill` cuts its power."""
 
     library: Path = field(kw_only=True)
     rng: Random = field(kw_only=True)
-    #: Of what was written and not synced, how much may have reached the disk: one of these is drawn for each cut.
+    #: The shares of the unsynced writes that may have reached the disk. Each cut draws one.
     shares: tuple[float, ...] = (0.0,)
-    #: One of these is drawn for each life.
+    #: Each life draws one of these.
     lives: tuple[tuple[str, ...], ...] = ()
     on_cut: Callable[[Cut], None] = lambda _cut: None
     cuts: list[Cut] = field(default_factory=list)
@@ -116,11 +116,11 @@ class PoweredServer(ServerProcess):
 
     @property
     def platter(self) -> Path:
-        """The disk."""
+        """The disk's directory."""
         return self.directory / "platter"
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it on what the disk holds."""
+        """Start the server on what the disk holds."""
         if self.lives:
             self.faults = self.rng.choice(self.lives)
         super().start(wait=wait)
@@ -131,14 +131,14 @@ class PoweredServer(ServerProcess):
         self.lose_power()
 
     def stop(self) -> None:
-        """End it, if it has not ended."""
+        """End the server, if it has not ended."""
         if self.process is not None and self.process.poll() is None:
             super().kill()
 
     def lose_power(self) -> None:
-        """Leave of the store what the disk holds."""
+        """Reduce the store to what the disk holds."""
         lost = sum(self._settle(suffix, self.rng.choice(self.shares)) for suffix in SUFFIXES)
-        # What else lies beside it (the lock, the note, SQLite's index of the log) is nowhere synced.
+        # The other files beside it (the lock, the note, SQLite's index of the log) are never synced.
         for path in self.directory.glob(f"{self.store.name}*"):
             path.unlink()
         copy = self.directory / f"cut-{len(self.cuts)}"
@@ -154,11 +154,11 @@ class PoweredServer(ServerProcess):
         self.on_cut(cut)
 
     def _settle(self, suffix: str, share: float) -> int:
-        """Settle what the disk holds of a file; answer how many written sectors are lost."""
+        """Write what the disk holds of a file, and return how many written sectors are lost."""
         written = self.store.with_name(self.store.name + suffix)
         kept = self.platter / written.name
         if not kept.exists() or not written.exists() or kept.with_name(f"{kept.name}.unnamed").exists():
-            return 0  # Not the same file.
+            return 0  # It is not the same file.
         content, lost = mixed(kept.read_bytes(), written.read_bytes(), share, self.rng)
         kept.write_bytes(content)
         return lost

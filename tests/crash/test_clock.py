@@ -1,4 +1,4 @@
-"""A wall clock that is set by an hour either way under a real server: nothing is lost or late by it, health stays."""
+"""A wall clock that jumps by an hour under a real server: nothing is lost or late, and health stays SERVING."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 
 from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_pb2
-from tests.support.faults import set_clock
+from tests.support.clock_faults import set_clock
 from tests.support.load_workflows import EFFECTS
-from tests.support.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
+from tests.support.promises import Death, Evidence, Reply, Watched, broken, read_effects, read_store
 from tests.support.servers import serving_process
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from tests.support.servers import ServerProcess
 
 HOUR: Final = 3_600.0
-#: How long what waits is to wait, in seconds.
+#: How long the waits last, in seconds.
 WAIT: Final = 2.5
-#: How long it may take at most until all has ended, in seconds: less than any hour.
+#: The time limit for the end of all workflows, in seconds: less than any hour.
 LIMIT: Final = 60.0
 
-#: Each workflow's input, how it is known that it is in the midst of what the jump is to hit, and what comes of it.
+#: By workflow: type, input, the event that shows that it is where the jump must find it, and its result.
 CASES: Final[dict[str, tuple[str, Any, event_pb2.EventKind.ValueType, Any]]] = {
     "asleep": ("sleeper", WAIT, event_pb2.EVENT_KIND_TIMER_STARTED, "awake"),
     "backs-off": (
@@ -42,26 +42,26 @@ CASES: Final[dict[str, tuple[str, Any, event_pb2.EventKind.ValueType, Any]]] = {
         ["came again"],
     ),
     "awaits": ("signal_or_timeout", WAIT, event_pb2.EVENT_KIND_SIGNAL_AWAITED, "timed out"),
-    "is-told": ("wait_for", "told", event_pb2.EVENT_KIND_SIGNAL_AWAITED, "told: go on"),
+    "signalled": ("wait_for", "signalled", event_pb2.EVENT_KIND_SIGNAL_AWAITED, "signalled: continue"),
     "runs": ("holds", WAIT, event_pb2.EVENT_KIND_ATTEMPT_STARTED, "held"),
     "overruns": ("errand", [{"kind": "overrun"}], event_pb2.EVENT_KIND_ATTEMPT_STARTED, ["got through"]),
 }
 
 
 class Scene:
-    """Workflows in the midst of all that a clock could upset, and everything that is seen of them."""
+    """Workflows in all states that a clock could disturb, and everything that is seen of them."""
 
     def __init__(self, server: ServerProcess, client: Client) -> None:
         self.server = server
         self.client = client
-        self.told: list[Told] = []
+        self.replies: list[Reply] = []
         self.watched: list[Watched] = []
         self.deaths: list[Death] = []
         self.health: list[tuple[int, str]] = []
         self._watches: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
-        """Start them all, and wait until each is where the jump is to find it."""
+        """Start all workflows, and wait until each is where the jump must find it."""
         for workflow_id, (workflow_type, value, _, _) in CASES.items():
             await self.start(workflow_type, value, workflow_id)
         for watched in self.watched:
@@ -70,9 +70,9 @@ class Scene:
                 await asyncio.sleep(0.005)
 
     async def start(self, workflow_type: str, value: Any, workflow_id: str) -> None:
-        """Start one, and watch it."""
+        """Start a workflow, and watch it."""
         handle = await self.client.start(workflow_type, value, id=workflow_id)
-        self.told.append(Told("started", workflow_id, (await handle.get()).uid))
+        self.replies.append(Reply("started", workflow_id, (await handle.get()).uid))
         watched = Watched(workflow_id)
         self.watched.append(watched)
         self._watches.append(asyncio.create_task(self._watch(watched)))
@@ -83,9 +83,9 @@ class Scene:
         watched.ended = True
 
     async def ends(self) -> dict[str, Any]:
-        """Send the signal, and answer what comes of them all, within far less than the hour."""
-        await self.client.signal("is-told", "go", "go on", request_id="go")
-        self.told.append(Told("signalled", "is-told", "go"))
+        """Send the signal, and return the results of all workflows, within far less than the hour."""
+        await self.client.signal("signalled", "go", "continue", request_id="go")
+        self.replies.append(Reply("signalled", "signalled", "go"))
         ids = [watched.workflow_id for watched in self.watched]
         finals = await asyncio.gather(*map(self._end, ids))
         await asyncio.gather(*self._watches)
@@ -95,12 +95,12 @@ class Scene:
         final = workflow_pb2.Workflow()
         while not final.HasField("end_time"):
             final = await self.client.get(workflow_id, wait=30.0)
-        self.told.append(Told("result", workflow_id, final))
+        self.replies.append(Reply("result", workflow_id, final))
         return final
 
     @contextlib.asynccontextmanager
     async def health_watched(self) -> AsyncIterator[None]:
-        """Ask for the health all the time."""
+        """Request the health without a pause."""
         asking = asyncio.create_task(self._ask())
         try:
             yield
@@ -117,7 +117,7 @@ class Scene:
             await asyncio.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL it, and keep what there is."""
+        """Send SIGKILL, and save what the server left."""
         self.server.kill()
         copy = self.server.directory / f"at-death-{len(self.deaths)}"
         copy.mkdir()
@@ -128,15 +128,15 @@ class Scene:
             Death(
                 read_store(copy / self.server.store.name),
                 read_effects(self.server.directory / EFFECTS),
-                list(self.told),
+                list(self.replies),
                 watched,
             )
         )
 
     def evidence(self) -> Evidence:
-        """All of it, for the checker, once the server is dead."""
+        """Return all evidence for the checker, once the server is dead."""
         effects = read_effects(self.server.directory / EFFECTS)
-        return Evidence(read_store(self.server.store), effects, self.told, self.watched, self.deaths)
+        return Evidence(read_store(self.server.store), effects, self.replies, self.watched, self.deaths)
 
 
 def event_kind(event: event_pb2.Event) -> int:
@@ -145,7 +145,7 @@ def event_kind(event: event_pb2.Event) -> int:
 
 @contextlib.contextmanager
 def serving_by_a_jumping_clock(directory: Path) -> Iterator[ServerProcess]:
-    """A server of its own that drops soon what rests, and shows often that it lives."""
+    """Serve in a process that soon evicts waiting workflows and often records that it lives."""
     set_clock(directory, 0.0)
     with serving_process(
         directory,
@@ -157,7 +157,7 @@ def serving_by_a_jumping_clock(directory: Path) -> Iterator[ServerProcess]:
 
 
 def times_back(stored: Stored) -> list[str]:
-    """Answer where an event's time is before that of the event before it."""
+    """Return where an event's time is before the time of the event before it."""
     return [
         f"{workflow_id}: {event.sequence}"
         for workflow_id, history in stored.histories.items()
@@ -178,9 +178,9 @@ async def test_a_clock_that_jumps_holds_up_nothing(tmp_path: Path, jump: float) 
                 if jump > 0:
                     outputs = await scene.ends()
                 else:
-                    # As long as all else takes, the one that has half an hour to sleep sleeps.
+                    # The workflow that sleeps for half an hour sleeps until the others have ended.
                     for workflow_id, (_, _, _, output) in CASES.items():
-                        if workflow_id != "is-told":
+                        if workflow_id != "signalled":
                             assert await client.handle(workflow_id).result() == output
                     asleep = await client.get("sleeps-for-half-an-hour")
                     assert asleep.state == workflow_pb2.WORKFLOW_STATE_WAITING
@@ -200,14 +200,14 @@ async def test_a_clock_that_jumps_holds_up_nothing(tmp_path: Path, jump: float) 
         for event in evidence.stored.histories["runs"]
         if event.HasField("attempt_failed")
     ]
-    assert not failures, "the jump is no part of how long an attempt ran"
+    assert not failures, "the jump does not count as running time of an attempt"
     warned = [line for line in server.log if line["event"] == "wall_clock_behind"]
     assert len(warned) == (jump < 0)
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=["forward", "back"])
 async def test_a_restart_after_a_jump_holds_up_nothing(tmp_path: Path, jump: float) -> None:
-    """Half of the jump while the server runs, half of it while it is dead."""
+    """Half of the jump happens while the server runs, half of it while the server is dead."""
     with serving_by_a_jumping_clock(tmp_path) as server:
         async with asyncio.timeout(LIMIT), Client(server.grpc_address) as client:
             scene = Scene(server, client)

@@ -1,6 +1,6 @@
-"""A file that is not what was written: nothing is lost in silence, what can be read is served, and all says what to do.
+"""A damaged file: nothing is lost silently, what is readable is served, and each message says what to do.
 
-What the tests break is chosen by what lies there: pages of events, so that it is certain who must suffer and who not.
+The tests overwrite pages of events that they choose by content, so that it is certain which workflows are damaged.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
 SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 ADVICE = "the file is damaged; stop the server and restore a backup"
 PAGE = 4_096
-#: The first byte of a page that holds the rows of an index, or of a table that is one, as that of events.
+#: The first byte of a page with the rows of an index, or of a table stored as one, such as the table of events.
 INDEX_LEAF = 0x0A
 MANY = 50
-#: What events are known by: inputs, and what a step of chatty answers.
+#: Texts that identify events: inputs, and the output of a step of chatty.
 SAID, WAITS, CHAT = "so it was said ", "this one waits ", "000001"
 
 
 def log_of(store: Path) -> Path:
-    """Answer the write-ahead log's path."""
+    """Return the path of the write-ahead log."""
     return store.with_name(f"{store.name}-wal")
 
 
 def into_the_file(store: Path) -> None:
-    """Bring the log that a killed server left into the file."""
+    """Copy the log that a killed server left into the file."""
     with contextlib.closing(sqlite3.connect(store)) as database:
         assert database.execute("pragma wal_checkpoint(truncate)").fetchone()[0] == 0
 
 
 def overwrite_events(store: Path, text: str) -> None:
-    """Overwrite a page of events that have this text in them, in the midst of theirs."""
+    """Overwrite a page of events that contains this text, from the middle of these pages."""
     content = store.read_bytes()
     places = [
         place
         for place in range(0, len(content), PAGE)
         if content[place] == INDEX_LEAF and text.encode() in content[place : place + PAGE]
     ]
-    assert len(places) > 2, "there is no page in the midst"
+    assert len(places) > 2, "there is no page in the middle"
     with store.open("r+b") as file:
         file.seek(places[len(places) // 2])
         file.write(b"\x55" * PAGE)
 
 
 async def fill(server: OnAVolume, caller: Caller) -> None:
-    """Let workflows end, and others wait, and the server end after them."""
+    """Run workflows that end and workflows that wait, then end the server."""
     for number in range(MANY):
         await caller.start("wait_for", WAITS * 50, f"wait-{number}")
     for number in range(MANY):
@@ -69,9 +69,9 @@ async def fill(server: OnAVolume, caller: Caller) -> None:
 
 
 async def cannot_be_read(caller: Caller) -> list[str]:
-    """Answer who cannot be asked for any more; nobody is missing."""
+    """Return the workflows that the server cannot read. Every other one is there."""
     found = []
-    for name in {told.workflow_id for told in caller.told}:
+    for name in {reply.workflow_id for reply in caller.replies}:
         try:
             await caller.client.get(name)
         except ServerUnavailable:
@@ -80,15 +80,15 @@ async def cannot_be_read(caller: Caller) -> list[str]:
 
 
 def left_alone(server: OnAVolume, caller: Caller) -> set[str]:
-    """Answer whom the server leaves as they are, by what it says."""
-    started = [told.workflow_id for told in caller.told if told.kind == "started"]
+    """Return the workflows that the server does not drive, according to its log."""
+    started = [reply.workflow_id for reply in caller.replies if reply.kind == "started"]
     keys = [key for line in server.log if line["event"] == "workflow_unreadable" for key in line["keys"]]
     lost = [line["workflow_id"] for line in server.log if line["event"] == "workflow_lost"]
     return {started[key - 1] for key in keys} | set(lost)
 
 
-async def go_on(server: OnAVolume, caller: Caller) -> list[str]:
-    """Let workflows that wait go on, as far as they can; answer who cannot."""
+async def finish_all(server: OnAVolume, caller: Caller) -> list[str]:
+    """Make the waiting workflows continue as far as they can, and return those that cannot."""
     lost = []
     for number in range(MANY):
         name = f"wait-{number}"
@@ -104,9 +104,7 @@ async def go_on(server: OnAVolume, caller: Caller) -> list[str]:
 
 
 @pytest.mark.parametrize("damage", ["overwritten", "truncated"])
-async def test_a_file_that_is_no_store_any_more_is_refused_and_left_alone(
-    on_a_directory: OnAVolume, damage: str
-) -> None:
+async def test_file_that_is_no_longer_a_store_is_refused_unchanged(on_a_directory: OnAVolume, damage: str) -> None:
     server = on_a_directory
     server.start()
     async with calling(server) as caller:
@@ -120,23 +118,21 @@ async def test_a_file_that_is_no_store_any_more_is_refused_and_left_alone(
         assert server.store.read_bytes() == left
         server.store.write_bytes(content)
         server.start()
-        assert not await go_on(server, caller)
+        assert not await finish_all(server, caller)
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
 
 
 @pytest.mark.parametrize("damaged", ["while it serves", "while it was down"])
-async def test_of_a_file_with_a_hole_the_rest_is_served_and_health_says_so(
-    on_a_directory: OnAVolume, damaged: str
-) -> None:
+async def test_damaged_file_serves_the_rest_and_reports_the_damage(on_a_directory: OnAVolume, damaged: str) -> None:
     server = on_a_directory
     server.start()
     async with calling(server) as caller:
         await fill(server, caller)
         copy, effects = server.store.read_bytes(), server.effects.read_bytes()
-        told = list(caller.told)
+        replies = list(caller.replies)
         if damaged == "while it serves":
-            # Not what waits: when it was taken over, its pages were read, and written anew to the log.
+            # The waiting workflows are not lost: the recovery read their pages, and wrote them to the log.
             server.start()
             overwrite_events(server.store, SAID)
         else:
@@ -145,7 +141,7 @@ async def test_of_a_file_with_a_hole_the_rest_is_served_and_health_says_so(
         unreadable = await cannot_be_read(caller)
         assert 0 < len(unreadable) < MANY / 2
         await server.says(503, ADVICE, reasons=1)
-        lost = await go_on(server, caller)
+        lost = await finish_all(server, caller)
         await server.says(200, path="/health/live")
         (error,) = server.errors("store_damaged")
         assert ADVICE in error
@@ -156,21 +152,21 @@ async def test_of_a_file_with_a_hole_the_rest_is_served_and_health_says_so(
         assert await caller.end("after") == SUCCEEDED
         assert server.terminate() == 0
         assert "Traceback" not in server.words
-        # With the copy everybody goes on, from where it was made.
+        # With the copy every workflow continues from where the copy was made.
         server.store.write_bytes(copy)
         server.effects.write_bytes(effects)
-        caller.told = told
+        caller.replies = replies
         server.start()
         await server.says(200)
         for number in range(MANY):
             await caller.signal(f"wait-{number}")
         await caller.all_end()
     assert server.terminate() == 0
-    assert not breaches(server, told)
-    assert {each.workflow_id for each in told} == set(read_store(server.store).rows)
+    assert not breaches(server, replies)
+    assert {each.workflow_id for each in replies} == set(read_store(server.store).rows)
 
 
-async def test_what_was_under_way_and_can_be_read_goes_on_in_a_damaged_file(on_a_directory: OnAVolume) -> None:
+async def test_readable_workflows_in_progress_in_a_damaged_file_continue(on_a_directory: OnAVolume) -> None:
     server = on_a_directory
     names = [f"chat-{number}" for number in range(8)]
     server.start()
@@ -187,7 +183,7 @@ async def test_what_was_under_way_and_can_be_read_goes_on_in_a_damaged_file(on_a
         copy, effects = server.store.read_bytes(), server.effects.read_bytes()
         overwrite_events(server.store, CHAT)
         server.start(wait=False)
-        await server.says(503, ADVICE, reasons=1)  # It has recovered all the same.
+        await server.says(503, ADVICE, reasons=1)  # It has recovered despite the damage.
         for name in names:
             while name not in left_alone(server, caller) and (await caller.client.get(name)).state != SUCCEEDED:
                 await asyncio.sleep(0.01)
@@ -199,13 +195,13 @@ async def test_what_was_under_way_and_can_be_read_goes_on_in_a_damaged_file(on_a
         server.start()
         assert sorted(await caller.all_end()) == names
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
 
 
 @pytest.mark.parametrize("tail", ["cut in a commit", "a frame half written", "a frame of nothing"])
 async def test_a_torn_log_loses_nothing_that_was_acknowledged(on_a_directory: OnAVolume, tail: str) -> None:
     server = on_a_directory
-    server.environment["MENDFLOW_PROBE_INTERVAL"] = "60"  # So that nothing is written but by the callers.
+    server.environment["MENDFLOW_PROBE_INTERVAL"] = "60"  # Only the callers cause writes.
     server.start()
     log = log_of(server.store)
     async with calling(server) as caller:
@@ -213,8 +209,8 @@ async def test_a_torn_log_loses_nothing_that_was_acknowledged(on_a_directory: On
             await caller.start("wait_for", f"{number}", f"wait-{number}")
             await caller.start("three", f"{number}", f"three-{number}")
             await caller.end(f"three-{number}")
-        told, size = list(caller.told), log.stat().st_size
-        # The loss of power takes this one while its commit is on its way: nobody is told of it.
+        replies, size = list(caller.replies), log.stat().st_size
+        # The power fails while the commit of this start is in flight: its caller gets no reply.
         await caller.client.start("wait_for", "torn", id="torn")
         torn = log.stat().st_size
         assert torn > size
@@ -234,5 +230,5 @@ async def test_a_torn_log_loses_nothing_that_was_acknowledged(on_a_directory: On
             await caller.signal(f"wait-{number}")
             assert await caller.end(f"wait-{number}") == SUCCEEDED
     assert server.terminate() == 0
-    assert caller.told[: len(told)] == told
-    assert not breaches(server, caller.told, over=tail != "a frame half written")
+    assert caller.replies[: len(replies)] == replies
+    assert not breaches(server, caller.replies, over=tail != "a frame half written")

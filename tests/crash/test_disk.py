@@ -1,4 +1,4 @@
-"""A disk that is full, refuses, is read-only or somebody else's: nothing acknowledged is lost; all says what to do."""
+"""A disk that is full, fails, is read-only or locked: nothing acknowledged is lost, and messages say what to do."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 
 
 class Trouble(NamedTuple):
-    """What the disk does, and what must be said of it."""
+    """A disk's behaviour, and the message about it."""
 
     comes: Callable[[OnAVolume], AbstractContextManager[None]]
     advice: str
-    #: On a file system of its own.
+    #: Whether it needs a file system of its own.
     mounted: bool = False
 
 
@@ -52,13 +52,15 @@ TROUBLES = [
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, trouble: Trouble) -> OnAVolume:
-    """A server whose disk can have this trouble."""
+    """Return a server whose disk can have this trouble."""
     server: OnAVolume = request.getfixturevalue("on_a_disk" if trouble.mounted else "on_a_directory")
     return server
 
 
 @pytest.mark.parametrize("trouble", TROUBLES, ids=[trouble.comes.__name__ for trouble in TROUBLES])
-async def test_what_the_disk_refuses_is_told_and_goes_on_without_a_restart(server: OnAVolume, trouble: Trouble) -> None:
+async def test_commits_refused_by_the_disk_are_reported_and_resume_without_restart(
+    server: OnAVolume, trouble: Trouble
+) -> None:
     server.start()
     async with calling(server) as caller:
         await caller.start("wait_for", "before", "before")
@@ -68,15 +70,15 @@ async def test_what_the_disk_refuses_is_told_and_goes_on_without_a_restart(serve
             reasons = await server.says(503, trouble.advice)
             assert str(server.store) in "\n".join(reasons)
             await server.says(200, path="/health/live")
-            assert (await caller.client.get("before")).workflow_id == "before", "reading goes on"
+            assert (await caller.client.get("before")).workflow_id == "before", "reading continues"
         await server.says(200)
         await caller.signal("before")
         await caller.start("three", "x", "after")
         there = await caller.all_end()
         assert {"before", "held", "after"} <= set(there)
-        assert {told.detail.state for told in caller.told if told.kind == "result"} == {SUCCEEDED}
+        assert {reply.detail.state for reply in caller.replies if reply.kind == "result"} == {SUCCEEDED}
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
     assert any(trouble.advice in error for error in server.errors("commit_failed")), server.words
     assert any(line["event"] == "commit_recovered" for line in server.log)
     assert "Traceback" not in server.words
@@ -85,14 +87,14 @@ async def test_what_the_disk_refuses_is_told_and_goes_on_without_a_restart(serve
 @pytest.mark.parametrize("before", ["a new store", "a killed server's"])
 async def test_a_full_disk_ends_the_start_with_advice_and_loses_nothing(on_a_disk: OnAVolume, before: str) -> None:
     server = on_a_disk
-    told = []
+    replies = []
     if before != "a new store":
         server.start()
         async with calling(server) as caller:
             await caller.start("wait_for", "before", "before")
-            told += caller.told
+            replies += caller.replies
         server.kill()
-        # What else is there must be written anew as well.
+        # The other workflows' rows must be written anew as well.
         for name in (".note", ".lock", "-shm"):
             server.store.with_name(server.store.name + name).unlink()
     ballast = fill(server.volume)
@@ -103,15 +105,15 @@ async def test_a_full_disk_ends_the_start_with_advice_and_loses_nothing(on_a_dis
     server.start()
     async with calling(server) as caller:
         await caller.start("three", "x", "after")
-        if told:
+        if replies:
             await caller.signal("before")
-        assert len(await caller.all_end()) == 1 + len(told)
-        told += caller.told
+        assert len(await caller.all_end()) == 1 + len(replies)
+        replies += caller.replies
     assert server.terminate() == 0
-    assert not breaches(server, told)
+    assert not breaches(server, replies)
 
 
-def test_a_note_that_finds_no_room_says_so(tmp_path: Path) -> None:
+def test_note_file_without_disk_space_is_refused_with_advice(tmp_path: Path) -> None:
     with small_disk(tmp_path):
         ballast = fill(tmp_path)
         path = tmp_path / "mendflow.db.note"
@@ -137,7 +139,7 @@ async def test_a_start_waits_for_a_lock_that_another_program_holds(on_a_director
         await caller.signal("waits")
         assert sorted(await caller.all_end()) == ["cut-off", "waits"]
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
     (error,) = server.errors("store_unavailable")
     assert "the file is locked by another program; stop that program" in error
     assert "Traceback" not in server.words
@@ -167,7 +169,7 @@ async def test_a_drain_ends_in_order_though_the_store_takes_nothing(on_a_directo
         await caller.signal("waits")
         assert sorted(await caller.all_end()) == ["held", "waits"]
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
 
 
 async def test_a_read_only_disk_is_refused_until_it_takes_writes_again(on_a_disk: OnAVolume) -> None:
@@ -187,10 +189,10 @@ async def test_a_read_only_disk_is_refused_until_it_takes_writes_again(on_a_disk
         await caller.signal("open")
         assert await caller.end("open") == SUCCEEDED
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)
 
 
-#: A composition root: by its table of mounts the store lies on a network file system. A real one cannot be had here.
+#: A composition root whose table of mounts shows the store on a network file system. No real one is available here.
 ON_A_NETWORK = """
 import functools, sys
 from pathlib import Path
@@ -219,7 +221,7 @@ def test_a_network_file_system_ends_the_start_with_advice(on_a_directory: OnAVol
     assert not any(server.volume.iterdir())
 
 
-async def test_a_second_server_is_refused_and_the_first_goes_on(on_a_directory: OnAVolume) -> None:
+async def test_second_server_is_refused_and_the_first_continues(on_a_directory: OnAVolume) -> None:
     server = on_a_directory
     server.start()
     assert server.process is not None
@@ -234,4 +236,4 @@ async def test_a_second_server_is_refused_and_the_first_goes_on(on_a_directory: 
         ) in server.words.splitlines()
         assert await caller.end("held") == SUCCEEDED
     assert server.terminate() == 0
-    assert not breaches(server, caller.told)
+    assert not breaches(server, caller.replies)

@@ -1,10 +1,10 @@
-"""SIGKILL just before and just after every commit and every effect: every promise is kept at each of them.
+"""SIGKILL just before and just after every commit and every effect: every promise is kept at each of these places.
 
-The places are enumerated. A life that is left alone tells how many there are; then each gets a trial of its own, and
-where the last of a kind was reached the one after it is tried too, since two runs need not commit alike: what ends at
-the same moment may share a commit. So a place that some life reached and no trial could in several runs is a fault,
-unless it is a commit beyond the least that the story takes (every attempt is on disk before it runs, and its outcome
-after), and then only so many are let pass.
+The places are enumerated. A life without a kill shows how many there are. Then each place gets a trial of its own. When
+a trial reaches the last place of a kind, the next number is tried too, because two runs need not commit alike: things
+that end at the same moment may share a commit. So a place that some life reached and no trial reached in several runs
+is a fault. The exception is a commit beyond the least number that the story takes (an attempt is committed before it
+runs, and its outcome afterwards). Only a limited share of these may be missed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mendflow.errors import ServerUnavailable, WrongState
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.history.state import FINAL_STATES
 from tests.support.killing import Point
-from tests.support.promises import Told, open_attempts, read_store
+from tests.support.promises import Reply, open_attempts, read_store
 from tests.support.scale import SOAK, scaled
 from tests.support.trial import SUBJECT, Case, Trial, run_trial
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.proof
 
-#: Trials at once.
+#: The number of trials that run at the same time.
 AT_ONCE = 4
-#: After so many trials that did not come to an end there is nothing more to learn.
+#: After this many trials that did not end, further trials show nothing new.
 ENOUGH = 4
-#: How often a place is tried that only some lives come to: what joins in one commit depends on the moment.
+#: How often a place is tried that only some lives reach: what shares a commit depends on the moment.
 TRIES = 5
-#: The part of a case's places that may be missed since what ends at the same moment shares a commit.
+#: The share of a case's places that may be missed because things that end at the same moment share a commit.
 SHARED = 0.1
 
 
@@ -58,7 +58,7 @@ def check_everything(trial: Trial) -> list[str]:
     if trial.final.state != workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
         return [f"it ended {trial.final}"]
     output = json.loads(trial.final.output.json)
-    # The number of the attempt in which a flaky step came through, and what was left to do, are the kill's matter.
+    # The number of the attempt in which a flaky step succeeded, and the remaining work, depend on the kill.
     expected = ["w-a", "w-cw-d", "w-b", output[6], "on", "refused", "timed out", "withdrawn", "w", output[12]]
     wrong = output[3:] != expected or output[6] not in "234" or not output[12].endswith("3]")
     return [f"it returned {output}"] if wrong else []
@@ -73,7 +73,7 @@ def order_input(directory: Path, _port: int) -> dict[str, Any]:
 
 
 def check_order(trial: Trial) -> list[str]:
-    """The carrier refuses the piano, so all is undone; and each effect has come about once."""
+    """The carrier refuses the piano, so everything is undone, and each effect has happened once."""
     wrong = []
     if trial.final.state != workflow_pb2.WORKFLOW_STATE_FAILED or "240 kg" not in trial.final.failure.message:
         wrong.append(f"it ended {trial.final}")
@@ -94,7 +94,7 @@ def check_order(trial: Trial) -> list[str]:
 
 
 ACCEPTED = ("ada@lovelace.example", "grace@careful.example", "hedy@lamarr.example", "vint@cerf.example")
-REJECTED = "nobody@rejected.example"
+REJECTED = "unknown@rejected.example"
 
 
 def campaign_input(directory: Path, port: int) -> dict[str, Any]:
@@ -118,7 +118,7 @@ async def mail_around(directory: Path) -> AsyncIterator[int]:
 
 
 def check_campaign(trial: Trial) -> list[str]:
-    """Everyone has the mail, under one Message-ID each; what arrived twice was cut off before it could say so."""
+    """Each recipient has the mail under one Message-ID. A mail that arrived twice had an interrupted attempt."""
     if trial.final.state != workflow_pb2.WORKFLOW_STATE_SUCCEEDED:
         return [f"it ended {trial.final}"]
     report = json.loads(trial.final.output.json)
@@ -141,7 +141,7 @@ def check_campaign(trial: Trial) -> list[str]:
     if [rejection["recipient"] for rejection in report["rejected"]] != [REJECTED]:
         wrong.append(f"rejected are {report['rejected']}")
     if len(arrived) != scaled(len(ACCEPTED), 24) or any(times[each] > 1 + cut[each] for each in times):
-        wrong.append(f"of {times} {cut} were cut off")
+        wrong.append(f"of {times}, {cut} belong to interrupted attempts")
     return wrong
 
 
@@ -168,7 +168,7 @@ def check_everything_else(trial: Trial) -> list[str]:
 
 
 async def help_out(trial: Trial, client: Client) -> None:
-    """Once it is paused, do what it needs, and resume it."""
+    """Wait until the workflow is paused, do what it needs, and resume it."""
     while True:
         found = await client.get(SUBJECT)
         if found.state in FINAL_STATES:
@@ -177,13 +177,13 @@ async def help_out(trial: Trial, client: Client) -> None:
             await asyncio.to_thread((trial.directory / "flag").touch)
             with contextlib.suppress(ServerUnavailable, WrongState):
                 await client.resume(SUBJECT)
-                trial.told.append(Told("resumed", SUBJECT, None))
+                trial.replies.append(Reply("resumed", SUBJECT, None))
         await asyncio.sleep(0.02)
 
 
 async def terminate(trial: Trial, client: Client) -> None:
     await client.terminate(SUBJECT, "enough")
-    trial.told.append(Told("terminated", SUBJECT, None))
+    trial.replies.append(Reply("terminated", SUBJECT, None))
 
 
 def check_terminated(trial: Trial) -> list[str]:
@@ -195,7 +195,7 @@ def batch_input(_directory: Path, _port: int) -> str:
 
 
 def check_batch(trial: Trial) -> list[str]:
-    ends = {told.workflow_id: told.detail for told in trial.told if told.kind == "result"}
+    ends = {reply.workflow_id: reply.detail for reply in trial.replies if reply.kind == "result"}
     wrong = len(ends) != 1 + len(trial.case.beside) or any(end.output.json != '"w"' for end in ends.values())
     return [f"they ended {ends}"] if wrong else []
 
@@ -210,15 +210,15 @@ CASES = {
     "batch": Case("echo", batch_input, check_batch, beside=("second", "third")),
 }
 
-#: What happens in some case that is left alone: all that there is but what comes of a death, of changed code or of a
-#: limit.
+#: The events that the cases without a kill must have: all kinds but those that follow from a death, from changed code
+#: or from a limit.
 PRIMITIVES = frozenset(field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields) - {
     "workflow_recovered",
     "workflow_quarantined",
     "alert_raised",
 }
 
-#: Where the first of two deaths is: a step has had its effect, and nobody has heard of it.
+#: The place of the first of two deaths: a step has had its effect, and the server has not recorded it.
 FIRST_DEATHS = (
     [
         *(("everything", effect) for effect in range(1, 13)),
@@ -235,23 +235,23 @@ FIRST_DEATHS = (
 
 
 class Enumeration:
-    """Every place in one life of a server, each with its trial. ``earlier``: where the lives before it die."""
+    """Every place in one life of a server, each with its trial. ``earlier`` says where the lives before it die."""
 
     def __init__(self, case: Case, directory: Path, earlier: Sequence[Point] = ()) -> None:
         self._case = case
         self._directory = directory
         self._earlier = tuple(earlier)
         self._places: collections.deque[Point] = collections.deque()
-        #: The highest number of each kind that has a trial, and that any life has reached.
+        #: The highest number of each kind that has a trial, and the highest that any life has reached.
         self._tried: collections.Counter[str] = collections.Counter()
         self._reached: collections.Counter[str] = collections.Counter()
         self._tries: collections.Counter[Point] = collections.Counter()
         self.trials: list[Trial] = []
-        #: Of the life that was left alone: the commits and effects that its story takes at least.
+        #: The least number of commits and effects that the story takes, from the life without a kill.
         self._least: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Count the places, then die at each."""
+        """Count the places, then kill a server at each."""
         alone = await self._try()
         self._least = least(alone)
         for kind, number in self._reached.items():
@@ -289,18 +289,18 @@ class Enumeration:
 
     @property
     def killed(self) -> set[Point]:
-        """Where a server was killed."""
+        """The places at which a server was killed."""
         return {trial.fatal[-1] for trial in self.trials if trial.fatal and whole(trial)}
 
     @property
     def missed(self) -> list[Point]:
-        """Where some life has been, and no trial was again in several runs."""
+        """The places that some life reached, and that no trial reached in several runs."""
         missed = self._tries.keys() - self.killed
         return sorted(point for point in missed if point.number <= self._reached[point.kind])
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong with any of the trials, and with the places."""
+        """Everything that is wrong with the trials and the places."""
         found = [
             f"{trial.directory}: {fault}"
             for trial in sorted(self.trials, key=lambda trial: trial.fatal)
@@ -308,18 +308,18 @@ class Enumeration:
         ]
         for kind, number in self._least.items():
             if self._reached[kind] < number:
-                found.append(f"{self._reached[kind]} {kind}s were reached, and the story takes {number}")
+                found.append(f"{self._reached[kind]} {kind}s were reached, but the story takes {number}")
         found += [
-            f"{point} was reached once, and not in {self._tries[point]} runs"
+            f"{point} was reached once, but not in {self._tries[point]} runs"
             for point in self.missed
             if point.kind != "commit" or point.number <= self._least["commit"]
         ]
         if len(self.missed) > SHARED * len(self.killed):
-            found.append(f"{len(self.missed)} places were missed and {len(self.killed)} were not")
+            found.append(f"{len(self.missed)} places were missed, {len(self.killed)} were not")
         return found
 
-    def told(self) -> str:
-        """Answer the count, in a line."""
+    def report(self) -> str:
+        """Return the counts in one line."""
         places = collections.Counter(f"{point.moment} {point.kind}s" for point in self.killed)
         waits = [pause for trial in self.trials for pause in trial.pauses]
         parts = ", ".join(f"{count} {place}" for place, count in sorted(places.items()))
@@ -327,16 +327,16 @@ class Enumeration:
         if self.missed:
             line += f"; {', '.join(map(str, self.missed))} shared a commit in each of {TRIES} runs"
         if waits:
-            line += f"; what was due went on {statistics.median(waits):.3f} s after the process was up"
+            line += f"; due work continued {statistics.median(waits):.3f} s after the process was up"
             line += f", at the latest {max(waits):.3f} s"
         return line
 
 
 def least(alone: Trial) -> dict[str, int]:
-    """Answer how many commits and effects the last life of a trial took at least, by the histories that it left.
+    """Return the least number of commits and effects in the last life of a trial, from the histories that it left.
 
-    An attempt runs once it is on disk, so its outcome is in a later commit than its start; of what else happened
-    nothing need have been in a commit of its own. And the life itself is one, with the verdict on a death before.
+    An attempt runs after its commit, so its outcome is in a later commit than its start. No other event needs a commit
+    of its own. The life itself takes one commit, which contains the verdict about an earlier death.
     """
     stored = read_store(alone.store)
     chains, effects = [], 0
@@ -356,11 +356,11 @@ def least(alone: Trial) -> dict[str, int]:
 
 
 def whole(trial: Trial) -> bool:
-    """Tell whether the server died wherever it was to die."""
+    """Return whether the server died at each place where it had to die."""
     return len(trial.deaths) == len(trial.fatal)
 
 
-async def test_the_cases_left_alone_use_every_primitive(tmp_path: Path) -> None:
+async def test_cases_without_a_kill_use_every_primitive(tmp_path: Path) -> None:
     used: set[str] = set()
     for name, case in CASES.items():
         trial = await run_trial(case, tmp_path / name, ())
@@ -377,7 +377,7 @@ async def test_a_kill_at_every_boundary_breaks_no_promise(
 ) -> None:
     enumeration = Enumeration(CASES[name], tmp_path)
     await enumeration.run()
-    record_figure(f"{name}: {enumeration.told()}")
+    record_figure(f"{name}: {enumeration.report()}")
     assert not enumeration.faults, "\n".join(enumeration.faults)
 
 
@@ -389,5 +389,5 @@ async def test_a_kill_at_every_boundary_of_a_recovery_breaks_no_promise(
     first = Point("effect", effect, "after")
     enumeration = Enumeration(CASES[name], tmp_path, [first])
     await enumeration.run()
-    record_figure(f"{name}, recovering from a death {first}: {enumeration.told()}")
+    record_figure(f"{name}, recovering from a death {first}: {enumeration.report()}")
     assert not enumeration.faults, "\n".join(enumeration.faults)

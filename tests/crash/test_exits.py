@@ -1,4 +1,4 @@
-"""No exception out of a step's code, and no stop of the loop, ends the server."""
+"""No exception from a step's code, and no stop of the loop, ends the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.servers import ServerProcess, serving_process
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: After these nothing need be logged, for nothing comes out of the loop.
+#: For these ways the server logs nothing, because nothing leaves the loop.
 QUIET = {"in_to_thread", "in_executor", "in_thread", "in_del", "by_close", "by_exit", "by_exit_after_a_turn"}
 if sys.version_info >= (3, 12):
     QUIET.add("in_wait_for")  # It makes no task any more.
@@ -36,7 +36,7 @@ async def test_step_that_tries_to_end_the_process_harms_no_other(server: ServerP
         ended, number = await client.run("ends_process", way, timeout=15)
     assert server.process is not None
     assert server.process.poll() is None
-    assert number == "1", "the attempt beside it was not cut off"
+    assert number == "1", "the attempt beside it was not interrupted"
     fails = way == "on_thread" or WAYS[way][1]
     assert ended == ("StepFailed" if fails else "NoneType")
     news = [line for line in server.log[logged:] if line["event"] in ("exit_from_loop_ignored", "stop_of_loop_ignored")]

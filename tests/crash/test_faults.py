@@ -1,4 +1,4 @@
-"""The checker, proven: a server with a fault put in is reported by the promise's name, and without it by none."""
+"""The proof of the checker: it reports a server with a fault under the promise's name, and a server without as good."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
     from tests.support.trial import Trial
 
-#: How long a workflow may take that ends, in seconds; one with a fault may never end.
+#: How long a workflow that ends may take, in seconds. One with a fault may never end.
 LIMIT = 4.0
 
-#: The first commit is the process's own, the second the start.
+#: The first commit records the process, the second the start.
 START = 2
 
 
 def case(workflow_type: str, value: object, *signals: tuple[str, object]) -> Case:
-    """A case whose end is the checker's matter alone."""
+    """Return a case whose end only the checker judges."""
     return Case(workflow_type, lambda _directory, _port: value, lambda _trial: [], signals=signals)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A fault, where it shows, what must be reported and nothing else, and what comes closest without being one."""
+    """A fault, where it shows, what exactly must be reported, and the harmless change that comes closest to it."""
 
     fault: str
     case: Case
@@ -43,7 +43,7 @@ SCENES = [
     Scene(
         "reply_before_commit",
         case("three", "w"),
-        # What was acknowledged is started again once its uid is lost.
+        # The caller starts the acknowledged workflow again after its uid is lost.
         frozenset({Promise.OUTPUT_COMMIT, Promise.DURABLE_START}),
         fatal=(Point("commit", START, "before"),),
         harmless="slow_commits",
@@ -51,7 +51,7 @@ SCENES = [
     Scene(
         "signal_before_commit",
         case("wait_for", "w", ("go", "on")),
-        # The signal is lost, and who waits for it waits for ever.
+        # The signal is lost, and the workflow waits for it forever.
         frozenset({Promise.OUTPUT_COMMIT, Promise.DURABLE_START}),
         fatal=(Point("commit", START + 1, "before"),),
         harmless="slow_commits",
@@ -59,7 +59,7 @@ SCENES = [
     Scene(
         "result_before_commit",
         case("holds", 0.2),
-        # The caller asks for the result while the step runs.
+        # The caller requests the result while the step runs.
         frozenset({Promise.OUTPUT_COMMIT}),
         fatal=(Point("commit", START + 1, "before"),),
         harmless="slow_commits",
@@ -67,7 +67,7 @@ SCENES = [
     Scene(
         "frame_before_commit",
         case("three", "w"),
-        # Another event came to be where the one was that had been shown.
+        # Watchers saw an event, and another one took its place.
         frozenset({Promise.OUTPUT_COMMIT, Promise.ONE_DRIVER, Promise.FAITHFUL_WATCH}),
         fatal=(Point("commit", START + 2, "before"),),
         harmless="slow_commits",
@@ -75,8 +75,8 @@ SCENES = [
     Scene(
         "no_generation_check",
         case("holds", 0.6),
-        # The end of the one is written over and written after by the other: two ends, a result and attempts after it,
-        # and watchers who were shown what is no more.
+        # One engine overwrites the end that the other wrote, and appends to it: two ends, a result and attempts after
+        # it, and watchers that saw events that no longer exist.
         frozenset({Promise.ONE_DRIVER, Promise.DURABLE_START, Promise.RECORDED_ONCE, Promise.FAITHFUL_WATCH}),
         harmless="two_engines",
     ),
@@ -94,14 +94,14 @@ SCENES = [
     Scene(
         "result_run_again",
         case("three", "w"),
-        # It is the first attempt once more.
+        # The first attempt runs once more.
         frozenset({Promise.RECORDED_ONCE, Promise.EVERY_ATTEMPT_ON_RECORD}),
         fatal=(Point("effect", 2, "after"),),
     ),
     Scene(
         "lost_answer_taken_for_failure",
         case("three", "w"),
-        # Nobody drives it: it has no end, nor has its first attempt.
+        # No engine drives the workflow: it has no end, and neither has its first attempt.
         frozenset({Promise.DURABLE_START, Promise.EVERY_ATTEMPT_ON_RECORD}),
         harmless="lost_answer",
     ),
@@ -122,7 +122,7 @@ async def test_a_fault_is_reported_by_its_promise(tmp_path: Path, scene: Scene) 
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=[scene.fault for scene in SCENES])
-async def test_the_same_without_the_fault_breaks_no_promise(tmp_path: Path, scene: Scene) -> None:
+async def test_scene_without_the_fault_breaks_no_promise(tmp_path: Path, scene: Scene) -> None:
     trial = await tried(scene, scene.harmless, tmp_path)
     assert not trial.faults
     assert trial.evidence.stored.rows.keys() == {SUBJECT}

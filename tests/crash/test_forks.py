@@ -1,4 +1,4 @@
-"""Steps that fork: their children have nothing of the server's, and the server does not notice them."""
+"""Steps that fork: their children inherit nothing of the server's, and the server does not notice them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPro
 
 @pytest.fixture(autouse=True)
 def orphans_end(tmp_path: Path) -> Iterator[None]:
-    """End what outlives the servers: children have the servers' environment, which names the directory."""
+    """End the processes that outlive the servers. Children have the servers' environment, which names the directory."""
     yield
     mine = f"MENDFLOW_TEST_JOURNAL={tmp_path}/".encode()
     for folder in Path("/proc").iterdir():
@@ -74,7 +74,7 @@ def lives(pid: int) -> bool:
 
 
 def assert_untouched(server: ServerProcess) -> None:
-    """The server serves, and does not drain."""
+    """Assert that the server serves and does not drain."""
     assert server.process is not None
     assert server.process.poll() is None, "the server has ended"
     assert server.health()[0] == 200
@@ -90,7 +90,7 @@ async def test_a_child_forked_in_any_way_has_nothing_of_the_servers(server: Serv
         left = {name: found[name] for name in ("files", "wakeup", "handlers", "blocked", "loop")}
         free = {"SIGTERM": True, "SIGINT": True}
         if way in {"forkserver", "spawn", "popen"}:
-            free["SIGINT"] = found["handlers"]["SIGINT"]  # A new interpreter's own handler.
+            free["SIGINT"] = found["handlers"]["SIGINT"]  # A new interpreter has a handler of its own.
         assert left == {"files": [], "wakeup": -1, "handlers": free, "blocked": [], "loop": False}, way
         assert not {server.grpc_port, server.http_port} & set(found["ports"]), way
     assert_untouched(server)
@@ -155,16 +155,16 @@ async def test_a_server_whose_steps_fork_under_load_serves_every_call(server: Se
 async def test_a_child_sends_none_of_the_spans_that_the_server_has_yet_to_send(
     tmp_path: Path, receiver: tuple[Receiver, dict[str, str]]
 ) -> None:
-    told, environment = receiver
+    received, environment = receiver
     environment |= {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
     with serving_process(tmp_path, modules=("fork_workflows",), environment=environment) as server:
         async with Client(server.grpc_address) as client:
             for way in ("os.fork", "fork", "loop fork", "executor"):
                 await client.run("looks", way)
             assert await client.run("leaves", "exit") == [7, 7]
-            assert not told.spans
+            assert not received.spans
         assert await asyncio.to_thread(server.terminate) == 0
-        ids = [span.span_id for span in told.spans]
+        ids = [span.span_id for span in received.spans]
     assert len(ids) == len(set(ids)) == 5 + 6
 
 

@@ -1,7 +1,7 @@
 """Honest health: a real server in trouble says NOT_SERVING while work does not move, and SERVING when it moves.
 
-The troubles come one after the other in one life: a step that blocks the loop, a process that is stopped, a supervisor
-that does not tick, a store that does not commit, a drain. The limits are low, so that each is soon over.
+One life has the troubles one after the other: a step that blocks the loop, a process that is stopped, a supervisor that
+does not tick, a store that does not commit, a drain. The limits are low, so that each is soon over.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mendflow import Client
 from tests.support import killing
-from tests.support.faults import NO_COMMIT, NO_TICK
 from tests.support.forking import PROCESSES
+from tests.support.health_faults import NO_COMMIT, NO_TICK
 from tests.support.promises import (
     Answer,
     Evidence,
     Health,
     Promise,
-    Told,
+    Reply,
     Trouble,
     Watched,
     broken,
@@ -44,15 +44,15 @@ if TYPE_CHECKING:
 
 #: The server's limits, in seconds.
 LIMITS = {"loop_lag_limit": 0.3, "commit_age_limit": 0.4, "probe_interval": 0.2, "liveness_limit": 0.6}
-#: How long it may take to notice, and to say that all is well again: it looks twice in a second, and twice to be sure.
+#: How long it may take to notice a trouble and its end: it looks twice in a second, and twice to be sure.
 NOTICES, RECOVERS = 1.0, 3.0
-#: How long a trouble lasts that the server cannot end, beyond its limit and the time to notice it, in seconds.
+#: How long a trouble that the server cannot end lasts beyond its limit and the time to notice it, in seconds.
 BEYOND = 0.3
 
 
 @dataclass
 class Patient:
-    """A server, what it said of its health, and what was the matter with it."""
+    """A server, its health answers, and its troubles."""
 
     directory: Path
     process: Any
@@ -62,15 +62,15 @@ class Patient:
     troubles: list[Trouble] = field(default_factory=list)
 
     def said_no_since(self, moment: float) -> bool:
-        """Tell whether it has said NOT_SERVING since then."""
-        return any(not answer.serving and answer.told > moment for answer in self.answers)
+        """Return whether the server has said NOT_SERVING since then."""
+        return any(not answer.serving and answer.received > moment for answer in self.answers)
 
     def is_well(self) -> bool:
-        """Tell whether its newest answers are SERVING."""
+        """Return whether the newest answers are SERVING."""
         return len(self.answers) > 1 and all(answer.serving for answer in self.answers[-4:])
 
     async def ask_grpc(self) -> None:
-        """Ask again and again over gRPC."""
+        """Request the health over gRPC without end."""
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             while True:
@@ -82,7 +82,7 @@ class Patient:
                 await asyncio.sleep(0.03)
 
     async def ask_http(self) -> None:
-        """Ask again and again over HTTP."""
+        """Request the health over HTTP without end."""
         while True:
             asked = time.time()
             status, body = await asyncio.to_thread(_get, f"http://127.0.0.1:{self.http_port}/health")
@@ -91,7 +91,7 @@ class Patient:
             await asyncio.sleep(0.03)
 
     async def suffer(self, what: str, limit: float, begin: Callable[[], Any], end: Callable[[], Any]) -> None:
-        """Be in trouble until it is noticed, or should have been; then wait until all is well again, or should be."""
+        """Make trouble until the server has noticed it or should have. Then wait until it is well, or should be."""
         began = time.time()
         begin()
         latest = began + limit + NOTICES + BEYOND
@@ -102,7 +102,7 @@ class Patient:
         await self.recover(began, ended)
 
     async def recover(self, began: float, ended: float) -> None:
-        """Wait until all is well again after a trouble, if that was noticed, or until it should be."""
+        """Wait until the server is well after a trouble, if it noticed the trouble, or until it should be."""
         await until(lambda: self.said_no_since(began) or time.time() > ended + NOTICES)
         if self.said_no_since(began):
             await until(lambda: self.is_well() and self.answers[-1].asked > ended, RECOVERS)
@@ -121,7 +121,7 @@ def _get(url: str) -> tuple[int, dict[str, Any]]:
 
 @contextlib.asynccontextmanager
 async def attended(directory: Path, *faults: str) -> AsyncIterator[Patient]:
-    """Serve in a process of its own, and ask for its health from when it is first ready."""
+    """Serve in a process of its own, and request its health from the first SERVING on."""
     port, http_port = free_port(), free_port()
     post = killing.Post(directory, port, 1)
     options = LIMITS | {"http_address": f"127.0.0.1:{http_port}"}
@@ -144,7 +144,7 @@ async def attended(directory: Path, *faults: str) -> AsyncIterator[Patient]:
 
 
 async def block_loop(patient: Patient, client: Client) -> None:
-    """Let a step keep the loop busy."""
+    """Keep the loop busy with a step."""
     limit = LIMITS["loop_lag_limit"]
     handle = await client.start("blocks", limit + NOTICES + BEYOND)
     begin, end = await handle.result(timeout=20)
@@ -153,7 +153,7 @@ async def block_loop(patient: Patient, client: Client) -> None:
 
 
 async def stop_process(patient: Patient) -> None:
-    """Stop it and let it go on, as a suspended machine does."""
+    """Stop the process and continue it, as a suspended machine does."""
     limit = LIMITS["loop_lag_limit"]
     began = time.time()
     os.kill(patient.process.pid, signal.SIGSTOP)
@@ -165,7 +165,7 @@ async def stop_process(patient: Patient) -> None:
 
 
 async def all_troubles(patient: Patient, client: Client) -> None:
-    """One after the other; the last one ends it."""
+    """Make the troubles one after the other. The last one ends the server."""
     await block_loop(patient, client)
     await stop_process(patient)
     no_tick, no_commit = patient.directory / NO_TICK, patient.directory / NO_COMMIT
@@ -180,14 +180,14 @@ async def all_troubles(patient: Patient, client: Client) -> None:
 
 
 def judged(patient: Patient, *, over: bool = False) -> set[str]:
-    """Answer which promises were broken, and by what."""
+    """Return the broken promises, and what broke them."""
     health = Health(patient.answers, patient.troubles, notices=NOTICES, recovers=RECOVERS)
     stored = read_store(patient.directory / "mendflow.db")
     effects = read_effects(killing.Post(patient.directory, 0, 1).journal)
     return {str(breach) for breach in broken(Evidence(stored, effects, health=[health], over=over))}
 
 
-async def test_health_says_what_is_the_matter_and_when_it_is_over(tmp_path: Path) -> None:
+async def test_health_reports_each_trouble_and_its_end(tmp_path: Path) -> None:
     async with attended(tmp_path, "troubled") as patient, Client(f"127.0.0.1:{patient.grpc_port}") as client:
         await all_troubles(patient, client)
     assert not judged(patient)
@@ -201,7 +201,7 @@ async def test_health_says_what_is_the_matter_and_when_it_is_over(tmp_path: Path
         assert each in reasons
 
 
-async def test_a_health_that_always_says_serving_is_named_for_each_trouble(tmp_path: Path) -> None:
+async def test_health_that_always_says_serving_is_reported_for_each_trouble(tmp_path: Path) -> None:
     async with (
         attended(tmp_path, "troubled", "always_serving") as patient,
         Client(f"127.0.0.1:{patient.grpc_port}") as client,
@@ -213,7 +213,7 @@ async def test_a_health_that_always_says_serving_is_named_for_each_trouble(tmp_p
         assert any(trouble.what in each for each in found), (trouble, found)
 
 
-async def test_a_health_that_never_says_serving_again_is_named(tmp_path: Path) -> None:
+async def test_health_that_never_says_serving_again_is_reported(tmp_path: Path) -> None:
     async with (
         attended(tmp_path, "never_serving_again") as patient,
         Client(f"127.0.0.1:{patient.grpc_port}") as client,
@@ -226,8 +226,8 @@ async def test_a_health_that_never_says_serving_again_is_named(tmp_path: Path) -
     assert all(Promise.HONEST_HEALTH in each for each in found)
 
 
-async def test_what_was_under_way_goes_on_after_a_stop_of_the_process(tmp_path: Path) -> None:
-    """What clients see: calls that wait, a watch that goes on, every event once; and health that tells of it."""
+async def test_work_in_progress_continues_after_a_stop_of_the_process(tmp_path: Path) -> None:
+    """Clients see calls that wait, a watch that continues with every event once, and a health that reports the stop."""
     watched = Watched("subject")
 
     async def watch(client: Client) -> None:
@@ -244,8 +244,8 @@ async def test_what_was_under_way_goes_on_after_a_stop_of_the_process(tmp_path: 
         await signalling
         ended = await client.get("subject", wait=20)
         await watching
-    told = [Told("signalled", "subject", "go-1"), Told("result", "subject", ended)]
+    replies = [Reply("signalled", "subject", "go-1"), Reply("result", "subject", ended)]
     stored = read_store(tmp_path / "mendflow.db")
     health = Health(patient.answers, patient.troubles, notices=NOTICES, recovers=RECOVERS)
     effects = read_effects(killing.Post(tmp_path, 0, 1).journal)
-    assert not broken(Evidence(stored, effects, told, [watched], health=[health]))
+    assert not broken(Evidence(stored, effects, replies, [watched], health=[health]))

@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of every kind of wait: everything goes on, nothing recorded runs again."""
+"""SIGKILL in the middle of every kind of wait: everything continues, and nothing recorded runs again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mendflow import Client
 from mendflow.errors import WorkflowNotFound
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from tests.support.evidence import Pressure
-from tests.support.promises import Death, Evidence, Told, Watched, broken, copy_store, read_store
+from tests.support.promises import Death, Evidence, Reply, Watched, broken, copy_store, read_store
 from tests.support.servers import ServerProcess, serving_process
 
 if TYPE_CHECKING:
@@ -34,18 +34,18 @@ def kinds(events: list[event_pb2.Event]) -> list[str]:
 
 
 def die(server: ServerProcess, deaths: list[Death]) -> None:
-    """Kill the server, and keep what it left."""
+    """Kill the server, and save what it left."""
     server.kill()
     copy = copy_store(server.store, server.directory / f"at-death-{len(deaths) + 1}")
     deaths.append(Death(read_store(copy), time=time.time()))
 
 
 def assert_promises_kept(
-    server: ServerProcess, deaths: list[Death], told: Sequence[Told] = (), watched: Sequence[Watched] = ()
+    server: ServerProcess, deaths: list[Death], replies: Sequence[Reply] = (), watched: Sequence[Watched] = ()
 ) -> None:
-    """Kill it for good, and judge what is left."""
+    """Kill the server for the last time, and check what it left."""
     server.kill()
-    assert not broken(Evidence(read_store(server.store), told=list(told), watched=list(watched), deaths=deaths))
+    assert not broken(Evidence(read_store(server.store), replies=list(replies), watched=list(watched), deaths=deaths))
 
 
 async def until(events_of: Callable[[], Any], kind: str, client: Client, workflow_id: str) -> None:
@@ -56,7 +56,7 @@ async def until(events_of: Callable[[], Any], kind: str, client: Client, workflo
     pytest.fail(f"{workflow_id} ended without {kind}")
 
 
-# Workflow, input, the event after which the server is killed, what must be done after the restart.
+# Workflow, input, the event after which the server is killed, what to do after the restart, the events to expect.
 WAITS = [
     ("holds", 0.6, "attempt_started", None, ["attempt_started", "attempt_failed", "workflow_recovered"]),
     ("holds_thread", 0.6, "attempt_started", None, ["attempt_failed", "workflow_recovered"]),
@@ -87,7 +87,7 @@ async def test_a_kill_in_this_wait_loses_nothing(
                 await handle.cancel("enough")
             ended = await handle.get(wait=20)
             events = await history(client, "subject")
-        assert_promises_kept(server, deaths, [Told("result", "subject", ended)])
+        assert_promises_kept(server, deaths, [Reply("result", "subject", ended)])
     assert set(expected) <= set(kinds(events))
     final = workflow_pb2.WORKFLOW_STATE_CANCELLED if then == "cancel" else SUCCEEDED
     assert ended.state == final
@@ -96,7 +96,7 @@ async def test_a_kill_in_this_wait_loses_nothing(
         assert len(server.journal) == 1
 
 
-async def test_a_cut_off_attempt_runs_again_under_the_same_idempotency_key(tmp_path: Path) -> None:
+async def test_interrupted_attempt_runs_again_under_the_same_idempotency_key(tmp_path: Path) -> None:
     with serving_process(tmp_path) as server:
         async with Client(server.grpc_address) as client:
             await client.start("holds", 0.7, id="subject")
@@ -118,7 +118,7 @@ async def test_a_cut_off_attempt_runs_again_under_the_same_idempotency_key(tmp_p
     assert "workflow_recovered" in kinds(events)
 
 
-async def test_what_was_under_way_goes_on_within_a_second_of_the_start(tmp_path: Path) -> None:
+async def test_workflow_in_progress_continues_within_a_second_of_the_start(tmp_path: Path) -> None:
     pressure = Pressure()
     with serving_process(tmp_path) as server:
         async with Client(server.grpc_address) as client:
@@ -127,16 +127,16 @@ async def test_what_was_under_way_goes_on_within_a_second_of_the_start(tmp_path:
             server.kill()
             pressure.look()
             server.start()
-            # Ready means recovered; the log tells when the process began to serve, the history when it went on.
-            went_on = float("inf")
+            # Ready means recovered. The log has the time of the start, the history has the time of the next attempt.
+            resumed_at = float("inf")
             async for event in client.handle("subject").watch():
                 if event.HasField("attempt_started") and event.attempt_started.attempt == 2:
-                    went_on = event.time.ToMicroseconds() / 1e6
+                    resumed_at = event.time.ToMicroseconds() / 1e6
                     break
     started = [line for line in server.log if line["event"] == "serving"][-1]
     pressure.look()
-    # What the machine kept it waiting for is not its own.
-    assert went_on - time_of(started) - pressure.between(time_of(started), went_on) < 1.0
+    # The server is not to blame for the time in which the machine made it wait.
+    assert resumed_at - time_of(started) - pressure.between(time_of(started), resumed_at) < 1.0
 
 
 def time_of(line: dict[str, Any]) -> float:
@@ -164,11 +164,11 @@ async def test_a_watch_across_the_restart_is_dense_and_complete(tmp_path: Path) 
                 server.start()
             await handle.signal("go", "on", request_id="go-1")
             await asyncio.wait_for(watching, 20)
-        assert_promises_kept(server, deaths, [Told("signalled", "subject", "go-1")], [watched])
+        assert_promises_kept(server, deaths, [Reply("signalled", "subject", "go-1")], [watched])
     assert seen[-1].HasField("workflow_succeeded")
 
 
-async def test_many_workflows_under_way_survive(tmp_path: Path) -> None:
+async def test_many_workflows_in_progress_survive_a_kill(tmp_path: Path) -> None:
     with serving_process(tmp_path) as server:
         async with Client(server.grpc_address) as client:
             handles: list[Any] = await client.start_many("branches", [[0.2, 0.4]] * 100)
@@ -250,7 +250,7 @@ async def test_a_drain_lets_short_attempts_finish_and_hands_the_rest_over(tmp_pa
     assert kinds(thread).index("workflow_recovered") < kinds(thread).index("attempt_failed"), "closed by the next start"
 
 
-async def test_code_that_cannot_replay_pauses_and_goes_on_when_fixed_code_is_deployed(tmp_path: Path) -> None:
+async def test_code_that_cannot_replay_pauses_and_resumes_when_fixed_code_is_deployed(tmp_path: Path) -> None:
     module = tmp_path / "changing.py"
     body = (
         "from mendflow import step, workflow, wait_signal\n"

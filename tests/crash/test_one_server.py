@@ -1,4 +1,4 @@
-"""Two servers never have one file, by whatever path they come to it."""
+"""Two servers never use one file, whatever path leads them to it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Elsewhere(ServerProcess):
         return self.path
 
     def refused(self) -> str:
-        """Start it; answer the one line with which it ends."""
+        """Start the server, and return the one line with which it ends."""
         self.start(wait=False)
         assert self.wait_died() == 1
         (line,) = [
@@ -95,14 +95,14 @@ def link_folder(first: Path, second: Path) -> None:
 
 
 @pytest.mark.parametrize("link", [link_file, link_to_link, link_folder])
-async def test_a_second_server_through_a_symlink_is_refused_and_the_first_goes_on(
+async def test_second_server_through_a_symlink_is_refused_and_the_first_continues(
     first: Elsewhere, second: Elsewhere, link: Callable[[Path, Path], None]
 ) -> None:
     first.start()
     link(first.path, second.path)
     assert first.process is not None
     assert f"{first.path} is in use by another server (process {first.process.pid})" in second.refused()
-    await assert_serves(first, "goes on")
+    await assert_serves(first, "continues")
     assert not {name for name in names_in(second.path.parent) if name.startswith("other.db.")}
     first.kill()
     second.start()
@@ -126,12 +126,12 @@ async def test_a_file_with_a_hard_link_is_refused_under_both_names_until_one_is_
     message = second.refused()
     assert f"{second.path} has 2 names (hard links)" in message
     assert "remove the other names" in message
-    await assert_serves(first, "goes on")
+    await assert_serves(first, "continues")
     first.kill()
     assert f"{first.path} has 2 names (hard links)" in first.refused()
     second.path.unlink()
     first.start()
-    await assert_serves(first, "goes on")
+    await assert_serves(first, "continues")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the file itself is locked on Linux only")
@@ -142,7 +142,7 @@ async def test_a_second_server_is_refused_when_the_lock_file_was_removed(first: 
     assert first.process is not None
     message = second.refused()
     assert f"{first.path} is locked by another process ({first.process.pid})" in message
-    await assert_serves(first, "goes on")
+    await assert_serves(first, "continues")
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="it mounts")
@@ -153,13 +153,13 @@ async def test_a_second_server_through_a_bind_mount_is_refused(first: Elsewhere,
     try:
         assert first.process is not None
         assert f"is locked by another process ({first.process.pid})" in second.refused()
-        await assert_serves(first, "goes on")
+        await assert_serves(first, "continues")
     finally:
         first.kill()
         unmount(second.path)
 
 
-#: Takes the lock, then leaves it to a child that is forked without the server's hooks.
+#: A program that takes the lock, then leaves it to a child that it forks without the server's hooks.
 LEAVES_ITS_LOCK = """
 import os, sys, time
 from pathlib import Path
@@ -173,8 +173,8 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the holder is not known")
-async def test_a_refusal_names_the_process_that_has_the_lock_and_not_the_dead_one_that_took_it(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not report the holder")
+async def test_refusal_names_the_process_that_has_the_lock_and_not_the_dead_one_that_took_it(tmp_path: Path) -> None:
     path = tmp_path / "mendflow.db"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     taker = subprocess.Popen(  # noqa: ASYNC220 - it is only read from, and killed

@@ -1,6 +1,6 @@
-"""The power is cut under load: what was acknowledged had been synced, so it is there, and goes on.
+"""The power is cut under load: what was acknowledged had been synced, so it is stored and continues.
 
-A SIGKILL leaves what the system has yet to write; a power cut does not. MENDFLOW_SEED=number tells another story.
+A SIGKILL leaves what the system has yet to write; a power cut does not. MENDFLOW_SEED=number selects another story.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mendflow_server.store.sqlite import connection, writer
 from tests.crash.load import Load
 from tests.crash.power import PoweredServer, build_platter, mixed, syncs
 from tests.support.load_workflows import EFFECTS
-from tests.support.promises import Death, Evidence, Promise, Told, Watched, broken, read_effects, read_store
+from tests.support.promises import Death, Evidence, Promise, Reply, Watched, broken, read_effects, read_store
 from tests.support.scale import SOAK, scaled
 from tests.support.stories import draw_stories, wrong_ends
 
@@ -41,13 +41,13 @@ SEEDS = [int(os.environ["MENDFLOW_SEED"])] if os.environ.get("MENDFLOW_SEED") el
 
 @pytest.fixture(scope="session")
 def platter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that sees the syncs."""
+    """Return the library that sees the syncs."""
     return build_platter(tmp_path_factory.mktemp("platter"), Path(__file__).with_name("platter.c"))
 
 
 @pytest.fixture
 def powered(tmp_path: Path, platter: Path) -> Iterator[PoweredServer]:
-    """A server whose power can be cut, not started yet."""
+    """Yield a server whose power can be cut, not started yet."""
     server = PoweredServer(tmp_path, modules=("tests.support.load_workflows",), library=platter, rng=Random(SEEDS[0]))
     try:
         yield server
@@ -67,7 +67,7 @@ async def test_nothing_is_lost_or_done_twice_by_power_cuts(powered: PoweredServe
 
     def seen(cut: Cut) -> None:
         watched = [replace(each, events=list(each.events)) for each in load.watched]
-        deaths.append(Death(cut.stored, read_effects(powered.directory / EFFECTS), list(load.told), watched))
+        deaths.append(Death(cut.stored, read_effects(powered.directory / EFFECTS), list(load.replies), watched))
 
     powered.on_cut = seen
     powered.start()
@@ -77,18 +77,18 @@ async def test_nothing_is_lost_or_done_twice_by_power_cuts(powered: PoweredServe
     except TimeoutError:
         pytest.fail(f"MENDFLOW_SEED={seed}: {load.unfinished()} have not ended after {LIMIT} s")
     powered.shares = (0.0,)
-    powered.kill()  # What was told must be on the disk now.
+    powered.kill()  # Everything acknowledged must be stored now.
     stored = read_store(powered.store)
     effects = read_effects(powered.directory / EFFECTS)
-    wrong = [str(each) for each in broken(Evidence(stored, effects, load.told, load.watched, deaths))]
-    wrong += wrong_ends(stories, {told.workflow_id: told.detail for told in load.told if told.kind == "result"})
+    wrong = [str(each) for each in broken(Evidence(stored, effects, load.replies, load.watched, deaths))]
+    wrong += wrong_ends(stories, {reply.workflow_id: reply.detail for reply in load.replies if reply.kind == "result"})
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
     assert stored.rows.keys() == {story.workflow_id for story in stories}
-    # It was a load, the cuts cut into it, and the log was begun anew between them.
+    # There was load, the cuts interrupted it, and the log was restarted between them.
     counts = syncs(powered.platter)
     print(  # noqa: T201 - the proof's figures
         f"\nseed {seed}: {len(stored.rows)} workflows, {len(effects)} executions, {len(load.watched)} watches, "
-        f"{len(load.told)} answers; syncs of the log {counts['-wal']}, of the file {counts['']}, of the directory "
+        f"{len(load.replies)} answers; syncs of the log {counts['-wal']}, of the file {counts['']}, of the directory "
         f"{counts['directory']}; open at the cuts: {[cut.open_stories for cut in load.kills]}, written sectors "
         f"lost: {[cut.lost for cut in powered.cuts]}"
     )
@@ -98,21 +98,21 @@ async def test_nothing_is_lost_or_done_twice_by_power_cuts(powered: PoweredServe
     assert counts[""] > CUTS
 
 
-async def work(client: Client, told: list[Told], watched: Watched) -> None:
-    """Have one workflow end, and one wait, and see it."""
+async def work(client: Client, replies: list[Reply], watched: Watched) -> None:
+    """Run one workflow to its end and another one up to its wait, and watch both."""
     for workflow_id, workflow_type, value in (("ends", "three", "x"), ("waits", "wait_for", "y")):
         handle = await client.start(workflow_type, value, id=workflow_id)
-        told.append(Told("started", workflow_id, (await handle.get()).uid))
+        replies.append(Reply("started", workflow_id, (await handle.get()).uid))
     assert await client.handle("ends").result() == "x-1-2-3"
-    told.append(Told("result", "ends", await client.get("ends")))
+    replies.append(Reply("result", "ends", await client.get("ends")))
     async for event in client.handle("waits").watch():
         watched.events.append(event)
         if event.HasField("signal_awaited"):
             break
 
 
-async def to_the_end(client: Client, told: list[Told], watched: list[Watched]) -> None:
-    """Have two workflows run to their ends, and see all of it, whatever becomes of the server."""
+async def to_the_end(client: Client, replies: list[Reply], watched: list[Watched]) -> None:
+    """Run two workflows to their ends, and watch them, whatever happens to the server."""
 
     async def watch(each: Watched) -> None:
         async for event in client.handle(each.workflow_id).watch():
@@ -122,19 +122,19 @@ async def to_the_end(client: Client, told: list[Told], watched: list[Watched]) -
     async with asyncio.TaskGroup() as group:
         for workflow_id, workflow_type, value in (("ends", "three", "x"), ("waits", "wait_for", "y")):
             handle = await client.start(workflow_type, value, id=workflow_id)
-            told.append(Told("started", workflow_id, (await handle.get()).uid))
+            replies.append(Reply("started", workflow_id, (await handle.get()).uid))
             watched.append(Watched(workflow_id))
             group.create_task(watch(watched[-1]))
         await client.signal("waits", "go", "on", request_id="go")
-        told.append(Told("signalled", "waits", "go"))
+        replies.append(Reply("signalled", "waits", "go"))
     for workflow_id, output in (("ends", "x-1-2-3"), ("waits", "y: on")):
         assert await client.handle(workflow_id).result() == output
-        told.append(Told("result", workflow_id, await client.get(workflow_id)))
+        replies.append(Reply("result", workflow_id, await client.get(workflow_id)))
 
 
 async def cut_at(server: PoweredServer, sync: int) -> Evidence:
-    """Cut the power when this sync is asked for, then let all come to its end; 0: nothing is cut."""
-    told: list[Told] = []
+    """Cut the power at this sync, then run everything to its end. 0 means that nothing is cut."""
+    replies: list[Reply] = []
     watched: list[Watched] = []
     deaths: list[Death] = []
     effects = server.directory / EFFECTS
@@ -146,25 +146,25 @@ async def cut_at(server: PoweredServer, sync: int) -> Evidence:
             Client(server.grpc_address, retry_for=None) as client,
             asyncio.TaskGroup() as tasks,
         ):
-            tasks.create_task(to_the_end(client, told, watched))
+            tasks.create_task(to_the_end(client, replies, watched))
             if sync:
                 assert await asyncio.to_thread(server.wait_died) == -signal.SIGKILL
                 server.lose_power()
                 seen = [replace(each, events=list(each.events)) for each in watched]
-                deaths.append(Death(server.cuts[-1].stored, read_effects(effects), list(told), seen))
+                deaths.append(Death(server.cuts[-1].stored, read_effects(effects), list(replies), seen))
                 server.environment["PLATTER_DIES"] = "0"
                 server.start(wait=False)
         server.shares = (0.0,)
         server.kill()
     finally:
         server.stop()
-    return Evidence(server.cuts[-1].stored, read_effects(effects), told, watched, deaths)
+    return Evidence(server.cuts[-1].stored, read_effects(effects), replies, watched, deaths)
 
 
 @pytest.mark.timeout(LIMIT + 60)
 @pytest.mark.proof
 async def test_the_power_may_be_cut_at_any_sync(tmp_path: Path, platter: Path) -> None:
-    """What was written for it is lost then, or half of it is there, or all. The log is begun anew all the time."""
+    """Of the data to sync, nothing, half or all of it survives. The log restarts every few commits."""
     rng = Random(SEEDS[0])
 
     def server(name: str) -> PoweredServer:
@@ -202,38 +202,38 @@ async def test_the_power_may_be_cut_at_any_sync(tmp_path: Path, platter: Path) -
 async def test_a_commit_that_is_not_synced_is_reported(
     powered: PoweredServer, fault: str, promises: set[Promise]
 ) -> None:
-    """The checker, proven: what SIGKILL alone would never show breaks the promises when the power is cut."""
-    told: list[Told] = []
+    """Prove the checker: a power cut breaks the promises where SIGKILL alone would not."""
+    replies: list[Reply] = []
     watched = Watched("waits")
     powered.faults = (fault,) if fault else ()
     powered.start()
     async with Client(powered.grpc_address) as client:
-        await work(client, told, watched)
+        await work(client, replies, watched)
     powered.kill()
     effects = read_effects(powered.directory / EFFECTS)
     (cut,) = powered.cuts
-    death = Death(cut.stored, effects, told, [watched])
-    found = broken(Evidence(cut.stored, effects, told, deaths=[death], over=False))
+    death = Death(cut.stored, effects, replies, [watched])
+    found = broken(Evidence(cut.stored, effects, replies, deaths=[death], over=False))
     assert {breach.promise for breach in found} == promises, found
 
 
 async def test_a_power_cut_after_a_clean_end_loses_nothing(powered: PoweredServer) -> None:
-    told: list[Told] = []
+    replies: list[Reply] = []
     watched = Watched("waits")
     powered.start()
     async with Client(powered.grpc_address) as client:
-        await work(client, told, watched)
+        await work(client, replies, watched)
         assert powered.terminate() == 0
         powered.lose_power()
         powered.start()
         await client.signal("waits", "go", "on", request_id="go")
-        told.append(Told("signalled", "waits", "go"))
+        replies.append(Reply("signalled", "waits", "go"))
         assert await client.handle("waits").result() == "y: on"
     powered.kill()
     effects = read_effects(powered.directory / EFFECTS)
     first, last = powered.cuts
-    death = Death(first.stored, effects, told[:-1], [watched])
-    assert not broken(Evidence(last.stored, effects, told, deaths=[death]))
+    death = Death(first.stored, effects, replies[:-1], [watched])
+    assert not broken(Evidence(last.stored, effects, replies, deaths=[death]))
 
 
 @pytest.mark.parametrize("create", [True, False])

@@ -1,7 +1,7 @@
 """SIGKILL at random under load: hundreds of workflows, signals, cancels and watchers live through many deaths.
 
-MENDFLOW_SEED=number tells another story. What fails names its seed; the kills come at moments of progress, so a run is
-alike but never the same.
+MENDFLOW_SEED=number selects another story. A failure names its seed. The kills come at moments of progress, so two runs
+of a seed are similar but not equal.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 COUNT = scaled(300, 3_000)
 KILLS = scaled(10, 50)
-#: How long one run may take, in seconds.
+#: The time limit of one run, in seconds.
 LIMIT = scaled(180, 900)
-#: What so many workflows at once may add to each limit of time, in seconds: they wait for threads, and for each other.
+#: What this many parallel workflows may add to each time limit, in seconds: they wait for threads and for each other.
 CROWD = 1.0
 SEEDS = [int(os.environ["MENDFLOW_SEED"])] if os.environ.get("MENDFLOW_SEED") else list(range(1, scaled(1, 4) + 1))
 
@@ -49,7 +49,7 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
         except TimeoutError:
             server.kill()
             pytest.fail(f"MENDFLOW_SEED={seed}: {load.unfinished()} have not ended after {LIMIT} s")
-        server.kill()  # What was told must be on disk now.
+        server.kill()  # Everything acknowledged must be stored now.
         stored = read_store(server.store)
         effects = read_effects(tmp_path / EFFECTS)
     lives = load.lives
@@ -57,7 +57,7 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     evidence = Evidence(
         stored,
         effects,
-        load.told,
+        load.replies,
         load.watched,
         deaths,
         allowance=CROWD,
@@ -65,25 +65,25 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     )
     wrong = [str(each) for each in broken(evidence)]
     wrong += [each for watch in load.raw for each in unfaithful(watch, stored.histories[watch.workflow_id])]
-    wrong += wrong_ends(stories, {told.workflow_id: told.detail for told in load.told if told.kind == "result"})
+    wrong += wrong_ends(stories, {reply.workflow_id: reply.detail for reply in load.replies if reply.kind == "result"})
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
     events = [event for history in stored.histories.values() for event in history]
     assert stored.rows.keys() == {story.workflow_id for story in stories}
     assert not [event for event in events if event.HasField("workflow_quarantined")], (
-        "nobody pays for kills from outside"
+        "no workflow is quarantined for kills from outside"
     )
-    # It was a load, and the deaths cut into it: into attempts, calls, watches and recoveries.
+    # There was load, and the deaths interrupted attempts, calls, watches and recoveries.
     assert len(load.kills) == KILLS
     lost = sum(event.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST for event in events)
     late = delays(evidence)
-    assert late, "some life had time enough to be judged by"
+    assert late, "at least one life lasted long enough for a verdict"
     recovering = sum(kill.recovering for kill in load.kills)
     print(  # noqa: T201 - the proof's figures
         f"\nseed {seed}: {len(stored.rows)} workflows, {len(events)} events, {len(effects)} executions, "
-        f"{lost} of them lost, {len(load.watched)} watches, {len(load.raw)} of them bare, {len(load.told)} answers; "
+        f"{lost} of them lost, {len(load.watched)} watches, {len(load.raw)} of them bare, {len(load.replies)} answers; "
         f"open at the deaths: {[kill.open_stories for kill in load.kills]}, "
         f"calls: {[kill.calls for kill in load.kills]}; "
-        f"{recovering} kills in the midst of a recovery; {len(late)} things due at a restart went on "
+        f"{recovering} kills in the middle of a recovery; {len(late)} debts at a restart were paid "
         f"{statistics.median(late):.3f} s after the process was up, at the latest {max(late):.3f} s"
     )
     assert lost > KILLS
@@ -93,6 +93,6 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     assert sum(not watch.ended for death in deaths for watch in death.watched) > COUNT // 2
     assert 2 * len(load.raw) > len(load.watched) // 2
     assert recovering >= max(1, KILLS // 10)
-    # Each life had begun before its death: none was killed while it imported.
+    # No life was killed while it imported.
     assert len(lives) == KILLS + 1
     assert all(up < (death.time or 0.0) for up, death in zip(lives, load.deaths, strict=False))

@@ -1,7 +1,7 @@
-"""A store that is slow, or away when a server starts: all is told, nothing is lost or done twice, and it goes on.
+"""A store that is slow, or away when a server starts: each problem is reported, and work continues without a loss.
 
-No disk can be made slow to order, nor made to fail at one read of a recovery. So a composition root for tests wraps the
-real store, and a test says what waits or fails and for how long.
+A test cannot make a disk slow, or make it fail at one read of a recovery. So a composition root for tests wraps the
+real store, and a test decides what waits or fails and for how long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mendflow_server.app import App, Parts
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from mendflow_server.store.factory import open_store
 from tests.support.files import whole_lines
-from tests.support.promises import Effect, Evidence, Told, broken, read_store
+from tests.support.promises import Effect, Evidence, Reply, broken, read_store
 from tests.support.servers import DEFINITIONS, Server, http_health, serving, settings_for, until
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 
 class Slow:
-    """A store whose commits succeed, but take as long as the gate is shut: on their way to the disk or back from it."""
+    """A store whose commits succeed, but wait while the gate is shut: before the disk gets them, or after."""
 
     def __init__(self, inner: Store, moment: str) -> None:
         self._inner = inner
@@ -47,7 +47,7 @@ class Slow:
         return getattr(self._inner, name)
 
     async def commit(self, batch: Batch) -> BatchResult:
-        """The batch, when the gate is open."""
+        """Commit the batch when the gate is open."""
         if self._moment == "to the disk":
             await self.gate.wait()
         result = await self._inner.commit(batch)
@@ -61,7 +61,7 @@ class Slow:
 
 
 class Away:
-    """A store that fails at one of its verbs until it is back; a write may have taken place all the same."""
+    """A store that fails at one of its verbs until it is back. A write may have happened nevertheless."""
 
     def __init__(self, inner: Store, verb: str, *, done: bool) -> None:
         self._inner = inner
@@ -88,7 +88,7 @@ class Away:
 
 
 async def health_of(server: Server) -> tuple[int, list[str], int]:
-    """Answer the health's HTTP status and reasons, and its gRPC status."""
+    """Return the HTTP status and reasons of the health, and its gRPC status."""
     code, body = await asyncio.to_thread(http_health, f"127.0.0.1:{server.app.http_port}")
     stub: Any = health_pb2_grpc.HealthStub(server.channel)
     reply = await stub.Check(health_pb2.HealthCheckRequest())
@@ -96,7 +96,7 @@ async def health_of(server: Server) -> tuple[int, list[str], int]:
 
 
 async def says(server: Server, code: int, text: str = "") -> None:
-    """Wait until the health has this status, both ways, and this text in a reason."""
+    """Wait until the health has this status, over HTTP and gRPC, and this text in a reason."""
     for _ in range(1_000):
         status, reasons, grpc_status = await health_of(server)
         if status == code and grpc_status == (SERVING if code == 200 else NOT_SERVING) and text in "\n".join(reasons):
@@ -106,13 +106,13 @@ async def says(server: Server, code: int, text: str = "") -> None:
 
 
 def read_journal(path: Path) -> list[Effect]:
-    """Answer the steps' real executions; their workflow is the first part of their text."""
+    """Return the steps' real executions. The first part of each text is the workflow id."""
     lines = [line.split(" ") for line in whole_lines(path)]
     return [Effect(text.partition("-")[0], key, int(number), once) for _, key, number, once, text in lines]
 
 
 @pytest.mark.parametrize("moment", ["to the disk", "back from it"])
-async def test_commits_that_take_long_are_told_and_start_each_workflow_once(
+async def test_slow_commits_are_reported_and_start_each_workflow_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     monkeypatch.setenv("MENDFLOW_TEST_JOURNAL", str(tmp_path / "journal.txt"))
@@ -123,7 +123,7 @@ async def test_commits_that_take_long_are_told_and_start_each_workflow_once(
         return stores[-1]
 
     names = [f"slow{number}" for number in range(5)]
-    told = []
+    replies = []
     async with (
         serving(tmp_path, parts=Parts(open_store=slow_store), **SOON) as server,
         Client(server.address, retry_for=0.0) as client,
@@ -143,23 +143,23 @@ async def test_commits_that_take_long_are_told_and_start_each_workflow_once(
         for name in names:
             handle = await client.start("three", name, id=name)
             assert not handle.started, "it had been started"
-            told.append(Told("started", name, (await handle.get()).uid))
+            replies.append(Reply("started", name, (await handle.get()).uid))
             assert await handle.result() == f"{name}-1-2-3"
-            told.append(Told("result", name, await client.get(name)))
+            replies.append(Reply("result", name, await client.get(name)))
         await server.app.drain()
     effects = read_journal(tmp_path / "journal.txt")
     assert len(effects) == 3 * len(names)
-    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), effects, told))
+    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), effects, replies))
 
 
-async def leave_behind(directory: Path) -> list[Told]:
-    """Let a server end without a drain, with a step under way and a workflow that waits; answer what was told."""
-    told = []
+async def leave_behind(directory: Path) -> list[Reply]:
+    """End a server without a drain, with a step in progress and a waiting workflow, and return the replies."""
+    replies = []
     async with serving(directory) as server:
         for workflow_type, value, name in (("holds", 0.3, "held"), ("wait_for", "x", "waits")):
             handle = await server.client.start(workflow_type, value, id=name)
-            told.append(Told("started", name, (await handle.get()).uid))
-    return told
+            replies.append(Reply("started", name, (await handle.get()).uid))
+    return replies
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ async def test_a_recovery_waits_for_a_store_that_is_away(tmp_path: Path, verb: s
         stores.append(Away(open_store(url, **options), verb, done=done))
         return stores[-1]
 
-    told = await leave_behind(tmp_path)
+    replies = await leave_behind(tmp_path)
     async with (
         App(settings_for(tmp_path, **SOON), DEFINITIONS, parts=Parts(open_store=away_store)) as served,
         grpc.aio.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel,
@@ -190,14 +190,14 @@ async def test_a_recovery_waits_for_a_store_that_is_away(tmp_path: Path, verb: s
     ):
         server = Server(served, channel, client)
         await says(server, 503, "bring it back")
-        assert await until(lambda: stores[0].asked > 2), "it asks again and again"
+        assert await until(lambda: stores[0].asked > 2), "it retries without end"
         stores[0].back = True
         await says(server, 200)
         await client.signal("waits", "go", "on", request_id="go")
-        told.append(Told("signalled", "waits", "go"))
+        replies.append(Reply("signalled", "waits", "go"))
         for name in ("held", "waits"):
             ended = await client.get(name, wait=5.0)
             assert ended.state == SUCCEEDED
-            told.append(Told("result", name, ended))
+            replies.append(Reply("result", name, ended))
         await served.drain()
-    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), told=told))
+    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), replies=replies))

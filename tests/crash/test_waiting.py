@@ -1,4 +1,4 @@
-"""Waiting is free: what sleeps, waits for a signal or backs off holds no slot and, after a moment, no memory."""
+"""Waiting is free: a workflow that sleeps, waits for a signal or backs off holds no slot and soon no memory."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
     from tests.support.promises import Stored
     from tests.support.servers import Server
 
-#: How many workflows of each sort wait.
+#: How many workflows of each type wait.
 COUNT = 80
-#: What has rested so long leaves the memory, in seconds.
+#: After this many seconds of rest a workflow leaves the memory.
 REST = 0.2
-#: What wakes so soon is in memory, in seconds: the supervisor looks two ahead, and ticks twice in one.
+#: What wakes within this many seconds is in memory: the supervisor looks two ahead, and ticks twice in one.
 AHEAD = 3.0
-#: How long the others are given to end, in seconds: they take a fraction of it, and with a fault they may never.
+#: The time limit for the end of the others, in seconds. They take a fraction of it; with a fault they may never end.
 PATIENCE, LITTLE_PATIENCE = 30.0, 1.0
 
 
 def others_are_over(stored: Stored) -> bool:
-    """Tell whether all that does not wait has ended."""
+    """Return whether every workflow that does not wait has ended."""
     return all(row.state in FINAL_STATES for name, row in stored.rows.items() if name.startswith("other-"))
 
 
 def is_queued(stored: Stored) -> bool:
-    """Tell whether someone waits for a slot."""
+    """Return whether a workflow waits for a slot."""
     return any(row.reason == event_pb2.STATE_REASON_SLOT for row in stored.rows.values())
 
 
 async def look_at(server: Server, store: Path, patience: float) -> list[Look]:
-    """Look once when the others are over, and once when what waits has had its time to leave the memory."""
+    """Look once when the others have ended, and once when the waiting workflows should have left the memory."""
     engine = server.app.engine
     await until(lambda: not is_queued(read_store(store)) and others_are_over(read_store(store)), patience)
     looks = [Look(time.time(), read_store(store), slots=1)]
@@ -59,8 +59,8 @@ async def look_at(server: Server, store: Path, patience: float) -> list[Look]:
 
 
 @pytest.mark.parametrize("fault", ["", "slot_kept_in_backoff", "nothing_leaves_memory"])
-async def test_what_waits_holds_no_slot_and_no_memory(tmp_path: Path, fault: str) -> None:
-    """One slot, and hundreds wait: the others go on, and the memory is empty but for what wakes soon."""
+async def test_waiting_workflow_holds_no_slot_and_no_memory(tmp_path: Path, fault: str) -> None:
+    """With one slot and hundreds that wait, the others continue, and memory holds only what wakes soon."""
     build = build_with([fault] if fault else [])
     async with serving(tmp_path, attempt_slots=1, evict_after=REST, new_app=build.new_app) as server:
         client = server.client
@@ -79,15 +79,15 @@ async def test_what_waits_holds_no_slot_and_no_memory(tmp_path: Path, fault: str
     assert len(waiting) > 2 * COUNT
 
 
-async def test_what_fell_due_while_no_server_was_there_goes_on_with_the_recovery(
+async def test_work_due_during_downtime_continues_with_the_recovery(
     tmp_path: Path,
 ) -> None:
-    """And not with the first tick after it: here there is none."""
+    """The recovery does this, not the first tick after it: here no tick comes."""
     async with serving(tmp_path, evict_after=REST) as server:
         await server.client.start("sleeper", 0.3, id="asleep")
         assert await until(lambda: read_store(tmp_path / "mendflow.db").rows)
     while time.time() < (read_store(tmp_path / "mendflow.db").rows["asleep"].wake or 0.0):
-        time.sleep(0.01)  # noqa: ASYNC251 - nothing else is there that could go on
+        time.sleep(0.01)  # noqa: ASYNC251 - no other task is there that could continue
     parts = Parts(supervisor=functools.partial(Supervisor, tick=3_600.0))
     async with serving(tmp_path, parts=parts) as server:
         assert await server.client.handle("asleep").result(timeout=10) == "awake"

@@ -1,4 +1,4 @@
-"""A server whose store lies on a disk that a test makes fail, and callers that keep what they were told."""
+"""A server whose store is on a disk that a test makes fail, and callers that keep their replies."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mendflow.errors import ServerUnavailable
 from mendflow_server.history.state import FINAL_STATES
 from tests.support.load_workflows import EFFECTS
 from tests.support.mounting import fill, mount, unmount
-from tests.support.promises import Broken, Evidence, Told, broken, read_effects, read_store
+from tests.support.promises import Broken, Evidence, Reply, broken, read_effects, read_store
 from tests.support.servers import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-#: So that the health tells, and a caller is told, in less than a second.
+#: Low limits, so that health and callers learn of a problem in less than a second.
 SOON = {
     "MENDFLOW_COMMIT_AGE_LIMIT": "0.5",
     "MENDFLOW_PROBE_INTERVAL": "0.2",
@@ -32,14 +32,14 @@ SOON = {
 
 @dataclass
 class OnAVolume(ServerProcess):
-    """A server whose store lies in a directory of its own. Its log and the steps' effects lie beside that."""
+    """A server with its store in a directory of its own. Its log and the steps' effects are beside that directory."""
 
     modules: tuple[str, ...] = ("tests.support.load_workflows",)
     environment: dict[str, str] = field(default_factory=lambda: dict(SOON))
 
     @property
     def volume(self) -> Path:
-        """Where the store lies. No advice has such a word in it."""
+        """The store's directory. No advice contains this word."""
         return self.directory / "volume"
 
     @property
@@ -49,20 +49,20 @@ class OnAVolume(ServerProcess):
 
     @property
     def effects(self) -> Path:
-        """Where the steps' real executions are: one line for each."""
+        """The journal of the steps' real executions, one line for each."""
         return self.directory / EFFECTS
 
     @property
     def words(self) -> str:
-        """All that it has said."""
+        """Everything that the server has printed."""
         return (self.directory / "server.log").read_text("utf-8", errors="replace")
 
     def errors(self, event: str) -> list[str]:
-        """Answer what the log lines of one kind say."""
+        """Return the errors in the log lines of one event."""
         return [line["error"] for line in self.log if line["event"] == event]
 
     async def says(self, status: int, *texts: str, path: str = "/health", reasons: int | None = None) -> list[str]:
-        """Wait until the health has this status, and these texts in its reasons, of which there are so many."""
+        """Wait until the health has this status, and these texts in its reasons, of which there are ``reasons``."""
         for _ in range(1_000):
             code, body = await asyncio.to_thread(self.health, path)
             found: list[str] = body.get("reasons", [])
@@ -71,10 +71,10 @@ class OnAVolume(ServerProcess):
                 return found
             assert self.process is None or self.process.poll() is None, self.words[-4_000:]
             await asyncio.sleep(0.02)
-        raise AssertionError(f"{path} does not get {status} {texts}: {self.health(path)}")
+        raise AssertionError(f"{path} does not return {status} {texts}: {self.health(path)}")
 
     def refused(self) -> str:
-        """Start it; it must end by itself, with the exit code of a refusal. Answer its last words: one line."""
+        """Start the server, which must end with the exit code of a refusal, and return its last output: one line."""
         before = len(self.words) if self.process else 0
         self.start(wait=False)
         assert self.wait_died() == 1
@@ -86,37 +86,37 @@ class OnAVolume(ServerProcess):
 
 @dataclass
 class Caller:
-    """A client that does not try again by itself, and what it was told."""
+    """A client that does not retry by itself, and its replies."""
 
     client: Client
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
 
     async def start(self, workflow_type: str, value: Any, workflow_id: str) -> None:
         """Start a workflow."""
         handle = await self.client.start(workflow_type, value, id=workflow_id)
-        self.told.append(Told("started", workflow_id, (await handle.get()).uid))
+        self.replies.append(Reply("started", workflow_id, (await handle.get()).uid))
 
     async def signal(self, workflow_id: str) -> None:
         """Send the signal go."""
         await self.client.signal(workflow_id, "go", "on", request_id=f"go-{workflow_id}")
-        self.told.append(Told("signalled", workflow_id, f"go-{workflow_id}"))
+        self.replies.append(Reply("signalled", workflow_id, f"go-{workflow_id}"))
 
     async def end(self, workflow_id: str) -> int:
-        """Wait for a workflow's end; answer its state."""
+        """Wait for a workflow's end, and return its state."""
         while (workflow := await self.client.get(workflow_id, wait=5.0)).state not in FINAL_STATES:
             pass
-        self.told.append(Told("result", workflow_id, workflow))
+        self.replies.append(Reply("result", workflow_id, workflow))
         return workflow.state
 
     async def all_end(self) -> list[str]:
-        """Wait for the end of all that there is: also what nobody was told of may be there. Answer their ids."""
+        """Wait for the end of all workflows, including those without a reply, and return their ids."""
         there = [workflow.workflow_id async for workflow in self.client.list()]
         for workflow_id in there:
             await self.end(workflow_id)
         return there
 
     async def start_until_refused(self, value: Any, times: int = 2) -> None:
-        """Start workflows until so many were refused."""
+        """Start workflows until this many starts were refused."""
         refused = 0
         for number in range(200):
             try:
@@ -125,7 +125,7 @@ class Caller:
                 refused += 1
             if refused == times:
                 return
-        raise AssertionError("the disk took everything")
+        raise AssertionError("the disk accepted everything")
 
 
 @contextlib.asynccontextmanager
@@ -135,9 +135,9 @@ async def calling(server: ServerProcess) -> AsyncIterator[Caller]:
         yield Caller(client)
 
 
-def breaches(server: OnAVolume, told: list[Told], *, over: bool = True) -> list[Broken]:
-    """Answer what the checker finds in all that a server has left."""
-    return broken(Evidence(read_store(server.store), read_effects(server.effects), told, over=over))
+def breaches(server: OnAVolume, replies: list[Reply], *, over: bool = True) -> list[Broken]:
+    """Return the promises that the checker finds broken in what a server left."""
+    return broken(Evidence(read_store(server.store), read_effects(server.effects), replies, over=over))
 
 
 # --- troubles -------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def breaches(server: OnAVolume, told: list[Told], *, over: bool = True) -> list[
 
 @contextlib.contextmanager
 def full(server: OnAVolume) -> Iterator[None]:
-    """There is no room on the disk."""
+    """Fill the disk."""
     ballast = fill(server.volume)
     yield
     ballast.unlink()
@@ -153,7 +153,7 @@ def full(server: OnAVolume) -> Iterator[None]:
 
 @contextlib.contextmanager
 def refuses_to_grow(server: OnAVolume) -> Iterator[None]:
-    """The kernel refuses whatever would make a file longer than the store's log is now: an error, no full disk."""
+    """Make the kernel refuse every write that would make a file longer than the log is now, as an I/O error."""
     assert server.process is not None
     unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
     size = server.store.with_name(f"{server.store.name}-wal").stat().st_size
@@ -166,7 +166,7 @@ def refuses_to_grow(server: OnAVolume) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(server: OnAVolume) -> Iterator[None]:
-    """Another program holds the write lock: to the server a disk that takes for ever."""
+    """Hold the write lock as another program does. To the server the disk takes forever."""
     with contextlib.closing(sqlite3.connect(server.store, isolation_level=None)) as other:
         other.execute("begin immediate")
         yield
@@ -175,10 +175,10 @@ def locked(server: OnAVolume) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(server: OnAVolume) -> Iterator[None]:
-    """The directory is mounted anew, read-only.
+    """Mount the directory read-only.
 
-    The kernel does not let a file system turn read-only under files that are open for writing, short of an error of
-    the disk. So the server meets an error first, on what it has open, and read-only files when it opens them anew.
+    The kernel does not make a file system read-only while files on it are open for writing, except after a disk error.
+    So the server meets an error first, on the files that it has open, and read-only files when it opens them again.
     """
     with refuses_to_grow(server):
         mount(server.volume, "--bind", str(server.volume))

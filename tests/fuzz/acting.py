@@ -1,4 +1,4 @@
-"""What is done to a program from outside while it runs, and how it is brought to its end."""
+"""The acts on a program from outside while it runs, and the way to its end."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from mendflow import WorkflowHandle
 
-#: Beside the signals.
+#: The acts beside the signals.
 ACTS = ("pause", "pause", "cancel", "resume", "terminate")
-#: A program that has not ended after so long never will, in seconds.
+#: A program that has not ended after this many seconds never will.
 PATIENCE = 20.0
 
 
 async def act(handle: WorkflowHandle[Any], acts: Sequence[str]) -> None:
-    """Do these one after the other; what it refuses is refused."""
+    """Do these acts one after the other. The server may refuse some."""
     verbs = {"cancel": handle.cancel, "resume": handle.resume, "terminate": handle.terminate}
     for what in acts:
         with contextlib.suppress(MendflowError):
@@ -35,7 +35,7 @@ async def act(handle: WorkflowHandle[Any], acts: Sequence[str]) -> None:
 
 
 async def let_end(handle: WorkflowHandle[Any]) -> bool:
-    """Send what it may still wait for, whenever it has come to rest, until it has ended; False: it does not."""
+    """Send the signals that it may wait for, each time it rests, until it has ended. Return whether it did."""
     seen = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):

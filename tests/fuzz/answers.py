@@ -1,4 +1,4 @@
-"""Whether what an rpc answered fits what it was asked, where it did not refuse."""
+"""Whether an answer fits its request, where the server did not refuse."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 def faults_of_answer(method: Method, request: Message | None, answer: Answer) -> list[str]:
-    """Answer what is wrong with an answer; ``request`` None: its bytes were no message."""
+    """Return what is wrong with an answer. ``request`` is None if its bytes were no message."""
     wrong = faults(method, request, answer)
     return wrong if wrong or answer.code != "OK" else faults_of_ok(method, request, answer)
 
 
 def faults_of_ok(method: Method, request: Any, answer: Answer) -> list[str]:
-    """Answer where what came is not what was asked for."""
+    """Return where the response does not fit the request."""
     if method.name == "BatchStartWorkflows":
         return _faults_of_outcomes(request, answer.responses[0].outcomes)
     if method.name == "WatchWorkflow":
@@ -45,12 +45,12 @@ def _faults_of_outcomes(request: Any, outcomes: Any) -> list[str]:
         if outcome.HasField("error"):
             wrong += faults_of_status(BY_NAME["StartWorkflow"], start, outcome.error)
         elif not outcome.HasField("response"):
-            wrong.append("an outcome that is none")
+            wrong.append("an outcome without a result")
     return wrong
 
 
 def _faults_of_frames(request: Any, answer: Answer) -> list[str]:
-    """Sequences rise without a gap but for what the filter leaves out."""
+    """Check that sequences rise, with gaps only where the filter leaves events out."""
     wrong = []
     last = request.after_sequence
     for frame in answer.responses:
@@ -68,7 +68,7 @@ def _faults_of_frames(request: Any, answer: Answer) -> list[str]:
 
 
 def _faults_of_health(request: Any, answer: Answer) -> list[str]:
-    """By its protocol a watch of a service that there is not goes on, with SERVICE_UNKNOWN; of others it says how."""
+    """Check the statuses: the watch of an unknown service stays open with SERVICE_UNKNOWN, others report its state."""
     known = request.service in (*READY_NAMES, LIVENESS)
     statuses = [response.status for response in answer.responses]
     if statuses and all((status != _SERVICE_UNKNOWN) == known and status for status in statuses):

@@ -1,4 +1,4 @@
-"""Calls of any rpc, with any bytes, and what came of them."""
+"""Calls of any rpc with any bytes, and their outcomes."""
 
 from __future__ import annotations
 
@@ -29,44 +29,44 @@ if TYPE_CHECKING:
 
     from tests.support.servers import Server
 
-#: A call that takes longer hangs, also on a machine that is busy with other things.
+#: The time limit of a call, also on a machine that is busy with other work, in seconds. A longer call hangs.
 PATIENCE = 20.0
-#: A stream is read until it has been silent for so long, or has sent so many frames.
+#: A stream is read until it has been silent for this long, or has sent this many frames.
 SILENCE = 0.1
 FRAMES = 3
-#: The workflow ``forbidden`` leaves a task behind, and nobody takes the exception by which it learns that it may not.
+#: The workflow ``forbidden`` leaves a task behind, and no code takes the exception that forbids it.
 THEIR_OWN_TASK = "coro=<_in_a_task()"
 
 
 class Complaints(logging.Handler):
-    """What anyone says that is wrong: the server's own errors, and all that a library warns of."""
+    """Complaints: the server's own errors, and every warning of a library."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._heard: list[Any] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A library's: asyncio's, of a task whose exception nobody took; gRPC's, of a callback that failed."""
+        """Keep a library's complaint: asyncio's about an exception not taken, gRPC's about a failed callback."""
         if THEIR_OWN_TASK in record.getMessage():
             return
         error = record.exc_info[1] if record.exc_info else None
         self._heard.append({"event": record.name, "message": record.getMessage(), "error": repr(error)})
 
     def listen(self, _: Any, method: str, event: Any) -> Any:
-        """Hear the server's own, as a processor of structlog."""
+        """Keep a complaint of the server, as a processor of structlog."""
         if method in ("error", "critical", "exception"):
             self._heard.append(dict(event))
         raise structlog.DropEvent
 
     def taken(self) -> list[Any]:
-        """Answer what there was since this was last asked."""
+        """Return and forget the complaints so far."""
         heard, self._heard = self._heard, []
         return heard
 
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """A server that is fuzzed, what was complained of, and what its callers were told."""
+    """A server that is fuzzed, the complaints, and the replies to its callers."""
 
     server: Server
     complaints: Complaints
@@ -74,13 +74,13 @@ class Fuzzed:
     _canaries: Any = field(default_factory=itertools.count)
 
     async def call(self, method: Method, request: Any, data: bytes, **options: Any) -> Answer:
-        """Call with these bytes, and enter what was told; ``request`` None: they are no message."""
+        """Call with these bytes, and record the replies. ``request`` is None if the bytes are no message."""
         answer = await call(self.server.channel, method, [data], **options)
         self.ledger.note(method, request, answer)
         return answer
 
     async def is_sound(self, may: Callable[[Any], bool] = lambda _: False) -> None:
-        """Workflows run as ever, the server is ready, holds what was told, and complained of what it ``may`` alone."""
+        """Assert that workflows run, the server is ready, the store matches the replies, and complaints are allowed."""
         # A connection of its own: hand-made HTTP/2 may have ended the others.
         async with grpc.aio.insecure_channel(self.server.address) as channel:
             await canary(workflow_service_pb2_grpc.WorkflowServiceStub(channel), f"canary-{next(self._canaries)}")
@@ -93,7 +93,7 @@ class Fuzzed:
 
 @contextlib.asynccontextmanager
 async def fuzzed(directory: Path, *, seeded: int) -> AsyncIterator[Fuzzed]:
-    """Serve with small limits; at the end the store must hold what was told, and nothing have been complained of."""
+    """Serve with small limits. At the end the store must match the replies, and there must be no complaint."""
     path = directory / "mendflow.db"
     await seed(f"sqlite:///{path}", seeded)
     complaints, ledger = Complaints(), Ledger(path)
@@ -116,7 +116,7 @@ async def fuzzed(directory: Path, *, seeded: int) -> AsyncIterator[Fuzzed]:
         ) as server:
             yield Fuzzed(server, complaints, ledger)
             await server.app.drain()
-        # A task whose exception nobody took says so when it is collected.
+        # A task whose exception no code took complains when it is collected.
         gc.collect()
         wrong = ledger.look_at_all()
         assert not wrong, "\n".join(wrong)
@@ -130,12 +130,12 @@ async def fuzzed(directory: Path, *, seeded: int) -> AsyncIterator[Fuzzed]:
 async def call(
     channel: grpc.aio.Channel, method: Method, requests: Sequence[bytes], *, timeout: float = PATIENCE, **options: Any
 ) -> Answer:
-    """Call with these bytes, read some of what comes, and answer how it ended."""
+    """Call with these bytes, read some of the responses, and return how the call ended."""
     try:
         async with asyncio.timeout(PATIENCE + 5):
             return await _call(channel, method, requests, timeout=timeout, **options)
     except TimeoutError:
-        return Answer("DEADLINE_EXCEEDED", "it hangs, and does not heed its deadline either", None)
+        return Answer("DEADLINE_EXCEEDED", "the call hangs and ignores its deadline", None)
 
 
 async def _call(channel: Any, method: Method, requests: Sequence[bytes], **options: Any) -> Answer:
@@ -154,10 +154,10 @@ async def _call(channel: Any, method: Method, requests: Sequence[bytes], **optio
 
 
 async def _read(stream: Any, method: Method, responses: list[Any]) -> Answer:
-    """Read a few frames, then hang up."""
+    """Read a few frames, then cancel the call."""
     while len(responses) < FRAMES or method.client_streaming:
         reading = asyncio.ensure_future(stream.read())
-        # The first frame must come; after it the stream may rest.
+        # The first frame must come. After it the stream may rest.
         done, _ = await asyncio.wait([reading], timeout=SILENCE if responses else None)
         if not done:
             stream.cancel()
@@ -173,7 +173,7 @@ async def _read(stream: Any, method: Method, responses: list[Any]) -> Answer:
 
 
 async def canary(stub: Any, name: str) -> None:
-    """Run a workflow from start to end, as anyone else would meanwhile."""
+    """Run a workflow from start to end, as another caller would meanwhile."""
     async with asyncio.timeout(PATIENCE):
         start = ws.StartWorkflowRequest(workflow_id=name, workflow_type="three", input=Payload(json='"canary"'))
         await stub.StartWorkflow(start)
@@ -186,7 +186,7 @@ async def canary(stub: Any, name: str) -> None:
 
 
 async def is_ready(channel: grpc.aio.Channel) -> None:
-    """It is ready, or soon is where the machine was too busy."""
+    """Assert that the server is ready, or becomes ready soon on a busy machine."""
     async with asyncio.timeout(PATIENCE):
         while True:
             answer = await call(channel, BY_NAME["Check"], [b""])

@@ -1,4 +1,4 @@
-"""What the contract says of each rpc, read out of its descriptors and comments, and whether an answer keeps to it."""
+"""What the contract says about each rpc, read from its descriptors and comments, and whether an answer keeps it."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ REASONS = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.Error
 }
 CODES = {code.name for code in grpc.StatusCode}
 CODE_OF_NUMBER = {code.value[0]: code.name for code in grpc.StatusCode}
-#: Reasons that say when to ask again.
+#: The reasons that say when to retry.
 COME_BACK = {"TOO_MANY_WATCHES", "TOO_MANY_WORKFLOWS_IN_MEMORY", "DRAINING", "STORE_UNAVAILABLE"}
-#: Reasons that name a workflow.
+#: The reasons that name a workflow.
 OF_A_WORKFLOW = {"WORKFLOW_NOT_FOUND", "ALREADY_STARTED", "WORKFLOW_ENDED", "WRONG_STATE", "SEQUENCE_BEYOND_END"}
-#: An invalid field without a name: the request could not be read at all.
+#: The description of an invalid field without a name: the request could not be parsed.
 UNREADABLE = "the request bytes cannot be parsed as this method's request type"
 
 
@@ -55,7 +55,7 @@ class Method:
     client_streaming: bool
     server_streaming: bool
     ours: bool
-    #: The (code, reason) pairs that its comment lists.
+    #: The (code, reason) pairs in its comment.
     documented: frozenset[tuple[str, str]] = frozenset()
 
     def __repr__(self) -> str:
@@ -68,14 +68,14 @@ class Answer:
 
     code: str
     message: str
-    #: Of grpc-status-details-bin; None: there was none.
+    #: The content of grpc-status-details-bin, or None if there was none.
     status: status_pb2.Status | None
-    #: What came before the end.
+    #: The responses before the end.
     responses: tuple[Any, ...] = ()
 
 
 def methods() -> list[Method]:
-    """Answer every rpc of every service that the server has."""
+    """Return every rpc of every service that the server has."""
     documented = dict(_documented())
     return [
         _method(method, ours=service in OURS, documented=documented.get(method.name, frozenset()))
@@ -98,7 +98,7 @@ def _method(method: Any, *, ours: bool, documented: frozenset[tuple[str, str]]) 
 
 
 def _documented() -> Iterator[tuple[str, frozenset[tuple[str, str]]]]:
-    """Read the statuses out of the comments: of the whole service, then of each rpc."""
+    """Read the statuses from the comments: those of the whole service, then those of each rpc."""
     common: frozenset[tuple[str, str]] = frozenset()
     for path in ("workflow_service.proto", "operator_service.proto"):
         comment: list[str] = []
@@ -123,7 +123,7 @@ def _pairs(comment: list[str]) -> frozenset[tuple[str, str]]:
         if not line.startswith("   "):
             codes = []
         elif not line.startswith("    "):
-            # The codes stand first; what follows on the line may name states, which have the same names.
+            # The codes come first. The rest of the line may name states, which have the same names.
             codes = [word for word in _leading(line) if word in CODES]
         pairs |= {(code, word) for code in codes for word in words if word in REASONS}
     return frozenset(pairs)
@@ -135,7 +135,7 @@ def _leading(line: str) -> list[str]:
 
 
 def answer_of(error: grpc.RpcError, responses: tuple[Any, ...] = ()) -> Answer:
-    """Answer what a call that failed told."""
+    """Return the status of a failed call."""
     call: Any = error
     status = None
     for name, value in call.trailing_metadata() or ():
@@ -145,9 +145,9 @@ def answer_of(error: grpc.RpcError, responses: tuple[Any, ...] = ()) -> Answer:
 
 
 def faults(method: Method, request: Message | None, answer: Answer) -> list[str]:
-    """Answer what is wrong with how a call ended; ``request`` None: its bytes were no message."""
+    """Return what is wrong with the end of a call. ``request`` is None if its bytes were no message."""
     if answer.code == "OK":
-        return [] if request is not None else ["no message, and yet OK"]
+        return [] if request is not None else ["OK, but the request was no message"]
     if answer.code in ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"):
         return [f"{answer.code}: {answer.message}"]
     if not method.ours and request is not None:
@@ -155,12 +155,12 @@ def faults(method: Method, request: Message | None, answer: Answer) -> list[str]
     if answer.status is None:
         return [f"{answer.code} without details: {answer.message}"]
     if CODE_OF_NUMBER.get(answer.status.code) != answer.code or answer.status.message != answer.message:
-        return [f"the details tell {answer.status.code} {answer.status.message!r}, the status {answer!r}"]
+        return [f"the details have {answer.status.code} {answer.status.message!r}, the status {answer!r}"]
     return faults_of_status(method, request, answer.status)
 
 
 def faults_of_status(method: Method, request: Message | None, status: status_pb2.Status) -> list[str]:
-    """Answer what is wrong with a refusal's details."""
+    """Return what is wrong with the details of a refusal."""
     code = CODE_OF_NUMBER.get(status.code, "?")
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     retry, resource = error_details_pb2.RetryInfo(), error_details_pb2.ResourceInfo()
@@ -168,12 +168,12 @@ def faults_of_status(method: Method, request: Message | None, status: status_pb2
     for packed in status.details:
         detail = known.get(packed.TypeName())
         if detail is None or not packed.Unpack(detail):
-            return [f"a detail that is none of the contract's: {packed}"]
+            return [f"a detail that the contract does not have: {packed}"]
     reason = info.reason
     checks = {
         f"ErrorInfo is {info}": info.domain == "mendflow" and reason in REASONS,
         f"{method.name} does not document {code} {reason}": not method.ours or (code, reason) in method.documented,
-        f"{reason} with {len(bad.field_violations)} fields at fault": reason == "SEQUENCE_BEYOND_END"
+        f"{reason} with {len(bad.field_violations)} invalid fields": reason == "SEQUENCE_BEYOND_END"
         or (code == "INVALID_ARGUMENT") == bool(bad.field_violations),
         f"{reason} and RetryInfo {retry}": (reason in COME_BACK) == status_has(status, "RetryInfo"),
         f"{reason} and ResourceInfo {resource}": reason == "TOO_MANY_SIGNALS"
@@ -183,29 +183,29 @@ def faults_of_status(method: Method, request: Message | None, status: status_pb2
 
 
 def _faults_of_fields(request: Message | None, bad: error_details_pb2.BadRequest) -> list[str]:
-    """Each field at fault is there to be mended, and it is said how."""
+    """Check that each invalid field exists and has a description."""
     wrong = []
     for index, violation in enumerate(bad.field_violations):
         if not violation.description:
-            wrong.append(f"{violation.field} is at fault for no reason")
+            wrong.append(f"{violation.field} is invalid without a description")
         if violation.field:
             if request is None or not is_field(request.DESCRIPTOR, violation.field):
                 wrong.append(f"there is no field {violation.field!r}")
         elif violation.description == UNREADABLE:
             if request is not None:
-                wrong.append("a message that can be read is called none")
+                wrong.append("a message that can be parsed is called unreadable")
         elif not (0 < index == len(bad.field_violations) - 1 and violation.description.startswith("and ")):
             wrong.append(f"no field is named: {violation.description}")
     return wrong
 
 
 def status_has(status: status_pb2.Status, name: str) -> bool:
-    """Whether a detail of this type is among them."""
+    """Return whether the details contain one of this type."""
     return any(packed.TypeName() == f"google.rpc.{name}" for packed in status.details)
 
 
 def is_field(descriptor: Any, path: str) -> bool:
-    """Whether a violation's path leads to a field of this message (or into a value that the user's type describes)."""
+    """Return whether a violation's path leads to a field of this message, or into a value of the user's type."""
     found = re.match(r"[a-z_0-9]+", path)
     field = descriptor.fields_by_name.get(found[0]) if found else None
     if field is None or found is None:
@@ -220,7 +220,7 @@ def is_field(descriptor: Any, path: str) -> bool:
 
 def _is_inside(field: FieldDescriptor, rest: str) -> bool:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        # A key may hold anything, and be cut.
+        # A key may hold any text, and be truncated.
         return rest.startswith('["') and rest.endswith(('"]', "…"))
     index = re.match(r"\[\d+\]", rest)
     if field.is_repeated and index:

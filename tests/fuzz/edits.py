@@ -42,7 +42,7 @@ SIGNALS = ("s", "t")
 VALUES = {"now": now, "random": random, "uuid4": uuid4}
 #: Each attempt of a step on a real server: workflow id, effect, idempotency key.
 RAN: list[tuple[str, int, str]] = []
-#: What each workflow runs on a real server, by its input.
+#: By input, the program that each workflow runs on a real server.
 DEPLOYED: dict[str, Node] = {}
 
 
@@ -54,7 +54,7 @@ class Leaf:
     """One call."""
 
     word: str
-    #: The step's or the signal's.
+    #: The name of the step or the signal.
     name: str = ""
     effect: int = 0
     key: str = ""
@@ -77,7 +77,7 @@ class Node:
 
     word: str
     parts: tuple[Part, ...] = ()
-    #: The version's.
+    #: The name of the version.
     name: str = ""
 
     def __str__(self) -> str:
@@ -126,7 +126,7 @@ def _program(parts: Sequence[Part]) -> Node:
 
 #: The outermost part is a sequence.
 programs = st.lists(st.recursive(_leaves, _inner, max_leaves=8), min_size=1, max_size=5).map(_program)
-#: Nothing but calls, one after the other.
+#: Only calls, one after the other.
 lines = st.lists(_leaves.filter(lambda leaf: not leaf.is_value), min_size=1, max_size=7).map(_program)
 
 
@@ -140,7 +140,7 @@ def leaves_of(part: Part, path: Place = ()) -> Iterator[tuple[Place, Leaf]]:
 
 
 def effects_of(program: Part) -> Counter[int]:
-    """Return how often each effect stands in a program."""
+    """Return how often each effect occurs in a program."""
     return Counter(leaf.effect for _, leaf in leaves_of(program) if leaf.word == "step")
 
 
@@ -153,7 +153,7 @@ def unmarked(part: Part) -> Any:
 
 # --- edits -----------------------------------------------------------------------------------------
 
-#: What is done, where (counted around), whereto, and which name is given.
+#: The kind of edit, its place (counted around), its target, and the chosen name.
 Edit = tuple[str, int, int, int]
 
 _where = st.integers(0, 30)
@@ -168,7 +168,7 @@ ALL_EDITS = (
     *("rename", "key", "remove", "drop", "insert", "mark", "move", "copy"),
     *("replace", "swap", "wrap", "branch", "guard", "append"),
 )
-#: Those that leave a line a line.
+#: The edits that keep a line a line.
 LINE_EDITS = ("rename", "key", "remove", "insert", "mark", "move", "replace", "swap", "append")
 
 
@@ -203,10 +203,10 @@ def _edited(program: Part, edit: Edit, fresh: int) -> Part:
     return _put(program, path, _REPLACE[word](leaf if word != "wrap" else _at(program, path), new, name))
 
 
-#: What holds any number of parts.
+#: The nodes that hold any number of parts.
 _MANY = ("sequence", "gather", "settled")
 _REPLACE: dict[str, Any] = {
-    # A renamed call that keeps its mark says that it is another one.
+    # A renamed call that keeps its mark claims to be another call.
     "rename": lambda leaf, _, name: dataclasses.replace(_renamed(leaf, name), inserted=False),
     "key": lambda leaf, new, _: dataclasses.replace(leaf, key=f"k{new.effect}"),
     "remove": lambda *_: None,
@@ -233,7 +233,7 @@ def _at(part: Part, path: Place) -> Part:
 
 
 def _put(part: Part, path: Place, new: Part | None) -> Part:
-    """Replace what stands there, or remove it."""
+    """Replace or remove the part at this place."""
     if not path or not isinstance(part, Node):
         return new or Node("sequence")
     index, *rest = path
@@ -245,7 +245,7 @@ def _put(part: Part, path: Place, new: Part | None) -> Part:
 
 
 def gaps_of(part: Part, inside: Sequence[str], path: Place = ()) -> Iterator[Place]:
-    """Yield where a part may be put in: before each part of such a node, and at its end."""
+    """Yield where a part may be inserted: before each part of such a node, and at its end."""
     if isinstance(part, Node):
         if part.word in inside:
             yield from ((*path, index) for index in range(len(part.parts) + 1))
@@ -271,7 +271,7 @@ def put_in(part: Part, gap: Place, new: Part) -> Part:
 
 
 async def _effect(effect: int) -> str:
-    """Run a step on a real server: its effect says how."""
+    """Run a step on a real server. Its effect determines how."""
     about = attempt()
     RAN.append((about.workflow_id, effect, about.idempotency_key))
     if effect % 4 == 1:
@@ -292,7 +292,7 @@ def _step(name: str, key: str, inserted: bool) -> Any:  # noqa: FBT001
 
 
 async def interpret(part: Part, asked: list[int]) -> None:
-    """Run a program; ``asked`` gets the effects that it asks for."""
+    """Run a program. ``asked`` gets the effects that it requests."""
     if isinstance(part, Leaf):
         await _call(part, asked)
     elif part.word == "sequence":
@@ -324,12 +324,12 @@ async def _call(leaf: Leaf, asked: list[int]) -> None:
 
 @workflow
 async def edited_program(what: Any) -> None:
-    """Run a program; in a simulation, the input is the program and what gets the effects that it asks for."""
+    """Run a program. In a simulation, the input is the program and the list for the effects that it requests."""
     program, asked = what
     await interpret(program, asked)
 
 
 @workflow
 async def deployed_program(which: str) -> None:
-    """Run what is deployed under this name."""
+    """Run the program that is deployed under this name."""
     await interpret(DEPLOYED[which], [])

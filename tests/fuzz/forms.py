@@ -1,4 +1,4 @@
-"""How a fuzz test runs: short and always the same by default, long and ever new with MENDFLOW_SOAK=1."""
+"""How a fuzz test runs: short and always the same by default, long and always new with MENDFLOW_SOAK=1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def fuzz(short: int, long: int) -> Callable[[Any], Any]:
-    """Decorate a test with so many examples. What fails is printed with what makes it fail again."""
+    """Decorate a test with a number of examples. A failure is printed with what reproduces it."""
 
     def decorate(test: Any) -> Any:
         shaped = settings(
@@ -23,7 +23,7 @@ def fuzz(short: int, long: int) -> Callable[[Any], Any]:
             database=None,
             deadline=None,
             print_blob=True,
-            # The server is one for all examples, and a message may be large.
+            # All examples share one server, and a message may be large.
             suppress_health_check=[
                 HealthCheck.function_scoped_fixture,
                 HealthCheck.too_slow,

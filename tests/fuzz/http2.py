@@ -1,4 +1,4 @@
-"""Just enough HTTP/2 to say what no gRPC library would."""
+"""Just enough HTTP/2 to send what no gRPC library would."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 
 
 def frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
-    """Answer a frame."""
+    """Return a frame."""
     return (
         len(body).to_bytes(3, "big") + bytes([kind & 0xFF, flags & 0xFF]) + (stream % 2**32).to_bytes(4, "big") + body
     )
 
 
 def headers(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Answer a block of headers, each spelled out."""
+    """Return a block of headers, each spelled out."""
     return b"".join(b"\0" + _text(name) + _text(value) for name, value in pairs)
 
 
 def _text(text: bytes) -> bytes:
-    """Answer a string's length, as HPACK writes it, and the string."""
+    """Return a string after its length, as HPACK writes it."""
     rest = len(text) - 127
     if rest < 0:
         return bytes([len(text)]) + text
@@ -39,7 +39,7 @@ def _text(text: bytes) -> bytes:
 
 
 def grpc_headers(path: bytes, **changed: bytes) -> list[tuple[bytes, bytes]]:
-    """Answer a call's headers; ``changed`` by name, with _ for -."""
+    """Return a call's headers, with changes by name (_ for -)."""
     pairs = {
         b":method": b"POST",
         b":scheme": b"http",
@@ -53,12 +53,12 @@ def grpc_headers(path: bytes, **changed: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def paths(said: bytes) -> list[bytes]:
-    """Answer the paths in what was said, as far as `headers` spelled them out; a long one is cut."""
+    """Return the paths in these bytes, as far as `headers` spelled them out. A long path is truncated."""
     return [rest[1 : 1 + rest[0]] for rest in said.split(b"\0\x05:path")[1:] if rest]
 
 
 def message(data: bytes, *, compressed: int = 0, length: int | None = None) -> bytes:
-    """Answer a gRPC message, with a length that may lie."""
+    """Return a gRPC message. Its length may be false."""
     return bytes([compressed & 0xFF]) + ((len(data) if length is None else length) % 2**32).to_bytes(4, "big") + data
 
 
@@ -69,7 +69,7 @@ async def say(
     half_close: bool = False,
     until: Callable[[bytes], bool] = lambda _: False,
 ) -> bytes:
-    """Open a connection, say this, and answer what is heard until it is enough, closed, or silent for so long."""
+    """Open a connection, send this, and return what arrives until it is enough, closed, or silent for this long."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     heard = b""
     try:
@@ -91,7 +91,7 @@ async def say(
 
 
 def frames(heard: bytes) -> list[tuple[int, int, int]]:
-    """Answer the kind, flags and stream of each frame."""
+    """Return the kind, flags and stream of each frame."""
     found = []
     while len(heard) >= 9:
         found.append((heard[3], heard[4], int.from_bytes(heard[5:9], "big")))

@@ -1,4 +1,4 @@
-"""A ledger of what each call was told, held against the store: what was acknowledged is there, now and at the end."""
+"""A ledger of all replies, compared with the store: what was acknowledged is stored, now and at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.engine.watch_hub import kind_of
 from mendflow_server.history.state import FINAL_STATES, History
 from mendflow_server.store.records import InboxKind
-from tests.support.promises import Evidence, Row, Stored, Told, broken, read_store
+from tests.support.promises import Evidence, Reply, Row, Stored, broken, read_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,60 +19,60 @@ if TYPE_CHECKING:
 
     from tests.fuzz.contract import Answer, Method
 
-#: Refusals by which a signal has not been sent.
+#: The refusals after which a signal has not been sent.
 _NOT_SENT = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
-#: What the checker judges; the ledger itself judges the rest.
+#: The replies that the checker judges. The ledger itself judges the rest.
 _JUDGED = {"started", "result", "signalled", "refused", "cancelled"}
 _STOPPED = {workflow_pb2.WORKFLOW_STATE_PAUSED, workflow_pb2.WORKFLOW_STATE_QUARANTINED}
 _CANCELLING = workflow_pb2.WORKFLOW_STATE_CANCELLING
 
 
-#: By workflow, the kind and the content of each message that its driver has still to take.
+#: By workflow, the kind and the content of each message that its driver has not taken in yet.
 Inbox = dict[str, list[tuple[int, bytes]]]
 
 
 class Ledger:
-    """What was told of each workflow, by the example and in all."""
+    """The replies about each workflow, of the example and of all."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._told: dict[str, list[Told]] = collections.defaultdict(list)
-        #: Since the last look: the workflows that were touched, and what was shown of their histories.
+        self._replies: dict[str, list[Reply]] = collections.defaultdict(list)
+        #: Since the last look: the workflows that were touched, and the events that were shown.
         self._touched: set[str] = set()
         self._shown: list[tuple[str, list[event_pb2.Event]]] = []
-        #: How many entries of each kind.
+        #: The number of entries of each kind.
         self.entries: collections.Counter[str] = collections.Counter()
-        #: By rpc, from the request and each response.
+        #: By rpc, what to enter for the request and each response.
         self._entries: dict[str, Callable[[Any, Any], None]] = {
             "StartWorkflow": lambda _, response: self._started(response.workflow),
             "BatchStartWorkflows": lambda _, response: self._batch_started(response.outcomes),
             "GetWorkflow": lambda _, response: self._got(response.workflow),
             "SignalWorkflow": lambda request, _: self._signalled(request),
-            "CancelWorkflow": lambda request, _: self._tell("cancelled", request.workflow_id, None),
+            "CancelWorkflow": lambda request, _: self._add_reply("cancelled", request.workflow_id, None),
             "TerminateWorkflow": lambda _, response: self._was_terminated(response.workflow),
-            "ResumeWorkflow": lambda request, _: self._tell("resumed", request.workflow_id, None),
+            "ResumeWorkflow": lambda request, _: self._add_reply("resumed", request.workflow_id, None),
             "WatchWorkflow": lambda request, response: self._was_shown(request, response.events),
             "ListEvents": lambda request, response: self._was_shown(request, response.events),
         }
 
     def note(self, method: Method, request: Any, answer: Answer) -> None:
-        """Enter what this call was told; ``request`` None: its bytes were no message."""
+        """Enter the replies to this call. ``request`` is None if its bytes were no message."""
         if request is None or not method.ours:
             return
         if method.name == "SignalWorkflow" and answer.code in _NOT_SENT and request.request_id:
-            self._tell("refused", request.workflow_id, request.request_id)
+            self._add_reply("refused", request.workflow_id, request.request_id)
         enter = self._entries.get(method.name)
         if answer.code == "OK" and enter is not None:
             for response in answer.responses:
                 enter(request, response)
 
-    def _tell(self, kind: str, workflow_id: str, detail: Any) -> None:
-        self._told[workflow_id].append(Told(kind, workflow_id, detail))
+    def _add_reply(self, kind: str, workflow_id: str, detail: Any) -> None:
+        self._replies[workflow_id].append(Reply(kind, workflow_id, detail))
         self._touched.add(workflow_id)
         self.entries[kind] += 1
 
     def _started(self, workflow: workflow_pb2.Workflow) -> None:
-        self._tell("started", workflow.workflow_id, workflow.uid)
+        self._add_reply("started", workflow.workflow_id, workflow.uid)
 
     def _batch_started(self, outcomes: Any) -> None:
         for outcome in outcomes:
@@ -81,15 +81,15 @@ class Ledger:
 
     def _got(self, workflow: workflow_pb2.Workflow) -> None:
         if workflow.state in FINAL_STATES:
-            self._tell("result", workflow.workflow_id, workflow)
+            self._add_reply("result", workflow.workflow_id, workflow)
 
     def _signalled(self, request: Any) -> None:
-        self._tell("signalled" if request.request_id else "nameless", request.workflow_id, request.request_id)
+        self._add_reply("signalled" if request.request_id else "nameless", request.workflow_id, request.request_id)
 
     def _was_terminated(self, workflow: workflow_pb2.Workflow) -> None:
-        # Else it is on its way.
+        # Otherwise the command waits in the inbox.
         if workflow.state == workflow_pb2.WORKFLOW_STATE_TERMINATED:
-            self._tell("terminated", workflow.workflow_id, None)
+            self._add_reply("terminated", workflow.workflow_id, None)
 
     def _was_shown(self, request: Any, events: Iterable[event_pb2.Event]) -> None:
         self._shown.append((request.workflow_id, list(events)))
@@ -98,11 +98,11 @@ class Ledger:
     # Looking.
 
     def look(self) -> list[str]:
-        """Answer where the store does not hold what was told of the workflows touched since the last look."""
+        """Return where the store contradicts the replies about the workflows touched since the last look."""
         touched, self._touched = self._touched, set()
         shown, self._shown = self._shown, []
         with contextlib.closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None)) as store:
-            # One moment of it: the server goes on.
+            # One snapshot: the server continues meanwhile.
             store.execute("begin")
             stored, inbox, untaken = _read(store, touched)
         wrong = self._faults(stored, inbox, touched)
@@ -114,17 +114,17 @@ class Ledger:
         return wrong
 
     def look_at_all(self) -> list[str]:
-        """Answer what is wrong with a store that no server has open any more, by all that was ever told."""
+        """Return what is wrong with a store that no server has open any more, by all replies ever."""
         with contextlib.closing(sqlite3.connect(self._path)) as store:
             inbox = _read_inbox(store)
-        return self._faults(read_store(self._path), inbox, self._told.keys())
+        return self._faults(read_store(self._path), inbox, self._replies.keys())
 
     def _faults(self, stored: Stored, inbox: Inbox, ids: Iterable[str]) -> list[str]:
-        told = [each for workflow_id in ids for each in self._due(workflow_id, inbox.get(workflow_id, []))]
-        wrong = [str(each) for each in broken(Evidence(stored, told=told, over=False))]
+        replies = [each for workflow_id in ids for each in self._due(workflow_id, inbox.get(workflow_id, []))]
+        wrong = [str(each) for each in broken(Evidence(stored, replies=replies, over=False))]
         for workflow_id in ids:
             history, waiting = stored.histories.get(workflow_id, []), _signals(inbox.get(workflow_id, []))
-            kinds = collections.Counter(each.kind for each in self._told.get(workflow_id, ()))
+            kinds = collections.Counter(each.kind for each in self._replies.get(workflow_id, ()))
             received = [event.signal_received for event in history if event.HasField("signal_received")]
             nameless = sum(not signal.request_id for signal in (*received, *waiting))
             if nameless < kinds["nameless"]:
@@ -134,17 +134,17 @@ class Ledger:
             if kinds["terminated"] and not history[-1].HasField("workflow_terminated"):
                 wrong.append(f"{workflow_id}: its termination was acknowledged, its history ends with {history[-1]}")
             if kinds["resumed"] and not any(event.HasField("workflow_resumed") for event in history):
-                wrong.append(f"{workflow_id}: its going on was acknowledged, and is not in the history")
+                wrong.append(f"{workflow_id}: its resume was acknowledged, but it is not in the history")
         return wrong
 
-    def _due(self, workflow_id: str, inbox: list[tuple[int, bytes]]) -> Iterator[Told]:
-        """Yield what must be so by now: the inbox's messages may come yet, what was refused may be sent again."""
+    def _due(self, workflow_id: str, inbox: list[tuple[int, bytes]]) -> Iterator[Reply]:
+        """Yield what must be true by now: messages in the inbox may come later, and refused ones may be sent again."""
         on_the_way: set[tuple[str, Any]] = {("signalled", signal.request_id) for signal in _signals(inbox)}
         if any(kind == InboxKind.CANCEL for kind, _ in inbox):
             on_the_way.add(("cancelled", None))
-        told = self._told.get(workflow_id, [])
-        sent = {each.detail for each in told if each.kind == "signalled"}
-        for each in told:
+        replies = self._replies.get(workflow_id, [])
+        sent = {each.detail for each in replies if each.kind == "signalled"}
+        for each in replies:
             if each.kind in _JUDGED and not (
                 (each.kind in ("signalled", "cancelled") and (each.kind, each.detail) in on_the_way)
                 or (each.kind == "refused" and each.detail in sent)
@@ -157,7 +157,7 @@ def _signals(inbox: Iterable[tuple[int, bytes]]) -> list[event_pb2.SignalReceive
 
 
 def _read(store: sqlite3.Connection, ids: Iterable[str]) -> tuple[Stored, Inbox, dict[str, int]]:
-    """Answer these workflows' rows and histories, their inboxes, and how many signals the rows call untaken."""
+    """Return these workflows' rows and histories, their inboxes, and how many signals the rows call untaken."""
     histories: dict[str, list[event_pb2.Event]] = {}
     rows: dict[str, Row] = {}
     inbox: Inbox = {}
@@ -183,7 +183,7 @@ def _read_inbox(store: sqlite3.Connection) -> Inbox:
 
 
 def _faults_of_row(workflow_id: str, row: Row, events: list[event_pb2.Event], untaken: int) -> Iterator[str]:
-    """Yield where a row is not what its history says."""
+    """Yield where a row contradicts its history."""
     history = History()
     for event in events:
         if not kind_of(event):
@@ -191,11 +191,11 @@ def _faults_of_row(workflow_id: str, row: Row, events: list[event_pb2.Event], un
             return
         history.apply(event)
     if row.state not in workflow_pb2.WorkflowState.values() or not row.state:
-        yield f"{workflow_id}: the state {row.state} is none"
+        yield f"{workflow_id}: the state {row.state} does not exist"
     if history.final is None and (row.state if row.state in _STOPPED else 0) != history.stopped:
         yield f"{workflow_id}: its state is {row.state}, by the history it was stopped as {history.stopped}"
     cancelling = bool(history.cancel) and history.final is None and not history.stopped
     if (row.state == _CANCELLING) != cancelling:
         yield f"{workflow_id}: its state is {row.state}, the history {'has' if cancelling else 'has no'} cancel"
     if history.untaken_signals != untaken:
-        yield f"{workflow_id}: {untaken} signals are called untaken, {history.untaken_signals} are"
+        yield f"{workflow_id}: the row counts {untaken} signals as untaken, the history {history.untaken_signals}"

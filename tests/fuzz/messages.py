@@ -1,7 +1,7 @@
-"""Strategies for messages, built from their descriptors: a new field is covered by itself.
+"""Strategies for messages, built from their descriptors, so that a new field is covered without more work.
 
 A message is made of valid pieces, of wild ones, or of both. Text that begins
-with ``@`` stands for what only the running server knows: see tests/fuzz/world.py.
+with ``@`` stands for a value that only the running server knows: see tests/fuzz/world.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from hypothesis.strategies import SearchStrategy
 
-#: Of the server under test: what is larger is refused.
+#: The limit of the server under test, which refuses larger messages.
 PAYLOAD_LIMIT = 20_000
 REQUEST_LIMIT = 100_000
 
@@ -159,7 +159,7 @@ _payloads = st.one_of(_json_texts.map(lambda text: Payload(json=text)), _message
 _seconds = st.one_of(
     st.sampled_from([0, 0.01, 0.5, 3600, 1e300, -1, 3_155_760_000, 3_155_760_000.5, 1e18]), st.floats(0, 0.05)
 )
-#: An input that fits, or nearly, for types that would else hardly ever get one.
+#: Inputs that fit, or nearly fit, types that would otherwise hardly ever get one.
 _INPUTS: dict[str, SearchStrategy[Any]] = {
     "typed": st.builds(
         lambda amount, items: {"id": "i", "amount": amount, "items": items},
@@ -191,7 +191,7 @@ def _valid_input(name: str) -> SearchStrategy[Payload | None]:
 
 @st.composite
 def _good_starts(draw: Any) -> StartWorkflowRequest:
-    """A start that gets as far as the workflow's code, if nothing else is wrong with it."""
+    """Draw a start that reaches the workflow's code, if nothing else is wrong with it."""
     name = draw(st.sampled_from(sorted(SERVED)))
     request = StartWorkflowRequest(workflow_type=name, workflow_id=draw(_start_ids))
     payload = draw(_valid_input(name))
@@ -202,13 +202,13 @@ def _good_starts(draw: Any) -> StartWorkflowRequest:
 
 @st.composite
 def _without_wait(draw: Any) -> StartWorkflowRequest:
-    """Any start, as a batch may hold it."""
+    """Draw any start, as a batch may hold it."""
     request = draw(messages(StartWorkflowRequest.DESCRIPTOR, 3))
     request.ClearField("wait")
     return request  # type: ignore[no-any-return]
 
 
-#: ``@token`` is one that the server gave out for this very question; a forged one is well-made, but leads anywhere.
+#: ``@token`` is one that the server gave out for this request. A forged one is well-formed, but leads anywhere.
 _forged_tokens = st.builds(
     lambda time, key: f"@forged:{time}:{key}",
     st.sampled_from([10**16, 0, *INT64]),
@@ -223,7 +223,7 @@ _tokens = st.one_of(
 _ids = st.sampled_from([f"@{kind}" for kind in KINDS] + list(FRESH))
 _start_ids = st.one_of(st.sampled_from(FRESH), st.sampled_from(FRESH), _ids)
 _small_ids = st.sampled_from(["", "r1", "r2"])
-#: Valid pieces by a field's name. A field that is not here gets what its type allows, which may be valid too.
+#: Valid pieces by a field's name. Other fields get what their type allows, which may be valid too.
 _VALID: dict[str, SearchStrategy[Any]] = {
     "workflow_id": _ids,
     "workflow_type": st.sampled_from([*sorted(SERVED), LEFT_OUT.name, ""]),
@@ -272,7 +272,7 @@ def _singles(field: FieldDescriptor, depth: int) -> SearchStrategy[Any]:
 
 
 def _wild(field: FieldDescriptor, depth: int) -> SearchStrategy[Any]:
-    """Whatever the field's type allows."""
+    """Return a strategy for everything that the field's type allows."""
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
         entries = st.dictionaries(_scalars(key), _singles(value, depth), max_size=3)
@@ -286,12 +286,12 @@ def _wild(field: FieldDescriptor, depth: int) -> SearchStrategy[Any]:
 
 
 def _valid(field: FieldDescriptor, depth: int) -> SearchStrategy[Any]:
-    """A piece that is right where one is known."""
+    """Return a strategy for a piece that is right, where one is known."""
     return _VALID[field.name] if field.name in _VALID else _wild(field, depth)
 
 
 def put(message: Message, field: FieldDescriptor, value: Any) -> None:
-    """Set a field, whatever its shape."""
+    """Set a field of any kind."""
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         entries = getattr(message, field.name)
         for key, each in value.items():
@@ -309,7 +309,7 @@ def put(message: Message, field: FieldDescriptor, value: Any) -> None:
 
 @st.composite
 def _good_signals(draw: Any) -> SignalWorkflowRequest:
-    """A signal that is taken in, if nothing else is wrong with it and there is room for it."""
+    """Draw a signal that is accepted, if nothing else is wrong with it and there is room for it."""
     return SignalWorkflowRequest(
         workflow_id=draw(st.sampled_from([f"@{kind}" for kind in SIGNALLED])),
         name=draw(st.sampled_from(["go", "any", "other"])),
@@ -318,7 +318,7 @@ def _good_signals(draw: Any) -> SignalWorkflowRequest:
     )
 
 
-#: What is good from the beginning, by the message's name; these fields are left so unless they are to be wild.
+#: Good parts by the message's name. These fields keep them unless they are to be wild.
 _BEGUN: dict[str, tuple[SearchStrategy[Any], tuple[str, ...]]] = {
     StartWorkflowRequest.DESCRIPTOR.full_name: (_good_starts(), ("workflow_id", "workflow_type", "input")),
     SignalWorkflowRequest.DESCRIPTOR.full_name: (_good_signals(), ("workflow_id", "name", "data", "request_id")),
@@ -327,7 +327,7 @@ _BEGUN: dict[str, tuple[SearchStrategy[Any], tuple[str, ...]]] = {
 
 @st.composite
 def messages(draw: Callable[[SearchStrategy[Any]], Any], descriptor: Any, depth: int = 4) -> Message:
-    """Messages of this type: all right, with one or two fields wild, or wild throughout."""
+    """Draw a message of this type: valid, with one or two wild fields, or wild throughout."""
     fields = list(descriptor.fields)
     begun, good = _BEGUN.get(descriptor.full_name, (None, ()))
     message: Message = message_factory.GetMessageClass(descriptor)() if begun is None else draw(begun)
@@ -348,7 +348,7 @@ def messages(draw: Callable[[SearchStrategy[Any]], Any], descriptor: Any, depth:
 
 
 def _merge(message: Message, data: bytes) -> None:
-    """Add what is on the wire, where it can be read at all."""
+    """Merge the bytes, as far as they can be parsed."""
     before = message.SerializeToString()
     try:
         message.MergeFromString(data)
@@ -357,7 +357,7 @@ def _merge(message: Message, data: bytes) -> None:
 
 
 def varint(number: int) -> bytes:
-    """Answer a number as protobuf writes it."""
+    """Return a number as protobuf writes it."""
     number %= 1 << 64
     out = b""
     while number > 0x7F:
@@ -371,7 +371,7 @@ def _wire_field(number: int, kind: int, value: int, content: bytes) -> bytes:
     return varint(number << 3 | kind) + body
 
 
-#: Fields as they stand on the wire, of any number and wire type: unknown ones, doubled ones, ones of a wrong type.
+#: Fields on the wire, of any number and wire type: unknown, doubled, or of a wrong type.
 unknown_fields = st.lists(
     st.builds(
         _wire_field,

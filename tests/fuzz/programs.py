@@ -1,8 +1,8 @@
 """Random workflow programs: a tree of everything that workflow code may do, and the one function that runs it.
 
-A program is plain JSON, so that it can be a workflow's input: a list of a word and what belongs to it. What a step is
-called with tells what the code has seen so far, and in which order: code that learns of things in another order than
-it once did calls its steps with other inputs.
+A program is plain JSON, so that it can be a workflow's input: a list of a word and its parts. The input of a step says
+what the code has seen so far, and in which order. So code that sees things in another order calls its steps with other
+inputs.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from mendflow import (
 )
 
 QUICK = RetryPolicy(max_attempts=3, initial_interval=0.001, maximum_interval=0.002)
-#: Signals that programs wait for.
+#: The signals that programs wait for.
 SIGNALS = ("go", "stop")
 SOON = 0.003
 
 
 @step(retry=QUICK)
 async def work(seen: str) -> str:
-    """Take some time, now and then."""
+    """Take some time in some cases."""
     if "slow" in seen:
         await asyncio.sleep(SOON)
     return f"worked after {seen[-20:]}"
@@ -48,7 +48,7 @@ async def work(seen: str) -> str:
 
 @step(retry=QUICK)
 async def other(seen: str, times: int = 0) -> int:
-    """Fail so many times before it works."""
+    """Fail ``times`` times before it works."""
     if attempt().number <= times:
         raise TransientError(seen)
     return attempt().number
@@ -56,13 +56,13 @@ async def other(seen: str, times: int = 0) -> int:
 
 @step
 async def refuse(seen: str) -> str:
-    """Fail for good."""
+    """Fail without a retry."""
     raise PermanentError(seen)
 
 
 @step(timeout=0.02, retry=QUICK)
 async def late(seen: str) -> str:
-    """Outlive the timeout of the first attempt."""
+    """Exceed the timeout of the first attempt."""
     if attempt().number == 1:
         await asyncio.sleep(60)
     return f"in time after {seen[-20:]}"
@@ -70,7 +70,7 @@ async def late(seen: str) -> str:
 
 @step(retry=QUICK)
 def think(seen: str, times: int = 0) -> str:
-    """Take some time on a thread, and fail there so many times before it works."""
+    """Take some time on a thread, and fail there ``times`` times before it works."""
     time.sleep(SOON)
     if attempt().number <= times:
         raise TransientError(seen)
@@ -79,7 +79,7 @@ def think(seen: str, times: int = 0) -> str:
 
 @step(retry=RetryPolicy(max_attempts=1, on_exhaustion="pause"))
 async def help_wanted(seen: str) -> str:
-    """Pause the workflow until somebody resumes it."""
+    """Pause the workflow until an operator resumes it."""
     if attempt().number == 1:
         raise TransientError(seen)
     return "helped"
@@ -87,7 +87,7 @@ async def help_wanted(seen: str) -> str:
 
 @step
 async def nap(seen: str) -> str:
-    """Take long enough to be cut off by a death; the next attempt is done at once."""
+    """Take long enough for a death to interrupt it. The next attempt ends at once."""
     if attempt().number == 1:
         await asyncio.sleep(0.2)
     return f"rested after {seen[-20:]}"
@@ -95,7 +95,7 @@ async def nap(seen: str) -> str:
 
 @step
 async def kill(seen: str) -> str:
-    """Take the process down, the first time."""
+    """Kill the process, the first time."""
     if attempt().number == 1:
         os._exit(9)
     return f"survived after {seen[-20:]}"
@@ -117,7 +117,7 @@ _leaves = st.sampled_from(
         ["signal or timeout", "go"],
         ["now"],
         ["random"],
-        ["told"],
+        ["drawn"],
         ["progress"],
     ]
 )
@@ -137,14 +137,14 @@ def _inner(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 programs = st.recursive(_leaves, _inner, max_leaves=14)
-#: In these a death finds something to cut off.
+#: Programs in which a death finds something to interrupt.
 slow_programs = st.lists(
     st.recursive(st.one_of(_leaves, st.just(["nap"])), _inner, max_leaves=6), min_size=2, max_size=5
 ).map(lambda parts: ["sequence", *parts])
 
 
 async def interpret(program: Any, log: list[str]) -> Any:
-    """Run a program; ``log`` holds what was seen so far."""
+    """Run a program. ``log`` holds what was seen so far."""
     word, *parts = program
     if word == "sequence":
         return [await interpret(part, log) for part in parts]
@@ -212,8 +212,8 @@ _CALLS: dict[str, Any] = {
     "help": help_wanted,
     "nap": nap,
     "kill": kill,
-    # Of a value that must be the same one in every replay.
-    "told": lambda seen: work(f"{random()} {seen}"),
+    # The step's input is a value that must be the same in every replay.
+    "drawn": lambda seen: work(f"{random()} {seen}"),
 }
 
 

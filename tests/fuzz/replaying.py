@@ -1,8 +1,9 @@
-"""Whether what the code decides in a replay of a part of a history is what the rest of the history says.
+"""Whether the code's decisions in a replay of a part of a history are the ones that the rest of the history records.
 
-A prefix is replayed as the engine would, whatever it ends with; but the engine never saw one that ends in the midst of
-what it writes in one go without asking the code: several attempts that died with one process, and the close of what is
-open when a workflow is ended from outside. While a workflow is stopped its code does not run, and decides nothing.
+A prefix is replayed as the engine would, whatever it ends with. One kind is left out, because the engine never sees it:
+a prefix that ends within events that the engine writes together without running the code. Examples are several attempts
+that died with one process, and the close of open calls when a workflow is ended from outside. While a workflow is
+stopped its code does not run, and decides nothing.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ if TYPE_CHECKING:
     from mendflow.v1.event_pb2 import Event
 
 LIMIT = 1 << 20
-#: What workflow code decides; the start of a step's first attempt besides.
+#: The events that workflow code decides, and the start of a step's first attempt.
 _DECIDED = {"timer_started", "signal_awaited", "signal_taken", "value_recorded", "call_cancelled"}
-#: What decides nothing, and is nobody's decision.
+#: The events that neither decide anything nor are a decision.
 _SAID = {"progress_reported", "alert_raised", "workflow_recovered"}
-#: What lets a workflow's code run again, or never more.
-_GOES_ON = {"workflow_resumed", "cancel_requested", *FINAL_DETAILS}
+#: The events after which a workflow's code may run again, or never runs again.
+_CONTINUES = {"workflow_resumed", "cancel_requested", *FINAL_DETAILS}
 
 Decision = tuple[str | bytes, ...]
 
 
 class Retelling(HistoryBuilder):
-    """A builder in which a value that the code asks for anew is the one that was recorded when it did so first.
+    """A builder that returns the recorded value when the code requests the value again.
 
-    So whatever it makes of it must be as it was, too.
+    So whatever the code derives from the value must also be as recorded.
     """
 
     __slots__ = ("_later",)
@@ -47,7 +48,7 @@ class Retelling(HistoryBuilder):
         self._later = {each.key: each.value for each in recorded}
 
     def add(self, event: Event) -> None:
-        """Take the event in."""
+        """Add the event."""
         value = self._later.get(event.value_recorded.key) if event.HasField("value_recorded") else None
         if value is not None:
             event.value_recorded.value.CopyFrom(value)
@@ -57,7 +58,7 @@ class Retelling(HistoryBuilder):
 def replayed(
     workflow: Workflow[Any, Any], argument: object, events: Sequence[Event], later: Iterable[Event] = ()
 ) -> WorkflowRunner:
-    """Answer a new run that has replayed these events and gone on until it waits; ``later`` has values for it."""
+    """Return a new run that has replayed these events and runs until it waits. ``later`` has values for it."""
     builder = Retelling(folded(events), later)
     builder.now = 1_000_000.0
     run = WorkflowRunner(workflow, builder, argument, payload_limit=LIMIT)
@@ -70,7 +71,7 @@ def replayed(
 
 
 def folded(events: Iterable[Event]) -> History:
-    """Answer the fold of these events."""
+    """Return the fold of these events."""
     history = History()
     for event in events:
         history.apply(event)
@@ -78,7 +79,7 @@ def folded(events: Iterable[Event]) -> History:
 
 
 def argument_of(workflow: Workflow[Any, Any], events: Sequence[Event]) -> object:
-    """Answer what a recorded workflow was started with."""
+    """Return the input with which a recorded workflow was started."""
     started = events[0].workflow_started
     if workflow.input_type is None:
         return None
@@ -86,12 +87,12 @@ def argument_of(workflow: Workflow[Any, Any], events: Sequence[Event]) -> object
 
 
 def faults_of_prefixes(workflow: Workflow[Any, Any], argument: object, events: Sequence[Event]) -> list[str]:
-    """Replay every prefix; answer where the code goes on in another way than the history does."""
+    """Replay every prefix, and return where the code's decisions differ from the history."""
     return [fault for length in range(1, len(events)) for fault in faults_of_prefix(workflow, argument, events, length)]
 
 
 def faults_of_prefix(workflow: Workflow[Any, Any], argument: object, events: Sequence[Event], length: int) -> list[str]:
-    """Replay the first ``length`` events; answer where the code goes on in another way than the history does."""
+    """Replay the first ``length`` events, and return where the code's decisions differ from the history."""
     rest = events[length:]
     if folded(events[:length]).stopped:
         return [f"after {length} events: decided while stopped: {each}" for each in _decided_while_stopped(rest)]
@@ -116,7 +117,7 @@ def faults_of_prefix(workflow: Workflow[Any, Any], argument: object, events: Seq
 def _decided_while_stopped(rest: Sequence[Event]) -> list[Decision]:
     decided = []
     for event in rest:
-        if event.WhichOneof("detail") in _GOES_ON:
+        if event.WhichOneof("detail") in _CONTINUES:
             break
         decision = _decision(event)
         if decision is not None:
@@ -125,28 +126,28 @@ def _decided_while_stopped(rest: Sequence[Event]) -> list[Decision]:
 
 
 def _is_inside_one_act(last: Event, rest: Sequence[Event]) -> bool:
-    """Whether the engine wrote this event and the next ones in one go, and never asked the code in between."""
+    """Return whether the engine wrote this event and the next ones together, without running the code in between."""
     if is_lost(last) and (is_lost(rest[0]) or rest[0].HasField("workflow_quarantined")):
         return True
     if _closes(last):
         return True
-    # A cancel that came while it was being terminated is kept, and that is all.
+    # A cancel that arrived during the termination is kept, and has no further effect.
     late = all(event.signal_received.undelivered for event in rest[:-1])
     return last.HasField("cancel_requested") and late and rest[-1].HasField("workflow_terminated")
 
 
 def is_lost(event: Event) -> bool:
-    """Whether an attempt died with its process."""
+    """Return whether an attempt died with its process."""
     return event.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST
 
 
 def _closes(event: Event) -> bool:
-    """Whether it closes an attempt because the workflow ends."""
+    """Return whether the event closes an attempt because the workflow ends."""
     return event.attempt_failed.decision.reason == failure_pb2.RETRY_REASON_WORKFLOW_ENDED
 
 
 def _is_end_by_code(event: Event) -> bool:
-    """Whether it ends the workflow as its code ended, and not from outside."""
+    """Return whether the event ends the workflow as its code ended, and not from outside."""
     detail = event.WhichOneof("detail")
     if detail not in FINAL_DETAILS or detail == "workflow_terminated":
         return False
@@ -155,7 +156,7 @@ def _is_end_by_code(event: Event) -> bool:
 
 
 def _recorded(rest: Sequence[Event], *, ended: bool) -> tuple[list[Decision], Event | None]:
-    """Answer the decisions with which the rest begins, and the first event that is none."""
+    """Return the decisions with which the rest begins, and the first event that is none."""
     decisions: list[Decision] = []
     for event in rest:
         decision = _decision(event)
@@ -171,12 +172,12 @@ def _is_nothing_to_the_code(event: Event) -> bool:
 
 
 def _came_too_late(event: Event) -> bool:
-    """Whether it reached the history only after the code had ended, in the final event's commit."""
+    """Return whether the event reached the history only after the code had ended, in the final event's commit."""
     return event.signal_received.undelivered or event.HasField("cancel_requested")
 
 
 def _decided(run: WorkflowRunner) -> list[Decision]:
-    """Answer what the code has decided beyond its history, in order."""
+    """Return the decisions of the code beyond its history, in order."""
     decisions = [decision for event in run.builder.pending if (decision := _decision(event)) is not None]
     for key in run.newly_wanted:
         if key in run.wanted and key not in run.history.calls:
@@ -186,7 +187,7 @@ def _decided(run: WorkflowRunner) -> list[Decision]:
 
 
 def _decision(event: Event) -> Decision | None:
-    """Answer what workflow code decided with this event, and with what; None: nothing."""
+    """Return the decision of workflow code in this event, or None if there is none."""
     kind = event.WhichOneof("detail") or ""
     detail: Any = getattr(event, kind)
     if kind == "attempt_started" and detail.attempt == 1:
@@ -197,7 +198,7 @@ def _decision(event: Event) -> Decision | None:
 
 
 def _particulars(event: Event) -> Decision:
-    """Answer what belongs to a decision besides its key. Times count from the event's own."""
+    """Return what belongs to a decision besides its key. Times count from the event's own."""
     match event.WhichOneof("detail"):
         case "timer_started":
             return (f"{seconds(event.timer_started.fire_time) - seconds(event.time):.4f}",)

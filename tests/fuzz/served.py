@@ -1,4 +1,4 @@
-"""What the server serves while it is fuzzed: types of every shape, and nothing that takes the process down."""
+"""The workflows of a fuzzed server: types of every shape, and nothing that ends the process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NOT_SERVED = {"poison", "holds_thread", "heartbeats", "chatty"}
 
 
 class Colour(enum.Enum):
-    """A closed set."""
+    """An enumeration."""
 
     RED = "red"
     BLUE = "blue"
 
 
 class Part(BaseModel):
-    """A model with bounds, that refers to itself."""
+    """A model with bounds that refers to itself."""
 
     name: str = Field(max_length=10)
     weight: Decimal = Decimal(1)
@@ -38,7 +38,7 @@ class Part(BaseModel):
 
 @dataclass
 class Shape:
-    """A record with a bit of everything."""
+    """A record with fields of many types."""
 
     when: datetime
     colour: Colour
@@ -51,43 +51,43 @@ class Shape:
 
 @step
 async def keep(value: Any) -> Any:
-    """Answer what came."""
+    """Return the value."""
     return value
 
 
 @step
 async def keep_message(value: Payload) -> Payload:
-    """Answer the message that came."""
+    """Return the message."""
     return value
 
 
 @workflow
 async def anything(value: Any) -> Any:
-    """No type at all."""
+    """Accept any value, without a type."""
     return await keep(value)
 
 
 @workflow
 async def shaped(value: Shape) -> str:
-    """A record."""
+    """Accept a record."""
     return str(await keep(value.pair[1]))
 
 
 @workflow
 async def message(value: Payload) -> Payload:
-    """A protobuf message."""
+    """Accept a protobuf message."""
     return await keep_message(value)
 
 
 @workflow
 async def message_or_none(value: Duration | None) -> Duration | None:
-    """A message of protobuf's own, or none."""
+    """Accept a well-known protobuf message or None."""
     return value
 
 
 @workflow(signals={"shape": Shape, "message": Payload, "number": int})
 async def declared() -> Any:
-    """Signals of declared types."""
+    """Wait for signals of declared types."""
     return await gather(
         wait_signal("shape", Shape), wait_signal("message", Payload), wait_signal("number", int), wait_signal("any")
     )
@@ -95,12 +95,12 @@ async def declared() -> Any:
 
 @workflow
 async def long(count: int) -> int:
-    """A history of several pages."""
+    """Write a history of several pages."""
     return len([await note_down(str(index)) for index in range(min(count, 20))])
 
 
 SERVED = {name: each for name, each in DEFINITIONS.items() if name not in _NOT_SERVED} | {
     each.name: each for each in (anything, shaped, message, message_or_none, declared, long)
 }
-#: In the store, and in no server's code.
+#: Types that the store has and that no server's code has.
 LEFT_OUT = workflows.chatty

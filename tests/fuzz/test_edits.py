@@ -1,4 +1,4 @@
-"""Code that changes while its workflows are open: whatever the edit, no effect starts under two keys."""
+"""Code that changes while its workflows are open: after any edit, no effect starts under two keys."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def happenings(most: int, *without: str) -> st.SearchStrategy[list[Happening]]:
     return st.lists(st.tuples(st.sampled_from(hows), st.integers(0, 20)), max_size=most)
 
 
-#: How many attempts may run at once: what has no slot is asked for and not recorded.
+#: How many attempts may run at the same time. A step without a slot is requested but not recorded.
 slots = st.sampled_from([1, 2, 1_000])
-#: What opens a call, and the field with its key.
+#: The events that open a call, each with the field of its key.
 _OPENS = {
     "attempt_started": "step_key",
     "timer_started": "key",
@@ -79,7 +79,7 @@ MANY = 400
 
 @pytest.fixture
 def seen() -> Iterator[Counter[str]]:
-    """What the examples came to; nothing that a test counts may never happen."""
+    """Count what the examples reached. Everything that a test counts must happen in some example."""
     counts: Counter[str] = Counter()
     yield counts
     assert counts
@@ -96,7 +96,7 @@ class World:
         self.deploy(program)
 
     def deploy(self, program: Node, events: Sequence[Event] | None = None) -> None:
-        """Replay what there is with this code, and go on."""
+        """Replay the history with this code, and continue."""
         self.deployed.append(program)
         self.story.append(f"deploy {program}")
         self._begin(None if events is None else list(events))
@@ -118,29 +118,29 @@ class World:
     def pause(self) -> str:
         return self.life.pause
 
-    def told(self) -> str:
-        """Return the whole story, to be read."""
+    def report(self) -> str:
+        """Return the whole story as text."""
         events = (f"{event.sequence:4} {event.WhichOneof('detail')} {_particulars(event)}" for event in self.events)
         return "\n".join(["", *self.story, *events, self.pause or str(self.life.outcome)])
 
     def _drive(self, act: Callable[[], Any], added: int) -> None:
-        """Do this, which itself adds so many events; what a drive adds is taken back when it pauses."""
+        """Run the act, which itself adds ``added`` events. When the drive pauses, its own events are undone."""
         before, paused = list(self.events), bool(added and self.pause)
         with contextlib.suppress(NonDeterminism):
             act()
         if self.pause and not paused:
             self.story.append("paused")
-            assert self.events[: len(before)] == before, self.told()
-            assert len(self.events) == len(before) + added, f"a pause records nothing of the drive{self.told()}"
-            assert structure_of(self.life.history) == structure_of(folded(self.events)), self.told()
+            assert self.events[: len(before)] == before, self.report()
+            assert len(self.events) == len(before) + added, f"a pause records nothing of the drive{self.report()}"
+            assert structure_of(self.life.history) == structure_of(folded(self.events)), self.report()
             self._check_explanation()
 
     def _check_explanation(self) -> None:
-        """It names a call by its kind, its key and the event that opened it."""
+        """Check that the explanation names a call by its kind, its key and the event that opened it."""
         named = re.findall(r"(?:step|timer|signal wait|withdrawn call) (\S+)(?: \(\w+\))? \(event (\d+)\)", self.pause)
-        assert named, self.told()
+        assert named, self.report()
         for key, sequence in named:
-            assert _opened(self.events[int(sequence) - 1]) == key, self.told()
+            assert _opened(self.events[int(sequence) - 1]) == key, self.report()
 
     def happen(self, how: str, which: int) -> None:
         """Make something happen, if it can."""
@@ -169,28 +169,28 @@ class World:
         self._drive(lambda: self.life.settle(key, fail=how == "badly"), 1)
 
     def live(self, happened: Sequence[Happening]) -> None:
-        """Make this happen, unless it would end the program."""
+        """Make these things happen, unless one would end the program."""
         for how, which in happened:
-            events, told = list(self.events), len(self.story)
+            events, length = list(self.events), len(self.story)
             self.happen(how, which)
             if self.done:
-                # It comes to this later.
-                self.story[told:] = ["…"]
+                # This moment comes later.
+                self.story[length:] = ["…"]
                 self._begin(events)
                 return
 
     def end(self) -> None:
-        """Make everything go well until it has ended or paused."""
+        """Make every call succeed until the workflow has ended or paused."""
         for turn in range(MANY):
             if self.done or self.pause:
                 return
-            assert self.life.history.open, f"it waits for nothing{self.told()}"
+            assert self.life.history.open, f"it waits for nothing{self.report()}"
             self.happen("signal" if turn % 3 == 2 else "well", turn)
-        pytest.fail(f"it does not end{self.told()}")
+        pytest.fail(f"it does not end{self.report()}")
 
     @property
     def keys(self) -> dict[int, list[str]]:
-        """The keys under which each effect has started, one for each time."""
+        """The keys under which each effect has started, one for each start."""
         keys: dict[int, list[str]] = {}
         for event in self.events:
             if event.HasField("attempt_started"):
@@ -199,14 +199,14 @@ class World:
         return keys
 
     def check_effects(self) -> None:
-        """No effect that stands in each program once has started twice."""
+        """Check that no effect that occurs once in each program has started twice."""
         doubled = {effect for program in self.deployed for effect, count in effects_of(program).items() if count > 1}
         twice = {effect: keys for effect, keys in self.keys.items() if len(keys) > 1 and effect not in doubled}
-        assert not twice, f"{twice}{self.told()}"
+        assert not twice, f"{twice}{self.report()}"
 
 
 def _opened(event: Event) -> str:
-    """Return the key of the call that an event opens, if it does."""
+    """Return the key of the call that an event opens, or an empty string."""
     kind = event.WhichOneof("detail") or ""
     return str(getattr(getattr(event, kind), _OPENS[kind])) if kind in _OPENS else ""
 
@@ -230,7 +230,7 @@ def opened_by(events: Sequence[Event]) -> set[str]:
     first=happenings(14),
     rounds=st.lists(st.tuples(edits_of(*ALL_EDITS), happenings(10)), min_size=1, max_size=2),
 )
-def test_any_edits_no_effect_starts_under_two_keys_and_a_rollback_goes_on(
+def test_any_edits_start_no_effect_under_two_keys_and_a_rollback_continues(
     program: Node,
     slots: int,
     first: list[Happening],
@@ -239,7 +239,7 @@ def test_any_edits_no_effect_starts_under_two_keys_and_a_rollback_goes_on(
 ) -> None:
     world = World(program, slots=slots)
     world.live(first)
-    assert not world.pause, f"unedited code pauses{world.told()}"
+    assert not world.pause, f"unedited code pauses{world.report()}"
     known = opened_by(world.events)
     changed = program
     for number, (edits, happened) in enumerate(rounds, 1):
@@ -247,7 +247,7 @@ def test_any_edits_no_effect_starts_under_two_keys_and_a_rollback_goes_on(
         world.story.append(f"edits {edits}")
         world.deploy(changed, world.events)
         world.live(happened)
-        seen.update(paused=bool(world.pause), went_on=not world.pause)
+        seen.update(paused=bool(world.pause), continued=not world.pause)
         world.check_effects()
         seen.update(cancelled=bool(world.life.history.cancel and world.pause))
     new = opened_by(world.events) - known
@@ -261,7 +261,7 @@ def test_any_edits_no_effect_starts_under_two_keys_and_a_rollback_goes_on(
     world.end()
     world.check_effects()
     if not new:
-        assert not world.pause, f"a rollback pauses{world.told()}"
+        assert not world.pause, f"a rollback pauses{world.report()}"
         assert world.done
     seen.update(rolled_back_from_pause=was_paused and world.done, rollback_paused=bool(world.pause))
 
@@ -276,11 +276,11 @@ def test_unedited_code_is_replayed_at_any_rest_never_pauses(
         world.happen(how, which)
         again = World(program, slots=slots)
         again.deploy(program, world.events)
-        assert not again.pause, again.told()
-        assert again.events == world.events, f"a replay of what was at rest decides nothing{again.told()}"
-        assert set(again.life.run.wanted) == set(world.life.run.wanted), again.told()
+        assert not again.pause, again.report()
+        assert again.events == world.events, f"a replay of what was at rest decides nothing{again.report()}"
+        assert set(again.life.run.wanted) == set(world.life.run.wanted), again.report()
     world.end()
-    assert not world.pause, world.told()
+    assert not world.pause, world.report()
     world.check_effects()
     seen.update(ended=world.done, cancelled=bool(world.life.history.cancel))
 
@@ -304,7 +304,7 @@ def test_an_edit_after_everything_recorded_never_pauses(
     world.deploy(edited(program, edits, fresh=100), world.events)
     world.live(then)
     world.end()
-    assert not world.pause, world.told()
+    assert not world.pause, world.report()
     world.check_effects()
     seen.update(appended_ran=any(effect >= 100 for effect in world.keys))
 
@@ -350,15 +350,15 @@ def test_marked_calls_inserted_in_sequences_never_pause_and_each_on_the_path_run
     for number, (where, happened) in enumerate(rounds, 1):
         changed = insert_marked(world.deployed[-1], where, 100 * number)
         world.deploy(changed, world.events)
-        # An inserted call that fails is another path.
+        # An inserted call that fails takes another path.
         world.live([(("well" if how == "badly" else how), which) for how, which in happened])
-        assert not world.pause, world.told()
+        assert not world.pause, world.report()
     world.end()
-    assert world.done, world.told()
+    assert world.done, world.report()
     world.check_effects()
-    # What this code, at its end, asked for on its way.
+    # The effects that this code, at its end, had requested.
     inserted = [effect for effect in world.asked if effect >= 100]
-    assert all(len(world.keys[effect]) == 1 for effect in inserted), world.told()
+    assert all(len(world.keys[effect]) == 1 for effect in inserted), world.report()
     seen.update(inserted_ran=bool(inserted))
 
 
@@ -381,7 +381,7 @@ def test_calls_behind_a_version_anywhere_never_pause(
     world.deploy(changed, world.events)
     world.live(then)
     world.end()
-    assert not world.pause, world.told()
+    assert not world.pause, world.report()
     world.check_effects()
     seen.update(new_ran=any(effect >= 100 for effect in world.keys), old_ran=any(effect < 100 for effect in world.keys))
 
@@ -391,12 +391,12 @@ def test_calls_behind_a_version_anywhere_never_pause(
 
 @dataclass
 class Records:
-    """What a history holds of the calls of a line."""
+    """The calls of a line that a history holds."""
 
     #: Word, name and effect of each call, by its key.
     calls: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
-    #: How many signals of each name nothing has taken.
+    #: How many signals of each name are not taken yet.
     mailbox: Counter[str] = field(default_factory=Counter)
 
     def add(self, event: Event) -> None:
@@ -438,7 +438,7 @@ def rule(events: Sequence[Event], line: Node) -> tuple[bool, str]:
             continue
         if leaf.word != "signal" or not records.mailbox[leaf.name]:
             return new and bool(unclaimed), key
-        records.mailbox[leaf.name] -= 1  # It is there already.
+        records.mailbox[leaf.name] -= 1  # The signal is there already.
     return bool(unclaimed), ""
 
 
@@ -463,20 +463,20 @@ def test_a_line_that_is_edited_pauses_exactly_when_the_rule_says(
         _follow(world, changed, turns)
         seen.update(paused=bool(world.pause), paused_later=bool(world.pause) and len(world.events) > len(events))
     _follow(world, world.deployed[-1], MANY)
-    assert world.done or world.pause, world.told()
+    assert world.done or world.pause, world.report()
     world.check_effects()
     seen.update(ended=world.done)
 
 
 def _follow(world: World, line: Node, turns: int) -> None:
-    """Make so many calls go well, and compare each rest with the rule."""
+    """Make this many calls succeed, and compare each rest with the rule."""
     for turn in range(turns + 1):
         pauses, key = rule(world.events, line)
-        assert bool(world.pause) == pauses, f"it {'does not pause' if pauses else 'pauses'}{world.told()}"
-        assert world.pause or world.done == (not key), world.told()
+        assert bool(world.pause) == pauses, f"it {'does not pause' if pauses else 'pauses'}{world.report()}"
+        assert world.pause or world.done == (not key), world.report()
         if world.pause or world.done or turn == turns:
             return
-        assert key in world.life.history.open, f"it does not wait at {key}{world.told()}"
+        assert key in world.life.history.open, f"it does not wait at {key}{world.report()}"
         world.settle(key, "well")
 
 
@@ -492,16 +492,16 @@ class Deployed:
 
     id: str
     programs: list[Node]
-    #: What is recorded at the end of each life.
+    #: The recorded events at the end of each life.
     histories: list[list[Event]] = field(default_factory=list)
 
-    def told(self) -> str:
+    def report(self) -> str:
         events = self.histories[-1]
         lines = [f"{event.sequence:4} {event.WhichOneof('detail')} {_particulars(event)}" for event in events]
         return "\n".join(["", self.id, *map(str, self.programs), *lines])
 
     def paused_from(self, sequence: int) -> bool:
-        """Return whether code that does not fit has paused it after this event."""
+        """Return whether code that does not fit has paused the workflow after this event."""
         return any(
             event.workflow_paused.reason == event_pb2.STATE_REASON_NON_DETERMINISM
             for event in self.histories[-1][sequence:]
@@ -509,22 +509,22 @@ class Deployed:
 
     @property
     def new(self) -> set[str]:
-        """The calls that the edited code has recorded and the code from before has not."""
+        """The calls that the edited code has recorded and the earlier code has not."""
         return opened_by(self.histories[1]) - opened_by(self.histories[0])
 
     def check(self) -> None:
-        """Hold it against the promises, after its last life."""
+        """Check the promises after the last life."""
         doubled = {effect for program in self.programs for effect, count in effects_of(program).items() if count > 1}
         keys: dict[int, set[str]] = {}
         for workflow_id, effect, idempotency_key in RAN:
             if workflow_id == self.id:
                 keys.setdefault(effect, set()).add(idempotency_key)
         twice = {effect for effect, found in keys.items() if len(found) > 1} - doubled
-        assert not twice, f"{twice} ran under two keys{self.told()}"
+        assert not twice, f"{twice} ran under two keys{self.report()}"
         if self.programs[0] == self.programs[1]:
-            assert not self.paused_from(0), f"unedited code pauses{self.told()}"
+            assert not self.paused_from(0), f"unedited code pauses{self.report()}"
         if not self.new:
-            assert not self.paused_from(len(self.histories[1])), f"a rollback pauses{self.told()}"
+            assert not self.paused_from(len(self.histories[1])), f"a rollback pauses{self.report()}"
         for event in self.histories[-1]:
             if event.workflow_paused.reason == event_pb2.STATE_REASON_NON_DETERMINISM:
                 self._check_pause(event)
@@ -532,11 +532,11 @@ class Deployed:
     def _check_pause(self, paused: Event) -> None:
         events = self.histories[-1]
         named = re.findall(r"(\S+)(?: \(\w+\))? \(event (\d+)\)", paused.workflow_paused.explanation)
-        assert named, self.told()
-        assert all(_opened(events[int(number) - 1]) == key for key, number in named), self.told()
+        assert named, self.report()
+        assert all(_opened(events[int(number) - 1]) == key for key, number in named), self.report()
         before = events[paused.sequence - 2]
         by_code = before.WhichOneof("detail") in _BY_CODE and before.time == paused.time
-        assert not by_code, f"a pause records nothing of the drive{self.told()}"
+        assert not by_code, f"a pause records nothing of the drive{self.report()}"
 
 
 async def at_rest(handle: WorkflowHandle[Any]) -> workflow_pb2.Workflow:
@@ -551,7 +551,7 @@ async def at_rest(handle: WorkflowHandle[Any]) -> workflow_pb2.Workflow:
 
 
 async def finish(handle: WorkflowHandle[Any], *, may_pause: bool) -> None:
-    """Send what it waits for until it has ended; terminate what pauses again, if it may."""
+    """Send what the workflow waits for until it has ended. Terminate it if it may pause and pauses again."""
     resumed = seen = 0
     async with asyncio.timeout(PATIENCE):
         while not (found := await handle.get()).HasField("end_time"):
@@ -573,7 +573,7 @@ async def finish(handle: WorkflowHandle[Any], *, may_pause: bool) -> None:
     stop=st.sampled_from(["drain", "close"]),
 )
 @example(
-    # Each is replayed when a signal comes, and what the replay adds before it pauses is a wait, a value or a timer.
+    # Each is replayed when a signal comes. What the replay adds before it pauses is a wait, a value or a timer.
     crowd=[
         (Node("sequence", (Leaf("step", "a", 1), Leaf("signal", "s"), *after)), [edits], ["pause"] * 3, ["t"])
         for after, edits in [
@@ -585,7 +585,7 @@ async def finish(handle: WorkflowHandle[Any], *, may_pause: bool) -> None:
     ],
     stop="drain",
 )
-async def test_any_edits_on_a_real_server_no_effect_runs_under_two_keys_and_a_rollback_goes_on(
+async def test_any_edits_on_a_real_server_run_no_effect_under_two_keys_and_a_rollback_continues(
     crowd: list[tuple[Node, list[list[Edit]], list[str], list[str]]],
     stop: str,
     tmp_path: Path,

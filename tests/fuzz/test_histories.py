@@ -1,4 +1,4 @@
-"""Histories with deaths in them: any prefix of these, too, replays to the decisions that the rest of it records."""
+"""Histories with deaths: any prefix of them replays to the decisions that the rest records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fuzz.forms import fuzz
 from tests.fuzz.programs import SIGNALS, run_program, slow_programs
 from tests.fuzz.replaying import argument_of, faults_of_prefixes, is_lost
 from tests.support.killing import Point
-from tests.support.promises import Evidence, Told, broken, read_store
+from tests.support.promises import Evidence, Reply, broken, read_store
 from tests.support.servers import ServerProcess, serving_process
 from tests.support.trial import SUBJECT, Case, run_trial
 
@@ -46,16 +46,16 @@ def check(workflow: Workflow[Any, Any], events: list[Event]) -> None:
 
 @dataclass
 class Mortal:
-    """A server that is killed, and what became of the programs it ran."""
+    """A server that is killed, and the programs it ran."""
 
     server: ServerProcess
     client: Client
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
     seen: collections.Counter[str] = field(default_factory=collections.Counter)
     ids: Any = field(default_factory=itertools.count)
 
     async def progress(self, ids: list[str], events: int) -> None:
-        """Wait until these have so many events in all, or have come to rest."""
+        """Wait until these have ``events`` events in total, or have come to rest."""
         before = -1
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -68,16 +68,16 @@ class Mortal:
 
 @pytest.fixture
 async def mortal(tmp_path: Path) -> AsyncIterator[Mortal]:
-    # It replays all the time.
+    # Short idle time, so that it replays all the time.
     with serving_process(tmp_path, modules=(PROGRAMS,), environment={"MENDFLOW_EVICT_AFTER": "0.05"}) as server:
         async with Client(server.grpc_address, timeout=60.0, retry_for=None) as client:
             running = Mortal(server, client)
             yield running
         server.kill()
-        wrong = broken(Evidence(read_store(server.store), told=running.told))
+        wrong = broken(Evidence(read_store(server.store), replies=running.replies))
     print(f"\n{dict(running.seen)}")  # noqa: T201 - the proof's figures
     assert not wrong, "\n".join(map(str, wrong))
-    assert running.seen["lost"], "no death cut anything off"
+    assert running.seen["lost"], "no death interrupted anything"
     assert running.seen["workflow_recovered"]
 
 
@@ -108,7 +108,7 @@ async def test_every_prefix_of_a_history_with_deaths_replays_to_the_same_decisio
         history = [event async for event in handle.events()]
         check(run_program, history)
         assert has_ended, handle
-        mortal.told.append(Told("result", handle.id, await handle.get()))
+        mortal.replies.append(Reply("result", handle.id, await handle.get()))
         mortal.seen.update(event.WhichOneof("detail") or "" for event in history)
         mortal.seen["lost"] += sum(map(is_lost, history))
 
@@ -117,7 +117,7 @@ async def test_every_prefix_of_a_history_with_deaths_replays_to_the_same_decisio
 async def test_every_prefix_of_a_quarantined_history_replays_to_the_same_decisions(
     tmp_path: Path, verdict: str
 ) -> None:
-    branches = ["gather", ["sequence", ["work"], ["kill"], ["told"]], ["signal", "go"], ["sleep"]]
+    branches = ["gather", ["sequence", ["work"], ["kill"], ["drawn"]], ["signal", "go"], ["sleep"]]
     program = ["sequence", ["now"], ["try", branches, ["work"]], ["think"]]
     with serving_process(tmp_path, modules=(PROGRAMS,), environment={"MENDFLOW_CRASH_BUDGET": "1"}) as server:
         async with Client(server.grpc_address, timeout=60.0, retry_for=None) as client:
@@ -126,13 +126,13 @@ async def test_every_prefix_of_a_quarantined_history_replays_to_the_same_decisio
             await asyncio.to_thread(server.start)
             while (await handle.get()).state != workflow_pb2.WORKFLOW_STATE_QUARANTINED:
                 await asyncio.sleep(0.01)
-            # Taken by the history, and not by the code while it must not run.
+            # The history takes it, and not the code, which must not run.
             await act(handle, ["go", verdict])
             assert await let_end(handle)
-            told = Told("result", handle.id, await handle.get())
+            reply = Reply("result", handle.id, await handle.get())
         server.kill()
         stored = read_store(server.store)
-    wrong = broken(Evidence(stored, told=[told]))
+    wrong = broken(Evidence(stored, replies=[reply]))
     assert not wrong, "\n".join(map(str, wrong))
     history = stored.histories["deadly"]
     kinds = [event.WhichOneof("detail") for event in history]
@@ -145,7 +145,7 @@ async def test_every_prefix_of_a_quarantined_history_replays_to_the_same_decisio
 
 
 def order_input(directory: Path, _port: int) -> dict[str, Any]:
-    """The carrier refuses the piano, so all is undone."""
+    """The carrier refuses the piano, so everything is undone."""
     items = [
         {"sku": "lamp", "price_cents": 4900, "weight_kg": 2.5, "quantity": 2},
         {"sku": "piano", "price_cents": 290_000, "weight_kg": 240},
@@ -154,9 +154,9 @@ def order_input(directory: Path, _port: int) -> dict[str, Any]:
 
 
 def campaign_input(directory: Path, port: int) -> dict[str, Any]:
-    """One is greylisted, and one rejected."""
+    """One address is greylisted, and one is rejected."""
     recipients = directory / "recipients.csv"
-    addresses = ["ada@lovelace.example", "grace@careful.example", "nobody@rejected.example", "vint@cerf.example"]
+    addresses = ["ada@lovelace.example", "grace@careful.example", "unknown@rejected.example", "vint@cerf.example"]
     lines = [f"{address},{address.partition('@')[0]},Town" for address in addresses]
     recipients.write_text("\n".join(["address,name,city", *lines, ""]), encoding="utf-8")
     return {
@@ -175,7 +175,7 @@ async def mail_around(directory: Path) -> AsyncIterator[int]:
 
 
 def nothing_more(_: Any) -> list[str]:
-    """What must come of the examples is judged where they are killed at every boundary."""
+    """Judge nothing: the tests that kill at every boundary judge the results of the examples."""
     return []
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mendflow_server.history.state import CallRecord
     from tests.support.servers import Server
 
-#: What happens next: an open call is settled (which one, and how), a signal comes, or an act of somebody's, or a death.
+#: What happens next: an open call is settled (which one, and how), a signal comes, an operator acts, or a death.
 happenings = st.lists(
     st.tuples(
         st.sampled_from(
@@ -43,12 +43,12 @@ happenings = st.lists(
     ),
     max_size=40,
 )
-#: And what ends it from outside.
+#: The acts that end it from outside.
 ends = st.sampled_from(["", "", "", "terminate"])
 
 
 class World:
-    """A run, and an outside world that the test decides: it writes the history as the engine does."""
+    """A run in a world that the test decides. It writes the history as the engine does."""
 
     def __init__(self, program: Any) -> None:
         self.builder = HistoryBuilder(History())
@@ -57,12 +57,12 @@ class World:
         event.workflow_started.workflow_type = run_program.name
         self.builder.add(event)
         self._program = program
-        #: None: it is stopped.
+        #: None while it is stopped.
         self.run: WorkflowRunner | None = None
-        #: At rest: how many events there were, what was awaited, what was being cancelled.
+        #: For each rest: how many events there were, what was awaited, what was being cancelled.
         self.rests: list[tuple[int, set[str], set[str]]] = []
         self._withdrawn: set[str] = set()
-        self._go_on()
+        self._continue()
 
     @property
     def events(self) -> list[event_pb2.Event]:
@@ -70,11 +70,11 @@ class World:
 
     @property
     def done(self) -> bool:
-        """Whether the code has ended, or the workflow."""
+        """Whether the code or the workflow has ended."""
         return self.builder.history.final is not None or (self.run is not None and self.run.done)
 
-    def _go_on(self) -> None:
-        """Replay what there is, and go on."""
+    def _continue(self) -> None:
+        """Replay the history, and continue."""
         self.run = WorkflowRunner(run_program, self.builder, self._program, payload_limit=LIMIT)
         self._drove(self.run, self.run.begin)
 
@@ -91,7 +91,7 @@ class World:
         self.rests.append((len(self.events), set(run.wanted), set(self._withdrawn)))
 
     def _want(self, run: WorkflowRunner, key: str) -> None:
-        """Start a step's next attempt, if none is open and nothing is in its way."""
+        """Start a step's next attempt, if none is open and nothing prevents it."""
         record = self.builder.history.open.get(key)
         if record is not None and (record.started is not None or record.paused):
             return
@@ -105,7 +105,7 @@ class World:
         self.builder.add(event)
 
     def happen(self, how: str, which: int) -> None:
-        """Let something happen, if it can."""
+        """Make something happen, if it can."""
         self.builder.now += 1
         history = self.builder.history
         if how == "cancel":
@@ -120,7 +120,7 @@ class World:
         elif how == "resume":
             if history.stopped:
                 self._add(lambda event: event.workflow_resumed.SetInParent())
-                self._go_on()
+                self._continue()
         elif how in ("death", "quarantine"):
             self._die(which if how == "quarantine" else None)
         elif how == "terminate":
@@ -151,19 +151,21 @@ class World:
         elif self.run is not None:
             self._drove(self.run, self.run.cancel_recorded)
         else:
-            self._go_on()
+            self._continue()
 
     def _die(self, guilty: int | None) -> None:
-        """The process dies and another takes over, which may find an attempt ``guilty`` and keep it from running."""
+        """End the process. The next one may find an attempt ``guilty`` and keep it from running."""
         history = self.builder.history
-        cut_off = history.open_attempts()
-        if history.stopped and not cut_off:
+        interrupted = history.open_attempts()
+        if history.stopped and not interrupted:
             return
         self._stop()
         self._withdrawn.clear()
         self._add(lambda event: event.workflow_recovered.SetInParent())
-        for record in cut_off:
-            quarantined = guilty is not None and not history.stopped and record is cut_off[guilty % len(cut_off)]
+        for record in interrupted:
+            quarantined = (
+                guilty is not None and not history.stopped and record is interrupted[guilty % len(interrupted)]
+            )
             event = self.builder.new()
             detail = event.attempt_failed
             detail.step_key, detail.attempt = record.key, record.attempt
@@ -175,7 +177,7 @@ class World:
             if quarantined:
                 self._add(lambda event: event.workflow_quarantined.SetInParent())
         if not history.stopped:
-            self._go_on()
+            self._continue()
 
     def _settle(self, key: str, how: str) -> None:
         """Give an open call an outcome, or a step another attempt."""
@@ -183,7 +185,7 @@ class World:
         event = self.builder.new()
         if record.kind != "step":
             if self.run is None or (record.kind == "signal" and record.wake_time is None):
-                return  # Time stands still for what is stopped.
+                return  # No time passes for a stopped workflow.
             if record.kind == "timer":
                 event.timer_fired.key = key
             else:
@@ -242,7 +244,7 @@ def test_every_prefix_of_a_simulated_history_replays_to_the_same_decisions(
     events = world.events
     _end(world)
     if world.run is not None:
-        # Or the collector would, in the midst of another run.
+        # Otherwise the collector would do it in the middle of another run.
         world.run.close()
     _check_prefixes(program, events)
     for length, wanted, withdrawn in world.rests:
@@ -254,10 +256,10 @@ def test_every_prefix_of_a_simulated_history_replays_to_the_same_decisions(
 
 def _check_prefixes(program: Any, events: list[event_pb2.Event]) -> None:
     wrong = faults_of_prefixes(run_program, program, events)
-    assert not wrong, "\n".join([_told(program, events), *wrong])
+    assert not wrong, "\n".join([_report(program, events), *wrong])
 
 
-def _told(program: Any, events: list[event_pb2.Event]) -> str:
+def _report(program: Any, events: list[event_pb2.Event]) -> str:
     return "\n".join([json.dumps(program), *(f"{event.sequence} {str(event)[-300:]!r}" for event in events)])
 
 
@@ -278,7 +280,7 @@ def _end(world: World) -> None:
 
 @pytest.fixture
 async def forgetful(tmp_path: Path) -> AsyncIterator[Server]:
-    """A server that drops what waits from memory at once, so that it replays all the time."""
+    """Serve, and evict waiting workflows at once, so that the server replays all the time."""
     async with serving(tmp_path, definitions={run_program.name: run_program}, evict_after=0.01) as server:
         yield server
 
@@ -292,5 +294,5 @@ async def test_every_prefix_of_a_real_history_replays_to_the_same_decisions(
     await act(handle, sent)
     ended = await let_end(handle)
     events = [event async for event in handle.events()]
-    assert ended, _told(program, events)
+    assert ended, _report(program, events)
     _check_prefixes(program, events)

@@ -1,4 +1,4 @@
-"""Input: whatever message an rpc is sent, it is answered by its contract, and the server and its store stay sound."""
+"""Input: each message to an rpc is answered by its contract, and the server and its store stay sound."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def calls_of(method: Method) -> SearchStrategy[Call]:
     return st.builds(Call, st.just(method), messages(method.request.DESCRIPTOR))
 
 
-# Starts, signals and streams more often: behind them lies most.
+# More starts, signals and streams than others, because they reach the most code.
 calls = st.lists(
     st.one_of(
         *map(calls_of, METHODS),
@@ -60,12 +60,12 @@ calls = st.lists(
 
 
 def called(rpc: str, /, **fields: Any) -> Call:
-    """Answer a good call."""
+    """Return a good call."""
     method = BY_NAME[rpc]
     return Call(method, method.request(**fields))
 
 
-#: One of each that leaves something behind: whatever else is drawn, these are among them.
+#: One of each call that leaves something behind. These are among the calls whatever else is drawn.
 LEAVING = [
     called("SignalWorkflow", workflow_id="@waiting", name="unheard", request_id="r9"),
     called("SignalWorkflow", workflow_id="@sleeping", name="unheard"),
@@ -81,12 +81,12 @@ async def fuzzed_server(tmp_path: Path) -> AsyncIterator[tuple[Fuzzed, World]]:
         yield running, World(running.server, SEEDED)
         entries = running.ledger.entries
         print(f"\n{dict(entries)}")  # noqa: T201 - the proof's figures
-        # The calls were of those that leave something behind.
+        # The calls included those that leave something behind.
         assert all(entries[kind] for kind in ("started", "signalled", "nameless", "cancelled", "refused", "terminated"))
 
 
 async def test_every_service_is_fuzzed(server: Server) -> None:
-    """The server has no rpc that the strategies do not know."""
+    """The server has no rpc without a strategy."""
     reflection = BY_NAME["ServerReflectionInfo"]
     asked = reflection.request(list_services="")
     answer = await call(server.channel, reflection, [asked.SerializeToString()])
@@ -115,5 +115,5 @@ TOUCHING = {"SignalWorkflow", "CancelWorkflow", "ResumeWorkflow", "TerminateWork
 
 
 def _is_too_large(data: bytes, answer: Answer) -> bool:
-    """Whether gRPC itself refused it, before the server's code saw it."""
+    """Return whether gRPC itself refused the call, before the server's code saw it."""
     return len(data) > REQUEST_LIMIT and answer.code == "RESOURCE_EXHAUSTED"

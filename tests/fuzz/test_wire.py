@@ -1,4 +1,4 @@
-"""Input: whatever bytes come over the wire, a call is answered by its contract, and the server goes on."""
+"""Input: whatever bytes come over the wire, a call is answered by its contract, and the server continues."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def fuzzed_server(tmp_path: Path) -> AsyncIterator[Fuzzed]:
 
 @st.composite
 def broken(draw: Any, method: Method) -> bytes:
-    """Bytes that are a message of this rpc, or nearly, or not at all."""
+    """Draw bytes that are a message of this rpc, or nearly, or not at all."""
     data: bytes = draw(messages(method.request.DESCRIPTOR)).SerializeToString()[:200]
     place = draw(st.integers(0, len(data)))
     spliced = draw(st.binary(max_size=8))
@@ -57,7 +57,7 @@ def broken(draw: Any, method: Method) -> bytes:
             st.just(data[:place] + flipped + data[place + 1 :]),
             st.just(data[:place] + spliced + data[place:]),
             st.integers(2, 50).map(lambda times: data * times),
-            # A text that is longer than the message, or as long as nothing can be.
+            # A text that is longer than the message, or longer than anything can be.
             st.sampled_from([1, 2**31 - 1, 2**32, 2**63, -1]).map(lambda length: data + b"\x0a" + varint(length)),
             unknown_fields,
             st.binary(max_size=40),
@@ -79,7 +79,7 @@ async def test_bytes_that_are_no_message_are_refused_as_bad_input(
 
 
 def _read(method: Method, data: bytes) -> Message | None:
-    """Answer the message, or None where there is none."""
+    """Return the message, or None if the bytes are none."""
     try:
         return method.request.FromString(data)
     except DecodeError:
@@ -111,7 +111,7 @@ _trace_values = st.one_of(
     _printable,
 )
 metadata = st.one_of(
-    # A trace that is taken, with whatever hangs on it.
+    # A trace that is accepted, with anything attached to it.
     st.builds(
         lambda *values: list(zip(("traceparent", "tracestate", "baggage"), values, strict=True)),
         st.just(_trace),
@@ -154,7 +154,7 @@ async def test_no_metadata_keeps_a_workflow_from_running(
 
 
 def _is_large(metadata: list[tuple[str, Any]]) -> bool:
-    """Whether gRPC itself may refuse it; it throws dice from 8 KiB on."""
+    """Return whether gRPC itself may refuse it. From 8 KiB on, gRPC refuses at random."""
     return sum(len(name) + len(value) + 32 for name, value in metadata) > 8_000
 
 
@@ -190,8 +190,8 @@ async def test_a_call_that_never_says_what_it_asks_ends_with_its_deadline(server
     await is_alive_now(server)
 
 
-async def test_a_path_that_is_no_text_stops_nobody_for_long(server: Server) -> None:
-    """It ends gRPC's own loop, and with it the listening; another one listens in its place."""
+async def test_path_that_is_no_text_interrupts_service_only_briefly(server: Server) -> None:
+    """The path ends gRPC's own loop, and with it the listener. Another listener takes its place."""
     handle = await server.client.start("wait_for", "x", id="watched")
     watching = asyncio.create_task(_kinds(handle))
     for _ in range(3):
@@ -218,7 +218,7 @@ async def _kinds(handle: WorkflowHandle[Any]) -> list[str | None]:
 
 
 async def comes_back(server: Server) -> None:
-    """Wait until calls are taken again."""
+    """Wait until the server accepts calls again."""
     async with asyncio.timeout(PATIENCE):
         while True:
             async with grpc.aio.insecure_channel(server.address) as channel:
@@ -238,8 +238,8 @@ async def test_every_rpc_refuses_bytes_that_are_no_message(server: Server, metho
     assert faults(method, None, answer) == []
 
 
-async def test_an_unknown_service_is_told_in_short(server: Server) -> None:
-    """A name as long as a request may be once broke the whole reply, and with it the stream."""
+async def test_unknown_service_gets_a_short_refusal(server: Server) -> None:
+    """A service name as long as a request may be once broke the whole reply, and the stream."""
     for name in ("x" * 20_000, "é" * 20_000, "\0" * 20_000):
         request = BY_NAME["Check"].request(service=name)
         answer = await call(server.channel, BY_NAME["Check"], [request.SerializeToString()])
@@ -267,7 +267,7 @@ async def test_any_grpc_timeout_is_survived(server: Server, timeout: bytes) -> N
 
 
 def _has_ended(heard: bytes) -> bool:
-    """Whether the server has answered the first call, or refused to."""
+    """Return whether the server has answered the first call, or refused to."""
     return any(
         kind in (http2.RST_STREAM, http2.GOAWAY) or (stream == 1 and kind <= http2.HEADERS and flags & http2.END_STREAM)
         for kind, flags, stream in http2.frames(heard)
@@ -334,19 +334,19 @@ def _is_text(data: bytes) -> bool:
 
 
 def _is_of_no_text(complaint: Any, *, ended_loop: bool) -> bool:
-    """gRPC complains of any header that is no text, and goes on.
+    """Return whether gRPC complains of a header that is no text, and continues.
 
-    A path that is none ends its loop, of which the loop's death is told three times over; its task is found some
-    time later, when it is collected.
+    A path that is no text ends gRPC's loop. The loop's death is reported three times. Its task is found later, when it
+    is collected.
     """
-    told = f"{complaint.get('message')} {complaint['error']}"
+    text = f"{complaint.get('message')} {complaint['error']}"
     match complaint["event"]:
         case "grpc._cython.cygrpc":
-            return told.startswith("Invalid encoding on b") or (ended_loop and "codec can't decode byte" in told)
+            return text.startswith("Invalid encoding on b") or (ended_loop and "codec can't decode byte" in text)
         case "grpc_accept_loop_ended":
-            return ended_loop and "UnicodeDecodeError" in told
+            return ended_loop and "UnicodeDecodeError" in text
         case "asyncio":
-            return "coroutine without __name__" in told and "UnicodeDecodeError" in told
+            return "coroutine without __name__" in text and "UnicodeDecodeError" in text
         case _:
             return False
 
@@ -397,6 +397,6 @@ async def test_no_http_brings_the_server_down(
 
 
 def _is_of_bad_http(complaint: Any) -> bool:
-    """aiohttp complains of what is no HTTP; what it says when a handler fails has another error."""
+    """Return whether aiohttp complains of bytes that are no HTTP. A handler that fails causes another error."""
     kinds = ("BadHttpMessage", "BadStatusLine", "BadHttpMethod", "InvalidHeader", "LineTooLong", "InvalidURLError")
     return bool(complaint["event"] == "aiohttp.server" and complaint["error"].lstrip("<").startswith(kinds))

@@ -1,8 +1,8 @@
-"""The workflows that there are while requests are fuzzed, one in each state, and the names by which messages mean them.
+"""The workflows that exist while requests are fuzzed, one in each state, and their names in messages.
 
 ``@waiting`` is the id of the workflow that waits, ``@fresh-1`` one that the example itself may have started,
-``@token`` a page token that goes with the request, ``@forged:1:7`` a well-made one that the server never gave out.
-What a request may have changed is made anew before the next example, so that each begins in the same world.
+``@token`` a page token that goes with the request, ``@forged:1:7`` a well-formed one that the server never gave out.
+Whatever a request may have changed is made again before the next example, so that each begins in the same world.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _STARTS = {
     "running": ("holds", "3600"),
     "cancelling": ("slow_to_clean", ""),
 }
-#: These are in the store before the server starts, many of each.
+#: The workflows that are in the store before the server starts, many of each.
 _SEEDED = {
     "quarantined": ("echo", workflow_pb2.WORKFLOW_STATE_QUARANTINED, event_pb2.STATE_REASON_CRASH_BUDGET),
     "not_served": ("chatty", workflow_pb2.WORKFLOW_STATE_WAITING, event_pb2.STATE_REASON_NOT_SERVED),
 }
 KINDS = (*_STARTS, *_SEEDED, "missing")
-#: Those that have not ended, and one that has no room for more.
+#: The workflows that have not ended, and one that has no room for more.
 SIGNALLED = ("waiting", "declared", "full", "sleeping", "backoff", "paused", "running", "cancelling", *_SEEDED)
 FRESH = ("@fresh-1", "@fresh-2", "")
-#: A workflow of each kind is as its name says once it is in this state, or for this reason.
+#: The state or the reason in which a workflow of each kind is what its name says.
 _READY = {
     "succeeded": workflow_pb2.WORKFLOW_STATE_SUCCEEDED,
     "failed": workflow_pb2.WORKFLOW_STATE_FAILED,
@@ -65,7 +65,7 @@ SIGNAL_LIMIT = 5
 
 
 async def seed(store_url: str, count: int) -> None:
-    """Put workflows into a new store that a server can only come by after deaths or a change of its code."""
+    """Put workflows into a new store that a server can only reach by deaths or a change of its code."""
     store = open_store(store_url, signal_limit=SIGNAL_LIMIT)
     await store.open()
     try:
@@ -112,7 +112,7 @@ def _seeded(kind: str, index: int) -> Change:
 
 
 class World:
-    """The workflows there are, and what messages call them."""
+    """The workflows that exist, and their names in messages."""
 
     def __init__(self, server: Server, seeded: int) -> None:
         self._server = server
@@ -124,7 +124,7 @@ class World:
         self._used: set[str] = set(_STARTS) | set(_SEEDED)
 
     async def refresh(self) -> None:
-        """Make anew what the last example may have changed."""
+        """Make again what the last example may have changed."""
         self._examples += 1
         used, self._used = sorted(self._used), set()
         await asyncio.gather(*(self._make(kind) for kind in used))
@@ -135,7 +135,7 @@ class World:
         if kind in _SEEDED:
             number = 0 if kind not in self._ids else int(self._ids[kind].rpartition("-")[2]) + 1
             if number >= self._seeded:
-                return  # None is left as it was; the last one serves on, whatever became of it.
+                return  # None is as it was; the last one stays in use, whatever happened to it.
             workflow_id = f"{kind}-{number}"
         else:
             workflow_id = f"{kind}-{self._made}"
@@ -166,7 +166,7 @@ class World:
                 await asyncio.sleep(0.002)
 
     async def name(self, message: Any, *, touching: bool) -> None:
-        """Put real ids and tokens into a message; with ``touching`` the workflows named may change."""
+        """Put real ids and tokens into a message. With ``touching``, the named workflows may change."""
         for field, value in list(message.ListFields()):
             if field.message_type is not None and field.message_type.GetOptions().map_entry:
                 continue
@@ -187,7 +187,7 @@ class World:
         return self._ids.get(kind, text)
 
     async def _token(self, request: Any, text: str) -> str:
-        """Answer the token of the request's second page, or one that leads to a place of our own choice."""
+        """Return the token of the request's second page, or one that leads to a place that the test chooses."""
         first = type(request)()
         first.CopyFrom(request)
         first.page_token = ""
@@ -204,7 +204,7 @@ class World:
         try:
             return forge(request, *numbers) if place else str((await ask(first)).next_page_token)
         except (grpc.RpcError, Refusal):
-            return ""  # The question itself is no good.
+            return ""  # The request itself is invalid.
 
     def _forge_workflows(self, request: ws.ListWorkflowsRequest, create_time: int, key: int) -> str:
         condition = check_list_workflows(request, self._server.app.settings).condition

@@ -114,7 +114,7 @@ def test_a_greylisted_recipient_gets_it_at_the_second_try(smtp: campaign.MailSer
 def test_a_rejected_recipient_stays_rejected(smtp: campaign.MailServer, mailbox: Path) -> None:
     for _ in range(2):
         with pytest.raises(smtplib.SMTPResponseException, match="550"):
-            call(campaign.send, smtp, to("nobody@rejected.example"))
+            call(campaign.send, smtp, to("unknown@rejected.example"))
     assert filed(mailbox) == []
 
 

@@ -117,7 +117,7 @@ def test_everyone_has_the_message_once_per_message_id(demo: Any) -> None:
     by_recipient = {line["recipients"][0]: line["message_id"] for line in mailbox}
     assert by_recipient == {delivery["recipient"]: delivery["message_id"] for delivery in report["sent"]}
     assert len(by_recipient) == 24
-    assert [rejection["recipient"] for rejection in report["rejected"]] == ["nobody@rejected.example"]
+    assert [rejection["recipient"] for rejection in report["rejected"]] == ["unknown@rejected.example"]
     keys = {
         event.attempt_started.step_key: event.attempt_started.idempotency_key
         for event in history

@@ -12,7 +12,7 @@ from mendflow.v1 import operator_service_pb2, workflow_pb2
 from mendflow_server.store.committer import Committer
 from mendflow_server.store.errors import CommitUnknown, StoreError
 from mendflow_server.store.records import Batch, BatchResult, CommitOutcome, InboxKind, Message
-from tests.support.promises import Evidence, Told, broken, read_store
+from tests.support.promises import Evidence, Reply, broken, read_store
 from tests.support.servers import serving
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ async def test_a_terminate_that_loses_against_the_end_is_refused(tmp_path: Path)
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         ended = await handle.get(wait=3)
         assert ended.state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
-    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), told=[Told("result", "late", ended)]))
+    assert not broken(Evidence(read_store(tmp_path / "mendflow.db"), replies=[Reply("result", "late", ended)]))
 
 
 class OneIsBroken:
@@ -77,13 +77,13 @@ async def test_what_was_done_stays_done_when_its_batch_is_taken_apart(tmp_path: 
         ROWS["known"] = row
         store: Any = OneIsBroken()
         committer = Committer(store, server.app.clock, lambda: None)
-        told: list[CommitOutcome] = []
+        outcomes: list[CommitOutcome] = []
         change: Any = _NewRow(row)
-        committer.submit(change, lambda _, outcome: told.append(outcome))
+        committer.submit(change, lambda _, outcome: outcomes.append(outcome))
         committer.submit_message(Message(0, "known", InboxKind.SIGNAL, "r", 0, b""), lambda *_: None)
         await committer.run_once()
         await asyncio.sleep(0)
-        assert told == [CommitOutcome.COMMITTED]
+        assert outcomes == [CommitOutcome.COMMITTED]
 
 
 class _NewRow:

@@ -1,7 +1,7 @@
-"""The command line in processes that need not import it: each is the fork of one that has.
+"""The command line in processes that do not import it: each process is a fork of one that has.
 
-Half a second of processor time is spared each time, which hundreds of tests would spend on imports. A test that is
-about the start of a process, its signals, its terminal or its encoding starts its own with `subprocess`.
+This saves half a second of processor time for each of hundreds of tests. A test of a process's start, signals, terminal
+or encoding starts its own process with `subprocess`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.servers import ROOT, SUPPORT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: Seconds for a command.
+#: The time limit of a command, in seconds.
 PATIENCE = 60
 
 

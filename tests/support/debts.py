@@ -1,4 +1,4 @@
-"""What a server owes a workflow by what is on disk, and since when: the checker of the promises asks for it."""
+"""A server's debts to a workflow, by what is stored, and since when they are due. The checker uses them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from mendflow.v1 import event_pb2
     from tests.support.evidence import History, Stored
 
-#: The events after which a workflow stands still, and the one after which it goes on.
+#: The events after which a workflow stops, and the one after which it continues.
 STOPS: Final = frozenset({"workflow_paused", "workflow_quarantined"})
-GOES_ON: Final = "workflow_resumed"
+RESUMED: Final = "workflow_resumed"
 
 
 @dataclass(frozen=True)
 class Debt:
-    """Something that is due; ``key``: of the call that waits for it, empty: of none."""
+    """Something that is due. ``key`` names the call that waits for it, and is empty if no call does."""
 
     what: str
     key: str
     due: float
-    #: Whether an event says that it was done.
+    #: Returns whether an event pays the debt.
     done: Callable[[event_pb2.Event], bool]
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class Debt:
 
 
 def owed(stored: Stored, workflow_id: str, up: float) -> Iterator[Debt]:
-    """Yield what a server that is up from then on owes a workflow."""
+    """Yield what a server that is up from ``up`` on owes a workflow."""
     history = stored.histories.get(workflow_id, [])
     if not history or history[-1].WhichOneof("detail") in FINAL_DETAILS or _stands(history):
         return
@@ -53,13 +53,13 @@ def owed(stored: Stored, workflow_id: str, up: float) -> Iterator[Debt]:
 
 
 def _stands(history: History) -> bool:
-    """Tell whether it is paused or quarantined."""
-    stops = [name for event in history if (name := event.WhichOneof("detail") or "") in STOPS or name == GOES_ON]
+    """Return whether the workflow is paused or quarantined."""
+    stops = [name for event in history if (name := event.WhichOneof("detail") or "") in STOPS or name == RESUMED]
     return bool(stops) and stops[-1] in STOPS
 
 
 def _suspected(history: History) -> bool:
-    """Tell whether a step waits for its turn, since it may be what kills the server."""
+    """Return whether a step is held back as a possible cause of the server's crashes."""
     suspected: set[str] = set()
     for event in history:
         suspected.discard(event.attempt_started.step_key)
@@ -69,9 +69,9 @@ def _suspected(history: History) -> bool:
 
 
 def _owed_attempts(history: History, up: float) -> Iterator[Debt]:
-    """What was cut off is closed; what backed off is tried again when it is due."""
+    """An interrupted attempt gets its end; a step in back-off is tried again when it is due."""
     for started in open_attempts(history):
-        yield Debt("cut off:", started.step_key, up, _has_failed(started.step_key))
+        yield Debt("interrupted:", started.step_key, up, _has_failed(started.step_key))
     backing_off: dict[str, float] = {}
     for event in history:
         decision = event.attempt_failed.decision
@@ -84,7 +84,7 @@ def _owed_attempts(history: History, up: float) -> Iterator[Debt]:
 
 
 def _waits(history: History, up: float) -> dict[str, Debt | None]:
-    """Answer by key what sleeps and what waits for a signal; None is owed to a wait without a deadline."""
+    """Return by key the calls that sleep or wait for a signal. For a wait without a deadline the debt is None."""
     waits: dict[str, Debt | None] = {}
     for event in history:
         if event.HasField("timer_started"):

@@ -1,6 +1,6 @@
-"""The command with disturbances and faults put in: `python -m tests.support.disturbed NAME,NAME serve …`.
+"""The command with disturbances and faults: `python -m tests.support.disturbed NAME,NAME serve …`.
 
-A composition root for tests: nothing in the shipped server can switch them on.
+This is a composition root for tests. Nothing in the shipped server can switch them on.
 """
 
 from __future__ import annotations

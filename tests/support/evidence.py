@@ -1,7 +1,7 @@
-"""What can be seen of a server from outside: its store's file, the steps' own journal, what clients were told and saw.
+"""The outside view of a server: its store's file, the steps' own journal, replies and watched events.
 
-`tests.support.promises` judges by this alone. Nothing here asks the server what it thinks of itself, but for its
-health, whose answers are evidence like any other.
+`tests.support.promises` judges by this alone. Nothing here uses what the server says about itself, except its health
+answers, which are evidence like any other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ History = list[event_pb2.Event]
 
 @dataclass(frozen=True)
 class Effect:
-    """A real execution of a step: a line of the journal."""
+    """A real execution of a step, which is one line of the journal."""
 
     workflow_id: str
     step_key: str
@@ -37,10 +37,10 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a client was told: started (the uid), signalled, cancelled or refused (the request id), result (the end).
+class Reply:
+    """A reply to a client: started (the uid), signalled, cancelled or refused (the request id), result (the workflow).
 
-    And an operator: resumed, terminated.
+    Operators get the replies resumed and terminated.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Told:
 
 @dataclass
 class Watched:
-    """What one watcher saw, over all its connections. ``ended``: it was told that there is no more."""
+    """What one watcher saw over all its connections. ``ended`` means that the server ended the stream."""
 
     workflow_id: str
     kinds: tuple[int, ...] = ()
@@ -68,38 +68,38 @@ class Row:
     generation: int
     last_sequence: int
     reason: int = 0
-    #: When it wakes, in seconds; None: not by the clock.
+    #: When it wakes, in seconds, or None if it does not wake by the clock.
     wake: float | None = None
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a store holds, and what is wrong with the file itself."""
+    """The contents of a store, and the damage to its file."""
 
     histories: dict[str, History] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
     damage: tuple[str, ...] = ()
-    #: What is on its way to each workflow's driver: the kind, and the request's id.
+    #: The inbox of each workflow: the kind and the request id of each message.
     inbox: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
-    #: The replica ids of the lives that have begun, in their order.
+    #: The replica ids of the lives that have begun, in order.
     lives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Death:
-    """A SIGKILL: what was on disk then, and what had left the process."""
+    """A SIGKILL: what was stored at that time, and what had left the process."""
 
     stored: Stored
     effects: list[Effect] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
-    #: If it died at the edge of a commit: each workflow's last sequence by it, and whether it had returned.
+    #: For a death at the edge of a commit: each workflow's last sequence in that commit, and whether it had returned.
     heads: Mapping[str, int] = field(default_factory=dict)
     committed: bool = False
-    #: When it was, by the wall clock in seconds; None: nobody looked.
+    #: The wall clock time of the death in seconds, or None if no test recorded it.
     time: float | None = None
-    #: When the next life's process was up, by the wall clock in seconds: it had been made and had imported what it
-    #: serves, and nothing of the server had run yet. None: there was none.
+    #: The wall clock time, in seconds, at which the next life's process was up: it existed and had imported what it
+    #: serves, but no code of the server had run. None if there was no next life.
     up: float | None = None
 
 
@@ -109,28 +109,28 @@ class Look:
 
     time: float
     stored: Stored
-    #: How many attempts may run at once.
+    #: How many attempts may run at the same time.
     slots: int
-    #: How many workflows are in memory; None: they have not had the time to leave it.
+    #: How many workflows are in memory, or None if they have not had the time to leave it.
     workflows_in_memory: int | None = None
-    #: What wakes so soon, in seconds, may be in memory.
+    #: A workflow that wakes within this many seconds may be in memory.
     soon: float = 0.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said of its health, to a question that was asked then and answered then."""
+    """A health answer, with the times of the request and the answer."""
 
     asked: float
-    told: float
+    received: float
     serving: bool
-    #: None: this way of asking gives none.
+    #: None if this protocol reports no reasons.
     reasons: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A time in which work did not move; after so many seconds of it (``limit``) a server must not say SERVING."""
+    """A time in which work did not move. ``limit`` seconds after its begin, a server must not say SERVING."""
 
     what: str
     begin: float
@@ -140,31 +140,31 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Health:
-    """What a server said of its health from when it was first ready, and what was the matter with it."""
+    """The health answers of a server from the first SERVING on, and its troubles."""
 
     answers: list[Answer]
     troubles: list[Trouble]
-    #: How long it may take to notice that something is wrong, and that all is well again, in seconds.
+    #: How many seconds the server may take to notice a trouble, and to notice that it is over.
     notices: float
     recovers: float
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is left when all is over."""
+    """Everything that remains at the end."""
 
     stored: Stored
     effects: list[Effect] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     health: list[Health] = field(default_factory=list)
-    #: Every workflow has had the time to end.
+    #: Whether every workflow has had the time to end.
     over: bool = True
-    #: What is added to each limit of time, in seconds.
+    #: Seconds added to each time limit.
     allowance: float = 0.5
-    #: For how many seconds between two moments something on the machine waited for a processor or the disk.
+    #: The number of seconds between two moments in which something on the machine waited for a processor or the disk.
     stalled: Callable[[float, float], float] = lambda _begin, _end: 0.0
 
 
@@ -172,9 +172,9 @@ class Evidence:
 
 
 def read_store(path: Path, known: dict[bytes, event_pb2.Event] | None = None) -> Stored:
-    """Answer what is in a SQLite file at one moment; nothing, if no server has begun in it.
+    """Return the contents of a SQLite file at one moment, or nothing if no server has begun in it.
 
-    ``known`` keeps the events of many readings of one store, so that each is there once.
+    ``known`` holds the events of many readings of one store, so that memory holds each event once.
     """
     known = {} if known is None else known
     histories: dict[str, History] = collections.defaultdict(list)
@@ -182,7 +182,7 @@ def read_store(path: Path, known: dict[bytes, event_pb2.Event] | None = None) ->
     with contextlib.closing(sqlite3.connect(path)) as database:
         if not database.execute("select 1 from sqlite_master where name = 'events'").fetchone():
             return Stored()
-        database.execute("begin")  # One moment for all that is read.
+        database.execute("begin")  # All queries read the same snapshot.
         damage = [text for (text,) in database.execute("pragma integrity_check") if text != "ok"]
         query = "select workflow_id, sequence, bytes from workflows join events using (key) order by key, sequence"
         for workflow_id, sequence, content in database.execute(query):
@@ -194,7 +194,7 @@ def read_store(path: Path, known: dict[bytes, event_pb2.Event] | None = None) ->
                 damage.append(f"{workflow_id}: event {event.sequence} is stored as {sequence}")
         (orphans,) = database.execute("select count(*) from events where key not in (select key from workflows)")
         if orphans[0]:
-            damage.append(f"{orphans[0]} events of no workflow")
+            damage.append(f"{orphans[0]} events without a workflow")
         query = "select workflow_id, kind, request_id from workflows join inbox using (key) order by id"
         for workflow_id, kind, request_id in database.execute(query):
             inbox[workflow_id].append((kind, request_id))
@@ -205,7 +205,7 @@ def read_store(path: Path, known: dict[bytes, event_pb2.Event] | None = None) ->
 
 
 def copy_store(store: Path, to: Path) -> Path:
-    """Copy the file of a server that has been killed, before the next one changes it; answer where it is."""
+    """Copy the file of a killed server before the next server changes it, and return the copy's path."""
     to.mkdir()
     for suffix in ("", "-wal"):
         path = Path(f"{store}{suffix}")
@@ -215,22 +215,22 @@ def copy_store(store: Path, to: Path) -> Path:
 
 
 def read_effects(path: Path) -> list[Effect]:
-    """Answer what the steps put down; nothing, if none has run."""
+    """Return the executions in the steps' journal, or nothing if no step has run."""
     return [Effect(**json.loads(line)) for line in whole_lines(path)]
 
 
 class Pressure:
-    """How much the machine makes whoever runs on it wait, as its kernel counts it; nothing, where it does not."""
+    """How long the machine makes processes wait, as its kernel counts it. Zero where the kernel does not count."""
 
     def __init__(self) -> None:
         self._seen = [(time.time(), _stalled())]
 
     def look(self) -> None:
-        """Take the count; what lies between two looks is spread evenly."""
+        """Read the count. The increase between two reads is spread evenly over the time between them."""
         self._seen.append((time.time(), _stalled()))
 
     def between(self, begin: float, end: float) -> float:
-        """Answer for how many seconds something waited between two moments by the wall clock."""
+        """Return how many seconds something waited between two moments of the wall clock."""
         return min(max(0.0, self._until(end) - self._until(begin)), max(0.0, end - begin))
 
     def _until(self, moment: float) -> float:
@@ -242,7 +242,7 @@ class Pressure:
 
 
 def _stalled() -> float:
-    """Answer the seconds since the machine's start in which something waited for a processor, or for the disk."""
+    """Return the seconds since boot in which something waited for a processor or the disk."""
     total = 0.0
     for path in (Path("/proc/pressure/cpu"), Path("/proc/pressure/io")):
         with contextlib.suppress(OSError):
@@ -251,18 +251,18 @@ def _stalled() -> float:
 
 
 def seconds_of(event: event_pb2.Event) -> float:
-    """Answer when an event was, in seconds."""
+    """Return the time of an event in seconds."""
     return event.time.ToMicroseconds() / 1e6
 
 
 def attempts(history: Iterable[event_pb2.Event]) -> dict[tuple[str, int], event_pb2.AttemptStarted]:
-    """Answer every attempt of a history by step key and number."""
+    """Return every attempt of a history by step key and number."""
     begun = [event.attempt_started for event in history if event.HasField("attempt_started")]
     return {(started.step_key, started.attempt): started for started in begun}
 
 
 def open_attempts(history: Iterable[event_pb2.Event]) -> list[event_pb2.AttemptStarted]:
-    """Answer the attempts that a history leaves without an end."""
+    """Return the attempts of a history that have no end."""
     history = list(history)
     begun = attempts(history)
     for event in history:

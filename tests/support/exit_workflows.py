@@ -1,4 +1,4 @@
-"""Workflows whose steps try to end the process by everything short of a crash."""
+"""Workflows whose steps try to end the process in every way short of a crash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOON = 0.05
 
 
 class Exits:
-    """Raises when it is freed."""
+    """An object that raises when it is freed."""
 
     def __del__(self) -> None:
         sys.exit(0)
@@ -213,14 +213,14 @@ def exits_on_thread() -> None:
 
 @step
 async def stays() -> int:
-    """Be under way while another step tries to end the process."""
+    """Run while another step tries to end the process."""
     await asyncio.sleep(SOON * 4)
     return attempt().number
 
 
 @workflow
 async def ends_process(way: str) -> list[str]:
-    """Try to end the process beside a step that is under way; return what came of both."""
+    """Try to end the process beside a step in progress, and return the results of both."""
     call = exits_on_thread() if way == "on_thread" else exits(way)
     ended, number = await gather(call, stays(), return_exceptions=True)
     return [type(ended).__name__, str(number)]

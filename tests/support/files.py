@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """Return the lines that end with a newline: what follows the last one may be half of what its writer has to say."""
+    """Return the lines that end with a newline. What follows the last newline may be half a line."""
     if not path.exists():
         return []
-    # Cut as bytes: half a line may also end within a character.
+    # Split as bytes: half a line may also end within a character.
     written, _, _ = path.read_bytes().rpartition(b"\n")
     return written.decode("utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Steps that fork in every way there is. Children leave word in files beside the journal."""
+"""Steps that fork in every way. Children write what they find to files beside the journal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FORK = multiprocessing.get_context("fork")
-#: Made at import, as users do; its workers are forked by the first step that uses it.
+#: Made at import, as users do. The first step that uses it forks its workers.
 POOL = concurrent.futures.ProcessPoolExecutor(2, mp_context=FORK)
 METHODS: dict[str, Any] = {name: multiprocessing.get_context(name) for name in ("fork", "forkserver", "spawn")}
 #: How long a child may take, in seconds.
@@ -30,19 +30,19 @@ PATIENCE = 10.0
 
 
 def place() -> Path:
-    """Return the directory that the test looks into."""
+    """Return the test's directory."""
     return Path(os.environ["MENDFLOW_TEST_JOURNAL"]).parent
 
 
 def leave_word(name: str, word: Any) -> None:
-    """Write what a child found, at one stroke."""
+    """Write what a child found, in one operation."""
     path = place() / f"{name}.json"
     path.with_suffix(".new").write_text(json.dumps(word))
     path.with_suffix(".new").replace(path)
 
 
 def inherited() -> dict[str, Any]:
-    """Return what this process has of its parent's."""
+    """Return what this process has inherited from its parent."""
     regular, sockets = [], []
     for link in Path("/proc/self/fd").iterdir():
         try:
@@ -67,27 +67,27 @@ def inherited() -> dict[str, Any]:
 
 
 def look(name: str) -> int:
-    """Leave word of what was inherited, and answer the process."""
+    """Write what this process inherited, and return its process id."""
     leave_word(name, inherited())
     return os.getpid()
 
 
 def wait_for(name: str) -> None:
-    """Wait for a file of the test's."""
+    """Wait for a file that the test writes."""
     limit = time.monotonic() + PATIENCE
     while not (place() / name).exists() and time.monotonic() < limit:
         time.sleep(0.01)
 
 
 def look_and_stay(name: str) -> None:
-    """Leave word, and live until the test says otherwise."""
+    """Write what this process inherited, and live until the test ends it."""
     look(name)
     while True:
         time.sleep(0.05)
 
 
 def fork(code: Callable[[], Any]) -> int:
-    """Fork by hand, and answer the child's process. The child leaves by whatever the code raises or returns."""
+    """Fork with os.fork, and return the child's process id. The child ends when the code returns or raises."""
     pid = os.fork()
     if pid == 0:
         code()
@@ -96,7 +96,7 @@ def fork(code: Callable[[], Any]) -> int:
 
 
 def outcome(pid: int) -> int:
-    """Wait for a child, and answer its exit code; -9999 if it had to be killed."""
+    """Wait for a child, and return its exit code, or -9999 if it had to be killed."""
     limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -109,7 +109,7 @@ def outcome(pid: int) -> int:
 
 
 def leave(how: str) -> None:
-    """End the child in a way that is not its own process's end."""
+    """End the child in a way that must not end a step's own process."""
     if how == "exit":
         sys.exit(7)
     if how == "words":
@@ -159,14 +159,14 @@ async def fork_and_look_on_loop(how: str) -> str:
 
 
 async def look_later(name: str) -> None:
-    """Leave word from a loop of the child's own."""
+    """Write what was inherited, from a loop that the child owns."""
     await asyncio.sleep(0.01)
     leave_word(name, {**inherited(), "loop": False})
 
 
 @step
 def start_and_terminate(signal_name: str) -> int:
-    """Start a child, and end it by a signal as soon as it has been started."""
+    """Start a child, and send it a signal at once."""
     process = FORK.Process(target=look_and_stay, args=("terminated",))
     process.start()
     os.kill(process.pid or 0, getattr(signal, signal_name))
@@ -176,7 +176,7 @@ def start_and_terminate(signal_name: str) -> int:
 
 @step
 def terminate_one_that_runs(signal_name: str) -> int:
-    """The same, when the child has long been running."""
+    """Start a child, and send it a signal when it has been running for long."""
     process = FORK.Process(target=look_and_stay, args=("ran",))
     process.start()
     wait_for("ran.json")
@@ -199,7 +199,7 @@ def leave_orphans(how: str) -> list[int]:
 
 @step
 def leave_from_thread(how: str) -> int:
-    """Fork, and have the child leave the step's code."""
+    """Fork, and make the child leave the step's code."""
     pid = os.fork()
     if pid == 0:
         leave(how)
@@ -209,7 +209,7 @@ def leave_from_thread(how: str) -> int:
 
 @step
 async def leave_from_loop(how: str) -> int:
-    """The same on the loop's thread."""
+    """Fork on the loop's thread, and make the child leave the step's code."""
     pid = os.fork()
     if pid == 0:
         if how == "await":
@@ -223,7 +223,7 @@ async def leave_from_loop(how: str) -> int:
 
 @step
 def call_from_child(how: str) -> int:
-    """Fork, and have the child use the client."""
+    """Fork, and make the child use the client."""
 
     def call() -> None:
         target = f"127.0.0.1:{os.environ['MENDFLOW_TEST_PORT']}"
@@ -257,13 +257,13 @@ async def terminates(signal_name: str) -> list[int]:
 
 @workflow
 async def orphans(how: str) -> list[int]:
-    """Leave children behind."""
+    """Leave running children behind."""
     return await leave_orphans(how)
 
 
 @workflow
 async def leaves(how: str) -> list[int]:
-    """Children leave their step."""
+    """Fork children that leave their step."""
     if how in {"await", "sleep"}:
         return [await leave_from_loop(how)]
     return [await leave_from_thread(how), await leave_from_loop(how)]
@@ -271,13 +271,13 @@ async def leaves(how: str) -> list[int]:
 
 @workflow
 async def calls(how: str) -> int:
-    """A child calls."""
+    """Fork a child that calls the server."""
     return await call_from_child(how)
 
 
 @step
 async def interrupted_by(signal_name: str) -> str:
-    """Take long, and keep the loop busy in small portions: what is raised into it is its failure."""
+    """Run for long, and keep the loop busy in small portions. Whatever is raised into it becomes its failure."""
     leave_word("busy", signal_name)
     limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
@@ -287,5 +287,5 @@ async def interrupted_by(signal_name: str) -> str:
 
 @workflow
 async def is_interrupted(signal_name: str) -> str:
-    """A step that a drain waits for."""
+    """Run a step that a drain waits for."""
     return await interrupted_by(signal_name)

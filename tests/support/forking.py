@@ -1,6 +1,6 @@
-"""Processes that need not import what they run: each is the fork of one that has.
+"""Processes that do not import what they run: each process is a fork of one that has.
 
-That one has one thread and has made no gRPC object.
+That process has one thread and has made no gRPC object.
 """
 
 from __future__ import annotations

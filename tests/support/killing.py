@@ -1,14 +1,14 @@
-"""A server that kills itself: the real one, SIGKILLed by its own hand at a boundary that a test names.
+"""A server that kills itself: the real server, which sends itself SIGKILL at a boundary that a test names.
 
 Boundaries are counted from 1 in each life of the process:
 
-    commit n    the n-th write of the store's that others may rest on: before it begins; after it has returned
-                from the disk, when nothing that waited for it has left the process yet
-    effect n    the n-th real execution of a step: before its code runs; after it, when its outcome is nowhere yet
+commit n    the n-th write to the store on which others may depend: before it begins, or after it has returned from
+            the disk, when nothing that waited for it has left the process yet
+effect n    the n-th real execution of a step: before its code runs, or after it, when its outcome is not stored yet
 
-Each boundary that is reached becomes a line of the life's record, so that one life that is left alone tells how
-many there are, and a killed one where it died. This is a composition root for tests: nothing in the shipped server
-can switch it on.
+Each boundary that a life reaches becomes a line of its record. So the record of a life that was not killed shows how
+many boundaries there are, and the record of a killed life shows where it died. This is a composition root for tests:
+nothing in the shipped server can switch it on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from mendflow_server import app
 from mendflow_server.runtime.event_loop import run_on_loop
 from mendflow_server.settings import load_settings
 from mendflow_server.telemetry.logging import configure_logs
-from tests.support.faults import Build, build_with
+from tests.support.build import Build
+from tests.support.faults import build_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from mendflow_server.store.interface import Store
     from mendflow_server.store.records import Batch, BatchResult, Life, Suspect
 
-#: All that is served. Imported here, so that a process which has imported this module makes cheap servers by forking.
+#: All that is served. Imported here, so that a process that has imported this module makes cheap servers by forking.
 MODULES = tuple(
     importlib.import_module(name) for name in ("tests.support.workflows", "examples.campaign", "examples.order")
 )
@@ -50,7 +51,7 @@ MODULES = tuple(
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """A place to die at."""
+    """A place to die."""
 
     kind: str
     number: int
@@ -62,7 +63,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Post:
-    """Where a server works: its directory, its port, and which of its lives this is."""
+    """Where a server works: its directory, its port, and the number of its life."""
 
     directory: Path
     grpc_port: int
@@ -75,27 +76,27 @@ class Post:
 
     @property
     def journal(self) -> Path:
-        """One line of JSON for each real execution of a step, over all lives."""
+        """A line of JSON for each real execution of a step, over all lives."""
         return self.directory / "effects.jsonl"
 
     @property
     def record(self) -> Path:
-        """The boundaries that this life reached: a line of JSON each."""
+        """The boundaries that this life reached, one line of JSON each."""
         return self.directory / f"life-{self.life}.jsonl"
 
     @property
     def log(self) -> Path:
-        """What the server says, over all lives."""
+        """The server's log, over all lives."""
         return self.directory / "server.log"
 
     def up(self, life: int) -> float | None:
-        """Answer when a life's process was up, by the wall clock in seconds; None: it never was."""
+        """Return the wall clock time at which a life's process was up, in seconds, or None if it never was."""
         path = self.directory / f"up-{life}"
         return float(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
-    """Write a line in one go, so that it is there whole or not at all however soon the process dies."""
+    """Write a line in one system call, so that it is there whole or not at all however soon the process dies."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.write(descriptor, json.dumps(line).encode() + b"\n")
@@ -104,7 +105,7 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 class Boundaries:
-    """Counts them, and dies at the one it was told of."""
+    """Counts boundaries, and kills the process at the fatal one."""
 
     def __init__(self, post: Post, fatal: Point | None) -> None:
         self._record = post.record
@@ -113,7 +114,7 @@ class Boundaries:
         self._lock = threading.Lock()
 
     def before(self, kind: str, what: Any) -> int:
-        """Reach a boundary; answer its number, for `after`."""
+        """Reach a boundary, and return its number for `after`."""
         with self._lock:
             self._counts[kind] += 1
             number = self._counts[kind]
@@ -121,7 +122,7 @@ class Boundaries:
         return number
 
     def after(self, kind: str, number: int, what: Any) -> None:
-        """Leave it behind."""
+        """Leave a boundary behind."""
         self._reach(Point(kind, number, "after"), what)
 
     def _reach(self, point: Point, what: Any) -> None:
@@ -132,7 +133,7 @@ class Boundaries:
 
 
 class KillingStore:
-    """A store whose writes are boundaries. Beats are none: they come by the clock."""
+    """A store whose writes are boundaries. Beats are not: they depend on the clock."""
 
     def __init__(self, inner: Store, boundaries: Boundaries) -> None:
         self._inner = inner
@@ -142,8 +143,8 @@ class KillingStore:
         return getattr(self._inner, name)
 
     async def commit(self, batch: Batch) -> BatchResult:
-        """The batch, between two boundaries."""
-        # A new workflow's id may prove taken.
+        """Commit the batch, between two boundaries."""
+        # A new workflow's id may be in use already.
         heads = {change.row.workflow_id: change.row.last_sequence for change in batch.changes if change.guard}
         what = {"heads": heads, "messages": [message.kind.name for message in batch.messages]}
         number = self._boundaries.before("commit", what)
@@ -166,18 +167,18 @@ class KillingStore:
 
 
 def steps() -> Iterator[Step[..., Any]]:
-    """Yield every step that is served."""
+    """Yield every step that the server serves."""
     for module in MODULES:
         yield from (thing for thing in vars(module).values() if isinstance(thing, Step))
 
 
 def definitions() -> dict[str, Workflow[Any, Any]]:
-    """Answer every workflow that is served, by name."""
+    """Return every workflow that the server serves, by name."""
     return {thing.name: thing for module in MODULES for thing in vars(module).values() if isinstance(thing, Workflow)}
 
 
 def watched_step(function: Callable[..., Any], post: Post, boundaries: Boundaries) -> Callable[..., Any]:
-    """Answer the step's function as an effect: journalled, and between two boundaries however it ends."""
+    """Return the step's function with a journal line and a boundary on either side, however it ends."""
 
     def begin() -> tuple[int, dict[str, Any]]:
         this = attempt()
@@ -211,9 +212,9 @@ def watched_step(function: Callable[..., Any], post: Post, boundaries: Boundarie
 
 
 def serve(post: Post, fatal: Point | None, faults: Sequence[str] = (), **overrides: Any) -> None:
-    """Serve, with the faults that are named, until told to stop or until the boundary is reached.
+    """Serve, with these faults, until a signal stops it or until it reaches the boundary.
 
-    The target of a process of its own.
+    This is the target of a process of its own.
     """
     log = os.open(post.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
@@ -238,7 +239,7 @@ def serve(post: Post, fatal: Point | None, faults: Sequence[str] = (), **overrid
 
 
 def warm_up() -> None:
-    """Learn what every server would learn again: the shapes of inputs and outputs."""
+    """Cache what every server would compute again: the shapes of inputs and outputs."""
     for step in steps():
         vars(step).update(is_async=step.is_async, arguments=step.arguments, output_type=step.output_type)
     for definition in definitions().values():

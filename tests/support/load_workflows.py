@@ -1,6 +1,6 @@
-"""The test workflows as a server under load serves them: each real execution of a step is a line of effects.jsonl.
+"""The test workflows for a server under load: each real execution of a step is a line of effects.jsonl.
 
-Beside them an errand, a workflow whose shape is its input.
+There is also an errand, a workflow whose shape is its input.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from tests.support.workflows import QUICK, flaky, note_down, refuse, resumable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Where the lines go: into the server's own directory.
+#: The file of these lines, in the server's own directory.
 EFFECTS = "effects.jsonl"
-#: Where each life puts down when its process was up: a line of seconds by the wall clock. This module is the last that
-#: a server imports.
+#: The file in which each life records when its process was up, as wall clock seconds. A server imports this module
+#: last.
 LIVES = "lives.txt"
 
 
@@ -55,14 +55,14 @@ class Leg:
 
 @step
 def jot(text: str, seconds: float) -> str:
-    """Answer the text, on a thread, after a moment."""
+    """Return the text, on a thread, after a pause."""
     time.sleep(seconds)
     return text
 
 
 @step(retry=QUICK)
 def flaky_on_thread(failures: int) -> int:
-    """Fail so many times, on a thread."""
+    """Fail ``failures`` times, on a thread."""
     if attempt().number <= failures:
         msg = f"attempt {attempt().number} of {failures} failures"
         raise TransientError(msg)
@@ -71,7 +71,7 @@ def flaky_on_thread(failures: int) -> int:
 
 @step(retry=QUICK)
 async def busy_at_first(seconds: float) -> str:
-    """Ask for so long a pause, once."""
+    """Fail once, and ask for a pause of this length."""
     if attempt().number == 1:
         raise ThrottledError("come again", retry_after=seconds)
     return "came again"
@@ -79,7 +79,7 @@ async def busy_at_first(seconds: float) -> str:
 
 @step(timeout=2.0, retry=QUICK)
 async def stuck_at_first() -> str:
-    """Take too long, once."""
+    """Exceed the time limit, once."""
     if attempt().number == 1:
         await asyncio.sleep(600)
     return "got through"
@@ -171,7 +171,7 @@ LEGS: dict[str, Callable[[Leg], Any]] = {
 
 @workflow
 async def errand(legs: list[Leg]) -> list[str]:
-    """One leg after the other, and clean-up if it is cancelled."""
+    """Run one leg after the other, and clean up when cancelled."""
     done = []
     try:
         for leg in legs:
@@ -183,7 +183,7 @@ async def errand(legs: list[Leg]) -> list[str]:
 
 
 def _put_down() -> None:
-    """Append this execution to the effects in one go, so that the line is there whole or not at all."""
+    """Append this execution to the effects in one system call, so that the line is there whole or not at all."""
     this = attempt()
     line = {
         "workflow_id": this.workflow_id,
@@ -217,15 +217,15 @@ def _journalled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def served() -> dict[str, Workflow[Any, Any]]:
-    """Answer all workflows, and let every step of theirs leave its line."""
+    """Return all workflows, and make each of their steps write its line."""
     for thing in {id(thing): thing for module in (vars(workflows), globals()) for thing in module.values()}.values():
         if isinstance(thing, Step):
-            # Past the frozen attributes.
+            # object.__setattr__ is needed because the attributes are frozen.
             vars(thing).update(function=_journalled(thing.function))
     return {name: thing for name, thing in vars(workflows).items() if isinstance(thing, Workflow)}
 
 
-# The server finds workflows among a module's names. Only there: a test that imports this module serves nothing.
+# The server finds workflows among a module's names. Only a server needs them: a test that imports this module does not.
 if "MENDFLOW_TEST_JOURNAL" in os.environ:
     globals().update(served())
     _append(LIVES, repr(time.time()))

@@ -1,14 +1,15 @@
-"""The checker: whether a server kept its promises, judged from outside by their names in the README.
+"""The checker: it judges from outside whether a server kept its promises, and names them as the README does.
 
-It takes what is left when all is over (the store's histories and rows, the journal in which each real execution of a
-step is a line, what clients were told, what watchers saw), what of these there was at each death where a server was
-killed, looks at a server in which workflows wait, and what it said of its health beside what was the matter with it:
-`tests.support.evidence` has the words. It never takes the server's word for anything.
+Its evidence is what remains at the end: the store's histories and rows, the journal (one line for each real execution
+of a step), the replies to clients, and the events that watchers saw. It also has the same things as they were at each
+death of the server, looks at a server whose workflows wait, and the server's health answers beside the troubles that
+the test made. `tests.support.evidence` defines these terms. The checker never takes the server's word for anything.
 
-How soon "within a second of the restart" is: from when the next life's process is up (it has been made and has imported
-what it serves; nothing of the server has run yet) to the event with which each thing that was due goes on, by the
-event's own time. What falls due later is judged from then. `Evidence.allowance` is added, and for as long as something
-on the machine waited for a processor or the disk, by the kernel's count, the server is not blamed (`Evidence.stalled`).
+"Within a second of the restart" is measured as follows. It begins when the next life's process is up: the process
+exists and has imported what it serves, but no code of the server has run. It ends with the event by which a thing that
+was due continues, by the event's own time. For a thing that becomes due later, the time begins then. The checker adds
+`Evidence.allowance`, and the time in which something on the machine waited for a processor or the disk, by the
+kernel's count (`Evidence.stalled`): the server is not to blame for that.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from tests.support.evidence import (
     Health,
     History,
     Look,
+    Reply,
     Row,
     Stored,
-    Told,
     Trouble,
     Watched,
     attempts,
@@ -56,9 +57,9 @@ __all__ = [
     "Health",
     "Look",
     "Promise",
+    "Reply",
     "Row",
     "Stored",
-    "Told",
     "Trouble",
     "Watched",
     "asked_for",
@@ -71,11 +72,11 @@ __all__ = [
     "read_store",
 ]
 
-#: How soon after a restart a server goes on with what is due, in seconds.
+#: How soon after a restart a server must continue what is due, in seconds.
 SOON: Final = 1.0
-#: How exactly times are recorded, in seconds.
+#: The precision of recorded times, in seconds.
 EXACT: Final = 0.001
-#: What comes of what a client was told was taken, and what it is on its way there.
+#: For each kind of acknowledged command: the event that it leads to, and its kind in the inbox.
 COMMANDS: Final = {
     "cancelled": ("cancel_requested", InboxKind.CANCEL),
     "resumed": ("workflow_resumed", InboxKind.RESUME),
@@ -100,7 +101,7 @@ class Promise(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Broken:
-    """A promise that was not kept, to which workflow, and how."""
+    """A broken promise: which one, to which workflow, and how it was broken."""
 
     promise: Promise
     workflow_id: str
@@ -110,29 +111,29 @@ class Broken:
         return f"{self.workflow_id}: {self.promise}: {self.how}"
 
 
-#: A breach of the workflow that is being judged.
+#: A broken promise to the workflow that is judged, and how it was broken.
 Breach = tuple[Promise, str]
 
 
 def broken(evidence: Evidence) -> list[Broken]:
-    """Answer each breach of a promise."""
+    """Return every broken promise."""
     stored = evidence.stored
     found = [Broken(Promise.DURABLE_START, "", f"the file is damaged: {each}") for each in stored.damage]
     found += _missing(evidence)
     effects: dict[str, list[Effect]] = collections.defaultdict(list)
-    told: dict[str, list[Told]] = collections.defaultdict(list)
+    replies: dict[str, list[Reply]] = collections.defaultdict(list)
     watched: dict[str, list[Watched]] = collections.defaultdict(list)
     for effect in evidence.effects:
         effects[effect.workflow_id].append(effect)
-    for each in evidence.told:
-        told[each.workflow_id].append(each)
+    for each in evidence.replies:
+        replies[each.workflow_id].append(each)
     for watch in evidence.watched:
         watched[watch.workflow_id].append(watch)
     for workflow_id, row in stored.rows.items():
         history = stored.histories.get(workflow_id, [])
         breaches = [
-            *_durable_start(row, history, told[workflow_id], over=evidence.over),
-            *_told_what_is_so(history, told[workflow_id]),
+            *_durable_start(row, history, replies[workflow_id], over=evidence.over),
+            *_replies_match(history, replies[workflow_id]),
             *_recorded_once(history),
             *_on_record(history, effects[workflow_id], over=evidence.over),
             *_says_why(history),
@@ -141,7 +142,7 @@ def broken(evidence: Evidence) -> list[Broken]:
             *_recovery_by_default(workflow_id, history, evidence),
         ]
         for death in evidence.deaths:
-            breaches += _went_on(workflow_id, history, death)
+            breaches += _recovered_in_time(workflow_id, history, death)
         found += [Broken(promise, workflow_id, how) for promise, how in breaches]
     for death in evidence.deaths:
         found += _output_commit(death)
@@ -153,33 +154,33 @@ def broken(evidence: Evidence) -> list[Broken]:
 
 
 def _missing(evidence: Evidence) -> Iterator[Broken]:
-    """What was acknowledged is in the store; what ran is as well."""
+    """Everything acknowledged and everything that ran is in the store."""
     there = evidence.stored.rows.keys()
-    for workflow_id in {told.workflow_id for told in evidence.told if told.kind == "started"} - there:
-        yield Broken(Promise.DURABLE_START, workflow_id, "it was acknowledged and is lost")
+    for workflow_id in {reply.workflow_id for reply in evidence.replies if reply.kind == "started"} - there:
+        yield Broken(Promise.DURABLE_START, workflow_id, "it was acknowledged, but it is not in the store")
     for workflow_id in {effect.workflow_id for effect in evidence.effects} - there:
-        yield Broken(Promise.OUTPUT_COMMIT, workflow_id, "it ran and is not in the store")
+        yield Broken(Promise.OUTPUT_COMMIT, workflow_id, "it ran, but it is not in the store")
 
 
-def _durable_start(row: Row, history: History, told: Iterable[Told], *, over: bool) -> Iterator[Breach]:
-    """One workflow, under the uid that its callers were told, at its one end."""
-    uids = {each.detail for each in told if each.kind == "started"} | {row.uid}
+def _durable_start(row: Row, history: History, replies: Iterable[Reply], *, over: bool) -> Iterator[Breach]:
+    """A start makes one workflow, with the uid that its callers received, and the workflow ends once."""
+    uids = {each.detail for each in replies if each.kind == "started"} | {row.uid}
     if not history or uids != {history[0].workflow_started.uid}:
-        yield Promise.DURABLE_START, f"{uids} were told and kept, the history has {len(history)} events"
+        yield Promise.DURABLE_START, f"replies and row have the uids {uids}; the history has {len(history)} events"
         return
     if row.last_sequence != history[-1].sequence:
         yield Promise.DURABLE_START, f"the row says {row.last_sequence} events, the history has {len(history)}"
     ends = [event for event in history if event.WhichOneof("detail") in FINAL_DETAILS]
     if (ends or over) and ends != history[-1:]:
-        yield Promise.DURABLE_START, f"the history has {len(ends)} ends, and ends with {history[-1]}"
+        yield Promise.DURABLE_START, f"the history has {len(ends)} final events, and its last event is {history[-1]}"
         return
     final = FINAL_DETAILS[ends[0].WhichOneof("detail") or ""] if ends else None
     if final != (row.state if row.state in FINAL_STATES else None):
         yield Promise.DURABLE_START, f"the row says {row.state}, the history {history[-1].WhichOneof('detail')}"
 
 
-def _told_what_is_so(history: History, told: Iterable[Told]) -> Iterator[Breach]:
-    """Results are as recorded. What was acknowledged is in the history once, what was refused is not in it."""
+def _replies_match(history: History, replies: Iterable[Reply]) -> Iterator[Breach]:
+    """Results equal the record. An acknowledged command is in the history once, and a refused one is not."""
     signals = collections.Counter(event.signal_received.request_id for event in history)
     cancels = sum(event.HasField("cancel_requested") for event in history)
     takes = collections.Counter(
@@ -190,7 +191,7 @@ def _told_what_is_so(history: History, told: Iterable[Told]) -> Iterator[Breach]
         yield Promise.DURABLE_START, f"the signals taken are {takes}, of {received}"
     if cancels > 1:
         yield Promise.DURABLE_START, f"the history has {cancels} cancels"
-    for each in told:
+    for each in replies:
         if each.kind == "signalled" and signals[each.detail] != 1:
             yield (
                 Promise.DURABLE_START,
@@ -205,31 +206,31 @@ def _told_what_is_so(history: History, told: Iterable[Told]) -> Iterator[Breach]
         elif each.kind == "terminated" and not history[-1].HasField("workflow_terminated"):
             yield Promise.DURABLE_START, f"its termination was acknowledged, the history ends with {history[-1]}"
         elif each.kind == "result" and not _is_end(each.detail, history[-1]):
-            yield Promise.OUTPUT_COMMIT, f"told {each.detail}, recorded {history[-1]}"
+            yield Promise.OUTPUT_COMMIT, f"the client received {each.detail}, the history has {history[-1]}"
 
 
-def _is_end(told: workflow_pb2.Workflow, last: event_pb2.Event) -> bool:
+def _is_end(end: workflow_pb2.Workflow, last: event_pb2.Event) -> bool:
     return (
-        FINAL_DETAILS.get(last.WhichOneof("detail") or "") == told.state
-        and told.last_sequence == last.sequence
-        and told.output == last.workflow_succeeded.output
-        and told.failure == last.workflow_failed.failure
+        FINAL_DETAILS.get(last.WhichOneof("detail") or "") == end.state
+        and end.last_sequence == last.sequence
+        and end.output == last.workflow_succeeded.output
+        and end.failure == last.workflow_failed.failure
     )
 
 
 def _recorded_once(history: History) -> Iterator[Breach]:
-    """After a result there is neither an attempt nor another result of the step."""
+    """After a step's result there is no further attempt and no other result of that step."""
     done: set[str] = set()
     for event in history:
         for detail in (event.attempt_started, event.attempt_succeeded):
             if detail.step_key in done:
-                yield Promise.RECORDED_ONCE, f"event {event.sequence} is of {detail.step_key}, which had its result"
+                yield Promise.RECORDED_ONCE, f"event {event.sequence} is of {detail.step_key}, which has a result"
         if event.HasField("attempt_succeeded"):
             done.add(event.attempt_succeeded.step_key)
 
 
 def _on_record(history: History, effects: Iterable[Effect], *, over: bool) -> Iterator[Breach]:
-    """Each execution is an attempt on record, executed once, under its step's one idempotency key; each has an end."""
+    """Each execution is a recorded attempt, runs once, has its step's one idempotency key, and ends."""
     begun = attempts(history)
     keys: dict[str, str] = {}
     for (step_key, _), started in begun.items():
@@ -237,7 +238,7 @@ def _on_record(history: History, effects: Iterable[Effect], *, over: bool) -> It
             yield Promise.RECORDED_ONCE, f"{step_key} has two idempotency keys"
     for effect, times in collections.Counter(effects).items():
         if (effect.step_key, effect.attempt) not in begun:
-            yield Promise.EVERY_ATTEMPT_ON_RECORD, f"{effect} is not"
+            yield Promise.EVERY_ATTEMPT_ON_RECORD, f"{effect} has no AttemptStarted event"
         elif times > 1:
             yield Promise.EVERY_ATTEMPT_ON_RECORD, f"{effect} ran {times} times"
         elif effect.idempotency_key != keys.get(effect.step_key):
@@ -252,7 +253,7 @@ def _on_record(history: History, effects: Iterable[Effect], *, over: bool) -> It
 
 
 def _says_why(history: History) -> Iterator[Breach]:
-    """Each failed attempt says what follows and why; what followed is that, when it was to follow."""
+    """Each failed attempt records what happens next and why, and that happens at the recorded time."""
     resumed = [event.sequence for event in history if event.HasField("workflow_resumed")]
     failed: dict[str, event_pb2.Event] = {}
     for event in history:
@@ -266,7 +267,7 @@ def _says_why(history: History) -> Iterator[Breach]:
             decision = last.attempt_failed.decision
             by_hand = any(last.sequence < sequence < event.sequence for sequence in resumed)
             if decision.action != failure_pb2.RETRY_ACTION_RETRY and not by_hand:
-                yield Promise.EVERY_ATTEMPT_ON_RECORD, f"event {event.sequence} does not follow from {decision}"
+                yield Promise.EVERY_ATTEMPT_ON_RECORD, f"event {event.sequence} contradicts the decision {decision}"
             due = decision.next_attempt_time.ToMicroseconds() / 1e6
             if decision.HasField("next_attempt_time") and seconds_of(event) < due - EXACT:
                 how = f"event {event.sequence} came {due - seconds_of(event):.3f} s before its time"
@@ -274,13 +275,13 @@ def _says_why(history: History) -> Iterator[Breach]:
 
 
 def _one_driver(row: Row, history: History, watched: Iterable[Watched]) -> Iterator[Breach]:
-    """Drivers follow one another, nobody writes after the end, and nobody writes over what another has written."""
+    """Drivers follow one another. No driver writes after the end, or over what another driver has written."""
     generations = [event.workflow_recovered.generation for event in history if event.HasField("workflow_recovered")]
     if generations != sorted(set(generations)) or any(each > row.generation for each in generations):
         yield Promise.ONE_DRIVER, f"the generations are {generations}, the row's is {row.generation}"
     for event in history[:-1]:
         if event.WhichOneof("detail") in FINAL_DETAILS:
-            yield Promise.ONE_DRIVER, f"event {event.sequence} is an end, and was written after"
+            yield Promise.ONE_DRIVER, f"event {event.sequence} is final, but more events follow"
     kept = {event.sequence: event for event in history}
     for seen in {event.sequence: event for watch in watched for event in watch.events}.values():
         if kept.get(seen.sequence, seen) != seen:
@@ -288,7 +289,7 @@ def _one_driver(row: Row, history: History, watched: Iterable[Watched]) -> Itera
 
 
 def _faithful_watch(history: History, watched: Iterable[Watched]) -> Iterator[Breach]:
-    """Each watcher saw what it asked for, each event once, in order, to the end."""
+    """Each watcher saw the events that it requested: each event once, in order, up to the end."""
     if [event.sequence for event in history] != list(range(1, len(history) + 1)):
         yield Promise.FAITHFUL_WATCH, f"the history's sequences are {[event.sequence for event in history]}"
     final = bool(history) and history[-1].WhichOneof("detail") in FINAL_DETAILS
@@ -306,7 +307,7 @@ def _faithful_watch(history: History, watched: Iterable[Watched]) -> Iterator[Br
 
 
 def asked_for(watch: Watched, history: Iterable[event_pb2.Event]) -> list[event_pb2.Event]:
-    """Answer what a watcher must see of a history."""
+    """Return the events of a history that a watcher must see."""
     return [
         event
         for event in history
@@ -315,14 +316,14 @@ def asked_for(watch: Watched, history: Iterable[event_pb2.Event]) -> list[event_
 
 
 def _settles(event: event_pb2.Event, debt: Debt) -> bool:
-    """Tell whether an event says that it was done, or is not owed any more."""
+    """Return whether an event pays the debt, or shows that the debt no longer exists."""
     name = event.WhichOneof("detail") or ""
     stops = name in STOPS or name in FINAL_DETAILS or name == "cancel_requested"
     return stops or (debt.key != "" and event.call_cancelled.key == debt.key) or debt.done(event)
 
 
 class Lateness(NamedTuple):
-    """How late what was due was done, and how late it may be; None: it was not done."""
+    """How late a debt was paid, and how late it may be. None means that it was not paid."""
 
     debt: Debt
     late: float | None
@@ -330,7 +331,7 @@ class Lateness(NamedTuple):
 
 
 def _late(workflow_id: str, history: History, evidence: Evidence) -> Iterator[Lateness]:
-    """Yield how each life paid what it owed the workflow."""
+    """Yield how late each life paid its debts to the workflow."""
     for index, death in enumerate(evidence.deaths):
         following = evidence.deaths[index + 1] if index + 1 < len(evidence.deaths) else None
         if death.up is None or (following is not None and following.time is None):
@@ -345,7 +346,7 @@ def _late(workflow_id: str, history: History, evidence: Evidence) -> Iterator[La
             if until is not None:
                 limit += evidence.stalled(debt.due, until)
             if following is not None and following.time is not None and debt.due + limit >= following.time:
-                continue  # The next life owes it.
+                continue  # The next life has this debt.
             if done is not None:
                 yield Lateness(debt, done - debt.due, limit)
             elif evidence.over:
@@ -353,12 +354,12 @@ def _late(workflow_id: str, history: History, evidence: Evidence) -> Iterator[La
 
 
 def _is_suspect(row: Row | None) -> bool:
-    """Tell whether it is made to wait since it may be what kills the server."""
+    """Return whether the server holds the workflow back as a possible cause of its crashes."""
     return row is not None and row.reason == event_pb2.STATE_REASON_SUSPECTED
 
 
 def delays(evidence: Evidence) -> list[float]:
-    """Answer how long after each restart, or after it was due, each thing that was owed then was done, in seconds."""
+    """Return, for each debt at a restart, the seconds between its due time (or the restart) and its payment."""
     return [
         each.late
         for workflow_id, history in evidence.stored.histories.items()
@@ -368,68 +369,68 @@ def delays(evidence: Evidence) -> list[float]:
 
 
 def _recovery_by_default(workflow_id: str, history: History, evidence: Evidence) -> Iterator[Breach]:
-    """What a death cut off or left waiting goes on by itself, and soon."""
+    """Whatever a death interrupts or leaves waiting continues without help, and soon."""
     for debt, late, limit in _late(workflow_id, history, evidence):
         if late is None:
-            yield Promise.RECOVERY_BY_DEFAULT, f"{debt}: it has not gone on since the restart"
+            yield Promise.RECOVERY_BY_DEFAULT, f"{debt}: it has not continued since the restart"
         elif late > limit:
-            yield Promise.RECOVERY_BY_DEFAULT, f"{debt}: it went on {late:.2f} s after it was due (limit {limit:.2f} s)"
+            yield Promise.RECOVERY_BY_DEFAULT, f"{debt}: it continued {late:.2f} s late (limit {limit:.2f} s)"
 
 
-def _went_on(workflow_id: str, history: History, death: Death) -> Iterator[Breach]:
-    """What was on disk is how the history begins; and what was killed before its commit was not, else it was."""
+def _recovered_in_time(workflow_id: str, history: History, death: Death) -> Iterator[Breach]:
+    """The history begins with what was stored at the death. A commit is stored if it returned, and only then."""
     before = death.stored.histories.get(workflow_id, [])
     if history[: len(before)] != before:
-        yield Promise.RECORDED_ONCE, "what was on disk is not how the history begins"
+        yield Promise.RECORDED_ONCE, "the history does not begin with the events that were stored at the death"
     head = death.heads.get(workflow_id)
     if head is not None and (len(before) >= head) != death.committed:
-        yield Promise.OUTPUT_COMMIT, f"{len(before)} events were on disk; the commit led to event {head}"
+        yield Promise.OUTPUT_COMMIT, f"{len(before)} events were stored; the commit led to event {head}"
 
 
 def _output_commit(death: Death) -> Iterator[Broken]:
-    """What had left the process was on disk."""
+    """Whatever had left the process was committed."""
     histories = death.stored.histories
     begun = {workflow_id: attempts(history) for workflow_id, history in histories.items()}
     for effect in death.effects:
         if (effect.step_key, effect.attempt) not in begun.get(effect.workflow_id, {}):
-            yield Broken(Promise.OUTPUT_COMMIT, effect.workflow_id, f"{effect} had run, and no attempt was on disk")
-    for told in death.told:
-        if not _is_on_disk(told, death.stored):
-            how = f"{told.kind} {told.detail} had been told, and was not on disk"
-            yield Broken(Promise.OUTPUT_COMMIT, told.workflow_id, how)
+            yield Broken(Promise.OUTPUT_COMMIT, effect.workflow_id, f"{effect} had run, but its attempt was not stored")
+    for reply in death.replies:
+        if not _is_stored(reply, death.stored):
+            how = f"a client had the reply {reply.kind} {reply.detail}, but it was not stored"
+            yield Broken(Promise.OUTPUT_COMMIT, reply.workflow_id, how)
     for watch in death.watched:
         before = {event.sequence: event for event in histories.get(watch.workflow_id, [])}
         ahead = [event.sequence for event in watch.events if before.get(event.sequence) != event]
         if ahead:
-            how = f"events {ahead} had been seen, {len(before)} were on disk"
+            how = f"watchers had seen the events {ahead}, but {len(before)} were stored"
             yield Broken(Promise.OUTPUT_COMMIT, watch.workflow_id, how)
 
 
-def _is_on_disk(told: Told, stored: Stored) -> bool:
-    """Tell whether what a client was told is on disk, in the history or on its way there."""
-    history = stored.histories.get(told.workflow_id, [])
-    inbox = stored.inbox.get(told.workflow_id, [])
-    if told.kind == "started":
-        return bool(history) and history[0].workflow_started.uid == told.detail
-    if told.kind == "signalled":
-        received = any(event.signal_received.request_id == told.detail for event in history)
-        return received or (InboxKind.SIGNAL, told.detail) in inbox
-    if told.kind == "result":
-        return bool(history) and _is_end(told.detail, history[-1])
-    if told.kind in COMMANDS:
-        detail, command = COMMANDS[told.kind]
+def _is_stored(reply: Reply, stored: Stored) -> bool:
+    """Return whether the content of a reply is stored, in the history or in the inbox."""
+    history = stored.histories.get(reply.workflow_id, [])
+    inbox = stored.inbox.get(reply.workflow_id, [])
+    if reply.kind == "started":
+        return bool(history) and history[0].workflow_started.uid == reply.detail
+    if reply.kind == "signalled":
+        received = any(event.signal_received.request_id == reply.detail for event in history)
+        return received or (InboxKind.SIGNAL, reply.detail) in inbox
+    if reply.kind == "result":
+        return bool(history) and _is_end(reply.detail, history[-1])
+    if reply.kind in COMMANDS:
+        detail, command = COMMANDS[reply.kind]
         done = any(event.WhichOneof("detail") == detail for event in history)
         return done or any(kind == command for kind, _ in inbox)
     return True
 
 
 def _waiting_is_free(look: Look) -> Iterator[Broken]:
-    """Nobody waits for a slot that only waiting holds; and what waits for long is in the store alone."""
+    """Only running attempts hold slots, and a workflow that waits for long is in the store only."""
     rows = look.stored.rows
     running = sum(len(open_attempts(look.stored.histories.get(workflow_id, []))) for workflow_id in rows)
     queued = [name for name, row in rows.items() if row.reason == event_pb2.STATE_REASON_SLOT]
     if queued and running < look.slots:
-        how = f"{len(queued)} wait for a slot, and of {look.slots} only {running} have an attempt in them"
+        how = f"{len(queued)} wait for a slot, but only {running} of {look.slots} slots have an attempt"
         yield Broken(Promise.WAITING_IS_FREE, queued[0], how)
     waiting = [
         name
@@ -448,23 +449,23 @@ def _waiting_is_free(look: Look) -> Iterator[Broken]:
 
 
 def _honest_health(health: Health) -> Iterator[Broken]:
-    """It says SERVING when work moves and not when it does not, and then why."""
+    """Health says SERVING when work moves. When work does not move, it says NOT_SERVING and why."""
     for trouble in health.troubles:
         noticed = trouble.begin + trouble.limit + health.notices
         for answer in health.answers:
-            if answer.serving and answer.asked >= noticed and answer.told <= trouble.end:
-                how = f"it said SERVING {answer.told - trouble.begin:.2f} s after the begin of: {trouble.what}"
+            if answer.serving and answer.asked >= noticed and answer.received <= trouble.end:
+                how = f"it said SERVING {answer.received - trouble.begin:.2f} s after the begin of: {trouble.what}"
                 yield Broken(Promise.HONEST_HEALTH, "", how)
                 break
-        heard = [each for each in health.answers if trouble.begin <= each.told <= trouble.end + health.notices]
+        heard = [each for each in health.answers if trouble.begin <= each.received <= trouble.end + health.notices]
         if trouble.end > noticed and all(answer.serving for answer in heard):
-            yield Broken(Promise.HONEST_HEALTH, "", f"nobody was told of: {trouble.what}")
+            yield Broken(Promise.HONEST_HEALTH, "", f"no answer reported: {trouble.what}")
     for answer in health.answers:
         if not answer.serving and not any(
-            trouble.begin <= answer.told and answer.asked <= trouble.end + health.recovers
+            trouble.begin <= answer.received and answer.asked <= trouble.end + health.recovers
             for trouble in health.troubles
         ):
-            yield Broken(Promise.HONEST_HEALTH, "", f"all was well, and it said NOT_SERVING for {answer.reasons}")
+            yield Broken(Promise.HONEST_HEALTH, "", f"without trouble it said NOT_SERVING for {answer.reasons}")
             break
     if any(not answer.serving and answer.reasons == () for answer in health.answers):
-        yield Broken(Promise.HONEST_HEALTH, "", "it said NOT_SERVING and not why")
+        yield Broken(Promise.HONEST_HEALTH, "", "it said NOT_SERVING without a reason")

@@ -1,4 +1,4 @@
-"""A bad network: a TCP proxy that cuts and stalls when it is told to."""
+"""A bad network: a TCP proxy that cuts and stalls connections when a test requests it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class Proxy:
-    """Passes bytes on to a port, until it is told otherwise. Use it as an async context manager."""
+    """Forwards bytes to a port, until a test changes that. Use it as an async context manager."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -41,11 +41,11 @@ class Proxy:
         self._open.clear()
 
     def stall(self) -> None:
-        """Pass nothing on, and cut nothing: the silence of a dead host."""
+        """Forward nothing and cut nothing, as a dead host does."""
         self._flow.clear()
 
     def flow(self) -> None:
-        """Pass bytes on again."""
+        """Forward bytes again."""
         self._flow.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""How much a proof does: a short form in every run of the tests, a long one with MENDFLOW_SOAK=1."""
+"""The size of a proof: short in every run of the tests, long with MENDFLOW_SOAK=1."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ SOAK = os.environ.get("MENDFLOW_SOAK") == "1"
 
 
 def scaled(short: int, long: int) -> int:
-    """Answer how much of something to do."""
+    """Return the short or the long amount."""
     return long if SOAK else short

@@ -1,4 +1,4 @@
-"""Servers for tests: one in this process, whose parts can be seen, and one of its own, which can be killed."""
+"""Servers for tests: one in this process with accessible parts, and one in its own process, which can be killed."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SUPPORT = ROOT / "tests/support"
 
 DEFINITIONS = {thing.name: thing for thing in vars(test_workflows).values() if isinstance(thing, Workflow)}
 
-#: Where the kernel takes a port from for whoever names none: a connection could have taken a killed server's.
+#: The kernel's range of ports for sockets that name none: a connection could occupy a killed server's port.
 EPHEMERAL = 32_768
 PORTS = random.SystemRandom()
 
 
 def free_port() -> int:
-    """Return a port that nobody has right now, and that the kernel gives to nobody by itself."""
+    """Return a port that is free now, and that the kernel assigns only by request."""
     while True:
         port = PORTS.randrange(10_000, EPHEMERAL)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 
 def settings_for(directory: Path, **overrides: Any) -> Settings:
-    """Answer settings for a server of its own in this directory."""
+    """Return settings for a server of its own in this directory."""
     values: dict[str, Any] = {
         "store": f"sqlite:///{directory / 'mendflow.db'}",
         "grpc_address": "127.0.0.1:0",
@@ -63,7 +63,7 @@ def settings_for(directory: Path, **overrides: Any) -> Settings:
 
 
 def http_health(address: str, path: str = "/health") -> tuple[int, dict[str, Any]]:
-    """Answer an HTTP health's status and body; 0 when it does not answer."""
+    """Return the status and body of the HTTP health, or status 0 when it does not answer."""
     try:
         with urllib.request.urlopen(f"http://{address}{path}", timeout=2) as reply:
             return reply.status, json.loads(reply.read())
@@ -74,7 +74,7 @@ def http_health(address: str, path: str = "/health") -> tuple[int, dict[str, Any
 
 
 async def until(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
-    """Wait until something is so."""
+    """Wait until the condition is true."""
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         if condition():
@@ -93,17 +93,17 @@ class Server:
 
     @property
     def stub(self) -> Any:
-        """The WorkflowService's."""
+        """The stub of the WorkflowService."""
         return workflow_service_pb2_grpc.WorkflowServiceStub(self.channel)
 
     @property
     def operator(self) -> Any:
-        """The OperatorService's."""
+        """The stub of the OperatorService."""
         return operator_service_pb2_grpc.OperatorServiceStub(self.channel)
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address of its gRPC port."""
         return f"127.0.0.1:{self.app.grpc_port}"
 
 
@@ -124,12 +124,12 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Server]:
 
 @dataclass
 class ServerProcess:
-    """A server in a process of its own, on ports that stay the same when it is started again."""
+    """A server in a process of its own. Its ports stay the same after a restart."""
 
     directory: Path
     modules: tuple[str, ...] = ("workflows",)
     environment: dict[str, str] = field(default_factory=dict)
-    #: Disturbances and faults of `tests.support.faults` that each life has.
+    #: The disturbances and faults of `tests.support.faults` that each life has.
     faults: tuple[str, ...] = ()
     grpc_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
@@ -137,12 +137,12 @@ class ServerProcess:
 
     @property
     def grpc_address(self) -> str:
-        """Where it listens for gRPC."""
+        """The address of its gRPC port."""
         return f"127.0.0.1:{self.grpc_port}"
 
     @property
     def http_address(self) -> str:
-        """Where it listens for HTTP."""
+        """The address of its HTTP port."""
         return f"127.0.0.1:{self.http_port}"
 
     @property
@@ -161,7 +161,7 @@ class ServerProcess:
         return [json.loads(line) for line in whole_lines(self.directory / "server.log") if line.startswith("{")]
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it, and wait until it is ready."""
+        """Start the server, and wait until it is ready."""
         environment = {
             **os.environ,
             "MENDFLOW_TEST_JOURNAL": str(self.directory / "journal.txt"),
@@ -188,27 +188,27 @@ class ServerProcess:
                 return
             time.sleep(0.02)
         text = (self.directory / "server.log").read_text(encoding="utf-8", errors="replace")
-        pytest.fail(f"the server did not get ready:\n{text[-4000:]}")
+        pytest.fail(f"the server did not become ready:\n{text[-4000:]}")
 
     def health(self, path: str = "/health") -> tuple[int, dict[str, Any]]:
-        """Answer the HTTP health's status and body; 0 when it does not answer."""
+        """Return the status and body of the HTTP health, or status 0 when it does not answer."""
         return http_health(self.http_address, path)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL, and wait for the end."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def terminate(self, seconds: float = 30.0) -> int:
-        """SIGTERM; answer the exit code."""
+        """Send SIGTERM, and return the exit code."""
         if self.process is None:
             return 0
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
     def wait_died(self, seconds: float = 20.0) -> int:
-        """Wait until it has died by itself."""
+        """Wait until the server has died without help."""
         if self.process is None:
             return 0
         return self.process.wait(seconds)

@@ -1,4 +1,4 @@
-"""A run of workflow code whose outside world is decided by the test."""
+"""A run of workflow code in which the test decides what the outside world does."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def folded(events: list[Event]) -> History:
 
 
 def structure_of(history: History) -> dict[str, Any]:
-    """Return everything that a history holds, to be compared.
+    """Return everything that a history holds, for comparisons.
 
-    The order of the open calls is left out: an undo puts a call that it opens again at their end.
+    It leaves out the order of the open calls: an undo puts a call that it opens again at their end.
     """
 
     def of_call(record: CallRecord) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def structure_of(history: History) -> dict[str, Any]:
 
 
 class Simulation:
-    """A run whose outside world is decided by the test: it records starts, and outcomes in the order asked for."""
+    """A run in which the test decides what happens. It records starts, and outcomes in the order of `settle`."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class Simulation:
         *,
         slots: int = 1_000,
     ) -> None:
-        #: So many attempts may run at once.
+        #: How many attempts may run at the same time.
         self.slots = slots
-        #: Why the run was stopped; empty: it was not.
+        #: Why the run was stopped, or empty.
         self.pause = ""
         self.history = History()
         self.builder = HistoryBuilder(self.history)
@@ -76,7 +76,7 @@ class Simulation:
         return self
 
     def drive(self, call: Callable[..., None], *arguments: object) -> None:
-        """Drive the code as the engine does: what cannot go on is taken back. Raises `NonDeterminism`."""
+        """Drive the code as the engine does: undo the drive and raise `NonDeterminism` if the code cannot continue."""
         before = len(self.builder.pending)
         withdrawn = list(self.run.unwanted)
         try:
@@ -100,7 +100,7 @@ class Simulation:
                 self.builder.add(event)
 
     def settle(self, key: str, *, fail: bool = False) -> None:
-        """Give an open call its outcome; no timer fires while the run is stopped."""
+        """Give an open call its outcome. No timer fires while the run is stopped."""
         record = self.history.open[key]
         if self.pause and record.kind == "timer":
             return

@@ -18,12 +18,12 @@ SUCCEEDED: Final = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 FAILED: Final = workflow_pb2.WORKFLOW_STATE_FAILED
 CANCELLED: Final = workflow_pb2.WORKFLOW_STATE_CANCELLED
 
-#: For what only a cancel ends: longer than it takes until the cancel comes.
+#: The duration of what only a cancel ends: longer than it takes until the cancel comes.
 LONG: Final = 3_600.0
 
 
 class Moment(NamedTuple):
-    """When: in which life of the server, and after how much progress in it."""
+    """A moment: a life of the server, and an amount of progress in it."""
 
     life: int
     progress: int
@@ -31,7 +31,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Act:
-    """A signal, or a cancel; sent by so many clients at once, a signal under one request id."""
+    """A signal or a cancel, sent by several clients at once. A signal has one request id."""
 
     at: Moment
     signal: str
@@ -42,9 +42,9 @@ class Act:
 
 @dataclass(frozen=True)
 class Watch:
-    """A watcher: of these kinds (all), from a bookmark or from the first event; broken off by itself after ``cut``.
+    """A watcher of these kinds (or all), from a bookmark or from the first event. It leaves by itself after ``cut``.
 
-    ``bare``: by the contract alone, so that nothing mends or hides what the server sends.
+    ``bare`` means with the stub alone, so that no client code repairs or hides what the server sends.
     """
 
     at: Moment
@@ -65,14 +65,14 @@ class Story:
     starters: int
     acts: tuple[Act, ...]
     watches: tuple[Watch, ...]
-    #: The states it may end in, and whether an output is right.
+    #: The states in which it may end, and whether an output is right.
     ends: frozenset[int]
     is_right: Callable[[Any], bool]
 
 
 @dataclass(frozen=True)
 class Sort:
-    """A type of workflow with an input: which signals it needs, whether only a cancel ends it, and what comes of it."""
+    """A type of workflow with an input: its signals, whether only a cancel ends it, and its expected end."""
 
     workflow_type: str
     input: Any
@@ -101,7 +101,7 @@ def legs_are(*expected: frozenset[str]) -> Callable[[Any], bool]:
 
 
 def draw_stories(rng: Random, *, count: int, lives: int) -> list[Story]:
-    """Draw so many stories that begin over so many lives of the server, each in its own time."""
+    """Draw ``count`` stories that begin in ``lives`` lives of the server, each at its own moment."""
     share = max(1, count // lives)
     begins = sorted(Moment(rng.randrange(lives), rng.randrange(share * 3)) for _ in range(count))
     return [_draw(rng, f"{number:05d}", moment, lives, share) for number, moment in enumerate(begins)]
@@ -111,7 +111,7 @@ def _draw(rng: Random, name: str, begins: Moment, lives: int, share: int) -> Sto
     sort = rng.choice(SORTS)(rng, name)
 
     def later() -> Moment:
-        """Draw when a client comes to it: mostly soon, at times some lives after."""
+        """Draw a client's moment: mostly soon, sometimes some lives later."""
         life = min(begins.life + rng.choice((0, 0, 1, 1, 2, 3)), lives - 1)
         return Moment(life, begins.progress + rng.randrange(10) if life == begins.life else rng.randrange(share * 3))
 
@@ -139,7 +139,7 @@ def _draw(rng: Random, name: str, begins: Moment, lives: int, share: int) -> Sto
 
 
 def data(name: str, signal: str) -> str:
-    """Answer what a signal says."""
+    """Return the data of a signal."""
     return f"{signal} for {name}"
 
 
@@ -153,13 +153,13 @@ def _draw_watch(rng: Random, at: Moment) -> Watch:
 
 
 def wrong_ends(stories: Sequence[Story], results: Mapping[str, workflow_pb2.Workflow]) -> Iterator[str]:
-    """Yield the workflows that did not come to what they are meant to come to."""
+    """Yield the workflows that did not end as expected."""
     for story in stories:
-        told = results[story.workflow_id]
-        output = json.loads(told.output.json) if told.output.json else None
-        succeeded = told.state == SUCCEEDED
-        if told.state not in story.ends or (succeeded and not story.is_right(output)):
-            yield f"{story.workflow_id}: it ended {told} for {story.input}"
+        result = results[story.workflow_id]
+        output = json.loads(result.output.json) if result.output.json else None
+        succeeded = result.state == SUCCEEDED
+        if result.state not in story.ends or (succeeded and not story.is_right(output)):
+            yield f"{story.workflow_id}: it ended {result} for {story.input}"
 
 
 # --- the sorts ------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""One trial: a workflow whose server is killed at chosen boundaries, and everything that was seen from outside.
+"""One trial: a workflow whose server is killed at chosen boundaries, and everything seen from outside.
 
-A caller starts the workflow, sends its signals or its cancel, and waits for its end, asking again for as long as the
-server is away; watchers follow it through the kills. Each life of the server is a real process on the same file and
-the same port. The last life is left alone.
+A caller starts the workflow, sends its signals or its cancel, and waits for its end. It retries while the server is
+away. Watchers follow the workflow through the kills. Each life of the server is a real process on the same file and
+the same port. The last life is not killed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.evidence import Pressure
 from tests.support.files import whole_lines
 from tests.support.forking import PROCESSES
 from tests.support.killing import Point, Post
-from tests.support.promises import Death, Evidence, Told, Watched, broken, copy_store, delays, read_effects, read_store
+from tests.support.promises import Death, Evidence, Reply, Watched, broken, copy_store, delays, read_effects, read_store
 from tests.support.servers import free_port
 
 if TYPE_CHECKING:
@@ -40,78 +40,78 @@ if TYPE_CHECKING:
 SUBJECT = "subject"
 #: How long a trial may take, in seconds.
 LIMIT = 30.0
-#: What the second watcher asks for.
+#: The event kinds of the second watcher.
 FILTER = (event_pb2.EVENT_KIND_ATTEMPT_SUCCEEDED, event_pb2.EVENT_KIND_TIMER_FIRED)
-#: What a watcher is told before the workflow is there, while no server is, and after it was shown what is not so.
+#: The statuses on which a watcher retries: no workflow yet, no server, or a cursor that is not stored.
 AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE})
 
 
 @contextlib.asynccontextmanager
 async def nothing_around(_directory: Path) -> AsyncIterator[int]:
-    """What a workflow needs that needs nothing."""
+    """Provide nothing, for a workflow that needs nothing around it."""
     yield 0
 
 
 @dataclass(frozen=True)
 class Case:
-    """A workflow, what its caller does, and what must come of it whatever dies."""
+    """A workflow, what its caller does, and the result that it must have whichever process dies."""
 
     workflow_type: str
-    #: Makes the input, as plain JSON, from the trial's directory and the port of what is around.
+    #: Returns the input, as plain JSON, from the trial's directory and the port of what is around.
     input: Callable[[Path, int], Any]
-    #: Says what is wrong with the end; nothing, if nothing is.
+    #: Returns what is wrong with the end.
     check: Callable[[Trial], list[str]]
     signals: tuple[tuple[str, Any], ...] = ()
     cancel: bool = False
-    #: Workflows of the same type and input that are started with it by one call.
+    #: Workflows of the same type and input that the same call starts.
     beside: tuple[str, ...] = ()
-    #: What an operator does once it has been started.
+    #: What an operator does after the start.
     operate: Callable[[Trial, Client], Awaitable[None]] | None = None
     around: Callable[[Path], AbstractAsyncContextManager[int]] = nothing_around
 
 
 class Wrong(Exception):
-    """A life of the server, or a client's story, that went wrong."""
+    """A life of the server, or a client, failed unexpectedly."""
 
 
 @dataclass
 class Trial:
-    """What happened."""
+    """Everything that happened in a trial."""
 
     case: Case
     directory: Path
-    #: Where the server was to die, one place for each life but the last.
+    #: Where the server must die, one place for each life but the last.
     fatal: tuple[Point, ...]
     fault: str = ""
     deaths: list[Death] = field(default_factory=list)
-    #: How many lives have been asked for.
+    #: How many lives have been started.
     lives: int = 0
-    told: list[Told] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
     final: workflow_pb2.Workflow = field(default_factory=workflow_pb2.Workflow)
     failure: str = ""
-    #: Everyone has had the time to come to an end.
+    #: Whether every workflow has had the time to end.
     over: bool = True
     pressure: Pressure = field(default_factory=Pressure)
 
     @property
     def store(self) -> Path:
-        """The file that it left."""
+        """The store's file."""
         return self.directory / "mendflow.db"
 
     @property
     def effects(self) -> list[Effect]:
-        """The steps' real executions, in their order."""
+        """The steps' real executions, in order."""
         return read_effects(self.post().journal)
 
     @property
     def evidence(self) -> Evidence:
-        """All of it, for the checker."""
+        """All evidence, for the checker."""
         deaths = [replace(death, up=self.post().up(life)) for life, death in enumerate(self.deaths, start=2)]
         return Evidence(
             read_store(self.store),
             self.effects,
-            self.told,
+            self.replies,
             self.watched,
             deaths,
             over=self.over,
@@ -120,32 +120,32 @@ class Trial:
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong with it."""
+        """The faults of the trial."""
         if self.failure:
             return [self.failure]
         return [str(each) for each in broken(self.evidence)] + self.case.check(self)
 
     @property
     def pauses(self) -> list[float]:
-        """How late after each restart each thing that was due went on, in seconds."""
+        """How late after each restart each debt was paid, in seconds."""
         return delays(self.evidence)
 
     def post(self, port: int = 0) -> Post:
-        """Answer where the latest life works."""
+        """Return the place of the latest life."""
         return Post(self.directory, port, self.lives)
 
     def reached(self, life: int) -> list[Point]:
-        """Answer the boundaries that a life reached, in their order."""
+        """Return the boundaries that a life reached, in order."""
         return [Point(line["kind"], line["number"], line["moment"]) for line in self._record(life)]
 
     def _record(self, life: int) -> list[dict[str, Any]]:
         return [json.loads(line) for line in whole_lines(Post(self.directory, 0, life).record)]
 
     def died(self, point: Point) -> None:
-        """Keep what a killed life left, before the next one changes it."""
+        """Save what a killed life left, before the next one changes it."""
         life = self.lives
         if self.reached(life)[-1] != point:
-            raise Wrong(f"it was to die {point} and died {self.reached(life)[-1]}")
+            raise Wrong(f"the server must die {point}, but died {self.reached(life)[-1]}")
         copy = copy_store(self.store, self.directory / f"at-death-{life}")
         what = self._record(life)[-1]["what"]
         at_commit = point.kind == "commit" and isinstance(what, dict)
@@ -153,7 +153,7 @@ class Trial:
             Death(
                 stored=read_store(copy),
                 effects=self.effects,
-                told=list(self.told),
+                replies=list(self.replies),
                 watched=[replace(watched, events=list(watched.events)) for watched in self.watched],
                 heads=what["heads"] if at_commit else {},
                 committed=point.moment == "after",
@@ -165,9 +165,9 @@ class Trial:
 async def run_trial(
     case: Case, directory: Path, fatal: Sequence[Point] = (), *, fault: str = "", limit: float = LIMIT
 ) -> Trial:
-    """Let the workflow run to its end, killing the server once at each of these boundaries, one in each life.
+    """Run the workflow to its end, and kill the server once at each of these boundaries, one in each life.
 
-    ``fault`` names one of `tests.support.faults` that every life of the server has.
+    ``fault`` names one of `tests.support.faults`, which every life of the server has.
     """
     await asyncio.to_thread(directory.mkdir)
     trial = Trial(case, directory, tuple(fatal), fault)
@@ -183,7 +183,7 @@ async def run_trial(
                         break
                 await clients
         except TimeoutError:
-            trial.failure = f"not at its end after {limit:g} s"
+            trial.failure = f"the workflow had not ended after {limit:g} s"
         except Wrong as wrong:
             trial.failure, trial.over = str(wrong), False
         finally:
@@ -200,7 +200,7 @@ async def _look(pressure: Pressure) -> None:
 
 
 async def _live(trial: Trial, port: int, point: Point | None, clients: asyncio.Task[None]) -> None:
-    """One life of the server: to the point where it dies, or until the clients have seen the end."""
+    """Run one life of the server until it dies at the point, or until the clients have seen the end."""
     trial.lives += 1
     server = PROCESSES.Process(
         target=killing.serve, args=(trial.post(port), point, [trial.fault] * bool(trial.fault)), daemon=True
@@ -214,7 +214,7 @@ async def _live(trial: Trial, port: int, point: Point | None, clients: asyncio.T
         server.join()
         if point is None or server.exitcode != -signal.SIGKILL:
             log = trial.post().log.read_text(encoding="utf-8", errors="replace")
-            raise Wrong(f"life {trial.lives} ended by itself with {server.exitcode}:\n{log[-3000:]}")
+            raise Wrong(f"life {trial.lives} ended without a kill, with {server.exitcode}:\n{log[-3000:]}")
         trial.died(point)
     finally:
         death.cancel()
@@ -235,7 +235,7 @@ async def _dead(sentinel: int) -> None:
 
 
 async def _follow(trial: Trial, port: int, value: Any) -> None:
-    """All that is seen from outside, to the end."""
+    """Run the caller and the watchers to the end."""
     address = f"127.0.0.1:{port}"
     try:
         async with Client(address) as caller, Client(address) as watcher, asyncio.TaskGroup() as group:
@@ -248,15 +248,15 @@ async def _follow(trial: Trial, port: int, value: Any) -> None:
 
 
 async def _call(trial: Trial, client: Client, value: Any) -> None:
-    """Start it, tell it what it waits for, wait for its end, and start it once more."""
-    case, told = trial.case, trial.told
+    """Start the workflow, send the signals that it waits for, wait for its end, and start it once more."""
+    case, replies = trial.case, trial.replies
     await _start(trial, client, value)
     for name, data in case.signals:
         await client.signal(SUBJECT, name, data, request_id=f"{name}-1")
-        told.append(Told("signalled", SUBJECT, f"{name}-1"))
+        replies.append(Reply("signalled", SUBJECT, f"{name}-1"))
     if case.cancel:
         await client.cancel(SUBJECT, "enough")
-        told.append(Told("cancelled", SUBJECT, None))
+        replies.append(Reply("cancelled", SUBJECT, None))
     if case.operate is not None:
         await case.operate(trial, client)
     trial.final = await _end(trial, client, SUBJECT)
@@ -281,7 +281,7 @@ async def _start(trial: Trial, client: Client, value: Any) -> None:
         outcomes = (await client.caller.call_with_retry(client.stub.BatchStartWorkflows, batch)).outcomes
         replies = [outcome.response for outcome in outcomes]
     for request, reply in zip(requests, replies, strict=True):
-        trial.told.append(Told("started", request.workflow_id, reply.workflow.uid))
+        trial.replies.append(Reply("started", request.workflow_id, reply.workflow.uid))
 
 
 async def _end(trial: Trial, client: Client, workflow_id: str) -> workflow_pb2.Workflow:
@@ -292,15 +292,15 @@ async def _end(trial: Trial, client: Client, workflow_id: str) -> workflow_pb2.W
         except WorkflowNotFound:
             if trial.deaths:
                 raise
-            await asyncio.sleep(0.02)  # It was promised. The next death shows what that was worth.
+            await asyncio.sleep(0.02)  # The start was acknowledged; the next death shows whether it was stored.
             continue
         if workflow.state in FINAL_STATES:
-            trial.told.append(Told("result", workflow_id, workflow))
+            trial.replies.append(Reply("result", workflow_id, workflow))
             return workflow
 
 
 async def _watch_raw(trial: Trial, client: Client, workflow_id: str) -> None:
-    """Watch all of it by the contract alone: nothing here mends or hides what the server sends."""
+    """Watch all events with the bare stub, so that no client code repairs or hides what the server sends."""
     watched = Watched(workflow_id)
     trial.watched.append(watched)
     cursor = 0
@@ -318,7 +318,7 @@ async def _watch_raw(trial: Trial, client: Client, workflow_id: str) -> None:
 
 
 async def _watch(trial: Trial, client: Client, kinds: Sequence[int]) -> None:
-    """Watch it from its first event to its last, from before it exists."""
+    """Watch the workflow from its first event to its last, from before it exists."""
     watched = Watched(SUBJECT, tuple(kinds))
     trial.watched.append(watched)
     while not watched.ended:

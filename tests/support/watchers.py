@@ -1,4 +1,4 @@
-"""A watcher on the bare stub, so that the wire is judged and not the client; and the judge of what it saw."""
+"""A watcher on the bare stub, which tests the server without the client, and the judge of what it saw."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
     from mendflow.v1 import event_pb2
 
-#: For channels that live through cuts: they come back at once, and share no connection with one another.
+#: Options for channels that survive cuts: they reconnect at once, and share no connection with one another.
 CHANNEL_OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 100),
 )
-#: How a call may end that says nothing of the workflow. gRPC itself cancels what comes while a server stops.
+#: The statuses that say nothing about the workflow. gRPC itself cancels calls that arrive while a server stops.
 CUT: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-#: Before the next call, so that a server that drains is not asked without end, in seconds.
+#: The pause before the next call in seconds, so that a draining server does not get calls without a pause.
 PAUSE: Final = 0.02
 
 
 @dataclass
 class Stream:
-    """One call: what it asked for, every frame it got, and whether it ended OK."""
+    """One call: its cursor, every frame that it received, and whether it ended with OK."""
 
     after_sequence: int
     frames: list[workflow_service_pb2.WatchWorkflowResponse] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Stream:
 
 @dataclass
 class RawWatch:
-    """A watch by the contract alone: broken off, it goes on after the newest frame's last_sequence."""
+    """A watch with the stub alone. When it breaks, it continues after the newest frame's last_sequence."""
 
     workflow_id: str
     kinds: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class RawWatch:
 
     @property
     def ended(self) -> bool:
-        """Whether the server said that this was all."""
+        """Whether the server said that there is no more."""
         return any(stream.ended for stream in self.streams)
 
     @property
@@ -65,18 +65,18 @@ class RawWatch:
 
     @property
     def cursor(self) -> int:
-        """Where the next stream begins."""
+        """The cursor of the next stream."""
         return next(
             (stream.frames[-1].last_sequence for stream in reversed(self.streams) if stream.frames), self.after_sequence
         )
 
     async def run(self, stub: Any, leave: Callable[[RawWatch], bool] = lambda _: False) -> None:
-        """Watch to the end. Where ``leave`` says so after a frame, the call is cancelled and another one made."""
+        """Watch to the end. When ``leave`` returns true for a frame, cancel the call and make another one."""
         while not self.ended:
             await self.open_once(stub, leave)
 
     async def open_once(self, stub: Any, leave: Callable[[RawWatch], bool]) -> None:
-        """Watch by one call. Raises what is no cut."""
+        """Watch with one call. Raise each error that is not a cut."""
         stream = Stream(self.cursor)
         self.streams.append(stream)
         request = workflow_service_pb2.WatchWorkflowRequest(
@@ -100,17 +100,17 @@ class RawWatch:
 
 
 def as_watched(watch: RawWatch) -> Watched:
-    """Answer what it has seen so far, for the checker."""
+    """Return what the watch has seen so far, for the checker."""
     return Watched(watch.workflow_id, watch.kinds, watch.after_sequence, watch.events, watch.ended)
 
 
 def of_kinds(history: Sequence[event_pb2.Event], kinds: Sequence[int]) -> list[event_pb2.Event]:
-    """Answer what a filter lets through."""
+    """Return the events that a filter lets through."""
     return [event for event in history if not kinds or kind_of(event) in kinds]
 
 
 def unfaithful(watch: RawWatch, history: Sequence[event_pb2.Event]) -> Iterator[str]:
-    """Yield where frames are not the stored history, each covering exactly what lies between two cursors."""
+    """Yield where frames differ from the stored history. Each frame must cover all events between two cursors."""
     cursor = watch.after_sequence
     name = f"{watch.workflow_id}, {watch.kinds or 'all'} after {watch.after_sequence}"
     for number, stream in enumerate(watch.streams, start=1):
@@ -120,14 +120,14 @@ def unfaithful(watch: RawWatch, history: Sequence[event_pb2.Event]) -> Iterator[
             if frame.last_sequence < cursor:
                 yield f"{name}: stream {number} went back from {cursor} to {frame.last_sequence}"
             if frame.last_sequence > len(history):
-                yield f"{name}: stream {number} told of {frame.last_sequence}, the history has {len(history)} events"
+                yield f"{name}: stream {number} sent the cursor {frame.last_sequence} of {len(history)} events"
             if list(frame.events) != of_kinds(history[cursor : frame.last_sequence], watch.kinds):
                 seen = [event.sequence for event in frame.events]
-                yield f"{name}: stream {number} sent {seen} for what lies between {cursor} and {frame.last_sequence}"
+                yield f"{name}: stream {number} sent {seen} for the events between {cursor} and {frame.last_sequence}"
             cursor = frame.last_sequence
         if stream.ended and cursor != len(history):
             yield f"{name}: stream {number} ended after {cursor} of {len(history)} events"
     if not watch.ended:
-        yield f"{name}: it has no end"
+        yield f"{name}: it did not end"
     if watch.events != of_kinds(history[watch.after_sequence :], watch.kinds):
-        yield f"{name}: all in all it saw {[event.sequence for event in watch.events]}"
+        yield f"{name}: over all streams it saw {[event.sequence for event in watch.events]}"

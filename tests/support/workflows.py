@@ -31,7 +31,7 @@ QUICK = RetryPolicy(max_attempts=4, initial_interval=0.02, maximum_interval=0.1)
 
 
 def write(line: str) -> None:
-    """Append a line to the journal of side effects: one for each real execution."""
+    """Append a line to the journal of side effects, one for each real execution."""
     path = os.environ.get("MENDFLOW_TEST_JOURNAL")
     if path:
         with Path(path).open("a", encoding="utf-8") as file:
@@ -40,7 +40,7 @@ def write(line: str) -> None:
 
 @dataclass
 class Order:
-    """An input with a shape."""
+    """An input with fields."""
 
     id: str
     amount: int
@@ -49,7 +49,7 @@ class Order:
 
 @dataclass
 class Receipt:
-    """An output with a shape."""
+    """An output with fields."""
 
     order_id: str
     total: int
@@ -57,14 +57,14 @@ class Receipt:
 
 @step
 async def note_down(text: str) -> str:
-    """Write a line and answer the text."""
+    """Write a line and return the text."""
     write(f"note_down {attempt().step_key} {attempt().number} {attempt().idempotency_key} {text}")
     return text
 
 
 @step
 async def hold(seconds: float, name: str) -> str:
-    """Take that long."""
+    """Run for this many seconds."""
     write(f"hold {attempt().step_key} {attempt().number} {attempt().idempotency_key} {name}")
     await asyncio.sleep(seconds)
     return name
@@ -72,7 +72,7 @@ async def hold(seconds: float, name: str) -> str:
 
 @step
 def hold_thread(seconds: float, name: str) -> str:
-    """Take that long, on a thread."""
+    """Run for this many seconds, on a thread."""
     write(f"hold_thread {attempt().step_key} {attempt().number} {attempt().idempotency_key} {name}")
     time.sleep(seconds)
     return f"{name} on {threading.current_thread().name}"
@@ -80,7 +80,7 @@ def hold_thread(seconds: float, name: str) -> str:
 
 @step(retry=QUICK)
 async def flaky(failures: int) -> int:
-    """Fail so many times, then answer the attempt's number."""
+    """Fail ``failures`` times, then return the attempt's number."""
     number = attempt().number
     write(f"flaky {number}")
     if number <= failures:
@@ -91,7 +91,7 @@ async def flaky(failures: int) -> int:
 
 @step(retry=RetryPolicy(max_attempts=5, initial_interval=30.0, maximum_interval=30.0))
 async def slow_to_retry(name: str) -> str:
-    """Fail at once on the first attempt, and be retried late."""
+    """Fail at once on the first attempt, and retry late."""
     write(f"slow_to_retry {attempt().number} {name}")
     if attempt().number == 1:
         msg = "the first attempt fails"
@@ -101,7 +101,7 @@ async def slow_to_retry(name: str) -> str:
 
 @step
 async def refuse(message: str) -> None:
-    """Fail for good."""
+    """Fail without a retry."""
     raise PermanentError(message)
 
 
@@ -116,13 +116,13 @@ async def needs_help(flag: str) -> str:
 
 @step
 async def add(a: int, b: int = 1) -> int:
-    """Add."""
+    """Return the sum."""
     return a + b
 
 
 @step
 async def kill_server() -> None:
-    """Take the whole process down."""
+    """Kill the whole process."""
     write("kill_server")
     os._exit(9)
 
@@ -136,7 +136,7 @@ async def too_slow() -> None:
 
 @step
 async def block(seconds: float) -> list[float]:
-    """Let nothing else have the loop for so long; answer from when to when."""
+    """Block the loop for this many seconds, and return the begin and the end."""
     begin = time.time()
     while time.time() < begin + seconds:
         time.sleep(0.01)  # noqa: ASYNC251 - what must not be done
@@ -145,13 +145,13 @@ async def block(seconds: float) -> list[float]:
 
 @step(timeout=0.05, retry=RetryPolicy(max_attempts=2, initial_interval=0.01))
 async def cut_short() -> None:
-    """Never end in time, and soon be cut off."""
+    """Never end in time, and be interrupted soon."""
     await asyncio.sleep(60)
 
 
 @step(retry=RetryPolicy(max_attempts=3, initial_interval=0.01))
 async def resumable(upto: int) -> list[int]:
-    """Go on from where the last attempt's heartbeat left."""
+    """Resume after the last attempt's heartbeat."""
     begin = int(attempt().last_heartbeat or 0)
     done = []
     for index in range(begin, upto):
@@ -166,13 +166,13 @@ async def resumable(upto: int) -> list[int]:
 
 @workflow
 async def echo(value: str) -> str:
-    """One step."""
+    """Run one step."""
     return await note_down(value)
 
 
 @workflow
 async def three(value: str) -> str:
-    """Three steps."""
+    """Run three steps."""
     first = await note_down(f"{value}-1")
     second = await note_down(f"{first}-2")
     return await note_down(f"{second}-3")
@@ -180,7 +180,7 @@ async def three(value: str) -> str:
 
 @workflow
 async def nothing() -> None:
-    """No step, no input, no output."""
+    """Return without a step, an input or an output."""
 
 
 @workflow(signals={"go": str})
@@ -191,7 +191,7 @@ async def wait_for(name: str) -> str:
 
 @workflow
 async def typed(order: Order) -> Receipt:
-    """Shapes in and out."""
+    """Use an input and an output with fields."""
     total = 0
     for item in order.items:
         total = await add(total, len(item))
@@ -207,49 +207,49 @@ async def sleeper(seconds: float) -> str:
 
 @workflow
 async def retried(failures: int) -> int:
-    """A step that fails some times."""
+    """Run a step that fails some times."""
     return await flaky(failures)
 
 
 @workflow
 async def retried_late(name: str) -> str:
-    """A step that backs off for long."""
+    """Run a step that backs off for long."""
     return await slow_to_retry(name)
 
 
 @workflow
 async def fails(message: str) -> None:
-    """A step that fails for good."""
+    """Run a step that fails without a retry."""
     await refuse(message)
 
 
 @workflow
 async def paused(flag: str) -> str:
-    """A step that needs help."""
+    """Run a step that needs an operator."""
     return await needs_help(flag)
 
 
 @workflow
 async def holds(seconds: float) -> str:
-    """A step that takes its time."""
+    """Run a step that takes time."""
     return await hold(seconds, "held")
 
 
 @workflow
 async def holds_thread(seconds: float) -> str:
-    """A step on a thread that takes its time."""
+    """Run a step that takes time, on a thread."""
     return await hold_thread(seconds, "held")
 
 
 @workflow
 async def branches(seconds: list[float]) -> list[str]:
-    """Side by side."""
+    """Run steps in parallel."""
     return await gather(*(hold(each, f"branch-{index}") for index, each in enumerate(seconds)))
 
 
 @workflow
 async def one_branch_fails(message: str) -> str:
-    """A failing branch cancels the other."""
+    """Run a branch whose failure cancels the other."""
     try:
         await gather(hold(30, "other"), refuse(message))
     except StepFailed as error:
@@ -286,7 +286,7 @@ async def poison(_: str) -> None:
 
 @workflow
 async def times_out() -> str:
-    """A step that never ends in time."""
+    """Run a step that never ends in time."""
     try:
         await too_slow()
     except StepFailed as error:
@@ -296,13 +296,13 @@ async def times_out() -> str:
 
 @workflow
 async def heartbeats(upto: int) -> list[int]:
-    """A step that goes on where it was cut."""
+    """Run a step that resumes after an interruption."""
     return await resumable(upto)
 
 
 @workflow
 async def signal_or_timeout(seconds: float) -> str:
-    """Wait, but not for ever."""
+    """Wait for a signal with a timeout."""
     try:
         return str(await wait_signal("go", timeout=seconds))
     except SignalTimeout:
@@ -311,7 +311,7 @@ async def signal_or_timeout(seconds: float) -> str:
 
 @workflow
 async def forbidden(how: str) -> str:
-    """Await what cannot be replayed."""
+    """Await something that cannot be replayed."""
     if how == "asyncio.sleep":
         await asyncio.sleep(0.01)
     elif how == "bare":
@@ -332,7 +332,7 @@ async def _in_a_task() -> str:
 
 @workflow
 async def everything(name: str) -> list[str]:
-    """Every primitive."""
+    """Use every primitive."""
     seen = [str(now()), str(uuid4()), str(random())]
     progress(0, 4, "begun")
     seen += await gather(note_down(f"{name}-a"), _nested(name), note_down(f"{name}-b"))
@@ -361,13 +361,13 @@ async def everything(name: str) -> list[str]:
 
 @workflow
 async def blocks(seconds: float) -> list[float]:
-    """A step that does what none may."""
+    """Run a step that blocks the loop, which no step may do."""
     return await block(seconds)
 
 
 @workflow
 async def everything_else(flag: str) -> list[str]:
-    """The primitives that `everything` has not; it needs an operator."""
+    """Use the primitives that `everything` does not use. It needs an operator."""
     seen = [await note_down.with_options(key="named")("a")]
     kept: tuple[object, ...] = await gather(note_down("b"), refuse("on purpose"), sleep(0.02), return_exceptions=True)
     seen += [each if isinstance(each, str) else type(each).__name__ for each in kept]
@@ -397,7 +397,7 @@ async def slow_to_clean() -> None:
 
 @workflow
 async def chatty(steps: int) -> int:
-    """Many steps with long results, once the signal go has come."""
+    """Run many steps with long results, after the signal go."""
     await wait_signal("go")
     size = 0
     for index in range(steps):
@@ -407,7 +407,7 @@ async def chatty(steps: int) -> int:
 
 @workflow
 async def reports_progress(seconds: float) -> None:
-    """Tell how far it is, then take its time."""
+    """Report progress, then take time."""
     progress(1, 3, "begun")
     await hold(seconds, "between")
     progress(3, 3, "done")

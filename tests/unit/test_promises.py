@@ -1,4 +1,4 @@
-"""The checker reports each breach by its promise's name, and nothing of what is well."""
+"""The checker reports each broken promise by its name, and reports nothing else."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.support.promises import (
     Health,
     Look,
     Promise,
+    Reply,
     Row,
     Stored,
-    Told,
     Trouble,
     Watched,
     asked_for,
@@ -38,10 +38,10 @@ RESTARTED = 1_800_000_000
 
 
 def well() -> Evidence:
-    """A workflow with a step that was cut off once, a signal and a recovery; all as it should be."""
+    """Return evidence without a fault: of a workflow with an interrupted step, a signal and a recovery."""
     output = payload_pb2.Payload(json="1")
     decision = failure_pb2.RetryDecision(
-        action=failure_pb2.RETRY_ACTION_RETRY, reason=failure_pb2.RETRY_REASON_LOST, explanation="It was cut off."
+        action=failure_pb2.RETRY_ACTION_RETRY, reason=failure_pb2.RETRY_REASON_LOST, explanation="Interrupted."
     )
     decision.next_attempt_time.FromSeconds(RESTARTED)
     history = [
@@ -67,12 +67,12 @@ def well() -> Evidence:
     return Evidence(
         stored=Stored({"w": history}, {"w": row}),
         effects=[Effect("w", "s", 1, "k"), Effect("w", "s", 2, "k")],
-        told=[
-            Told("started", "w", "u"),
-            Told("signalled", "w", "r"),
-            Told("refused", "w", "late"),
-            Told("cancelled", "w", "c"),
-            Told("result", "w", end),
+        replies=[
+            Reply("started", "w", "u"),
+            Reply("signalled", "w", "r"),
+            Reply("refused", "w", "late"),
+            Reply("cancelled", "w", "c"),
+            Reply("result", "w", end),
         ],
         watched=[
             Watched("w", (), 0, list(history), ended=True),
@@ -83,7 +83,7 @@ def well() -> Evidence:
             Death(
                 stored=Stored({"w": history[:2]}, {"w": row}),
                 effects=[Effect("w", "s", 1, "k")],
-                told=[Told("started", "w", "u")],
+                replies=[Reply("started", "w", "u")],
                 watched=[Watched("w", (), 0, history[:1])],
                 heads={"w": 2},
                 committed=True,
@@ -99,12 +99,12 @@ def history(evidence: Evidence) -> list[event_pb2.Event]:
 
 
 def at_death(evidence: Evidence, **other: Any) -> None:
-    """Let something else be left at the death."""
+    """Change what was left at the death."""
     evidence.deaths[0] = replace(evidence.deaths[0], **other)
 
 
 def rewrite(evidence: Evidence, *events: event_pb2.Event) -> None:
-    """Let this have been the history from the first, for whoever watched it as well."""
+    """Replace the history, also for the watchers that saw it."""
     mine = history(evidence)
     received = 0
     mine[:] = [copied(event) for event in events]
@@ -115,9 +115,9 @@ def rewrite(evidence: Evidence, *events: event_pb2.Event) -> None:
             event.signal_taken.signal_sequence = received
     row = evidence.stored.rows["w"]
     evidence.stored.rows["w"] = replace(row, last_sequence=len(mine))
-    for told in evidence.told:
-        if told.kind == "result":
-            told.detail.last_sequence = len(mine)
+    for reply in evidence.replies:
+        if reply.kind == "result":
+            reply.detail.last_sequence = len(mine)
     for watched in evidence.watched:
         watched.events[:] = asked_for(watched, mine)
     at_death(evidence, stored=Stored({"w": mine[:2]}, {"w": row}), watched=[Watched("w", (), 0, mine[:1])])
@@ -130,30 +130,30 @@ def copied(event: event_pb2.Event) -> event_pb2.Event:
 
 
 def again(evidence: Evidence, index: int, before: int = -1) -> None:
-    """Let an event be there a second time, before the end or elsewhere."""
+    """Insert an event a second time, before the end or elsewhere."""
     events = list(history(evidence))
     events.insert(before, events[index])
     rewrite(evidence, *events)
 
 
 def without(evidence: Evidence, index: int) -> None:
-    """Let an event be left out."""
+    """Leave out an event."""
     events = list(history(evidence))
     del events[index]
     rewrite(evidence, *events)
 
 
 def late(evidence: Evidence, stalled: float) -> None:
-    """Let it go on three seconds late, of which the machine is to blame for some."""
+    """Make the workflow continue three seconds late, of which the machine is to blame for ``stalled``."""
     at_death(evidence, up=RESTARTED - 3)
     vars(evidence).update(stalled=lambda *_: stalled)
 
 
 def stop_at(evidence: Evidence, count: int, *, over: bool = True) -> None:
-    """Let nothing have come after the first events."""
+    """Leave out all events after the first ``count``."""
     vars(evidence).update(over=over)
     rewrite(evidence, *history(evidence)[:count])
-    evidence.told[:] = evidence.told[:1]
+    evidence.replies[:] = evidence.replies[:1]
     ran = {(event.attempt_started.step_key, event.attempt_started.attempt) for event in history(evidence)}
     evidence.effects[:] = [effect for effect in evidence.effects if (effect.step_key, effect.attempt) in ran]
     evidence.stored.rows["w"] = replace(evidence.stored.rows["w"], state=workflow_pb2.WORKFLOW_STATE_RUNNING)
@@ -162,48 +162,48 @@ def stop_at(evidence: Evidence, count: int, *, over: bool = True) -> None:
 
 
 def other_time(evidence: Evidence, index: int, seconds: float) -> event_pb2.Event:
-    """Answer an event as it is at another time."""
+    """Return a copy of an event with another time."""
     event = copied(history(evidence)[index])
     event.time.FromMicroseconds(round((RESTARTED + seconds) * 1e6))
     return event
 
 
 def decide(evidence: Evidence, **values: Any) -> None:
-    """Let another decision have been taken on the failed attempt."""
+    """Change the decision about the failed attempt."""
     decision = history(evidence)[3].attempt_failed.decision
     for name, value in values.items():
         setattr(decision, name, value)
 
 
 def due_before(evidence: Evidence, seconds: float) -> None:
-    """Let the second attempt begin so long before it was due."""
+    """Make the second attempt begin ``seconds`` before it was due."""
     history(evidence)[3].attempt_failed.decision.next_attempt_time.FromMicroseconds(round((RESTARTED + seconds) * 1e6))
 
 
 def waits(evidence: Evidence, begun: event_pb2.Event, over: event_pb2.Event, seconds: float) -> None:
-    """Let there have been a wait at the death; it was over so long after the restart."""
+    """Add a wait at the death. It was over ``seconds`` after the restart."""
     over.time.FromMicroseconds(round((RESTARTED + seconds) * 1e6))
     events = [event for event in history(evidence) if not event.HasField("cancel_requested")]
-    evidence.told[:] = [told for told in evidence.told if told.kind != "cancelled"]
+    evidence.replies[:] = [reply for reply in evidence.replies if reply.kind != "cancelled"]
     rewrite(evidence, events[0], begun, *events[1:-1], over, events[-1])
     mine = history(evidence)
     at_death(evidence, stored=Stored({"w": mine[:2]}, {}), effects=[], heads={})
 
 
 def asleep(evidence: Evidence, *, due: float, woken: float) -> None:
-    """Let it sleep at the death."""
+    """Make the workflow sleep at the death."""
     timer = event_pb2.TimerStarted(key="sleep")
     timer.fire_time.FromMicroseconds(round((RESTARTED + due) * 1e6))
     fired = event_pb2.Event(timer_fired=event_pb2.TimerFired(key="sleep"))
     waits(evidence, event_pb2.Event(timer_started=timer), fired, woken)
 
 
-def told_by_then(evidence: Evidence, *told: Told) -> None:
-    at_death(evidence, told=list(told))
+def replied_before_crash(evidence: Evidence, *replies: Reply) -> None:
+    at_death(evidence, replies=list(replies))
 
 
 def look(evidence: Evidence, **other: Any) -> None:
-    """Let someone look while `w` waits for a slot, and `s` for a signal."""
+    """Add a look while `w` waits for a slot, and `s` for a signal."""
     waiting = workflow_pb2.WORKFLOW_STATE_WAITING
     rows = {
         "w": Row("u", waiting, 1, 1, event_pb2.STATE_REASON_SLOT),
@@ -216,7 +216,7 @@ def look(evidence: Evidence, **other: Any) -> None:
 
 
 def say(evidence: Evidence, *answers: Answer, end: float = 10.0) -> None:
-    """Let health say this; from second 5 on no commit succeeds."""
+    """Add these health answers. From second 5 on, no commit succeeds."""
     trouble = Trouble("no commit succeeds", 5.0, end, 1.0)
     evidence.health.append(Health(list(answers), [trouble], notices=0.5, recovers=1.0))
 
@@ -226,23 +226,23 @@ def said(at: float, *reasons: str) -> Answer:
 
 
 FAULTS: list[tuple[str, set[str], Callable[[Evidence], object]]] = [
-    # What is lost had run as well.
+    # The workflow that is lost had also run.
     ("lost", {"durable start", "output commit"}, lambda each: each.stored.rows.clear()),
-    ("another one", {"durable start"}, lambda each: each.told.append(Told("started", "w", "other"))),
+    ("another one", {"durable start"}, lambda each: each.replies.append(Reply("started", "w", "other"))),
     ("no end", {"durable start"}, lambda each: stop_at(each, 9)),
-    # Somebody has written after the first end.
+    # Another driver has written after the first end.
     ("two ends", {"durable start", "one driver"}, lambda each: again(each, -1)),
     ("driven after its end", {"durable start", "one driver"}, lambda each: again(each, -1, 3)),
-    ("lost signal", {"durable start"}, lambda each: each.told.append(Told("signalled", "w", "r2"))),
+    ("lost signal", {"durable start"}, lambda each: each.replies.append(Reply("signalled", "w", "r2"))),
     ("signal twice", {"durable start"}, lambda each: again(each, 5)),
     ("taken twice", {"durable start"}, lambda each: again(each, 7)),
     ("cancel twice", {"durable start"}, lambda each: again(each, 8)),
-    ("lost resume", {"durable start"}, lambda each: each.told.append(Told("resumed", "w", None))),
-    ("lost termination", {"durable start"}, lambda each: each.told.append(Told("terminated", "w", None))),
+    ("lost resume", {"durable start"}, lambda each: each.replies.append(Reply("resumed", "w", None))),
+    ("lost termination", {"durable start"}, lambda each: each.replies.append(Reply("terminated", "w", None))),
     ("damaged", {"durable start"}, lambda each: vars(each).update(stored=replace(each.stored, damage=("page 3",)))),
-    ("refused and done", {"clear refusal"}, lambda each: each.told.append(Told("refused", "w", "r"))),
-    ("other result", {"output commit"}, lambda each: each.told[4].detail.output.Clear()),
-    ("other end", {"output commit"}, lambda each: each.told.append(Told("result", "w", workflow_pb2.Workflow()))),
+    ("refused and done", {"clear refusal"}, lambda each: each.replies.append(Reply("refused", "w", "r"))),
+    ("other result", {"output commit"}, lambda each: each.replies[4].detail.output.Clear()),
+    ("other end", {"output commit"}, lambda each: each.replies.append(Reply("result", "w", workflow_pb2.Workflow()))),
     ("ran and is nowhere", {"output commit"}, lambda each: each.effects.append(Effect("x", "s", 1, "k"))),
     ("result twice", {"recorded once"}, lambda each: again(each, 6)),
     ("begun after its result", {"recorded once"}, lambda each: again(each, 4)),
@@ -267,7 +267,7 @@ FAULTS: list[tuple[str, set[str], Callable[[Evidence], object]]] = [
         ),
     ),
     (
-        "nobody resumed it",
+        "no operator resumed it",
         {"every attempt on record"},
         lambda each: decide(
             each, action=failure_pb2.RETRY_ACTION_PAUSE_WORKFLOW, reason=failure_pb2.RETRY_REASON_MAX_ATTEMPTS
@@ -275,7 +275,7 @@ FAULTS: list[tuple[str, set[str], Callable[[Evidence], object]]] = [
     ),
     ("before its time", {"every attempt on record"}, lambda each: due_before(each, 0.5)),
     ("same driver again", {"one driver"}, lambda each: again(each, 2)),
-    # Whoever saw the first of the two was shown what is not so.
+    # The watcher that saw the first of the two saw an event that is not stored.
     (
         "written over",
         {"one driver", "faithful watch"},
@@ -287,24 +287,36 @@ FAULTS: list[tuple[str, set[str], Callable[[Evidence], object]]] = [
     ("not asked for", {"faithful watch"}, lambda each: each.watched[2].events.append(history(each)[9])),
     ("no end of the watch", {"faithful watch"}, lambda each: setattr(each.watched[0], "ended", False)),
     (
-        "started, not on disk",
+        "started, not stored",
         {"output commit"},
         lambda each: at_death(each, stored=Stored(), effects=[], watched=[], heads={}),
     ),
-    ("started another, not on disk", {"output commit"}, lambda each: told_by_then(each, Told("started", "w", "v"))),
-    ("signalled, not on disk", {"output commit"}, lambda each: told_by_then(each, Told("signalled", "w", "r"))),
-    ("cancelled, not on disk", {"output commit"}, lambda each: told_by_then(each, Told("cancelled", "w", "c"))),
-    ("ended, not on disk", {"output commit"}, lambda each: told_by_then(each, each.told[4])),
-    ("ran, not on disk", {"output commit"}, lambda each: at_death(each, effects=[Effect("w", "s", 2, "k")])),
     (
-        "seen, not on disk",
+        "started another, not stored",
+        {"output commit"},
+        lambda each: replied_before_crash(each, Reply("started", "w", "v")),
+    ),
+    (
+        "signalled, not stored",
+        {"output commit"},
+        lambda each: replied_before_crash(each, Reply("signalled", "w", "r")),
+    ),
+    (
+        "cancelled, not stored",
+        {"output commit"},
+        lambda each: replied_before_crash(each, Reply("cancelled", "w", "c")),
+    ),
+    ("ended, not stored", {"output commit"}, lambda each: replied_before_crash(each, each.replies[4])),
+    ("ran, not stored", {"output commit"}, lambda each: at_death(each, effects=[Effect("w", "s", 2, "k")])),
+    (
+        "seen, not stored",
         {"output commit"},
         lambda each: at_death(each, watched=[Watched("w", (), 5, history(each)[5:6])]),
     ),
     ("gone before the commit", {"output commit"}, lambda each: at_death(each, committed=False)),
     ("gone after the commit", {"output commit"}, lambda each: at_death(each, heads={"w": 3})),
     ("slow to recover", {"recovery by default"}, lambda each: at_death(each, up=RESTARTED - 10)),
-    # It has no end, nor has its attempt.
+    # Neither the workflow nor its attempt has an end.
     (
         "never recovered",
         {"recovery by default", "durable start", "every attempt on record"},
@@ -315,9 +327,9 @@ FAULTS: list[tuple[str, set[str], Callable[[Evidence], object]]] = [
     ("slot kept", {"waiting is free"}, lambda each: look(each, slots=2)),
     ("memory kept", {"waiting is free"}, lambda each: look(each, workflows_in_memory=3)),
     ("serving in trouble", {"honest health"}, lambda each: say(each, said(7.0), said(8.0, "no disk"))),
-    ("nobody was told", {"honest health"}, lambda each: say(each, said(4.0), said(12.0))),
+    ("trouble not reported", {"honest health"}, lambda each: say(each, said(4.0), said(12.0))),
     ("not serving, all is well", {"honest health"}, lambda each: say(each, said(2.0, "a mood"), said(8.0, "no disk"))),
-    ("not serving for ever", {"honest health"}, lambda each: say(each, said(8.0, "no disk"), said(12.0, "no disk"))),
+    ("not serving, forever", {"honest health"}, lambda each: say(each, said(8.0, "no disk"), said(12.0, "no disk"))),
     (
         "not serving, and no reason",
         {"honest health"},
@@ -325,7 +337,7 @@ FAULTS: list[tuple[str, set[str], Callable[[Evidence], object]]] = [
     ),
 ]
 
-#: What comes close to a fault, and is none.
+#: Changes that come close to a fault but are none.
 HARMLESS: list[tuple[str, Callable[[Evidence], object]]] = [
     ("nothing", lambda _: None),
     (
@@ -333,7 +345,7 @@ HARMLESS: list[tuple[str, Callable[[Evidence], object]]] = [
         lambda each: at_death(
             each,
             stored=replace(each.deaths[0].stored, inbox={"w": [(InboxKind.SIGNAL, "r")]}),
-            told=[Told("signalled", "w", "r")],
+            replies=[Reply("signalled", "w", "r")],
         ),
     ),
     ("dropped frame at the death", lambda each: at_death(each, watched=[Watched("w", (), 0, history(each)[1:2])])),
@@ -356,13 +368,13 @@ def test_each_fault_is_reported_by_its_promise(promises: set[str], put_in: Calla
 
 
 @pytest.mark.parametrize("change", [each[1] for each in HARMLESS], ids=[each[0] for each in HARMLESS])
-def test_what_is_no_fault_is_not_reported(change: Callable[[Evidence], object]) -> None:
+def test_change_that_is_no_fault_is_not_reported(change: Callable[[Evidence], object]) -> None:
     evidence = well()
     change(evidence)
     assert broken(evidence) == []
 
 
-def test_how_late_what_was_due_went_on_is_told() -> None:
+def test_delays_of_due_work_are_the_recorded_ones() -> None:
     evidence = well()
     asleep(evidence, due=-5.0, woken=0.25)
     assert delays(evidence) == [0.25]
@@ -373,7 +385,7 @@ def test_each_promise_has_a_fault_that_is_its_own() -> None:
     assert alone == {promise.value for promise in Promise}
 
 
-def test_the_machine_is_blamed_for_no_more_than_the_time_there_was() -> None:
+def test_pressure_between_two_moments_is_at_most_their_distance() -> None:
     pressure = Pressure()
     began = time.time()
     while time.time() < began + 0.02:

@@ -1,4 +1,4 @@
-"""The client's watch over a bad network: no event lost, none twice."""
+"""The client's watch over a bad network loses no event and delivers none twice."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ async def proxy(server: Server) -> AsyncIterator[Proxy]:
 
 
 def assert_faithful(directory: Path, watched: Watched, seed: str = "") -> None:
-    """The workflow has ended, and what was watched is what is on disk."""
+    """Assert that the workflow has ended, and that the watched events equal the stored ones."""
     wrong = broken(Evidence(read_store(directory / "mendflow.db"), watched=[watched]))
     assert not wrong, "\n".join([seed, *map(str, wrong)])
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_cut_at_random_the_watch_is_dense_and_complete(
+async def test_watch_cut_at_random_is_dense_and_complete(
     server: Server, proxy: Proxy, tmp_path: Path, seed: int
 ) -> None:
     dice = random.Random(seed)
-    told: list[bool] = []
+    reported: list[bool] = []
     async with Client(f"127.0.0.1:{proxy.port}") as client:
         handle = await client.start("chatty", STEPS, id="subject")
         whole = Watched("subject")
         cuts = 0
-        async for event in handle.watch(on_connection=lambda connected, _: told.append(connected)):
+        async for event in handle.watch(on_connection=lambda connected, _: reported.append(connected)):
             whole.events.append(event)
             if event.HasField("signal_awaited"):
                 await server.client.signal("subject", "go")
@@ -59,10 +59,10 @@ async def test_cut_at_random_the_watch_is_dense_and_complete(
     assert_faithful(tmp_path, whole, f"seed {seed}")
     assert cuts == 8
     assert proxy.connections > 1
-    assert told[::2] == [False] * len(told[::2]), "gone, back, gone, back"
+    assert reported[::2] == [False] * len(reported[::2]), "lost, back, lost, back"
 
 
-async def test_with_a_filter_no_event_is_lost_or_repeated_either(server: Server, proxy: Proxy, tmp_path: Path) -> None:
+async def test_filtered_watch_loses_and_repeats_no_event(server: Server, proxy: Proxy, tmp_path: Path) -> None:
     async with Client(f"127.0.0.1:{proxy.port}") as client:
         handle = await client.start("chatty", STEPS, id="subject")
         await server.client.signal("subject", "go")
@@ -76,7 +76,7 @@ async def test_with_a_filter_no_event_is_lost_or_repeated_either(server: Server,
     assert_faithful(tmp_path, part)
 
 
-async def test_silence_is_noticed_and_the_stream_is_opened_anew(server: Server, proxy: Proxy) -> None:
+async def test_silent_stream_is_noticed_and_reopened(server: Server, proxy: Proxy) -> None:
     async with Client(f"127.0.0.1:{proxy.port}") as client:
         handle = await client.start("wait_for", "x", id="subject")
         gone = asyncio.Event()
@@ -109,9 +109,9 @@ async def test_patience_with_a_server_that_is_away_ends() -> None:
             await client.start("echo", "x")
 
 
-async def test_a_refusal_is_not_tried_again(server: Server) -> None:
+async def test_refusal_is_not_retried(server: Server) -> None:
     with pytest.raises(WorkflowNotFound):
-        await anext(aiter(server.client.handle("nobody").watch()))
+        await anext(aiter(server.client.handle("missing").watch()))
 
 
 async def test_leaving_a_watch_ends_its_call(server: Server) -> None:
@@ -138,7 +138,7 @@ async def test_a_lost_reply_of_a_start_leaves_one_workflow(server: Server, proxy
 
 
 def tasks_of_the_client() -> set[asyncio.Task[object]]:
-    """Answer all tasks but those in which the server, on the same loop, waits for calls."""
+    """Return all tasks but those in which the server, on the same loop, waits for calls."""
     return {task for task in asyncio.all_tasks() if "AioServer" not in repr(task)}
 
 
@@ -154,7 +154,7 @@ async def test_breaking_out_of_a_watch_leaves_no_call_and_no_task(server: Server
             break
     while open_watches(server) or tasks_of_the_client() - before:
         await asyncio.sleep(0.005)
-    # And as one does who wants it closed at once.
+    # A caller that wants the watch closed at once does this.
     async with contextlib.aclosing(handle.watch()) as events:
         await anext(events)
         assert open_watches(server) == 1
@@ -186,7 +186,7 @@ async def bulky(steps: int) -> None:
         await note_down("x" * 900_000)
 
 
-async def test_nothing_is_fetched_ahead_of_a_slow_reader_but_what_the_connection_buffers(tmp_path: Path) -> None:
+async def test_slow_reader_fetches_no_more_than_the_connection_buffers(tmp_path: Path) -> None:
     async with (
         serving(tmp_path, definitions={"bulky": bulky}) as server,
         Proxy(server.app.grpc_port) as proxy,
@@ -205,13 +205,13 @@ async def test_nothing_is_fetched_ahead_of_a_slow_reader_but_what_the_connection
         assert proxy.bytes_to_client > 36e6
 
 
-async def test_across_restarts_on_the_same_port_it_is_dense_and_complete(server_process: ServerProcess) -> None:
-    told: list[bool] = []
+async def test_watch_across_restarts_on_the_same_port_is_dense_and_complete(server_process: ServerProcess) -> None:
+    reported: list[bool] = []
     async with Client(server_process.grpc_address) as client:
         handle = await client.start("chatty", STEPS, id="subject")
         whole = Watched("subject")
         kills = 0
-        async for event in handle.watch(on_connection=lambda connected, _: told.append(connected)):
+        async for event in handle.watch(on_connection=lambda connected, _: reported.append(connected)):
             whole.events.append(event)
             if event.HasField("signal_awaited"):
                 await client.signal("subject", "go")
@@ -225,4 +225,4 @@ async def test_across_restarts_on_the_same_port_it_is_dense_and_complete(server_
     assert kills == 2
     assert_faithful(server_process.directory, whole)
     # It may have had the rest already when the server died.
-    assert told == [False, True] * (len(told) // 2)
+    assert reported == [False, True] * (len(reported) // 2)

@@ -1,7 +1,7 @@
-"""Watches cut at random: the call, the network, the server; with filters, from bookmarks, to the end.
+"""Watches cut at random: the call, the network or the server; with filters, from bookmarks, to the end.
 
-MENDFLOW_SEED=number tells another story. What fails names its seed; cuts come at moments of progress, so a run is
-alike but never the same.
+MENDFLOW_SEED=number selects another story. A failure names its seed. Cuts come at moments of progress, so two runs of a
+seed are similar but not equal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from mendflow import Client
 from mendflow.v1 import event_pb2, workflow_service_pb2_grpc
 from tests.support.load_workflows import EFFECTS, Leg
-from tests.support.promises import Death, Evidence, Told, Watched, broken, read_effects, read_store
+from tests.support.promises import Death, Evidence, Reply, Watched, broken, read_effects, read_store
 from tests.support.proxy import Proxy
 from tests.support.scale import scaled
 from tests.support.servers import serving_process
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 SEEDS = [int(os.environ["MENDFLOW_SEED"])] if os.environ.get("MENDFLOW_SEED") else list(range(1, scaled(1, 6) + 1))
 WORKFLOWS = 3
 ROUNDS = scaled(8, 40)
-#: How the server dies: by SIGKILL, and once in an orderly way.
+#: How the server dies: by SIGKILL, and once by an orderly stop.
 KILLS = scaled(3, 12)
-#: How long one run may take, in seconds.
+#: The time limit of one run, in seconds.
 LIMIT = scaled(60, 600)
 KINDS = [kind for kind in event_pb2.EventKind.values() if kind]
-#: How often progress is looked at, in seconds, and how many looks without any count as some.
+#: The pause between two looks at the progress, in seconds, and the number of looks without progress that count as some.
 LOOK = 0.002
 LONG_LOOK = 150
 
@@ -58,17 +58,17 @@ def legs(rng: Random) -> list[Leg]:
 
 
 def kinds_for(rng: Random) -> tuple[int, ...]:
-    """Draw a filter: none, one that lets much through, one that lets hardly anything through."""
+    """Draw a filter: none, one that passes much, or one that passes hardly anything."""
     return tuple(rng.sample(KINDS, rng.choice((0, 0, 1, 3, 12))))
 
 
 class Storm:
-    """Watchers over a bad network, of a server that dies."""
+    """Watchers of a server that dies, over a bad network."""
 
     def __init__(self, server: ServerProcess, rng: Random) -> None:
         self.raw: list[RawWatch] = []
         self.clients: list[Watched] = []
-        self.told: list[Told] = []
+        self.replies: list[Reply] = []
         self.deaths: list[Death] = []
         self.troubles: Counter[str] = Counter()
         self.ids = [f"subject-{number}" for number in range(WORKFLOWS)]
@@ -85,13 +85,13 @@ class Storm:
         return by_client + [as_watched(watch) for watch in self.raw]
 
     def unfinished(self) -> list[str]:
-        """Answer the watches that have not ended, and how far they are."""
+        """Return the watches that have not ended, with their cursors."""
         left = [f"{each.workflow_id} {each.kinds} at {each.cursor}" for each in self.raw if not each.ended]
         by_client = [each for each in self.clients if not each.ended]
         return left + [f"{each.workflow_id} {each.kinds} by the client" for each in by_client]
 
     async def run(self) -> None:
-        """Run the workflows in rounds, with trouble in each; then watch them again, with trouble."""
+        """Run the workflows in rounds, with trouble in each. Then watch them again, with trouble."""
         async with contextlib.AsyncExitStack() as stack:
             near = await stack.enter_async_context(Client(self._server.grpc_address, timeout=60.0, retry_for=None))
             for _ in range(3):
@@ -107,13 +107,13 @@ class Storm:
                 await self._live(near, group)
             async with asyncio.TaskGroup() as group:
                 await self._afterwards(group)
-            self.told += [Told("result", workflow_id, await near.get(workflow_id)) for workflow_id in self.ids]
+            self.replies += [Reply("result", workflow_id, await near.get(workflow_id)) for workflow_id in self.ids]
 
     async def _live(self, near: Client, group: asyncio.TaskGroup) -> None:
         for workflow_id in self.ids:
             drawn = [dataclasses.asdict(leg) for leg in legs(self._rng)]
             await near.start("errand", drawn, id=workflow_id)
-            self.told.append(Told("started", workflow_id, (await near.get(workflow_id)).uid))
+            self.replies.append(Reply("started", workflow_id, (await near.get(workflow_id)).uid))
             for _ in range(3):
                 self._watch(group, RawWatch(workflow_id, kinds_for(self._rng)), 0.02)
                 self._watch_by_client(group, Watched(workflow_id, kinds_for(self._rng), 0))
@@ -130,13 +130,13 @@ class Storm:
 
     async def _signal(self, near: Client, workflow_id: str, name: str) -> None:
         await near.signal(workflow_id, name, "x", request_id=name)
-        self.told.append(Told("signalled", workflow_id, name))
+        self.replies.append(Reply("signalled", workflow_id, name))
 
     async def _afterwards(self, group: asyncio.TaskGroup) -> None:
-        """Use bookmarks of old, with other filters, while the server is killed and all is cut once more."""
+        """Watch from old bookmarks, with other filters, while the server is killed and everything is cut once more."""
         for _ in range(30):
             self._watch(group, self._bookmarked(), 0.3)
-        for earlier in self.raw[:6]:  # And from where the final event is all that is left, or nothing is.
+        for earlier in self.raw[:6]:  # Also from where only the final event remains, or nothing.
             for left in (0, 1):
                 bookmark = RawWatch(earlier.workflow_id, kinds_for(self._rng), earlier.cursor - left)
                 self._watch(group, bookmark, 0.3)
@@ -147,7 +147,7 @@ class Storm:
     # The watchers.
 
     def _bookmarked(self) -> RawWatch:
-        """Answer a watch from a cursor that an earlier one was given, with a filter of its own."""
+        """Return a watch from a cursor of an earlier watch, with a filter of its own."""
         earlier = self._rng.choice(self.raw)
         cursor = self._rng.choice(earlier.frames).last_sequence if earlier.frames else 0
         return RawWatch(earlier.workflow_id, kinds_for(self._rng), cursor)
@@ -172,7 +172,7 @@ class Storm:
     # The trouble.
 
     async def _progress(self, wanted: int) -> None:
-        """Wait until watchers have seen so many more frames, or none for long."""
+        """Wait until watchers have seen this many more frames, or none for long."""
         target = self._seen() + wanted
         before, idle = -1, 0
         while (seen := self._seen()) < target and idle < LONG_LOOK:
@@ -204,17 +204,17 @@ class Storm:
                 proxy.flow()
 
     def _death(self) -> Death:
-        """What is on disk, and what has left the dead process as far as anybody knows.
+        """Return what is stored, and what is known to have left the dead process.
 
-        How soon the next life goes on is not judged here: the next death may come before it does.
+        How soon the next life continues is not judged here, because the next death may come first.
         """
         stored, effects = read_store(self._server.store), read_effects(self._server.directory / EFFECTS)
-        return Death(stored, effects, list(self.told), self.watched)
+        return Death(stored, effects, list(self.replies), self.watched)
 
 
 @pytest.mark.timeout(LIMIT + 60)
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_cut_anywhere_every_watch_is_the_stored_history(tmp_path: Path, seed: int) -> None:
+async def test_watches_cut_anywhere_equal_the_stored_history(tmp_path: Path, seed: int) -> None:
     signs_of_life = {"MENDFLOW_WATCH_HEARTBEAT": "0.05"}
     with serving_process(tmp_path, modules=("tests.support.load_workflows",), environment=signs_of_life) as server:
         storm = Storm(server, Random(seed))
@@ -226,26 +226,28 @@ async def test_cut_anywhere_every_watch_is_the_stored_history(tmp_path: Path, se
             pytest.fail(f"MENDFLOW_SEED={seed}: after {LIMIT} s {storm.unfinished()} have not ended")
         except BaseExceptionGroup as errors:
             raise AssertionError(f"MENDFLOW_SEED={seed}") from errors
-        server.kill()  # What was shown must be on disk now.
+        server.kill()  # Everything that watchers saw must be stored now.
         stored = read_store(server.store)
         effects = read_effects(tmp_path / EFFECTS)
-    evidence = Evidence(stored, effects, storm.told, storm.watched, storm.deaths)
+    evidence = Evidence(stored, effects, storm.replies, storm.watched, storm.deaths)
     wrong = [str(each) for each in broken(evidence)]
     wrong += [fault for watch in storm.raw for fault in unfaithful(watch, stored.histories[watch.workflow_id])]
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
-    # It was a storm, and it cut into the watches.
+    # There was a storm, and it cut the watches.
     streams = sum(len(watch.streams) for watch in storm.raw)
     frames = [frame for watch in storm.raw for frame in watch.frames]
     silent = sum(not frame.events for frame in frames)
-    under_way = [sum(bool(each.events) and not each.ended for each in death.watched) for death in storm.deaths]
+    in_progress = [sum(bool(each.events) and not each.ended for each in death.watched) for death in storm.deaths]
     taken_over = sum(event.HasField("workflow_recovered") for each in stored.histories.values() for event in each)
     print(  # noqa: T201 - the proof's figures
         f"\nseed {seed}: {[len(history) for history in stored.histories.values()]} events, "
         f"{len(storm.raw)} bare watches in {streams} streams and {len(frames)} frames, {silent} of them empty; "
-        f"{len(storm.clients)} by the client; {dict(storm.troubles)}; watches under way at the deaths: {under_way}; "
-        f"workflows taken over: {taken_over}"
+        f"{len(storm.clients)} by the client; {dict(storm.troubles)}; "
+        f"watches in progress at the deaths: {in_progress}; workflows taken over: {taken_over}"
     )
-    assert sum(map(bool, under_way)) > KILLS // 2, f"MENDFLOW_SEED={seed}: the deaths cut off {under_way} watches"
-    assert taken_over, f"MENDFLOW_SEED={seed}: no death cut off a workflow"
+    assert sum(map(bool, in_progress)) > KILLS // 2, (
+        f"MENDFLOW_SEED={seed}: the deaths interrupted {in_progress} watches"
+    )
+    assert taken_over, f"MENDFLOW_SEED={seed}: no death interrupted a workflow"
     assert streams > 3 * len(storm.raw), f"MENDFLOW_SEED={seed}"
     assert silent > len(storm.raw), f"MENDFLOW_SEED={seed}"

@@ -1,4 +1,4 @@
-"""The client's watch against servers that do what a healthy one never would: it says so, or goes on without a loss."""
+"""The client's watch against faulty servers: it reports the fault, or continues without a loss."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     Answer = Sequence[ws.WatchWorkflowResponse | tuple[grpc.StatusCode, str, str]]
 
-FOR_EVER = 3_600.0
+FOREVER = 3_600.0
 
 
 class Odd(workflow_service_pb2_grpc.WorkflowServiceServicer):
-    """Answers each watch with what a test laid down for it: frames, and a status in the end."""
+    """A service that answers each watch with a test's script: frames, and a status at the end."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -49,7 +49,7 @@ class Odd(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def GetWorkflow(self, request: Any, context: Any) -> Any:  # noqa: N802 - the rpc's name
         self.gets += 1
         if self.gets == 1:
-            # A host that died without a word: no answer, no reset.
+            # A dead host: no answer, no reset.
             await self.never.wait()
         return ws.GetWorkflowResponse(
             workflow=workflow_pb2.Workflow(workflow_id="w", state=workflow_pb2.WORKFLOW_STATE_SUCCEEDED)
@@ -58,7 +58,7 @@ class Odd(workflow_service_pb2_grpc.WorkflowServiceServicer):
 
 @contextlib.asynccontextmanager
 async def odd_server(*answers: Answer) -> AsyncIterator[tuple[Odd, Client]]:
-    make: Any = Odd  # Abstract, but the other rpcs are not asked for.
+    make: Any = Odd  # It is abstract, but the client does not call the other rpcs.
     servicer: Odd = make()
     servicer.answers = list(answers)
     server = grpc.aio.server()
@@ -91,13 +91,13 @@ async def test_a_gap_is_an_error_and_no_event_behind_it_is_given() -> None:
 
 
 @pytest.mark.parametrize(("after", "first"), [(0, 2), (3, 5)])
-async def test_a_gap_at_the_beginning_is_one_too(after: int, first: int) -> None:
+async def test_gap_at_the_beginning_is_an_error_too(after: int, first: int) -> None:
     async with odd_server([frame(first)]) as (_, client):
         with pytest.raises(ServerFault, match=f"from event {after} to {first}"):
             await watched(client, after_sequence=after)
 
 
-async def test_what_is_sent_again_is_not_given_again() -> None:
+async def test_repeated_events_are_delivered_once() -> None:
     async with odd_server([frame(1, 2), frame(2, 3), frame(1, 2, 3, 4)]) as (_, client):
         assert await watched(client) == [1, 2, 3, 4]
 
@@ -105,7 +105,7 @@ async def test_what_is_sent_again_is_not_given_again() -> None:
 CUT = (grpc.StatusCode.UNAVAILABLE, "gone", "")
 
 
-async def test_it_is_taken_up_where_it_was_cut_also_in_the_middle_of_filtered_events() -> None:
+async def test_cut_watch_resumes_at_its_cursor_also_between_filtered_events() -> None:
     kinds = (event_pb2.EVENT_KIND_TIMER_FIRED,)
     answers: list[Answer] = [[frame(2, last=5), CUT], [frame(last=9), CUT], [frame(12, last=12)]]
     async with odd_server(*answers) as (server, client):
@@ -123,13 +123,13 @@ async def test_it_is_taken_up_where_it_was_cut_also_in_the_middle_of_filtered_ev
         (grpc.StatusCode.DEADLINE_EXCEEDED, "a proxy's limit"),
     ],
 )
-async def test_an_end_that_says_nothing_of_the_workflow_is_a_cut(code: grpc.StatusCode, message: str) -> None:
-    told: list[tuple[bool, str]] = []
+async def test_status_that_says_nothing_of_the_workflow_is_a_cut(code: grpc.StatusCode, message: str) -> None:
+    reported: list[tuple[bool, str]] = []
     async with odd_server([frame(1), (code, message, "")], [frame(2)]) as (server, client):
-        assert await watched(client, on_connection=lambda *each: told.append(each)) == [1, 2]
+        assert await watched(client, on_connection=lambda *each: reported.append(each)) == [1, 2]
     assert [after for after, _ in server.asked] == [0, 1]
-    assert [connected for connected, _ in told] == [False, True]
-    assert message in told[0][1]
+    assert [connected for connected, _ in reported] == [False, True]
+    assert message in reported[0][1]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ async def test_an_end_that_says_nothing_of_the_workflow_is_a_cut(code: grpc.Stat
         ((grpc.StatusCode.UNIMPLEMENTED, "not here", ""), ServerFault),
     ],
 )
-async def test_what_the_server_means_is_raised_at_once(
+async def test_refusal_by_the_server_is_raised_at_once(
     answer: tuple[grpc.StatusCode, str, str], kind: type[Exception]
 ) -> None:
     async with odd_server([frame(1), answer]) as (server, client):
@@ -151,7 +151,7 @@ async def test_what_the_server_means_is_raised_at_once(
     assert len(server.asked) == 1
 
 
-async def test_a_server_that_drains_is_asked_again_until_patience_ends() -> None:
+async def test_draining_server_is_retried_until_patience_ends() -> None:
     draining = (grpc.StatusCode.UNAVAILABLE, "the server drains", "DRAINING")
     async with odd_server([frame(1), draining], *[[draining]] * 100) as (server, client):
         handle = client.handle("w")
@@ -160,10 +160,10 @@ async def test_a_server_that_drains_is_asked_again_until_patience_ends() -> None
             [event async for event in handle.watch()]
     assert caught.value.reason == "DRAINING"
     assert {after for after, _ in server.asked[1:]} == {1}
-    assert 1 < len(server.asked) < 10, "asked again, but not without a pause"
+    assert 1 < len(server.asked) < 10, "retries, but not without a pause"
 
 
-async def test_a_result_has_no_end_of_its_own_though_a_call_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_result_without_timeout_survives_the_deadline_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     # A stalled connection makes the call's deadline pass, and the caller set no timeout.
     monkeypatch.setattr("mendflow.client.handle.WAIT", 0.1)
     monkeypatch.setattr("mendflow.client.client.MARGIN", 0.1)

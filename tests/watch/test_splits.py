@@ -1,6 +1,6 @@
 """One history, watched in pieces: whatever the pieces, the filter and the frames, together they are the history.
 
-MENDFLOW_SEED=number tries other pieces. What fails names its seed and the pieces.
+MENDFLOW_SEED=number tries other pieces. A failure names its seed and the pieces.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ ROUND = [
     Leg("refused"),
 ]
 LEGS = [Leg("signal", signal="go"), *ROUND, *ROUND]
-#: What a topic keeps of the newest events: little, so that watches go over from the store to it.
+#: How many of the newest events a topic keeps: few, so that watches switch from the store to it.
 RING = 25
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a watch: so many frames, kept to their last_sequence; or so many sequences on, in the midst of one."""
+    """A part of a watch: a number of frames, up to their last_sequence, or of sequences, also within a frame."""
 
     frames: int = 0
     sequences: int = 0
@@ -55,7 +55,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Subject:
-    """A workflow, and all of its history."""
+    """A workflow, and its whole history."""
 
     workflow_id: str
     history: list[event_pb2.Event] = field(repr=False)
@@ -69,7 +69,7 @@ FILTERS = st.just(()) | st.lists(st.sampled_from(KINDS), min_size=1, max_size=6,
 
 
 async def watched(server: Server, subject: Subject, after: int, kinds: tuple[int, ...], piece: Piece | None) -> Any:
-    """Watch one piece, or the rest; answer its events and the cursor. Each frame must be what lies between cursors."""
+    """Watch one piece, or the rest, and return its events and the cursor. Each frame must cover all between cursors."""
     end = len(subject.history)
     until = min(after + piece.sequences, end) if piece and not piece.frames else end
     request = workflow_service_pb2.WatchWorkflowRequest(
@@ -81,7 +81,7 @@ async def watched(server: Server, subject: Subject, after: int, kinds: tuple[int
     found: list[event_pb2.Event] = []
     cursor, frames = after, 0
     try:
-        # Where the workflow has not ended, nothing but a sign of life comes after its newest event.
+        # While the workflow has not ended, only signs of life follow its newest event.
         while (cursor < until or (piece is None and subject.ended)) and not (piece and 0 < piece.frames == frames):
             frame = await call.read()
             if frame is grpc.aio.EOF:
@@ -93,7 +93,7 @@ async def watched(server: Server, subject: Subject, after: int, kinds: tuple[int
             cursor = frame.last_sequence
             frames += 1
         else:
-            assert piece is not None or not subject.ended, "it must be told that this was all"
+            assert piece is not None or not subject.ended, "the stream must report its end"
     finally:
         call.cancel()
     cut = cursor if piece is None or piece.frames else until
@@ -101,7 +101,7 @@ async def watched(server: Server, subject: Subject, after: int, kinds: tuple[int
 
 
 async def prepare(server: Server, workflow_id: str, legs: list[Leg], kind: str) -> Subject:
-    """Run a workflow up to an event of this kind, with somebody who watches from its beginning and never reads."""
+    """Run a workflow up to an event of this kind, with a watcher from its beginning that never reads."""
     handle = await server.client.start("errand", [asdict(leg) for leg in legs], id=workflow_id)
     idle = server.stub.WatchWorkflow(workflow_service_pb2.WatchWorkflowRequest(workflow_id=workflow_id))
     await idle.initial_metadata()
@@ -118,13 +118,13 @@ async def subjects(directory: Path) -> Any:
     """Two histories: one that has ended, and one whose newest events are still in memory."""
     async with serving(directory, definitions={"errand": errand}) as server:
         ended = await prepare(server, "ended", [*LEGS, Leg("progress", 3)], "workflow_succeeded")
-        # No progress there: the last report may come a second later, and this one must not grow.
+        # No progress reports here: the last one may come a second later, and this history must not grow.
         waiting = await prepare(server, "waiting", [*LEGS, Leg("signal", signal="over")], "signal_awaited")
         yield server, (ended, waiting)
 
 
 @pytest.mark.timeout(scaled(60, 600))
-def test_however_a_history_is_split_the_pieces_are_the_whole(tmp_path: Path) -> None:
+def test_history_watched_in_any_pieces_is_complete(tmp_path: Path) -> None:
     tried = 0
     wholes: dict[tuple[int, ...], Watched] = {}
     with asyncio.Runner() as runner, mock.patch.object(watch_hub, "RING_EVENTS", RING):
@@ -171,7 +171,7 @@ def test_however_a_history_is_split_the_pieces_are_the_whole(tmp_path: Path) -> 
             raise
         finally:
             runner.run(context.__aexit__(None, None, None))
-    # What the wholes were compared with is what is on disk. One of the two workflows waits to the end.
+    # The reference for the pieces equals the stored history. One of the two workflows waits to the end.
     stored = read_store(tmp_path / "mendflow.db")
     wrong = broken(Evidence(stored, watched=list(wholes.values()), over=False))
     assert not wrong, "\n".join([f"MENDFLOW_SEED={SEED}", *map(str, wrong)])

@@ -39,7 +39,7 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
     return reason
 
 
-async def test_from_any_sequence_the_rest_comes_once_and_in_order(server: Server) -> None:
+async def test_watch_from_any_sequence_gets_the_rest_once_and_in_order(server: Server) -> None:
     await server.client.run("three", "x", id="subject")
     whole = [event async for event in server.client.handle("subject").events()]
     for after in range(len(whole) + 1):
@@ -83,7 +83,7 @@ async def test_live_events_come_as_they_are_committed(server: Server) -> None:
     assert seen == [event async for event in handle.events()]
 
 
-async def test_beyond_the_end_is_refused(server: Server) -> None:
+async def test_watch_from_beyond_the_end_is_refused(server: Server) -> None:
     await server.client.run("echo", "x", id="subject")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await frames_of(server, "subject", 5)

@@ -1,4 +1,4 @@
-"""The judge of frames is judged: it must report each fault that a stream can have, and no faithful one."""
+"""The judge of frames must report each fault that a stream can have, and no faithful stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STARTED = event_pb2.EVENT_KIND_ATTEMPT_STARTED
 
 
 def event(sequence: int) -> event_pb2.Event:
-    """An attempt's start where the sequence is odd, its success where it is even."""
+    """Return an attempt's start for an odd sequence, and its success for an even one."""
     made = event_pb2.Event(sequence=sequence)
     (made.attempt_started if sequence % 2 else made.attempt_succeeded).step_key = str(sequence)
     return made
@@ -51,17 +51,17 @@ def test_a_faithful_watch_is_not_blamed(watch: RawWatch) -> None:
 @pytest.mark.parametrize(
     ("kinds", "streams", "fault"),
     [
-        ((), [stream(0, ((1, 2, 4, 5, 6, 7, 8), 8), ended=True)], "sent [1, 2, 4, 5, 6, 7, 8] for what lies between"),
+        ((), [stream(0, ((1, 2, 4, 5, 6, 7, 8), 8), ended=True)], "sent [1, 2, 4, 5, 6, 7, 8] for the events between"),
         ((), [stream(0, ((1, 2, 3), 3), ((3, 4, 5, 6, 7, 8), 8), ended=True)], "stream 1 sent [3, 4"),
         ((), [stream(0, ((2, 1, 3, 4, 5, 6, 7, 8), 8), ended=True)], "stream 1 sent [2, 1"),
         ((), [stream(0, ((1, 2), 2), ((), 1), ((3, 4, 5, 6, 7, 8), 8), ended=True)], "went back from 2 to 1"),
-        ((), [stream(0, ((1, 2), 5), ((6, 7, 8), 8), ended=True)], "sent [1, 2] for what lies between 0 and 5"),
+        ((), [stream(0, ((1, 2), 5), ((6, 7, 8), 8), ended=True)], "sent [1, 2] for the events between 0 and 5"),
         ((), [stream(0, ((1, 2), 2), ended=True)], "ended after 2 of 8"),
-        ((), [stream(0, ((1, 2, 3, 4, 5, 6, 7, 8), 8))], "it has no end"),
-        ((), [stream(0, ((1, 2, 3, 4, 5, 6, 7, 8, 9), 9), ended=True)], "told of 9, the history has 8"),
+        ((), [stream(0, ((1, 2, 3, 4, 5, 6, 7, 8), 8))], "it did not end"),
+        ((), [stream(0, ((1, 2, 3, 4, 5, 6, 7, 8, 9), 9), ended=True)], "sent the cursor 9 of 8 events"),
         ((), [stream(0, ((1, 2), 2)), stream(1, ((2, 3, 4, 5, 6, 7, 8), 8), ended=True)], "began after 1, not 2"),
         ((STARTED,), [stream(0, ((1, 2, 3, 5, 7), 8), ended=True)], "stream 1 sent [1, 2, 3, 5, 7]"),
-        ((STARTED,), [stream(0, ((1, 3), 5), ((7,), 8), ended=True)], "sent [1, 3] for what lies between 0 and 5"),
+        ((STARTED,), [stream(0, ((1, 3), 5), ((7,), 8), ended=True)], "sent [1, 3] for the events between 0 and 5"),
         ((STARTED,), [stream(0, ((1, 3, 5, 7), 7), ended=True)], "ended after 7 of 8"),
     ],
 )
@@ -72,4 +72,4 @@ def test_each_fault_is_reported(kinds: tuple[int, ...], streams: list[Stream], f
 def test_an_event_that_is_not_the_stored_one_is_reported() -> None:
     watch = RawWatch("w", (), 0, [stream(0, (range(1, 9), 8), ended=True)])
     watch.streams[0].frames[0].events[3].attempt_succeeded.step_key = "another"
-    assert any("all in all" in each for each in unfaithful(watch, HISTORY))
+    assert any("over all streams" in each for each in unfaithful(watch, HISTORY))
