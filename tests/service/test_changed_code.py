@@ -1,7 +1,8 @@
-"""Code that changes while workflows are open: each kind of change, on a real server that is killed and started again.
+"""Each kind of code change while workflows are open, on a real server that is killed and restarted.
 
-One story serves all tests: a server with the old code is killed while each workflow is open, one with the new code
-takes over and gets the signals that are waited for, is killed too, and the old code comes back to what it paused.
+One story serves all tests. The test kills a server with the old code while each workflow is open. A server with the
+new code recovers the workflows and gets the awaited signals, and is killed too. Then the old code resumes what the new
+code paused.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ OLD = "await a(); await b(); await wait_signal('s'); await c()"
 
 @dataclass
 class Change:
-    """A workflow's code before and after, and what must become of it."""
+    """A workflow's code before and after the change, and the expected outcome."""
 
     new: str
     old: str = OLD
-    #: In which state the new code is at rest, and which of the new steps have run by then.
+    #: The state in which the new code comes to rest, and the new steps that have run by then.
     state: str = "WAITING"
     ran: str = ""
-    #: What it is after the signal.
+    #: The state after the signal.
     signalled: str = "SUCCEEDED"
     ran_signalled: str = ""
-    #: What the explanation of a pause names.
+    #: What the explanation of the pause names.
     named: tuple[str, ...] = ()
-    #: What the old code makes of it in the end.
+    #: The final state under the old code.
     rolled_back: str = "SUCCEEDED"
-    #: What is seen of it.
+    #: What the story records of the workflow.
     seen: dict[str, Any] = field(default_factory=dict)
 
 
@@ -123,13 +124,13 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Everything that happens, once; the tests look at what was seen of each change."""
+    """Run the whole story once. The tests check what it recorded of each change."""
     deployed = deployment(tmp_path_factory.mktemp("changed"))
     try:
         deployed.deploy(module_of({name: change.old for name, change in CHANGES.items()}))
         deployed.run(_start)
         deployed.deploy(module_of({name: change.new for name, change in CHANGES.items()}))
-        # What waits is replayed only when something comes for it: a signal that no code asks for.
+        # The server replays a waiting workflow only when a message arrives, so send a signal that no code waits for.
         deployed.run(lambda client: _signal(client, "nudge"))
         deployed.run(lambda client: _look(client, deployed, "after the restart"))
         deployed.run(lambda client: _signal(client, "s"))
@@ -187,7 +188,7 @@ async def _look(client: Client, deployed: Deployment, when: str) -> None:
 pytestmark = pytest.mark.parametrize("name", CHANGES)
 
 
-def test_a_change_of_code_pauses_before_anything_new_starts_or_goes_on(story: Deployment, name: str) -> None:
+def test_a_change_of_code_pauses_before_anything_new_starts_or_resumes(story: Deployment, name: str) -> None:
     change = CHANGES[name]
     before = CHANGES["unchanged"].seen["after the restart"][2] if change.old == OLD else None
     state, explanation, ran, events = change.seen["after the restart"]
@@ -198,9 +199,7 @@ def test_a_change_of_code_pauses_before_anything_new_starts_or_goes_on(story: De
         _check_pause(change, explanation, events)
 
 
-def test_a_signal_after_the_change_is_not_lost_and_starts_nothing_that_is_doubtful(
-    story: Deployment, name: str
-) -> None:
+def test_a_signal_after_the_change_is_kept_and_starts_no_changed_step(story: Deployment, name: str) -> None:
     change = CHANGES[name]
     state, explanation, ran, events = change.seen["after the signal"]
     assert state == change.signalled, explanation
@@ -210,7 +209,7 @@ def test_a_signal_after_the_change_is_not_lost_and_starts_nothing_that_is_doubtf
         assert ran[-1] == change.ran_signalled
 
 
-def test_after_a_rollback_what_was_paused_goes_on_and_no_effect_has_two_keys(story: Deployment, name: str) -> None:
+def test_after_a_rollback_paused_workflows_resume_and_no_effect_has_two_keys(story: Deployment, name: str) -> None:
     change = CHANGES[name]
     state, explanation, ran, events = change.seen["after the rollback"]
     if change.signalled == "PAUSED":
@@ -241,7 +240,7 @@ def _check_pause(change: Change, explanation: str, events: list[Event]) -> None:
 
 
 def _check_lost_attempts(events: list[Event]) -> None:
-    """Only the two deaths of the process closed attempts as lost."""
+    """Check that only the two crashes of the process closed attempts as lost."""
     lost = [event for event in events if event.attempt_failed.failure.kind == failure_pb2.FAILURE_KIND_LOST]
     recovered = [event for event in events if event.HasField("workflow_recovered")]
     assert len(lost) <= len(recovered)

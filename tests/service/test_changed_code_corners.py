@@ -1,4 +1,4 @@
-"""Changed code in its corners, on a real server: each guards what a review found broken."""
+"""Corner cases of changed code on a real server. Each test guards against a bug that a review found."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def gate(name: str) -> asyncio.Event:
 
 @step
 async def effect(name: str) -> str:
-    """Leave a trace."""
+    """Record that the step ran."""
     RAN.append(name)
     return name
 
@@ -82,7 +82,7 @@ async def exhausts() -> None:
 
 @step
 async def backs_off() -> None:
-    """Fail, and be retried soon."""
+    """Fail, with a retry after 0.2 s."""
     raise ThrottledError("later", retry_after=0.2)
 
 
@@ -98,7 +98,7 @@ async def in_state(client: Client, workflow_id: str, name: str) -> workflow_pb2.
     return found
 
 
-# Nothing is lost, and no other workflow pays.
+# Nothing is lost, and no other workflow suffers.
 
 
 async def test_a_signal_is_not_taken_by_a_wait_that_an_earlier_outcome_has_ended(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ async def test_a_coroutine_that_the_collector_frees_is_charged_to_no_other_workf
             _held = helper()
             raise ValueError("x")  # noqa: TRY301 - the frame must hold it
         except ValueError as error:
-            _cycle = error  # The usual cycle of a frame and its traceback.
+            _cycle = error  # The common reference cycle of a frame and its traceback.
             raise
 
     @workflow
@@ -252,7 +252,7 @@ async def test_a_cancelled_workflow_that_cannot_clean_up_ends_at_its_deadline_an
         assert RAN == []
 
 
-# What a pause keeps apart.
+# What a pause keeps separate.
 
 
 async def test_a_step_that_exhausts_while_the_code_does_not_fit_waits_for_an_operator(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ async def test_restarts_with_code_that_looks_at_the_time_add_nothing_to_the_hist
     assert len(set(lengths)) == 1
 
 
-async def test_a_paused_workflow_goes_on_by_itself_when_a_result_makes_the_code_fit(tmp_path: Path) -> None:
+async def test_a_paused_workflow_resumes_by_itself_when_a_result_makes_the_code_fit(tmp_path: Path) -> None:
     def order_of(*, marked: bool) -> Any:
         @workflow
         async def order() -> None:

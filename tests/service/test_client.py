@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-async def test_run_answers_a_typed_result_in_one_call(server: Server) -> None:
+async def test_run_returns_a_typed_result_in_one_call(server: Server) -> None:
     order = workflows.Order(id="o-1", amount=5, items=["abc"])
     assert await server.client.run(workflows.typed, order) == workflows.Receipt(order_id="o-1", total=8)
     assert await server.client.run("typed", order) == {"order_id": "o-1", "total": 8}, "by name: plain JSON"
@@ -58,7 +58,7 @@ async def test_a_timeout_leaves_the_workflow_alone(server: Server) -> None:
     assert (await server.client.get("subject")).state == workflow_pb2.WORKFLOW_STATE_WAITING
 
 
-async def test_many_are_started_each_with_its_own_outcome(server: Server) -> None:
+async def test_many_starts_have_an_outcome_each(server: Server) -> None:
     await server.client.run("echo", "other", id="id-7")
     ids = [f"id-{index}" for index in range(1_500)]
     outcomes: list[Any] = await server.client.start_many("echo", [f"v{index}" for index in range(1_500)], ids=ids)
@@ -91,14 +91,14 @@ async def test_two_starts_at_once_under_one_id_are_one_workflow(server: Server) 
 
 
 async def test_thousands_of_calls_at_once_are_answered_each(server_process: ServerProcess) -> None:
-    """More than gRPC lets wait by default: it thinned them out."""
+    """Make more calls at once than gRPC queues by default, which dropped some of them."""
     async with grpc.aio.insecure_channel(server_process.grpc_address) as channel:
         stub: Any = workflow_service_pb2_grpc.WorkflowServiceStub(channel)
         calls = [stub.GetServerInfo(workflow_service_pb2.GetServerInfoRequest()) for _ in range(4_000)]
         assert {await call.code() for call in calls} == {grpc.StatusCode.OK}
 
 
-async def test_a_field_at_fault_is_named(server: Server) -> None:
+async def test_an_error_names_the_invalid_field(server: Server) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await server.client.start("typed", {"id": "o", "amount": "many"})
     assert caught.value.reason == "INPUT_MISMATCH"
@@ -136,7 +136,7 @@ async def test_listing_by_label_type_and_state(server: Server) -> None:
     assert len([row async for row in server.client.list(workflow_type="echo", page_size=2)]) == 5
 
 
-async def test_the_types_are_told_with_their_schemas(server: Server) -> None:
+async def test_types_are_listed_with_their_schemas(server: Server) -> None:
     types = {each.name: each for each in await server.client.types()}
     assert '"amount"' in types["typed"].input.json_schema
     assert not types["nothing"].HasField("input")

@@ -1,4 +1,4 @@
-"""What a value is written as is the same in every process."""
+"""Every process encodes a value to the same text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line against a server process: what a stranger types, pipes, interrupts and mistypes."""
+"""The command line against a server process: what a user types, pipes, interrupts and mistypes."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SECONDS = 60
 
 def environment(**more: str) -> dict[str, str]:
     paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    # Set by many build machines: a pipe must stay plain all the same.
+    # Many build machines set FORCE_COLOR. A pipe must stay plain nevertheless.
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FORCE_COLOR": "1", **more}
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for the tests that do it no harm; each uses ids of its own."""
+    """Run one server for the tests that do not disturb it. Each test uses its own ids."""
     with serving_process(tmp_path_factory.mktemp("shared")) as server:
         yield server
 
@@ -51,13 +51,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def run(
     server: ServerProcess, *arguments: str, stdin: str | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line, piped, to its end."""
+    """Run the command line, piped, until it exits."""
     variables = {"FORCE_COLOR": "1", "MENDFLOW_SERVER": server.grpc_address, **variables}
     return as_text(run_command(arguments, variables, stdin=stdin or ""))
 
 
 def begin(server: ServerProcess, *arguments: str) -> subprocess.Popen[str]:
-    """Begin to run the command line, piped."""
+    """Start the command line, piped."""
     return subprocess.Popen(
         [*COMMAND, *arguments],
         env=environment(MENDFLOW_SERVER=server.grpc_address),
@@ -68,7 +68,7 @@ def begin(server: ServerProcess, *arguments: str) -> subprocess.Popen[str]:
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> list[str]:
-    """Read lines up to one that has these words."""
+    """Read lines up to one that contains these words."""
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -79,7 +79,7 @@ def read_until(process: subprocess.Popen[str], words: str) -> list[str]:
 
 
 def parse(text: str, *kinds: Any) -> list[Message]:
-    """Read each line as the message of its place; the last kind is that of all further lines."""
+    """Parse each line as the kind at its position. The last kind is that of all further lines."""
     lines = text.splitlines()
     return [json_format.Parse(line, kinds[min(index, len(kinds) - 1)]()) for index, line in enumerate(lines)]
 
@@ -108,7 +108,7 @@ def test_each_end_has_its_exit_code(shared: ServerProcess) -> None:
     assert run(shared, "start", "fails", "--input", '"no"', "--wait", "30").returncode == 1
     assert run(shared, "start", "echo", "--input", '"yes"', "--wait", "30").returncode == 0
     assert run(shared, "watch", "failed").returncode == 1
-    # Behind its last event, and with none of the kinds that there are.
+    # After its last event, and with a kind of which it has no event.
     last = json.loads(run(shared, "show", "failed", "--json").stdout.splitlines()[0])["workflow"]["last_sequence"]
     assert run(shared, "watch", "failed", "--after", last).returncode == 1
     assert run(shared, "watch", "failed", "--kind", "timer_fired").returncode == 1
@@ -120,7 +120,7 @@ def test_each_end_has_its_exit_code(shared: ServerProcess) -> None:
         assert "enough" in watched.stdout
 
 
-def test_json_is_the_messages_themselves(shared: ServerProcess) -> None:
+def test_json_output_is_the_messages_themselves(shared: ServerProcess) -> None:
     started = run(
         shared, "start", "three", "--input", '"x"', "--id", "json", "--label", "a=b", "--wait", "30", "--json"
     )
@@ -146,7 +146,7 @@ def test_json_is_the_messages_themselves(shared: ServerProcess) -> None:
     assert info.limits.payload_bytes == 1 << 20
 
 
-def test_the_verbs_that_act_answer_their_own_messages(shared: ServerProcess, tmp_path: Path) -> None:
+def test_verbs_that_act_print_their_response_messages(shared: ServerProcess, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     run(shared, "start", "paused", "--input", json.dumps(str(flag)), "--id", "to-resume")
     watching = begin(shared, "watch", "to-resume")
@@ -234,7 +234,7 @@ def test_a_refusal_exits_1_and_names_what_is_wrong(
     assert words in done.stderr
 
 
-def test_lists_filter_and_take_back_the_times_they_show(shared: ServerProcess) -> None:
+def test_lists_filter_and_accept_the_times_they_show(shared: ServerProcess) -> None:
     for index in range(3):
         run(shared, "start", "echo", "--input", '"x"', "--id", f"list-{index}", "--label", "batch=l", "--wait", "30")
     run(shared, "start", "fails", "--input", '"x"', "--id", "list-bad", "--label", "batch=l", "--wait", "30")
@@ -248,27 +248,27 @@ def test_lists_filter_and_take_back_the_times_they_show(shared: ServerProcess) -
     assert listed("--state", "succeeded") == ["list-2", "list-1", "list-0"]
     assert listed("--type", "fails") == ["list-bad"]
     assert listed("--limit", "2") == ["list-bad", "list-2"]
-    # Given back as shown, in whatever zone this machine is.
+    # The commands accept the shown times again, in any time zone.
     oldest = run(shared, "list", "--label", "batch=l").stdout.splitlines()[-1][:20]
     for zone in ("UTC", "Asia/Kolkata"):
         assert len(run(shared, "list", "--label", "batch=l", "--since", oldest, TZ=zone).stdout.splitlines()) == 4
         assert run(shared, "list", "--label", "batch=l", "--until", oldest, TZ=zone).stdout == ""
 
 
-def test_what_a_workflow_says_reaches_a_pipe_escaped(shared: ServerProcess) -> None:
+def test_control_characters_of_a_workflow_reach_a_pipe_escaped(shared: ServerProcess) -> None:
     text = "\x1b]0;owned\x07\nsecond line € 🙂"
     run(shared, "start", "fails", "--input", json.dumps(text), "--id", "hostile", "--wait", "30")
     for verb in ("show", "watch"):
         done = run(shared, verb, "hostile")
         assert "\\x1b]0;owned\\x07\\nsecond line € 🙂" in done.stdout
         assert "\x1b" not in done.stdout
-        # What a locale has no sign for is no reason to fall over.
+        # A character that the locale lacks does not make the command fail.
         western = run(shared, verb, "hostile", PYTHONIOENCODING="latin-1")
         assert western.returncode == done.returncode, western.stderr
         assert "second line \\u20ac \\U0001f642" in western.stdout
 
 
-def test_a_reader_that_has_enough_ends_the_command_quietly(shared: ServerProcess) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(shared: ServerProcess) -> None:
     run(shared, "start", "three", "--input", '"x"', "--id", "head", "--wait", "30")
     reader, writer = os.pipe()
     os.close(reader)
@@ -292,36 +292,36 @@ def test_ctrl_c_ends_the_watch_and_not_the_workflow(shared: ServerProcess) -> No
     watching = begin(shared, "watch", "interrupted")
     seen = read_until(watching, "waits for signal go")
     watching.send_signal(signal.SIGINT)
-    _, told = watching.communicate(timeout=SECONDS)
+    _, printed = watching.communicate(timeout=SECONDS)
     assert watching.returncode == 130
-    assert "the workflow continues to run" in told
-    assert "Traceback" not in told
-    _, _, again = told.partition("resume the watch with: mendflow ")
+    assert "the workflow continues to run" in printed
+    assert "Traceback" not in printed
+    _, _, again = printed.partition("resume the watch with: mendflow ")
     run(shared, "signal", "interrupted", "go", "--data", '"on"')
-    # Typed as it was told, the two watches together saw everything once.
+    # With the printed command, the two watches together saw everything once.
     rest = run(shared, *shlex.split(again))
     assert rest.returncode == 0, rest.stderr
     numbers = sequences(seen + rest.stdout.splitlines())
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_a_watch_goes_on_across_a_kill_and_tells_of_it(server_process: ServerProcess) -> None:
+def test_a_watch_resumes_across_a_kill_and_reports_it(server_process: ServerProcess) -> None:
     watching = begin(server_process, "start", "wait_for", "--input", '"x"', "--id", "killed", "--watch")
     seen = read_until(watching, "waits for signal go")
     server_process.kill()
     assert watching.stderr is not None
-    told = []
+    printed = []
     for line in watching.stderr:
-        told.append(line)
+        printed.append(line)
         if line.startswith("connection lost"):
             break
     server_process.start()
     run(server_process, "signal", "killed", "go", "--data", '"on"')
     rest, more = watching.communicate(timeout=SECONDS)
     assert watching.returncode == 0
-    assert told[0] == "killed started\n"
-    # Told once each, however often it was tried.
-    assert len(told) == 2
+    assert printed[0] == "killed started\n"
+    # Each message appears once, however often the command retried.
+    assert len(printed) == 2
     assert more == "reconnected; the watch resumes\n"
     numbers = sequences(seen + rest.splitlines())
     assert numbers == list(range(1, len(numbers) + 1))
@@ -329,7 +329,7 @@ def test_a_watch_goes_on_across_a_kill_and_tells_of_it(server_process: ServerPro
 
 
 def on_terminal(server: ServerProcess, *arguments: str) -> tuple[int, str]:
-    """Run the command line on a terminal of its own; answer its exit code and everything it wrote there."""
+    """Run the command line on its own terminal. Return its exit code and everything that it wrote."""
     terminal, its_side = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, *arguments],
@@ -341,7 +341,7 @@ def on_terminal(server: ServerProcess, *arguments: str) -> tuple[int, str]:
     os.close(its_side)
     written = b""
     limit = time.monotonic() + SECONDS
-    with contextlib.suppress(OSError):  # How a terminal says that nobody writes to it any more.
+    with contextlib.suppress(OSError):  # A terminal reports this way that its other side is closed.
         while time.monotonic() < limit and select.select([terminal], [], [], SECONDS)[0]:
             piece = os.read(terminal, 65536)
             if not piece:
@@ -365,7 +365,7 @@ def test_a_terminal_gets_a_bar_and_colours(shared: ServerProcess) -> None:
     assert len(parse(text, event_pb2.Event)) >= 6
 
 
-def test_a_terminal_is_not_obeyed_by_what_a_workflow_says(shared: ServerProcess) -> None:
+def test_control_characters_of_a_workflow_do_not_reach_a_terminal(shared: ServerProcess) -> None:
     text = "\x1b]0;owned\x07[/bold] [red]x"
     run(shared, "start", "fails", "--input", json.dumps(text), "--id", "hostile-tty", "--wait", "30")
     code, written = on_terminal(shared, "watch", "hostile-tty")
@@ -408,7 +408,7 @@ async def second() -> None: ...
 
 
 def serve(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Serve, for as long as something keeps it from doing so."""
+    """Run `mendflow serve`, which must fail."""
     return subprocess.run(
         [*COMMAND, "serve", *arguments],
         env=environment(),
@@ -421,7 +421,7 @@ def serve(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_that_cannot_be_served_is_told_in_plain_words(tmp_path: Path, name: str) -> None:
+def test_a_module_that_cannot_be_served_exits_2_with_the_reason(tmp_path: Path, name: str) -> None:
     source, words = MODULES[name]
     (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
     done = serve(tmp_path, name)
@@ -432,7 +432,7 @@ def test_a_module_that_cannot_be_served_is_told_in_plain_words(tmp_path: Path, n
     assert not (tmp_path / "mendflow.db").exists()
 
 
-#: A step that cannot be recorded, and what its one line must name.
+#: A step that cannot be recorded, and what the line of its error must name.
 STEPS = {
     "hidden_type": (
         """
@@ -524,7 +524,7 @@ from mendflow import step
 @step
 async def charge(*amounts: int) -> None: ...
 """
-#: How a workflow's module may come to a step of another module.
+#: How a workflow's module imports a step of another module.
 IMPORTS = {
     "of_a_name": "from broken_steps import charge",
     "of_a_module": "import broken_steps",
@@ -567,7 +567,7 @@ def test_the_line_of_the_module_that_raised_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "hint"), [("not_there", "import not_there"), ("a/b.py", "import a.b"), (".x", ".x")])
-def test_a_module_that_is_not_there_is_told_with_how_to_name_it(tmp_path: Path, name: str, hint: str) -> None:
+def test_a_missing_module_exits_2_with_how_to_name_it(tmp_path: Path, name: str, hint: str) -> None:
     done = serve(tmp_path, name)
     assert done.returncode == 2
     assert hint in done.stderr
@@ -583,9 +583,7 @@ def test_a_module_that_is_not_there_is_told_with_how_to_name_it(tmp_path: Path, 
     ],
     ids=["level", "beyond loopback", "store"],
 )
-def test_a_bad_setting_is_told_in_plain_words(
-    tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
-) -> None:
+def test_a_bad_setting_exits_with_the_reason(tmp_path: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
     done = serve(tmp_path, "workflows", *arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
@@ -593,7 +591,9 @@ def test_a_bad_setting_is_told_in_plain_words(
 
 
 @pytest.mark.parametrize("taken", ["grpc", "http", "store"])
-def test_what_another_server_has_is_told_in_one_line(shared: ServerProcess, tmp_path: Path, taken: str) -> None:
+def test_a_place_that_another_server_uses_is_one_line_of_error(
+    shared: ServerProcess, tmp_path: Path, taken: str
+) -> None:
     places = {
         "--grpc-address": shared.grpc_address if taken == "grpc" else "127.0.0.1:0",
         "--http-address": shared.http_address if taken == "http" else "127.0.0.1:0",
@@ -608,7 +608,7 @@ def test_what_another_server_has_is_told_in_one_line(shared: ServerProcess, tmp_
 
 
 def test_without_the_server_extra_serve_says_what_to_install() -> None:
-    # As on a machine where only the client was installed; the other commands do not need it.
+    # As on a machine with only the client installed. The other commands do not need the server.
     program = "import sys; sys.modules['structlog'] = None; from mendflow.cli import main; main(sys.argv[1:])"
     for arguments, code in ((["serve", "workflows", "--store", "x"], 2), (["--help"], 0), (["start", "--help"], 0)):
         done = subprocess.run(

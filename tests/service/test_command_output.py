@@ -1,4 +1,4 @@
-"""What the command line prints and how it exits, against a gRPC server that does what a healthy one never would."""
+"""The command line's output and exit codes, against a gRPC server that does what a healthy one never does."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 HOSTILE = "\x1b]0;owned\x07\r\n\u202e\u2028[/bold][red]"
 DETAILS = [each.name for each in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields]
 
-#: What a line must tell of each detail, beside its sequence: a kind that is new in the contract needs its words here.
-TOLD: dict[str, tuple[dict[str, Any], str]] = {
+#: What a line must contain for each detail, besides its sequence. A new kind in the contract needs an entry here.
+LINES: dict[str, tuple[dict[str, Any], str]] = {
     "workflow_started": ({"workflow_type": "checkout", "input": {"json": "7"}}, "checkout started with 7"),
     "workflow_recovered": (
         {"generation": "3", "replica_id": "b", "previous_replica_id": "a"},
@@ -104,8 +104,8 @@ def event_of(detail: str, content: dict[str, Any], sequence: int = 7) -> event_p
 
 @pytest.mark.parametrize("detail", DETAILS)
 def test_every_kind_of_event_has_its_words(detail: str) -> None:
-    assert detail in TOLD, f"no words are asked for {detail}"
-    content, words = TOLD[detail]
+    assert detail in LINES, f"LINES has no entry for {detail}"
+    content, words = LINES[detail]
     line = describe_event(event_of(detail, content))
     assert line.startswith("#7    12:00:01.233  ")
     assert words in line
@@ -121,7 +121,7 @@ def test_every_kind_of_event_has_its_words(detail: str) -> None:
         ("RETRY_REASON_SUSPECTED", "will retry in isolation"),
     ],
 )
-def test_a_lost_attempt_is_told_as_lost_and_not_as_failed(reason: str, words: str) -> None:
+def test_a_lost_attempt_is_shown_as_lost_and_not_as_failed(reason: str, words: str) -> None:
     content = {
         "step_key": "charge",
         "attempt": 1,
@@ -134,16 +134,16 @@ def test_a_lost_attempt_is_told_as_lost_and_not_as_failed(reason: str, words: st
     assert "failed" not in line
 
 
-def test_the_last_retry_says_that_none_is_left() -> None:
+def test_the_last_retry_shows_that_none_is_left() -> None:
     content = {"decision": {"action": "RETRY_ACTION_RETRY", "delay": "1s", "attempts_left": 0}}
     assert ", 0 left)" in describe_event(event_of("attempt_failed", content))
 
 
-def test_without_a_limit_nothing_is_said_to_be_left() -> None:
+def test_without_a_limit_no_number_of_retries_is_shown() -> None:
     assert "left" not in describe_event(event_of("attempt_failed", {"decision": {"action": "RETRY_ACTION_RETRY"}}))
 
 
-def test_causes_are_told_nearest_first() -> None:
+def test_causes_are_shown_nearest_first() -> None:
     cause = {"type": "b.Middle", "message": "m", "cause": {"type": "c.Root", "message": "r"}}
     event = event_of("workflow_failed", {"failure": {"type": "a.Top", "message": "t", "cause": cause}})
     assert [line.split(" (")[0] for line in describe_causes(event)] == ["caused by Middle: m", "caused by Root: r"]
@@ -151,11 +151,11 @@ def test_causes_are_told_nearest_first() -> None:
 
 
 def newer_event() -> event_pb2.Event:
-    """An event whose detail is field 99, as a newer server might write it."""
+    """Return an event whose detail is field 99, as a newer server might write it."""
     return event_pb2.Event.FromString(b"\x08\x05" + b"\x9a\x06\x00")
 
 
-def test_what_a_newer_server_writes_is_told_as_far_as_it_is_known() -> None:
+def test_an_event_of_a_newer_server_is_shown_as_far_as_it_is_known() -> None:
     assert describe_event(newer_event()).endswith("kind 99: unknown to this version")
     assert not list(describe_causes(newer_event()))
     event = event_pb2.Event(sequence=1)
@@ -174,7 +174,7 @@ def test_what_a_newer_server_writes_is_told_as_far_as_it_is_known() -> None:
 
 @given(st.text())
 def test_no_text_reaches_a_terminal_with_its_control_characters(text: str) -> None:
-    # What a protobuf string cannot hold does not come.
+    # Remove what a protobuf string cannot hold.
     text = text.encode(errors="replace").decode()
     event = event_of("workflow_failed", {"failure": {"type": text, "message": text}})
     for line in (describe_event(event), clean(text)):
@@ -182,21 +182,21 @@ def test_no_text_reaches_a_terminal_with_its_control_characters(text: str) -> No
     assert all(char in clean(text) for char in text if char.isprintable())
 
 
-def test_a_long_value_is_cut_and_says_so() -> None:
+def test_a_long_value_is_shortened_with_its_length() -> None:
     assert len(describe_payload(Payload(json='"' + "x" * 10_000 + '"'))) < 200
     assert "10002 characters" in describe_payload(Payload(json='"' + "x" * 10_000 + '"'))
 
 
 @dataclass
 class Script(workflow_service_pb2_grpc.WorkflowServiceServicer, health_pb2_grpc.HealthServicer):
-    """A server that answers what a test lays down."""
+    """A server that returns what the test scripts."""
 
     address: str = ""
     states: list[int] = field(default_factory=lambda: [int(workflow_pb2.WORKFLOW_STATE_SUCCEEDED)])
     events: list[event_pb2.Event] = field(default_factory=list)
     explanation: str = ""
     statuses: dict[str, int] = field(default_factory=dict)
-    #: What ends every call, or after the events, a watch.
+    #: The status that ends every call.
     refusal: status_pb2.Status | None = None
     cut: bool = False
     calls: list[Any] = field(default_factory=list)
@@ -248,7 +248,7 @@ class Script(workflow_service_pb2_grpc.WorkflowServiceServicer, health_pb2_grpc.
 
 @pytest.fixture
 def script() -> Iterator[Script]:
-    servicer = Script()  # type: ignore[abstract] # what it leaves out answers UNIMPLEMENTED
+    servicer = Script()  # type: ignore[abstract] # methods that it lacks return UNIMPLEMENTED
     server = grpc.server(ThreadPoolExecutor(4))
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -260,7 +260,7 @@ def script() -> Iterator[Script]:
 
 @pytest.fixture
 def mendflow(script: Script, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """The command line, without patience."""
+    """Return a function that runs the command line without retries."""
     for name in ("RETRY_FOR", "WATCH_RETRY_FOR", "PAUSE"):
         monkeypatch.setattr(commands, name, 0.0)
 
@@ -281,7 +281,7 @@ def test_the_final_event_alone_decides_the_exit_code(
     result = mendflow("start", "t", "--watch")
     assert result.exit_code == code, result.output
     assert len(result.stdout.splitlines()) == 2
-    # The server may be gone the moment after: nothing more is asked of it.
+    # The server may stop right after, so the command makes no more calls.
     assert [type(call).__name__ for call in script.calls] == ["StartWorkflowRequest", "WatchWorkflowRequest"]
 
 
@@ -304,7 +304,7 @@ def test_an_event_of_a_newer_server_does_not_end_the_watch(script: Script, mendf
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["#5", "#6"]
 
 
-def test_a_server_that_stays_away_ends_the_watch_with_how_to_go_on(
+def test_a_server_that_stays_away_ends_the_watch_with_how_to_resume_it(
     script: Script, mendflow: Callable[..., Result]
 ) -> None:
     script.events, script.cut = [event_of("workflow_started", {}, 1)], True
@@ -315,7 +315,7 @@ def test_a_server_that_stays_away_ends_the_watch_with_how_to_go_on(
     assert result.stdout.splitlines() == [describe_event(script.events[0])]
 
 
-def test_a_long_wait_is_asked_for_in_pieces_that_servers_take(script: Script, mendflow: Callable[..., Result]) -> None:
+def test_a_long_wait_is_split_into_waits_that_servers_accept(script: Script, mendflow: Callable[..., Result]) -> None:
     script.states = [int(workflow_pb2.WORKFLOW_STATE_RUNNING)] * 3 + [int(workflow_pb2.WORKFLOW_STATE_SUCCEEDED)]
     result = mendflow("start", "t", "--wait", "3600")
     assert result.exit_code == 0, result.output
@@ -324,7 +324,9 @@ def test_a_long_wait_is_asked_for_in_pieces_that_servers_take(script: Script, me
     assert all(0 < seconds <= 60 for seconds in waits)
 
 
-def test_a_wait_that_is_over_says_that_the_workflow_goes_on(script: Script, mendflow: Callable[..., Result]) -> None:
+def test_a_wait_that_is_over_reports_that_the_workflow_continues(
+    script: Script, mendflow: Callable[..., Result]
+) -> None:
     script.states = [int(workflow_pb2.WORKFLOW_STATE_RUNNING)]
     result = mendflow("start", "t", "--wait", "0")
     assert result.exit_code == 1
@@ -335,7 +337,7 @@ def test_a_wait_that_is_over_says_that_the_workflow_goes_on(script: Script, mend
 @pytest.mark.parametrize(
     ("ready", "alive", "code"), [("SERVING", "SERVING", 0), ("NOT_SERVING", "SERVING", 1), ("SERVICE_UNKNOWN", "", 1)]
 )
-def test_health_tells_ready_and_alive_apart(
+def test_health_shows_ready_and_alive_separately(
     script: Script, mendflow: Callable[..., Result], ready: str, alive: str, code: int
 ) -> None:
     value = health_pb2.HealthCheckResponse.ServingStatus.Value
@@ -373,7 +375,7 @@ def test_a_refusal_names_the_reason_and_each_field(script: Script, mendflow: Cal
     assert all(char.isprintable() for line in lines for char in line)
 
 
-def test_a_server_that_answers_that_it_drains_was_reached(script: Script, mendflow: Callable[..., Result]) -> None:
+def test_a_draining_server_counts_as_reached(script: Script, mendflow: Callable[..., Result]) -> None:
     script.refusal = refusal(code_pb2.UNAVAILABLE, "DRAINING")
     result = mendflow("list")
     assert result.exit_code == 1
@@ -412,7 +414,7 @@ def test_every_verb_exits_3_when_no_server_is_there(
 
 
 @pytest.mark.parametrize("option", [("--server", "127.0.0.1:1"), ("--server=127.0.0.1:1",)], ids=["apart", "in one"])
-def test_the_option_goes_before_the_variable(mendflow: Callable[..., Result], option: tuple[str, ...]) -> None:
+def test_the_option_overrides_the_variable(mendflow: Callable[..., Result], option: tuple[str, ...]) -> None:
     assert mendflow("list").exit_code == 0
     assert mendflow("list", *option).exit_code == 3
 
@@ -436,8 +438,8 @@ def test_the_input_is_sent_as_it_is_given(script: Script, mendflow: Callable[...
     text = '{ "n": 12345678901234567890123.0, "e": 1e400, "same": 1.50, "é": "\\u00e9" }'
     file = tmp_path / "input.json"
     file.write_bytes(b"\xef\xbb\xbf" + text.encode())
-    for given_ in (text, f"@{file}", "-"):
-        assert mendflow("start", "t", "--input", given_, stdin=text.encode()).exit_code == 0
+    for argument in (text, f"@{file}", "-"):
+        assert mendflow("start", "t", "--input", argument, stdin=text.encode()).exit_code == 0
     sent = [call.input.json for call in script.calls if isinstance(call, ws.StartWorkflowRequest)]
     assert sent == [text, text, text]
 
@@ -483,7 +485,7 @@ def test_wrong_usage_exits_2_and_nothing_is_sent(script: Script, mendflow: Calla
     assert script.calls == []
 
 
-#: Shows reports of progress as a watch does; in a process of its own, which has a terminal.
+#: Show progress reports as a watch does, in a separate process with a terminal.
 SHOW = """
 import sys
 from mendflow.cli.progress_view import ProgressView
@@ -506,7 +508,7 @@ def on_terminal(*reports: dict[str, Any]) -> tuple[int, str]:
     )
     os.close(its_side)
     written = b""
-    # OSError is how a terminal says that nobody writes to it any more.
+    # OSError: the other side of the terminal is closed.
     with contextlib.suppress(OSError):
         while piece := os.read(terminal, 65536):
             written += piece
@@ -514,7 +516,7 @@ def on_terminal(*reports: dict[str, Any]) -> tuple[int, str]:
     return process.wait(60), written.decode()
 
 
-def test_a_bar_shows_a_message_as_it_is_and_obeys_none_of_it() -> None:
+def test_a_bar_shows_a_message_without_its_control_characters_and_markup() -> None:
     code, text = on_terminal({"step_key": "[/red]send", "done": "1", "total": "2", "message": HOSTILE})
     assert code == 0, text
     assert "1/2" in text

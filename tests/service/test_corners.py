@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 RAN: list[str] = []
 RELEASED = asyncio.Event()
 WORLD = {"input": "before"}
-FOR_EVER = RetryPolicy(max_attempts=None, initial_interval=0.001, maximum_interval=0.001)
+WITHOUT_LIMIT = RetryPolicy(max_attempts=None, initial_interval=0.001, maximum_interval=0.001)
 
 
 class Odd(BaseException):
@@ -52,7 +52,7 @@ async def quick(name: str) -> str:
 
 @step
 async def hold(seconds: float, name: str) -> str:
-    """Take that long."""
+    """Take this many seconds."""
     RAN.append(f"hold {name}")
     await asyncio.sleep(seconds)
     return name
@@ -74,20 +74,20 @@ async def fail() -> None:
 
 @step(retry=RetryPolicy(max_attempts=2, initial_interval=0.01))
 async def odd() -> None:
-    """Raise what is no Exception."""
+    """Raise a BaseException that is no Exception."""
     raise Odd
 
 
-@step(retry=FOR_EVER)
+@step(retry=WITHOUT_LIMIT)
 async def always_fails() -> None:
-    """Fail, for ever."""
+    """Fail at every attempt."""
     msg = "again"
     raise TransientError(msg)
 
 
-@step(retry=FOR_EVER)
+@step(retry=WITHOUT_LIMIT)
 async def fails_once() -> int:
-    """Fail, once."""
+    """Fail at the first attempt."""
     if attempt().number == 1:
         msg = "once"
         raise TransientError(msg)
@@ -96,7 +96,7 @@ async def fails_once() -> int:
 
 @step
 async def waits_for_release() -> None:
-    """End when the test says so."""
+    """End when the test releases it."""
     await RELEASED.wait()
     RAN.append("released")
 
@@ -123,7 +123,7 @@ async def _two(name: str) -> None:
 
 @workflow
 async def sibling_fails() -> str:
-    """A branch fails in the turn in which another starts its next step."""
+    """Have a branch fail in the turn in which another starts its next step."""
     try:
         await gather(_two("x"), fail())
     except Exception:  # noqa: BLE001
@@ -133,29 +133,29 @@ async def sibling_fails() -> str:
 
 @workflow
 async def fails_beside_another() -> int:
-    """A step that is retried at once, beside one that ends when the test says so."""
+    """Run a step that is retried at once next to one that ends when the test releases it."""
     number, _ = await gather(fails_once(), waits_for_release())
     return number
 
 
 @step(retry=RetryPolicy(max_attempts=1))
 async def fails_when_two_met(meeting: str) -> None:
-    """Fail for good, in the turn of the loop in which the other fails."""
+    """Fail for good in the same turn of the loop as the other step."""
     await _both(meeting)
     msg = "for good"
     raise PermanentError(msg)
 
 
-@step(retry=FOR_EVER)
+@step(retry=WITHOUT_LIMIT)
 async def fails_for_now_when_two_met(meeting: str) -> None:
-    """Fail for now, in the turn of the loop in which the other fails."""
+    """Fail with a retry in the same turn of the loop as the other step."""
     await _both(meeting)
     msg = "for now"
     raise TransientError(msg)
 
 
 async def _both(meeting: str) -> None:
-    """Go on in the same turn as the other, the one that came first before it."""
+    """Wait until both have arrived, so that both continue in the same turn, the first arrival first."""
     RAN.append(meeting)
     await asyncio.sleep(0)
     while RAN.count(meeting) < 2:
@@ -164,7 +164,7 @@ async def _both(meeting: str) -> None:
 
 @workflow
 async def two_fail_at_once() -> str:
-    """Two branches that fail in the same turn, one of them to be retried."""
+    """Have two branches fail in the same turn, one of them with a retry."""
     try:
         await gather(fails_when_two_met("met"), fails_for_now_when_two_met("met"))
     except StepFailed as error:
@@ -174,13 +174,13 @@ async def two_fail_at_once() -> str:
 
 @workflow
 async def odd_step() -> None:
-    """A step that raises what is no Exception."""
+    """Call a step that raises a BaseException."""
     await odd()
 
 
 @workflow
 async def cleans_up_badly() -> None:
-    """A clean-up whose step pauses the workflow."""
+    """Clean up with a step that pauses the workflow."""
     try:
         await sleep(600)
     finally:
@@ -196,7 +196,7 @@ async def half_progress() -> str:
 
 @workflow
 async def endless() -> None:
-    """Retry for ever."""
+    """Retry without limit."""
     await always_fails()
 
 
@@ -209,13 +209,13 @@ async def _inner() -> None:
 
 @workflow
 async def nested() -> None:
-    """A finally in a branch that waits for a gather."""
+    """Wait for a gather in a branch with a finally."""
     await gather(_inner(), sleep(600))
 
 
 @workflow
 async def overrun(seconds: float) -> str:
-    """A thread that outlives its attempt."""
+    """Call a step whose thread outlives its attempt."""
     return await overruns(seconds)
 
 
@@ -227,7 +227,7 @@ async def holds(seconds: float) -> str:
 
 @workflow
 async def lingers(seconds: float) -> str:
-    """When cancelled while it waits for a slot, sleep."""
+    """Wait for a slot, and sleep when cancelled."""
     try:
         return await hold(seconds, "lingers")
     except asyncio.CancelledError:
@@ -242,7 +242,7 @@ async def waits() -> str:
 
 
 @step
-async def cut_off_once() -> None:
+async def interrupted_once() -> None:
     """Run until the process ends, the first time."""
     if attempt().number == 1:
         await asyncio.sleep(60)
@@ -250,13 +250,13 @@ async def cut_off_once() -> None:
 
 @workflow
 async def works_and_waits() -> Any:
-    """Have an attempt under way and wait for a signal."""
-    return (await gather(cut_off_once(), wait_signal("go")))[1]
+    """Have an attempt in progress and wait for a signal."""
+    return (await gather(interrupted_once(), wait_signal("go")))[1]
 
 
 @workflow
 async def many_steps(thread: bool) -> None:  # noqa: FBT001
-    """More steps than a history may have."""
+    """Run more steps than a history may contain."""
     for index in range(1000):
         if thread:
             await on_thread(str(index))
@@ -266,7 +266,7 @@ async def many_steps(thread: bool) -> None:  # noqa: FBT001
 
 @workflow
 async def depends() -> str:
-    """Another input after a deploy."""
+    """Pass another input after a deploy."""
     await quick(WORLD["input"])
     await wait_signal("go")
     return "done"
@@ -326,7 +326,7 @@ async def _ended(client: Any, what: Any) -> workflow_pb2.Workflow:
     return ended
 
 
-async def test_retries_for_ever_end_at_the_history_limit(tmp_path: Path) -> None:
+async def test_retries_without_limit_end_at_the_history_limit(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE, history_limit=100) as server:
         workflow = await _ended(server.client, endless)
         assert workflow.last_sequence <= 100
@@ -351,7 +351,7 @@ async def test_waiting_for_a_thread_does_not_spin(tmp_path: Path) -> None:
         assert time.process_time() - before < 1.0
 
 
-async def test_a_slot_is_not_lost_on_one_who_no_longer_wants_it(tmp_path: Path) -> None:
+async def test_a_slot_is_not_lost_to_a_cancelled_step(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE, attempt_slots=1) as server:
         client = server.client
         await client.start(holds, 0.5, id="first")
@@ -484,7 +484,7 @@ async def test_nothing_follows_the_final_event(tmp_path: Path) -> None:
 
         def and_report(key: int, message: Any) -> None:
             deliver(key, message)
-            for body in server.app.services.attempts.running:  # As if the step reported in the same turn.
+            for body in server.app.services.attempts.running:  # Simulate a report of the step in the same turn.
                 body.progressed(1, 2, "late")
 
         engine.loader.deliver = and_report  # type: ignore[method-assign]
@@ -493,7 +493,7 @@ async def test_nothing_follows_the_final_event(tmp_path: Path) -> None:
         assert kinds[-1] == "workflow_terminated", kinds
 
 
-async def test_a_fault_of_the_engine_strands_no_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_internal_error_strands_no_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         handle = await server.client.start(waits, id="fault")
         await in_state(server.client, "fault", workflow_pb2.WORKFLOW_STATE_WAITING)
@@ -512,7 +512,7 @@ async def test_a_fault_of_the_engine_strands_no_workflow(tmp_path: Path, monkeyp
         assert failed
 
 
-async def test_a_retry_that_comes_due_while_its_failure_is_on_the_way_to_the_disk_is_not_forgotten(
+async def test_a_retry_that_is_due_while_its_failure_is_being_committed_is_not_forgotten(
     tmp_path: Path,
 ) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
@@ -521,7 +521,7 @@ async def test_a_retry_that_comes_due_while_its_failure_is_on_the_way_to_the_dis
 
         async def slow(batch: Any) -> Any:
             if any(change.guard for change in batch.changes) and not RELEASED.is_set():
-                # The first attempt's failure. The other step ends meanwhile, when the retry is due already.
+                # This is the first attempt's failure. The other step ends meanwhile, when the retry is already due.
                 await asyncio.sleep(0.005)
                 RELEASED.set()
                 assert await until(lambda: "released" in RAN)
@@ -551,14 +551,14 @@ async def test_a_step_that_is_withdrawn_in_the_turn_in_which_it_fails_is_closed_
         assert withdrawn.decision.action == failure_pb2.RETRY_ACTION_CANCEL_STEP
 
 
-async def test_a_signal_that_is_acknowledged_while_a_recovery_reads_is_taken(tmp_path: Path) -> None:
+async def test_a_signal_that_arrives_while_a_recovery_reads_is_taken(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         await server.client.start(works_and_waits, id="called")
     app = App(settings_for(tmp_path), MINE)
     judged, read, sent = CrashGuard.judge, asyncio.Event(), asyncio.Event()
 
     async def judge(self: CrashGuard, *what: Any) -> int:
-        # The workflow and its inbox have been read, and are not in memory yet.
+        # The recovery has read the workflow and its inbox, but has not loaded them yet.
         read.set()
         await sent.wait()
         return await judged(self, *what)

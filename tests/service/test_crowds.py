@@ -1,4 +1,4 @@
-"""Many at once: a batch lets others through, a line for slots moves on, and nobody is forgotten."""
+"""Many workflows at once: a batch lets other starts pass, the queue for slots moves, and every workflow ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def at_once(number: int) -> int:
 
 @step
 async def suspends(number: int) -> int:
-    """Let the loop go on in between."""
+    """Suspend once."""
     RAN.append(f"{attempt().workflow_id} {number}")
     await asyncio.sleep(0)
     return number + 1
@@ -38,7 +38,7 @@ async def suspends(number: int) -> int:
 
 @workflow
 async def steps_at_once(count: int) -> int:
-    """Take so many steps that end at once."""
+    """Run this many steps that end without suspending."""
     number = 0
     for _ in range(count):
         number = await at_once(number)
@@ -47,7 +47,7 @@ async def steps_at_once(count: int) -> int:
 
 @workflow
 async def suspending_steps(count: int) -> int:
-    """Take so many steps that suspend."""
+    """Run this many steps that suspend."""
     number = 0
     for _ in range(count):
         number = await suspends(number)
@@ -65,7 +65,7 @@ def _nothing_ran() -> Iterator[None]:
 
 
 def batch(prefix: str, count: int, *, steps: int = 1) -> workflow_service_pb2.BatchStartWorkflowsRequest:
-    """Answer a batch of so many starts."""
+    """Return a batch of this many starts."""
     request = workflow_service_pb2.BatchStartWorkflowsRequest()
     for number in range(count):
         start = request.requests.add()
@@ -76,7 +76,7 @@ def batch(prefix: str, count: int, *, steps: int = 1) -> workflow_service_pb2.Ba
 
 
 class Held:
-    """A store whose commits wait for a gate; it keeps how many changes each had."""
+    """A store whose commits wait for a gate. It records the number of changes of each commit."""
 
     def __init__(self, app: Any) -> None:
         self.open = asyncio.Event()
@@ -90,11 +90,11 @@ class Held:
         """Commit once the gate is open."""
         await self.open.wait()
         self.sizes.append(len(batch.changes))
-        self.wanted.append(len(self._committer._changes))  # noqa: SLF001 - nothing public tells
+        self.wanted.append(len(self._committer._changes))  # noqa: SLF001 - no public attribute has it
         return await self._commit(batch)
 
 
-async def test_a_large_batch_is_begun_a_portion_at_a_time(tmp_path: Path) -> None:
+async def test_a_large_batch_starts_a_portion_at_a_time(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         store = Held(server.app)
         store.open.set()
@@ -106,7 +106,7 @@ async def test_a_large_batch_is_begun_a_portion_at_a_time(tmp_path: Path) -> Non
         assert await until(lambda: server.app.engine.workflows_in_memory == 0)
         assert len(RAN) == 3_000
         assert sum(store.sizes) >= 4_000
-        # Never more under way than a crowd and the portion that found room.
+        # In progress are at most CAPACITY workflows and the one portion that found room.
         assert (
             max(size + waiting for size, waiting in zip(store.sizes, store.wanted, strict=True)) <= CAPACITY + _PORTION
         )
@@ -126,7 +126,7 @@ async def test_a_start_passes_a_batch_that_waits(tmp_path: Path) -> None:
         assert len((await many).outcomes) == 1_000
 
 
-async def test_a_batch_does_not_wait_for_a_stalled_disk_for_ever(
+async def test_a_batch_does_not_wait_forever_for_a_stalled_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mendflow_server.store.committer.CAPACITY_TIMEOUT", 0.0)
@@ -138,7 +138,7 @@ async def test_a_batch_does_not_wait_for_a_stalled_disk_for_ever(
         assert all(outcome.response.started for outcome in (await many).outcomes)
 
 
-async def test_who_hangs_up_on_a_batch_leaves_whole_workflows(tmp_path: Path) -> None:
+async def test_a_batch_whose_caller_disconnects_leaves_whole_workflows(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         store = Held(server.app)
         many = server.stub.BatchStartWorkflows(batch("many", 1_000))
@@ -149,7 +149,7 @@ async def test_who_hangs_up_on_a_batch_leaves_whole_workflows(tmp_path: Path) ->
         begun = server.app.engine.workflows_in_memory
         store.open.set()
         assert await until(lambda: server.app.engine.workflows_in_memory == 0)
-        # Each that was begun has ended, and each of the others was never there; one more portion may have found room.
+        # Each started workflow has ended, and the others do not exist. One more portion may have found room.
         ended = len(RAN)
         assert begun <= ended <= begun + _PORTION
         again = await server.stub.BatchStartWorkflows(batch("many", 1_000))
@@ -159,7 +159,7 @@ async def test_who_hangs_up_on_a_batch_leaves_whole_workflows(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("endless", [steps_at_once, suspending_steps])
-async def test_who_waits_for_a_slot_gets_one_though_another_never_rests(tmp_path: Path, endless: Any) -> None:
+async def test_a_workflow_gets_a_slot_though_another_never_rests(tmp_path: Path, endless: Any) -> None:
     async with serving(tmp_path, definitions=MINE, attempt_slots=1) as server:
         store = Held(server.app)
         busy = await _begun(server, endless, 2_000, "busy")
@@ -167,7 +167,7 @@ async def test_who_waits_for_a_slot_gets_one_though_another_never_rests(tmp_path
         store.open.set()
         for other in others:
             assert await (await other).result(timeout=5) == 2
-        # They were served meanwhile, not after.
+        # The others ran during the busy workflow, not after it.
         assert sum(line.startswith("busy") for line in RAN) < 2_000
         await (await busy).terminate(reason="enough")
         assert await until(lambda: server.app.engine.workflows_in_memory == 0)
@@ -175,7 +175,7 @@ async def test_who_waits_for_a_slot_gets_one_though_another_never_rests(tmp_path
 
 
 async def _begun(server: Any, definition: Any, count: int, workflow_id: str) -> asyncio.Future[Any]:
-    """Ask for a start and go on as soon as it is in memory: its commit may be held."""
+    """Request a start and return once the workflow is in memory. The store may still hold its commit."""
     asked: asyncio.Future[Any] = asyncio.ensure_future(server.client.start(definition, count, id=workflow_id))
     assert await until(lambda: workflow_id in [each.row.workflow_id for each in server.app.engine.cache])
     return asked
@@ -191,7 +191,7 @@ async def test_many_workflows_share_few_slots(tmp_path: Path) -> None:
         assert {each.state for each in listed.workflows} == {workflow_pb2.WORKFLOW_STATE_SUCCEEDED}
 
 
-async def test_a_slot_kept_for_a_cancelled_workflow_goes_on_in_the_line(tmp_path: Path) -> None:
+async def test_a_slot_reserved_for_a_terminated_workflow_passes_to_the_next_in_line(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE, attempt_slots=1) as server:
         busy = await server.client.start(suspending_steps, 100, id="busy")
         line = [await server.client.start(suspending_steps, 50, id=f"line-{number}") for number in range(20)]

@@ -1,7 +1,6 @@
-"""Internal errors of the engine: the second one in a row pauses the workflow, and its neighbours go on.
+"""Internal errors of the engine: the second one in a row pauses the workflow, and its neighbours continue.
 
-No input is known that makes the engine fail. So an observer, which is a part that the engine is given, fails for one
-workflow.
+No known input makes the engine fail. So these tests give the engine an observer that fails for one workflow.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ async def first(name: str) -> str:
 
 @step
 async def holds(seconds: float) -> str:
-    """Be under way for so long."""
+    """Run for this many seconds."""
     RAN.append("holds")
     await asyncio.sleep(seconds)
     return "held"
@@ -47,7 +46,7 @@ async def holds(seconds: float) -> str:
 
 @workflow
 async def two_steps() -> str:
-    """Call a step after another."""
+    """Call one step after another."""
     await first("first")
     await sleep(0.01)
     return await holds(0.01)
@@ -55,7 +54,7 @@ async def two_steps() -> str:
 
 @workflow
 async def waits_beside_a_step() -> Any:
-    """Have an attempt under way while a signal is taken."""
+    """Have an attempt in progress while the workflow takes a signal."""
     RAN.append("code")
     await first("first")
     data = await wait_signal("go")
@@ -64,7 +63,7 @@ async def waits_beside_a_step() -> Any:
 
 @step
 def on_thread(seconds: float) -> int:
-    """Hold a thread, and say when it begins and ends."""
+    """Hold a thread, and record when the attempt begins and ends."""
     RAN.append("begin")
     time.sleep(seconds)
     RAN.append("end")
@@ -73,7 +72,7 @@ def on_thread(seconds: float) -> int:
 
 @workflow
 async def thread_beside_a_step() -> list[Any]:
-    """Have a thread under way while another step is started."""
+    """Have a thread in progress while another step starts."""
     return list(await gather(on_thread(1.5), first("first")))
 
 
@@ -90,7 +89,7 @@ MINE = {each.name: each for each in (two_steps, waits_beside_a_step, thread_besi
 
 
 class Failing:
-    """An observer that fails for the workflow "subject": in one of its methods, as often as the test says."""
+    """An observer that fails for the workflow "subject", in one of its methods, as often as the test sets."""
 
     def __init__(self, spans: Any) -> None:
         self._observer = build_observer(spans)
@@ -122,7 +121,7 @@ PARTS = Parts(observer=OBSERVER)
 
 @contextlib.contextmanager
 def failing(server: Server, method: str, step_key: str = "") -> Iterator[Failing]:
-    """Have the engine fail for the workflow "subject"."""
+    """Make the engine fail for the workflow "subject"."""
     observer: Any = server.app.services.observer
     observer.fail(method, step_key, 10_000)
     try:
@@ -210,7 +209,7 @@ async def test_attempt_after_an_internal_error_waits_for_the_thread_of_the_one_b
     assert [what for what in RAN if what != "first"] == ["begin", "end", "begin", "end"]
 
 
-async def test_neighbours_of_a_workflow_with_internal_errors_go_on(server: Server) -> None:
+async def test_neighbours_of_a_workflow_with_internal_errors_continue(server: Server) -> None:
     with failing(server, "attempt_context"):
         await server.client.start(two_steps, id="subject")
         assert await server.client.run(two_steps, id="neighbour", timeout=10) == "held"

@@ -60,7 +60,7 @@ def an_attempt(key: str, number: int = 1) -> Iterator[None]:
 
 
 def call(step: Any, *args: Any) -> Any:
-    """Call a `def` step: outside a workflow it answers at once, whatever its type says."""
+    """Call a `def` step. Outside a workflow it returns its result directly, whatever its type says."""
     return step(*args)
 
 
@@ -79,13 +79,13 @@ def test_the_recipients_are_those_of_the_file() -> None:
 
 
 @pytest.mark.parametrize(("name", "said"), [("missing.csv", "does not exist"), ("bad.csv", "has no column 'name'")])
-def test_a_file_that_cannot_be_read_is_not_tried_again(tmp_path: Path, name: str, said: str) -> None:
+def test_a_file_that_cannot_be_read_is_not_retried(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "bad.csv").write_text("address,city\na@b.example,Köln\n", encoding="utf-8")
     with pytest.raises(PermanentError, match=said):
         call(campaign.read_recipients, str(tmp_path / name))
 
 
-async def test_a_template_may_hold_a_dollar() -> None:
+async def test_a_template_may_contain_a_dollar_sign() -> None:
     template = campaign.Template("$name from $city", "It costs 5 $ or $price, $name")
     recipient = campaign.Recipient("ada@lovelace.example", "Ada", "London")
     message = await campaign.render(template, "cafe@mendflow.example", recipient)
@@ -118,7 +118,7 @@ def test_a_rejected_recipient_stays_rejected(smtp: campaign.MailServer, mailbox:
     assert filed(mailbox) == []
 
 
-def test_every_second_connection_is_turned_away_when_told_so(mailbox: Path) -> None:
+def test_a_mail_server_with_that_setting_refuses_every_second_connection(mailbox: Path) -> None:
     with mail_server(mailbox, "--turn-away", "2") as server:
         call(campaign.send, server, to("ada@lovelace.example"))
         with pytest.raises(smtplib.SMTPConnectError, match="421"):
@@ -128,7 +128,7 @@ def test_every_second_connection_is_turned_away_when_told_so(mailbox: Path) -> N
 
 
 @pytest.mark.parametrize("address", ["no at sign", "two@at@signs", "line\nbreak@x.example", "jürgen@x.example", ""])
-def test_what_is_no_address_is_not_tried_again(smtp: campaign.MailServer, mailbox: Path, address: str) -> None:
+def test_an_invalid_address_is_not_retried(smtp: campaign.MailServer, mailbox: Path, address: str) -> None:
     with pytest.raises(PermanentError, match="is not a mail address"):
         call(campaign.send, smtp, to(address))
     assert filed(mailbox) == []
@@ -184,7 +184,7 @@ def test_what_is_too_heavy_is_not_shipped(ledger: str) -> None:
 
 
 class Story:
-    """A demo in small: one message sent, one cut off and sent again, one rejected."""
+    """A small demo: one message sent, one interrupted and sent again, one rejected."""
 
     def __init__(self) -> None:
         self.history: list[event_pb2.Event] = []
@@ -224,7 +224,7 @@ class Story:
         self.add(attempt_failed=failed)
 
     def findings(self) -> dict[str, Finding]:
-        """Answer the findings by the beginning of their claims."""
+        """Return the findings by the beginning of their claims."""
         found = audit(
             watched=self.watched,
             watched_before_crash=self.before,
@@ -267,12 +267,12 @@ def record_a_result_twice(story: Story) -> None:
     story.watched = list(story.history)
 
 
-def cut_off_what_had_ended(story: Story) -> None:
+def interrupt_what_had_ended(story: Story) -> None:
     story.fail("gather[0]/send", 1, failure_pb2.FAILURE_KIND_LOST)
     story.watched = list(story.history)
 
 
-def forget_what_was_cut_off(story: Story) -> None:
+def forget_what_was_interrupted(story: Story) -> None:
     story.history[story.before + 1].attempt_failed.failure.kind = failure_pb2.FAILURE_KIND_TRANSIENT
 
 
@@ -292,11 +292,11 @@ def report_nothing_of_one(story: Story) -> None:
     story.report["rejected"].clear()
 
 
-def send_twice_what_was_not_cut_off(story: Story) -> None:
+def send_twice_what_was_not_interrupted(story: Story) -> None:
     story.mailbox.append(story.mailbox[0])
 
 
-def send_thrice_what_was_cut_off_once(story: Story) -> None:
+def send_thrice_what_was_interrupted_once(story: Story) -> None:
     story.mailbox += [story.mailbox[1]] * 2
 
 
@@ -307,23 +307,23 @@ def send_thrice_what_was_cut_off_once(story: Story) -> None:
         (see_an_event_twice, "watch"),
         (run_what_was_recorded_again, "lost"),
         (record_a_result_twice, "lost"),
-        (cut_off_what_had_ended, "ran again"),
-        (forget_what_was_cut_off, "ran again"),
+        (interrupt_what_had_ended, "ran again"),
+        (forget_what_was_interrupted, "ran again"),
         (try_again_without_a_reason, "retried"),
         (send_under_another_key, "kept"),
         (lose_a_message, "recipients"),
         (report_nothing_of_one, "recipients"),
-        (send_twice_what_was_not_cut_off, "twice"),
-        (send_thrice_what_was_cut_off_once, "twice"),
+        (send_twice_what_was_not_interrupted, "twice"),
+        (send_thrice_what_was_interrupted_once, "twice"),
     ],
 )
-def test_a_spoilt_story_is_found_out(spoil: Callable[[Story], None], claim: str) -> None:
+def test_a_spoilt_story_fails_its_claim(spoil: Callable[[Story], None], claim: str) -> None:
     story = Story()
     spoil(story)
     assert not story.findings()[claim].holds
 
 
-def test_what_arrived_twice_after_a_cut_is_told_and_allowed() -> None:
+def test_a_message_sent_twice_after_an_interruption_is_reported_and_allowed() -> None:
     story = Story()
     story.mailbox.append(story.mailbox[1])
     twice = story.findings()["twice"]

@@ -1,4 +1,4 @@
-"""The examples on a real server: the demo's claims checked without its help, and the order's undo steps."""
+"""The examples on a real server: the tests check the demo's claims independently, and the order's undo steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOST = failure_pb2.FAILURE_KIND_LOST
 
 
 def left_running(directory: Path) -> list[list[str]]:
-    """Answer the command lines of processes that work in the directory or name it."""
+    """Return the command lines of processes that run in the directory or name it."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -57,7 +57,7 @@ def started(history: list[event_pb2.Event]) -> dict[tuple[str, int], int]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """The demo, once, with what it left."""
+    """Run the demo once, and return what it left."""
     directory = tmp_path_factory.mktemp("a checkout with spaces") / "demo"
     command = [sys.executable, "-m", "examples.demo", "--directory", str(directory)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
@@ -72,7 +72,7 @@ def test_the_demo_is_plain_when_piped_and_leaves_nothing_running(demo: Any) -> N
     assert left_running(directory) == []
 
 
-def test_the_demo_says_what_died_what_was_lost_and_what_ran_again(demo: Any) -> None:
+def test_the_demo_reports_the_kill_the_losses_and_the_new_attempts(demo: Any) -> None:
     done, directory = demo
     lost = [event for event in history_on_disk(directory / "demo.db") if event.attempt_failed.failure.kind == LOST]
     assert "crashed: server" in done.stdout
@@ -91,7 +91,7 @@ def test_the_demos_history_is_whole(demo: Any) -> None:
     assert set(results.values()) == {1}
 
 
-def test_only_what_was_cut_off_or_failed_ran_again(demo: Any) -> None:
+def test_only_interrupted_or_failed_attempts_ran_again(demo: Any) -> None:
     history = history_on_disk(demo[1] / "demo.db")
     failed = {
         (event.attempt_failed.step_key, event.attempt_failed.attempt): event.attempt_failed.failure
@@ -144,7 +144,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing_running(tmp_path: Path, numbe
     assert left_running(directory) == []
 
 
-def test_the_demo_empties_no_directory_of_someone_elses(tmp_path: Path) -> None:
+def test_the_demo_empties_no_directory_of_another_owner(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("irreplaceable", encoding="utf-8")
     command = [sys.executable, "-m", "examples.demo", "--directory", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
@@ -212,7 +212,7 @@ async def test_an_order_is_reserved_charged_and_shipped(shop: Server, tmp_path: 
     ]
 
 
-async def test_what_was_done_is_undone_in_the_reverse_order(shop: Server, tmp_path: Path) -> None:
+async def test_completed_steps_are_undone_in_reverse_order(shop: Server, tmp_path: Path) -> None:
     with pytest.raises(WorkflowFailed, match="weighs 240 kg") as failed:
         await shop.client.run(order.place_order, an_order(tmp_path, LAMP, PIANO))
     assert failed.value.failure.step_key == "ship#2"
@@ -228,7 +228,7 @@ async def test_what_was_done_is_undone_in_the_reverse_order(shop: Server, tmp_pa
     ]
 
 
-async def test_an_approved_order_goes_on(shop: Server, tmp_path: Path) -> None:
+async def test_an_approved_order_is_shipped(shop: Server, tmp_path: Path) -> None:
     handle = await shop.client.start(order.place_order, an_order(tmp_path, LAMP, approval_above_cents=0))
     await handle.signal("approve", order.Approval("Ada"))
     assert (await handle.result()).charged_cents == 9800
@@ -245,7 +245,7 @@ async def test_a_declined_order_is_undone(shop: Server, tmp_path: Path) -> None:
     assert order.entries(tmp_path / "ledger.db") == RESERVED_AND_RELEASED
 
 
-async def test_an_order_that_nobody_approves_is_undone(shop: Server, tmp_path: Path) -> None:
+async def test_an_order_without_an_approval_is_undone(shop: Server, tmp_path: Path) -> None:
     given = an_order(tmp_path, LAMP, approval_above_cents=0, approval_timeout=0.05)
     with pytest.raises(WorkflowFailed, match="the order was not approved"):
         await shop.client.run(order.place_order, given)
@@ -262,7 +262,7 @@ async def test_an_order_that_is_cancelled_is_undone(shop: Server, tmp_path: Path
     assert order.entries(tmp_path / "ledger.db") == RESERVED_AND_RELEASED
 
 
-async def test_undoing_that_is_killed_in_the_middle_is_done_once(tmp_path: Path) -> None:
+async def test_an_undo_that_is_killed_in_the_middle_has_its_effect_once(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.db"
     given = an_order(tmp_path, LAMP, CHAIR, approval_above_cents=0)
     with serving_process(tmp_path, modules=("examples.order",)) as server:
@@ -270,7 +270,7 @@ async def test_undoing_that_is_killed_in_the_middle_is_done_once(tmp_path: Path)
             handle = await client.start(order.place_order, given)
             await seen(handle, "signal_awaited")
             with contextlib.closing(sqlite3.connect(ledger, isolation_level=None)) as lock:
-                # While it holds the ledger, the first step back gets no further than its beginning.
+                # While the test holds the ledger, the first undo step cannot finish.
                 lock.execute("begin immediate")
                 await handle.cancel()
                 await seen(handle, "attempt_started", step_key="release")
@@ -290,7 +290,7 @@ async def test_undoing_that_is_killed_in_the_middle_is_done_once(tmp_path: Path)
 
 
 async def seen(handle: WorkflowHandle[Any], kind: str, **fields: Any) -> None:
-    """Watch until there is such an event."""
+    """Watch until such an event arrives."""
     async for event in handle.watch():
         if event.WhichOneof("detail") == kind:
             detail = getattr(event, kind)

@@ -1,4 +1,4 @@
-"""`mendflow export` and `mendflow.testing.replay`: a history in a file, whole, and what code makes of it."""
+"""`mendflow export` writes a whole history to a file, and `mendflow.testing.replay` runs code against it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_an_exported_history_has_each_events_own_bytes(server: ServerProcess, na
     assert history.workflow_id == name
     assert history.events == stored(server, name)
     assert [path.name for path in out.parent.iterdir()] == [f"{name}.json"]
-    # It is the same each time, and the same on standard output, whatever the locale.
+    # Each export is the same, also on standard output and in any locale.
     assert run(server, name, PYTHONIOENCODING="ascii").stdout == out.read_bytes()
     assert read_history(json.loads(out.read_bytes())) == history
 
@@ -189,7 +189,7 @@ def code(*steps: Any, ends: bool = True) -> Any:
 
 
 @pytest.mark.parametrize("name", ["waits", "ends"])
-def test_replay_of_code_that_fits_returns_how_far_it_came(server: ServerProcess, name: str) -> None:
+def test_replay_of_code_that_fits_returns_how_far_it_got(server: ServerProcess, name: str) -> None:
     lines = list(server.journal)
     found = replay(code(reserve, authorize), exported(server, name))
     assert found == (Replay((), "") if name == "waits" else Replay((), "returned"))

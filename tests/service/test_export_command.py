@@ -1,4 +1,4 @@
-"""`mendflow export-protos`: what it writes, keeps and refuses, and what the server makes of a lock that is behind."""
+"""`mendflow export-protos`: what it writes, keeps and refuses, and how the server treats an outdated lock."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fields(folder: Path, message: str) -> dict[str, int]:
     return {name: field["number"] for name, field in lock["messages"][message]["fields"].items()}
 
 
-def test_it_writes_a_proto_and_a_lock_and_the_second_time_nothing(folder: Path) -> None:
+def test_the_first_export_writes_a_proto_and_a_lock_and_the_second_nothing(folder: Path) -> None:
     first = export(folder)
     assert first.returncode == 0, first.stderr
     assert "shop: CheckoutInput: added" in first.stdout
@@ -58,7 +58,7 @@ def test_it_writes_a_proto_and_a_lock_and_the_second_time_nothing(folder: Path) 
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_check_writes_nothing_and_tells(folder: Path) -> None:
+def test_check_reports_and_writes_nothing(folder: Path) -> None:
     assert export(folder, "--check").returncode == 1
     assert not (folder / "protos").exists()
     assert not (folder / "shop.protos.lock.json").exists()
@@ -69,7 +69,7 @@ def test_check_writes_nothing_and_tells(folder: Path) -> None:
     assert (checked.returncode, "shop: CheckoutInput.note: string = 3" in checked.stdout) == (1, True)
 
 
-def test_fields_come_and_go_under_their_numbers(folder: Path) -> None:
+def test_added_and_removed_fields_keep_their_numbers(folder: Path) -> None:
     export(folder)
     write(folder, "@dataclass\nclass Order:\n    note: str\n    id: str\n" + CHECKOUT)
     assert export(folder).returncode == 0
@@ -78,7 +78,7 @@ def test_fields_come_and_go_under_their_numbers(folder: Path) -> None:
     assert '  reserved "cents";\n' in proto(folder)
 
 
-def test_a_type_change_is_refused_or_said_to_be_meant(folder: Path) -> None:
+def test_a_type_change_is_refused_unless_it_is_allowed_explicitly(folder: Path) -> None:
     export(folder)
     before = proto(folder)
     write(folder, ORDER.replace("int", "float") + CHECKOUT)
@@ -91,7 +91,7 @@ def test_a_type_change_is_refused_or_said_to_be_meant(folder: Path) -> None:
     assert fields(folder, "CheckoutInput") == {"id": 1, "cents": 3}
 
 
-def test_what_has_no_message_is_refused_and_can_be_left_out(folder: Path) -> None:
+def test_a_type_without_a_message_is_refused_and_can_be_left_out(folder: Path) -> None:
     write(folder, ORDER + CHECKOUT + ODD)
     refused = export(folder)
     assert refused.returncode == 1
@@ -130,7 +130,7 @@ def test_a_module_that_only_names_workflows_exports_where_they_are_written(folde
         ),
     ],
 )
-def test_a_module_that_cannot_be_exported_says_why(tmp_path: Path, text: str, words: str) -> None:
+def test_an_export_that_fails_reports_why(tmp_path: Path, text: str, words: str) -> None:
     made = "def make(kind):\n    async def checkout(order: str) -> str: ...\n    return workflow(checkout)\n"
     write(tmp_path, made, "made.py")
     write(tmp_path, text)
@@ -167,7 +167,7 @@ def test_a_lock_behind_the_code_keeps_the_server_from_starting(folder: Path, cha
     assert "run mendflow export-protos shop --out protos" in log
 
 
-def test_a_workflow_that_is_not_exported_yet_keeps_nobody_from_starting(folder: Path) -> None:
+def test_a_workflow_that_is_not_exported_does_not_keep_the_server_from_starting(folder: Path) -> None:
     export(folder)
     write(folder, ORDER + CHECKOUT + "@workflow\nasync def other(value: Any) -> str: ...\n")
     server = ServerProcess(folder, modules=("shop",), environment={"PYTHONDONTWRITEBYTECODE": "1"})
@@ -189,7 +189,7 @@ def test_the_examples_are_exported_as_they_are() -> None:
 
 
 def test_an_exported_file_passes_buf(tmp_path: Path) -> None:
-    """Names and packages as `buf lint` has them by default."""
+    """Check names and packages by the default rules of `buf lint`."""
     buf = Path(sys.executable).with_name("buf")
     if not buf.exists():
         pytest.skip(f"needs buf (PyPI: buf-bin) beside {sys.executable}")

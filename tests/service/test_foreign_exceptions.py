@@ -1,4 +1,4 @@
-"""Exceptions out of users' classes: each fails its call, its attempt or its workflow, and none is the engine's."""
+"""Exceptions from users' classes: each fails its call, its attempt or its workflow, and none is an internal error."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def raise_if_named(text: str) -> str:
 
 @dataclass
 class Order:
-    """Raises when it is made with an exception's name."""
+    """Raise when it is created with an exception's name."""
 
     name: str
 
@@ -67,7 +67,7 @@ class Order:
 
 
 class Silent:
-    """Raises whatever is asked of it. It passes for a value of any type."""
+    """Raise on every access. It passes for a value of any type."""
 
     def __eq__(self, other: object) -> bool:
         raise SystemExit(3)
@@ -84,7 +84,7 @@ class Silent:
 
 
 class Unprintable(Exception):
-    """Raises whatever is asked of it."""
+    """Raise on every access."""
 
     def __str__(self) -> str:
         raise SystemExit(3)
@@ -106,43 +106,43 @@ Written = Annotated[str, pydantic.PlainSerializer(_unsaid)]
 
 @step(retry=TWICE)
 async def takes(order: Order, note: Strict = "") -> str:
-    """Take what raises."""
+    """Take an argument that raises."""
     return order.name + note
 
 
 @step(retry=TWICE)
 async def gives(name: str) -> Written:
-    """Return what cannot be written."""
+    """Return a value that cannot be encoded."""
     return name
 
 
 @step(retry=TWICE)
 def gives_on_thread(name: str) -> Written:
-    """Return what cannot be written, on a thread."""
+    """Return a value that cannot be encoded, on a thread."""
     return name
 
 
 @step(retry=TWICE)
 async def gives_silent() -> Any:
-    """Return what raises whatever is asked of it."""
+    """Return a value that raises on every access."""
     return Silent()
 
 
 @step(retry=TWICE)
 async def fails_unprintably() -> None:
-    """Raise what raises whatever is asked of it."""
+    """Raise an exception that raises on every access."""
     raise Unprintable
 
 
 @step(retry=TWICE)
 def fails_unprintably_on_thread() -> None:
-    """Raise what raises whatever is asked of it, on a thread."""
+    """Raise an exception that raises on every access, on a thread."""
     raise Unprintable
 
 
 @step(retry=TWICE)
 async def reports(done: int) -> int:
-    """Report a progress that no event can hold, past the verb that would refuse it."""
+    """Report progress that no event can hold, without the function that would refuse it."""
     attempt().report_progress(done, 0, "\ud800")
     return attempt().number
 
@@ -154,50 +154,50 @@ async def takes_any(thing: Any) -> None:
 
 @workflow
 async def takes_order(order: Order) -> str:
-    """Take what raises as an input."""
+    """Take an input that raises."""
     return order.name
 
 
 @workflow
 async def calls_with_note(note: str) -> str:
-    """Call a step with what its type raises for."""
+    """Call a step with an argument for which its type raises."""
     return await takes(Order("order"), note)
 
 
 @workflow
 async def calls_with_silent() -> str:
-    """Call a step with what raises whatever is asked of it."""
+    """Call a step with an argument that raises on every access."""
     await takes_any(Silent())
     return "not reached"
 
 
 @workflow
 async def gets(name: str) -> str:
-    """Get what cannot be written."""
+    """Get a result that cannot be encoded."""
     return await gives(name)
 
 
 @workflow
 async def gets_from_thread(name: str) -> str:
-    """Get what cannot be written, from a thread."""
+    """Get a result that cannot be encoded, from a thread."""
     return await gives_on_thread(name)
 
 
 @workflow
 async def gets_silent() -> Any:
-    """Get what raises whatever is asked of it."""
+    """Get a result that raises on every access."""
     return await gives_silent()
 
 
 @workflow
 async def unprintable(thread: bool) -> None:  # noqa: FBT001
-    """Have a step raise what raises whatever is asked of it."""
+    """Have a step raise an exception that raises on every access."""
     await (fails_unprintably_on_thread() if thread else fails_unprintably())
 
 
 @workflow
 async def returns(name: str) -> Written:
-    """Return what cannot be written."""
+    """Return a value that cannot be encoded."""
     return name
 
 
@@ -220,7 +220,7 @@ async def waits_for_declared_order() -> str:
 
 
 class Never(type):
-    """Raises when it is asked for its instances."""
+    """Raise in isinstance."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         raise SystemExit(3)
@@ -232,7 +232,7 @@ class NeverRetried(Exception, metaclass=Never):
 
 @step(retry=RetryPolicy(max_attempts=2, initial_interval=0.001, not_retried=(NeverRetried,)))
 async def fails_under_an_odd_policy() -> None:
-    """Raise what the policy's own class cannot be asked for."""
+    """Raise an exception for which the policy's own class raises."""
     raise KeyError("plain")
 
 
@@ -244,7 +244,7 @@ async def under_an_odd_policy() -> None:
 
 @workflow
 async def exits_when_dropped() -> None:
-    """Raise SystemExit when it is closed while it waits."""
+    """Raise SystemExit when the coroutine is closed while it waits."""
     try:
         await sleep(600)
     finally:
@@ -253,7 +253,7 @@ async def exits_when_dropped() -> None:
 
 @workflow
 async def makes_a_step() -> str:
-    """Call a step whose type is found wrong only at its call, and then one that is right."""
+    """Call a step whose type is found wrong only at its call, and then a correct step."""
 
     @step
     async def wrong(*things: str) -> None: ...
@@ -276,7 +276,7 @@ MINE = {
 
 @contextlib.asynccontextmanager
 async def faultless(directory: Path) -> AsyncIterator[Server]:
-    """Serve, and make sure that the engine met no fault of its own and leaked no slot."""
+    """Serve, and check that the engine had no internal error and leaked no slot."""
     faults: list[BaseException] = []
 
     class Noting(Engine):

@@ -1,4 +1,4 @@
-"""What workflow code makes and forgets, on a real server: tasks and coroutines."""
+"""Tasks and coroutines that workflow code creates and never awaits, on a real server."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ RAN: list[str] = []
 
 @step
 async def ship(item: str) -> str:
-    """Ship it."""
+    """Ship the order."""
     RAN.append(item)
     return item
 
 
 @step
 async def makes_a_task(item: str) -> str:
-    """Do what a step may do."""
+    """Create a task, which a step may do."""
     return await asyncio.create_task(ship.function(item))
 
 
 async def helper(item: str) -> str:
-    """Ship it, as workflow code does."""
+    """Ship the order, as workflow code does."""
     return await ship(item)
 
 
-#: What is made and forgotten.
+#: What the code creates and never awaits.
 MADE: dict[str, Any] = {
     "call": lambda: ship("lost"),
     "coroutine": lambda: helper("lost"),
@@ -54,7 +54,7 @@ MADE: dict[str, Any] = {
 
 @workflow
 async def forgets(how: str) -> str:
-    """Forget what it made, in one of many ways."""
+    """Create something and never await it, in one of many ways."""
     await ship("before")
     if how == "coroutine kept":
         _kept = helper("lost")
@@ -69,13 +69,13 @@ async def forgets(how: str) -> str:
 
 @workflow
 async def remembers() -> str:
-    """Await all, in a step that makes a task."""
+    """Await everything, in a step that creates a task."""
     return await makes_a_task("task")
 
 
 @pytest.fixture
 async def mine(tmp_path: Path) -> AsyncIterator[Server]:
-    """A server with these workflows."""
+    """Run a server with these workflows."""
     async with serving(tmp_path, definitions={each.name: each for each in (forgets, remembers)}) as server:
         yield server
 
@@ -94,8 +94,8 @@ WAYS = {
 
 
 @pytest.mark.parametrize("how", WAYS)
-async def test_a_workflow_that_forgets_what_it_made_fails_and_names_it(mine: Server, how: str) -> None:
-    for _ in range(2):  # Python warns of the first at a line only.
+async def test_a_workflow_that_forgets_an_await_fails_and_names_it(mine: Server, how: str) -> None:
+    for _ in range(2):  # Python warns only of the first one at each line.
         handle = await mine.client.start(forgets, how)
         with pytest.raises(WorkflowFailed) as failed:
             await handle.result()

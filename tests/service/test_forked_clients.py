@@ -1,4 +1,4 @@
-"""Clients in forked children: they work where gRPC can, and raise where it cannot."""
+"""Clients in forked children work where gRPC supports it, and raise otherwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.support.servers import ServerProcess
 
-#: Forks three times; each child says what came of a client.
+#: Fork three times. Each child reports what happened to its client.
 PROGRAM = """
 import gc, os, sys
 from mendflow import MendflowError, SyncClient

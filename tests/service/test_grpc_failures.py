@@ -1,4 +1,4 @@
-"""What the failure of a step's gRPC call is, told from what a real server answers."""
+"""The classification of a step's failed gRPC call, by the status that a real server returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOW = 1_790_000_000.0
 
 
 def failed(error: BaseException, now: float = NOW) -> failure_pb2.Failure:
-    """Classify, and prove that the answer survives the wire."""
+    """Classify the error, and check that the failure survives serialization."""
     failure = classify(error, policy=RetryPolicy(), now=now).failure
     assert failure_pb2.Failure.FromString(failure.SerializeToString()) == failure
     return failure
@@ -32,7 +32,7 @@ def kind(error: BaseException) -> str:
 
 @pytest.fixture
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
-    """A server whose one method answers the status that the request's bytes name, after RetryInfo if asked."""
+    """A channel to a server whose only method returns the status that the request names, with RetryInfo on request."""
 
     async def refuse(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         name, _, delay = request.decode().partition(" ")
@@ -90,11 +90,11 @@ async def test_retry_info_sets_the_delay(channel: grpc.aio.Channel) -> None:
     assert failed(await refusal(channel, "UNAVAILABLE 2.5")).retry_after.ToMilliseconds() == 2500
 
 
-async def test_details_that_nobody_can_read_say_nothing(channel: grpc.aio.Channel) -> None:
+async def test_unreadable_details_are_ignored(channel: grpc.aio.Channel) -> None:
     failure = failed(await refusal(channel, "UNAVAILABLE garbage"))
     assert (failure.status_code, failure.HasField("retry_after")) == ("grpc:UNAVAILABLE", False)
 
 
 async def test_a_server_that_is_not_there_is_transient() -> None:
-    async with grpc.aio.insecure_channel("127.0.0.1:1") as nobody:
-        assert kind(await refusal(nobody, "OK")) == "TRANSIENT"
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as unreachable:
+        assert kind(await refusal(unreachable, "OK")) == "TRANSIENT"

@@ -43,7 +43,7 @@ async def ready(server: Server) -> None:
 
 
 @pytest.mark.parametrize("service", ["", "mendflow.v1.WorkflowService", "mendflow.v1.OperatorService", "liveness"])
-async def test_check_answers_for_each_name(server: Server, service: str) -> None:
+async def test_check_returns_a_status_for_each_name(server: Server, service: str) -> None:
     await ready(server)
     reply = await stub_of(server).Check(health_pb2.HealthCheckRequest(service=service))
     assert reply.status == SERVING
@@ -51,14 +51,14 @@ async def test_check_answers_for_each_name(server: Server, service: str) -> None
 
 async def test_an_unknown_service_is_not_found(server: Server) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub_of(server).Check(health_pb2.HealthCheckRequest(service="nobody"))
+        await stub_of(server).Check(health_pb2.HealthCheckRequest(service="unknown"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    call = stub_of(server).Watch(health_pb2.HealthCheckRequest(service="nobody"))
+    call = stub_of(server).Watch(health_pb2.HealthCheckRequest(service="unknown"))
     assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     call.cancel()
 
 
-async def test_http_says_the_same(server: Server) -> None:
+async def test_http_returns_the_same_health(server: Server) -> None:
     await ready(server)
     status, body = await get(server, "/health")
     assert (status, body["status"], body["reasons"]) == (200, "SERVING", [])
@@ -67,7 +67,7 @@ async def test_http_says_the_same(server: Server) -> None:
     assert (await get(server, "/other"))[0] == 404
 
 
-async def test_a_drain_is_told_to_every_watcher_though_another_left(tmp_path: Path) -> None:
+async def test_a_drain_is_reported_to_every_watcher_though_another_left(tmp_path: Path) -> None:
     async with serving(tmp_path, drain_timeout=0.5) as server:
         await ready(server)
         calls = [stub_of(server).Watch(health_pb2.HealthCheckRequest()) for _ in range(3)]
@@ -90,7 +90,7 @@ async def test_a_store_that_does_not_commit_makes_it_not_ready_but_alive(tmp_pat
     async with serving(tmp_path, commit_age_limit=0.2, probe_interval=0.1, good_probes=2) as server:
         await ready(server)
         app = server.app
-        # The age of a batch that waits for its commit, as a full disk makes it.
+        # The age of a waiting batch, as with a full disk.
         app.committer.uncommitted_since = app.clock.monotonic() - 1.0
         app.committer.failure = "the disk is full"
         app.health.probe()

@@ -1,4 +1,4 @@
-"""The monitor: readiness is lost at once and comes back only after a run of good probes."""
+"""The health monitor: readiness ends at once and returns only after several good probes in a row."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STORE_AWAY = dataclasses.replace(GOOD, oldest_uncommitted_age=6.0, store_failure
 
 
 class MovedClock(SystemClock):
-    """A clock that stands until it is moved."""
+    """A clock that stands still until the test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -41,7 +41,7 @@ class MovedClock(SystemClock):
 
 
 class Server:
-    """A monitor whose signals a test sets."""
+    """A monitor whose signals the test sets."""
 
     def __init__(self, **overrides: Any) -> None:
         self.clock = MovedClock()
@@ -70,7 +70,7 @@ def test_the_first_good_probe_makes_it_ready() -> None:
     good_probes=st.integers(1, 4),
     probes=st.lists(st.sampled_from([(GOOD, 0.0), (STORE_AWAY, 0.0), (GOOD, 3.0)]), max_size=30),
 )
-def test_it_is_ready_only_after_as_many_good_probes_in_a_row(
+def test_it_becomes_ready_again_only_after_enough_good_probes_in_a_row(
     good_probes: int, probes: list[tuple[HealthInputs, float]]
 ) -> None:
     server = Server(good_probes=good_probes)
@@ -80,7 +80,7 @@ def test_it_is_ready_only_after_as_many_good_probes_in_a_row(
         run = run + 1 if signals is GOOD and not lag else 0
         assert server.probe(signals, lag) is (run >= good_probes)
         assert bool(server.monitor.ready.reasons) is not server.monitor.ready.ok, "no answer without its reason"
-        assert server.monitor.alive.ok, "a store that is away is nobody's reason to restart the process"
+        assert server.monitor.alive.ok, "an unavailable store is no reason to restart the process"
 
 
 def test_while_it_is_on_probation_the_last_reason_stays() -> None:
@@ -104,7 +104,7 @@ async def until(done: Callable[[], bool]) -> None:
 
 async def test_a_loop_that_stood_still_is_noticed_when_it_turns_again() -> None:
     server = Server()
-    # While it is not ready it looks often, so the test has not long to wait.
+    # While it is not ready, it probes often, so the test waits only briefly.
     server.signals = dataclasses.replace(GOOD, recovered=False)
     running = asyncio.create_task(server.monitor.run())
     try:
@@ -139,7 +139,7 @@ async def test_over_grpc_before_the_first_probe_nothing_serves(served: tuple[Ser
         assert (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status == Reply.NOT_SERVING
 
 
-async def test_ready_and_alive_part_over_grpc(served: tuple[Server, Any]) -> None:
+async def test_over_grpc_ready_and_alive_differ(served: tuple[Server, Any]) -> None:
     server, stub = served
     server.probe(STORE_AWAY)
     for name in ("", "mendflow.v1.WorkflowService", "mendflow.v1.OperatorService"):
@@ -149,19 +149,19 @@ async def test_ready_and_alive_part_over_grpc(served: tuple[Server, Any]) -> Non
     assert (await stub.Check(health_pb2.HealthCheckRequest(service=LIVENESS))).status == Reply.NOT_SERVING
 
 
-async def test_a_watch_tells_each_change_and_nothing_twice(served: tuple[Server, Any]) -> None:
+async def test_a_watch_reports_each_change_once(served: tuple[Server, Any]) -> None:
     server, stub = served
     async with asyncio.timeout(30):
         ready = stub.Watch(health_pb2.HealthCheckRequest())
         alive = stub.Watch(health_pb2.HealthCheckRequest(service=LIVENESS))
         assert (await ready.read()).status == Reply.NOT_SERVING
         assert (await alive.read()).status == Reply.NOT_SERVING
-        told = []
+        statuses = []
         for signals in (GOOD, GOOD, STORE_AWAY, STORE_AWAY, GOOD, GOOD):
             before = server.monitor.ready.ok
             if server.probe(signals) != before:
-                told.append((await ready.read()).status)
-        assert told == [Reply.SERVING, Reply.NOT_SERVING, Reply.SERVING]
+                statuses.append((await ready.read()).status)
+        assert statuses == [Reply.SERVING, Reply.NOT_SERVING, Reply.SERVING]
         assert (await alive.read()).status == Reply.SERVING
         pending = asyncio.ensure_future(alive.read())
         server.probe(dataclasses.replace(GOOD, last_tick_age=31.0))
@@ -170,7 +170,7 @@ async def test_a_watch_tells_each_change_and_nothing_twice(served: tuple[Server,
         alive.cancel()
 
 
-async def test_watchers_that_hang_up_leave_the_others_theirs(served: tuple[Server, Any]) -> None:
+async def test_watchers_that_disconnect_do_not_affect_the_others(served: tuple[Server, Any]) -> None:
     server, stub = served
     async with asyncio.timeout(30):
         calls = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Health over HTTP: what an orchestrator, a load balancer or curl gets."""
+"""Health over HTTP, as an orchestrator, a load balancer or curl sees it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ABOUT = {"version": "1.2.3", "replica_id": "here"}
 
 
 class Health:
-    """A server whose signals a test sets."""
+    """A server whose signals the test sets."""
 
     def __init__(self, address: str) -> None:
         self.signals = GOOD
@@ -68,7 +68,9 @@ async def test_all_well_is_200(health: Health, path: str) -> None:
         ({"last_tick_age": 31.0}, "has not ticked", 503),
     ],
 )
-async def test_ready_and_alive_are_two_answers(health: Health, change: dict[str, Any], reason: str, live: int) -> None:
+async def test_ready_and_alive_have_separate_answers(
+    health: Health, change: dict[str, Any], reason: str, live: int
+) -> None:
     health.signals = dataclasses.replace(GOOD, **change)
     status, body, _ = await health.ask("/health")
     assert (status, body["status"]) == (503, "NOT_SERVING")
@@ -79,34 +81,34 @@ async def test_ready_and_alive_are_two_answers(health: Health, change: dict[str,
 
 
 @pytest.mark.parametrize(("draining", "expected"), [(False, 200), (True, 503)])
-async def test_head_says_the_same_without_a_body(health: Health, *, draining: bool, expected: int) -> None:
+async def test_head_returns_the_same_without_a_body(health: Health, *, draining: bool, expected: int) -> None:
     health.signals = dataclasses.replace(GOOD, draining=draining)
     assert (await health.ask("/health", "HEAD"))[0] == expected
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/health/", "/health/live/more", "/a%20b"])
-async def test_another_path_is_404_and_names_those_there_are(health: Health, path: str) -> None:
+async def test_an_unknown_path_is_404_and_names_the_known_ones(health: Health, path: str) -> None:
     status, body, _ = await health.ask(path)
     assert status == 404
     assert body["paths"] == ["/health", "/health/live"]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-async def test_another_method_is_405_and_names_those_there_are(health: Health, method: str) -> None:
+async def test_another_method_is_405_and_names_the_allowed_ones(health: Health, method: str) -> None:
     status, body, headers = await health.ask("/health", method)
     assert status == 405
     assert headers["Allow"] == "GET, HEAD"
     assert method in body["error"]
 
 
-async def test_a_port_in_use_is_told_with_what_to_do() -> None:
+async def test_a_port_in_use_is_an_error_that_says_what_to_do() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(CannotListenHttp, match=rf"127\.0\.0\.1:{port}.*MENDFLOW_HTTP_ADDRESS"):
             await Health(f"127.0.0.1:{port}").server.start()
 
 
-async def test_stopped_it_listens_no_more_and_its_port_is_free(health: Health) -> None:
+async def test_after_a_stop_the_port_is_free(health: Health) -> None:
     port = health.server.port
     await health.server.stop()
     with pytest.raises(aiohttp.ClientConnectionError):

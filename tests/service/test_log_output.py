@@ -1,4 +1,4 @@
-"""Logs of a whole process: whatever becomes of its standard output, it lives on and leaves no line out."""
+"""Logs of a whole process: whatever happens to its standard output, it continues to run and loses no line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-#: Logs like a server does, and says on standard error when it got to its end.
+#: Log as a server does, and report the end on standard error.
 SCRIPT = """
 import sys
 import structlog
@@ -58,10 +58,10 @@ def test_a_process_without_standard_output_runs() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_no_line_is_left_out_for_its_letters(encoding: str) -> None:
+def test_a_line_with_any_letters_is_written(encoding: str) -> None:
     ended = run(stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": encoding})
     assert_survived(ended)
-    told = [json.loads(line) for line in ended.stdout.decode(encoding).splitlines()]
-    letters = [line for line in told if line["event"] == "letters"]
+    logged = [json.loads(line) for line in ended.stdout.decode(encoding).splitlines()]
+    letters = [line for line in logged if line["event"] == "letters"]
     assert [line["number"] for line in letters] == list(range(1000))
     assert {(line["name"], line["half"]) for line in letters} == {("Zoë", "\ud800")}

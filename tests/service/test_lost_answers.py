@@ -1,4 +1,4 @@
-"""Commits whose answer is lost or late: what was asked for happens once, and the caller is told what is so."""
+"""Commits whose reply is lost or late: each request takes effect once, and the caller gets the true outcome."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ async def test_a_terminate_that_loses_against_the_end_is_refused(tmp_path: Path)
         commit = store.commit
 
         async def slow(batch: Any) -> Any:
-            """Hold the terminate on its way to the disk until the end is behind it."""
+            """Hold the terminate after its commit until the end is queued behind it."""
             result = await commit(batch)
             if any(message.kind is InboxKind.TERMINATE for message in batch.messages):
-                while not server.app.committer._changes:  # noqa: SLF001 - nothing public tells
+                while not server.app.committer._changes:  # noqa: SLF001 - no public attribute has it
                     await asyncio.sleep(0.001)
             return result
 
@@ -44,7 +44,7 @@ async def test_a_terminate_that_loses_against_the_end_is_refused(tmp_path: Path)
 
 
 class OneIsBroken:
-    """A store that commits a batch and loses the answer, and afterwards finds one message malformed."""
+    """A store that commits a batch and loses the reply, and then finds one message malformed."""
 
     def __init__(self) -> None:
         self.kept: list[str] = []
@@ -69,8 +69,8 @@ class OneIsBroken:
 ROWS: dict[str, Any] = {}
 
 
-async def test_what_was_done_stays_done_when_its_batch_is_taken_apart(tmp_path: Path) -> None:
-    """A made-up store: a real one cannot be brought to refuse a batch that it has taken."""
+async def test_a_committed_change_stays_committed_when_its_batch_is_split(tmp_path: Path) -> None:
+    """Use a fake store, because a real one never refuses a batch that it has committed."""
     async with serving(tmp_path) as server:
         await server.client.start("wait_for", "x", id="known")
         row = await server.app.engine.find("known")

@@ -1,4 +1,4 @@
-"""What a pause of changed code keeps: results that come in, inputs as they are recorded, and the way out."""
+"""What a pause of changed code keeps: arriving results, recorded inputs, and the ways to end the pause."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def flagged():
 
 @pytest.fixture
 def deployed(tmp_path: Path) -> Iterator[Deployment]:
-    """A deployment with no server yet."""
+    """A deployment whose server is not started yet."""
     deployed = deployment(tmp_path)
     try:
         yield deployed
@@ -49,7 +49,7 @@ def test_a_result_that_comes_in_while_paused_is_kept_and_its_step_never_runs_aga
         await wait_event(client, "order", "signal_awaited")
 
     async def pause(client: Client) -> None:
-        # The attempt of this life is in flight when the signal shows that a call is gone.
+        # This process's attempt is in flight when the signal shows that a call was removed.
         await client.handle("order").signal("s")
         paused = await wait_event(client, "order", "workflow_paused")
         (deployed.server.directory / "flag").touch()
@@ -180,7 +180,7 @@ async def _start_and_rest(client: Client, workflow_id: str) -> Any:
 
 
 def _pause_order(deployed: Deployment) -> None:
-    """Bring an order into PAUSED: its step b was renamed."""
+    """Bring an order into PAUSED by renaming its step b."""
     deployed.deploy(module_of({"order": "await a(); await b(); await wait_signal('s'); await c()"}))
     deployed.run(lambda client: _start_and_rest(client, "order"))
     deployed.deploy(module_of({"order": "await a(); await n(); await wait_signal('s'); await c()"}))

@@ -1,4 +1,4 @@
-"""The story of docs/writing-workflows.md, word for word: a rename, from the mistake to the way out."""
+"""The story of docs/writing-workflows.md, word for word: a rename, from the mistake to its repair."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def page() -> list[str]:
-    """Return the story's blocks of Python."""
+    """Return the page's blocks of Python."""
     text = (ROOT / "docs" / "writing-workflows.md").read_text(encoding="utf-8")
     story = text.partition("### A rename, from the mistake to the way out")[2].partition("\n## ")[0]
     return re.findall(r"```python\n(.*?)```", story, re.DOTALL)

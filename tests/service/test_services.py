@@ -1,8 +1,7 @@
-"""The services behind a real gRPC server: what a caller sees of the engine's answers and refusals.
+"""The services behind a real gRPC server: how a caller sees the engine's replies and refusals.
 
-The engine is a stand-in that keeps workflows in a dict, because these tests
-need it to fail in ways and at moments that a real one cannot be made to, and
-because what is tested is the door alone. The real server has tests/service.
+The engine is a stand-in. These tests need an engine that fails at moments at which a real one cannot be made to fail,
+and they test only the services. The other tests in tests/service run the real server.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ HEALTH: Any = health
 
 @workflow(signals={"go": int})
 async def echo(value: str) -> str:
-    """Answer its input."""
+    """Return its input."""
     return value
 
 
@@ -65,7 +64,7 @@ SETTINGS = load_settings(payload_limit=1_000, batch_limit=500)
 
 @dataclass
 class Engine:
-    """A stand-in for the engine: see this file's docstring."""
+    """A stand-in for the engine that keeps workflows in a dict."""
 
     definitions: Mapping[str, Workflow[Any, Any]] = field(default_factory=lambda: {"echo": echo, "nothing": nothing})
     replica_id: str = "replica-1"
@@ -95,7 +94,7 @@ class Engine:
         self.finished.set()
 
     def start(self, command: StartCommand) -> asyncio.Future[StartResult]:
-        return asyncio.shield(self._start(command))  # As in the real one, cancelling it stops nothing.
+        return asyncio.shield(self._start(command))  # As in the real engine, cancelling the future stops nothing.
 
     async def _start(self, command: StartCommand) -> StartResult:
         await self._pass()
@@ -144,7 +143,7 @@ class Engine:
         row.end_time = row.create_time + 1
 
     async def wait_for_capacity(self) -> None:
-        """There always is."""
+        """Return at once."""
 
     async def wait_end(self, row: Row, seconds: float) -> Snapshot:
         if seconds and row.end_time is None:
@@ -270,7 +269,7 @@ async def door() -> AsyncIterator[Door]:
 
 @dataclass
 class Refused:
-    """A status as the caller got it."""
+    """A status as the caller received it."""
 
     code: str
     reason: str
@@ -280,7 +279,7 @@ class Refused:
     retry: bool
 
 
-def told(status: status_pb2.Status, code: str) -> Refused:
+def refused_by(status: status_pb2.Status, code: str) -> Refused:
     refused = Refused(code, "", {}, [], "", retry=False)
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
@@ -299,12 +298,12 @@ def told(status: status_pb2.Status, code: str) -> Refused:
 
 
 def raw(method: Any) -> Any:
-    """Answer a channel's method for bytes as they are, which its stubs do not know."""
+    """Return a channel's method for raw bytes. Its stubs lack this type."""
     return method
 
 
 async def refusal(call: Any) -> Refused:
-    """Make the call, which must be refused, and answer how."""
+    """Make the call, which the server must refuse, and return the refusal."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await (call.read() if hasattr(call, "read") else call)
     error = caught.value
@@ -312,14 +311,14 @@ async def refusal(call: Any) -> Refused:
     status = status_pb2.Status.FromString(dict(metadata)["grpc-status-details-bin"])
     assert status.code == error.code().value[0]
     assert status.message == error.details()
-    return told(status, error.code().name)
+    return refused_by(status, error.code().name)
 
 
 def text(value: str) -> Payload:
     return Payload(json=value)
 
 
-async def test_start_answers_the_workflow_and_starts_it_once(door: Door) -> None:
+async def test_start_returns_the_workflow_and_starts_it_once(door: Door) -> None:
     request = ws.StartWorkflowRequest(
         workflow_id="w", workflow_type="echo", input=text('"hello"'), labels={"team": "a"}
     )
@@ -334,19 +333,19 @@ async def test_start_answers_the_workflow_and_starts_it_once(door: Door) -> None
     assert (command.argument, command.input, command.trace.trace_id) == ("hello", text('"hello"'), "1" * 32)
 
 
-async def test_start_that_waits_answers_the_output(door: Door) -> None:
+async def test_start_that_waits_returns_the_output(door: Door) -> None:
     request = ws.StartWorkflowRequest(workflow_id="w", workflow_type="echo", input=text('"hello"'))
     request.wait.seconds = 5
     answer = await door.stub.StartWorkflow(request)
     assert answer.workflow.state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
     assert answer.workflow.output.json == '"hello"'
     assert not answer.workflow.HasField("input")
-    # Also without a wait, once it has ended.
+    # Also without a wait, once the workflow has ended.
     request.ClearField("wait")
     assert (await door.stub.StartWorkflow(request)).workflow.output.json == '"hello"'
 
 
-async def test_start_without_ids_makes_a_new_one_each_time(door: Door) -> None:
+async def test_start_without_ids_creates_a_new_workflow_each_time(door: Door) -> None:
     request = ws.StartWorkflowRequest(workflow_type="nothing")
     answers = [await door.stub.StartWorkflow(request) for _ in range(3)]
     assert len({answer.workflow.workflow_id for answer in answers}) == 3
@@ -367,14 +366,14 @@ async def test_a_batch_has_an_outcome_for_each_in_order(door: Door) -> None:
     ]
     answer = await door.stub.BatchStartWorkflows(ws.BatchStartWorkflowsRequest(requests=starts))
     seen = [
-        told(outcome.error, "").reason if outcome.HasField("error") else str(outcome.response.started)
+        refused_by(outcome.error, "").reason if outcome.HasField("error") else str(outcome.response.started)
         for outcome in answer.outcomes
     ]
     assert seen == ["True", "INVALID_FIELD", "INPUT_MISMATCH", "ALREADY_STARTED", "UNKNOWN_WORKFLOW_TYPE", "False"]
     assert door.engine.done == ["a"]
 
 
-async def test_the_largest_batch_fits_into_what_a_client_takes(door: Door) -> None:
+async def test_the_largest_batch_fits_into_a_clients_message_limit(door: Door) -> None:
     labels = {f"{index:063}": "\U0001f600" * 255 for index in range(32)}
     door.engine.add("large", labels=labels)
     start = ws.StartWorkflowRequest(workflow_id="large", workflow_type="echo", input=text('"x"'))
@@ -383,10 +382,10 @@ async def test_the_largest_batch_fits_into_what_a_client_takes(door: Door) -> No
     assert len(answer.outcomes) == 500
     assert dict(answer.outcomes[0].response.workflow.labels) == labels
     assert answer.outcomes[498].response.workflow.workflow_id == "large"
-    assert told(answer.outcomes[499].error, "").reason == "INVALID_FIELD"
+    assert refused_by(answer.outcomes[499].error, "").reason == "INVALID_FIELD"
 
 
-async def test_lists_go_on_from_page_to_page_and_fit_into_what_a_client_takes(door: Door) -> None:
+async def test_lists_continue_from_page_to_page_and_fit_into_a_clients_message_limit(door: Door) -> None:
     labels = {f"{index:063}": "\U0001f600" * 255 for index in range(32)}
     ids = [f"w-{index}" for index in range(200)]
     for workflow_id in ids:
@@ -405,7 +404,7 @@ async def test_lists_go_on_from_page_to_page_and_fit_into_what_a_client_takes(do
     assert 2 < pages < 20
 
 
-async def test_events_go_on_from_page_to_page_to_the_newest(door: Door) -> None:
+async def test_events_continue_from_page_to_page_to_the_newest(door: Door) -> None:
     row = door.engine.add("w")
     for sequence in range(2, 8):
         door.engine.events[row.key].append(
@@ -426,7 +425,7 @@ async def test_events_go_on_from_page_to_page_to_the_newest(door: Door) -> None:
     assert (await refusal(door.stub.ListEvents(request))).reason == "INVALID_PAGE_TOKEN"
 
 
-async def test_get_answers_input_and_output(door: Door) -> None:
+async def test_get_returns_input_and_output(door: Door) -> None:
     door.engine.end(door.engine.add("w"))
     found = (await door.stub.GetWorkflow(ws.GetWorkflowRequest(workflow_id="w"))).workflow
     assert (found.input.json, found.output.json) == ('"hello"', '"hello"')
@@ -440,7 +439,7 @@ async def test_types_are_listed_by_name_in_pages(door: Door) -> None:
     assert [found.name for found in rest.workflow_types] == ["nothing"]
     assert not rest.next_page_token
     described = first.workflow_types[0]
-    assert described.description == "Answer its input."
+    assert described.description == "Return its input."
     assert '"string"' in described.input.json_schema
     assert '"integer"' in described.signals["go"].json_schema
     assert not rest.workflow_types[0].HasField("input")
@@ -469,7 +468,7 @@ async def test_declared_signals_are_checked_and_others_are_not(door: Door) -> No
 
 
 def every_call(door: Door) -> dict[str, Callable[[], Any]]:
-    """What makes one good call of each rpc that reaches the engine."""
+    """Return a function that makes a valid call, for each rpc that reaches the engine."""
     stub, operator = door.stub, door.operator
     return {
         "StartWorkflow": lambda: stub.StartWorkflow(ws.StartWorkflowRequest(workflow_type="nothing")),
@@ -485,7 +484,7 @@ def every_call(door: Door) -> dict[str, Callable[[], Any]]:
 
 
 @pytest.mark.parametrize("fault", [StoreUnavailable("disk full"), CommitUnknown("fsync"), errors.Draining()])
-async def test_what_is_not_now_is_unavailable_with_a_delay(door: Door, fault: Exception) -> None:
+async def test_a_temporary_error_is_unavailable_with_a_delay(door: Door, fault: Exception) -> None:
     door.engine.fault = fault
     reason = "DRAINING" if isinstance(fault, errors.Draining) else "STORE_UNAVAILABLE"
     for call in every_call(door).values():
@@ -511,7 +510,7 @@ async def test_an_unforeseen_error_in_a_batch_touches_only_its_outcome(door: Doo
     batch = ws.BatchStartWorkflowsRequest(requests=[ws.StartWorkflowRequest(workflow_type="nothing")])
     with capture_logs():
         answer = await door.stub.BatchStartWorkflows(batch)
-    assert told(answer.outcomes[0].error, "").reason == "INTERNAL"
+    assert refused_by(answer.outcomes[0].error, "").reason == "INTERNAL"
 
 
 async def test_bytes_that_are_no_message_are_refused_as_bad_input(door: Door) -> None:
@@ -537,7 +536,7 @@ async def test_a_refusal_with_the_nastiest_text_reaches_the_caller(door: Door) -
 @pytest.mark.parametrize(
     "name", ["StartWorkflow", "SignalWorkflow", "CancelWorkflow", "ResumeWorkflow", "TerminateWorkflow", "Batch"]
 )
-async def test_a_caller_who_hangs_up_does_not_undo_what_was_begun(door: Door, name: str) -> None:
+async def test_a_caller_that_disconnects_does_not_undo_a_started_call(door: Door, name: str) -> None:
     door.engine.add("w")
     door.engine.gate = asyncio.Event()
     batch = ws.BatchStartWorkflowsRequest(requests=[ws.StartWorkflowRequest(workflow_type="nothing")])
@@ -546,7 +545,7 @@ async def test_a_caller_who_hangs_up_does_not_undo_what_was_begun(door: Door, na
     async with asyncio.timeout(30):
         await door.engine.entered.wait()
         call.cancel()
-        # On the same connection, so the server has heard of the hang-up when it answers these.
+        # These use the same connection, so the server knows of the cancel when it replies to them.
         for _ in range(3):
             await door.stub.GetServerInfo(ws.GetServerInfoRequest())
         assert door.engine.done == []
@@ -555,7 +554,7 @@ async def test_a_caller_who_hangs_up_does_not_undo_what_was_begun(door: Door, na
     assert len(door.engine.done) == 1
 
 
-async def test_a_watch_streams_and_is_closed_when_the_caller_hangs_up(door: Door) -> None:
+async def test_a_watch_streams_and_is_closed_when_the_caller_disconnects(door: Door) -> None:
     door.engine.add("w")
     watch: Any = door.stub.WatchWorkflow(ws.WatchWorkflowRequest(workflow_id="w"))
     frame = await watch.read()
@@ -576,7 +575,7 @@ async def test_a_watch_ends_ok_after_the_end_and_is_refused_beyond_it(door: Door
     assert (found.code, found.reason, found.metadata) == ("OUT_OF_RANGE", "SEQUENCE_BEYOND_END", {"last_sequence": "2"})
 
 
-async def test_statuses_that_a_handler_sends_itself_pass_untouched(door: Door) -> None:
+async def test_statuses_that_a_handler_sends_itself_are_not_changed(door: Door) -> None:
     stub: Any = health_pb2_grpc.HealthStub(door.channel)
     assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -607,7 +606,7 @@ async def test_reflection_lists_the_services_and_their_files(door: Door) -> None
     assert all(answer.file_descriptor_response.file_descriptor_proto for answer in answers[1:])
 
 
-async def test_reflection_finds_every_sort_of_symbol(door: Door) -> None:
+async def test_reflection_finds_every_kind_of_symbol(door: Door) -> None:
     sorts = [
         "Workflow",
         "Workflow.state",
@@ -615,7 +614,7 @@ async def test_reflection_finds_every_sort_of_symbol(door: Door) -> None:
         "WorkflowService.StartWorkflow",
         "OperatorService.ResumeWorkflow",
     ]
-    unknown = ["WorkflowService.Nothing", "Nobody.StartWorkflow", "Workflow.Nothing"]
+    unknown = ["WorkflowService.Nothing", "UnknownService.StartWorkflow", "Workflow.Nothing"]
     channel: Any = door.channel
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     asked = [
@@ -625,7 +624,7 @@ async def test_reflection_finds_every_sort_of_symbol(door: Door) -> None:
     assert answers == ["file_descriptor_response"] * len(sorts) + ["error_response"] * len(unknown)
 
 
-async def test_a_port_that_is_taken_is_a_clear_error(door: Door) -> None:
+async def test_a_port_in_use_is_a_clear_error(door: Door) -> None:
     with pytest.raises(CannotListen, match=rf"127\.0\.0\.1:{door.port}.*--grpc-address"):
         build_grpc_server(
             SETTINGS,

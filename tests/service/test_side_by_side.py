@@ -1,4 +1,4 @@
-"""Branches that fail, are retried and end at the same time: none is forgotten."""
+"""Branches that fail, are retried and end at the same time: the server forgets none of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT_ONCE = RetryPolicy(max_attempts=3, initial_interval=0.001, maximum_interval=0
 
 @step(retry=AT_ONCE)
 async def fails_once() -> str:
-    """Work at the second attempt, which follows at once."""
+    """Succeed at the second attempt, which follows at once."""
     if attempt().number == 1:
         raise TransientError("once")
     return "second"
@@ -27,7 +27,7 @@ async def fails_once() -> str:
 
 @step
 async def hold(seconds: float) -> str:
-    """Take that long."""
+    """Take this many seconds."""
     await asyncio.sleep(seconds)
     return "held"
 
@@ -40,13 +40,13 @@ async def fails() -> None:
 
 @step(retry=AT_ONCE)
 async def would_retry() -> None:
-    """Fail, and be tried again."""
+    """Fail with an error that is retried."""
     raise TransientError("again")
 
 
 @step(retry=RetryPolicy(max_attempts=1, on_exhaustion="pause"))
 async def would_pause() -> None:
-    """Fail, and wait for an operator."""
+    """Fail, and pause for an operator."""
     raise TransientError("help")
 
 
@@ -58,7 +58,7 @@ async def retries_beside() -> list[str]:
 
 @workflow
 async def both_fail(pause: bool) -> str:  # noqa: FBT001
-    """Two branches fail in one turn; the second would go on, were it alone."""
+    """Two branches fail in one turn. Alone, the second would retry or pause."""
     try:
         await gather(fails(), would_pause() if pause else would_retry())
     except StepFailed as error:
@@ -82,7 +82,7 @@ async def test_a_retry_that_falls_due_while_its_failure_is_written_is_not_forgot
 
 
 @pytest.mark.parametrize(("pause", "message"), [(False, "again"), (True, "help")])
-async def test_a_step_that_fails_as_its_sibling_did_is_cancelled_and_not_tried_again(
+async def test_a_step_that_fails_together_with_its_sibling_is_cancelled_and_not_retried(
     tmp_path: Path,
     pause: bool,  # noqa: FBT001
     message: str,

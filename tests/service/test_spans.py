@@ -1,4 +1,4 @@
-"""Spans: what history says, told once it is on disk, to a real OTLP receiver."""
+"""Spans: the server sends committed history to a real OTLP receiver."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ERROR, OK = trace_pb2.Status.STATUS_CODE_ERROR, trace_pb2.Status.STATUS_CODE_OK
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps what it is sent."""
+    """Stores the spans that it receives."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
@@ -118,16 +118,18 @@ def failed(kind: failure_pb2.FailureKind.ValueType, type_: str, message: str) ->
     return made
 
 
-def tell_attempt(to: SpanProjector, context: event_pb2.TraceContext, closed: event_pb2.Event, number: int = 1) -> None:
+def report_attempt(
+    to: SpanProjector, context: event_pb2.TraceContext, closed: event_pb2.Event, number: int = 1
+) -> None:
     to.attempt_closed(context, UID, "order-17", "checkout", started(number), closed)
 
 
-# --- what a span says ---
+# --- the content of a span ---
 
 
 def test_an_attempt_hangs_below_its_workflow_at_the_times_of_its_events(receiver: Receiver) -> None:
     spans = projector()
-    tell_attempt(spans, context_of(), succeeded())
+    report_attempt(spans, context_of(), succeeded())
     spans.shutdown()
     (span,) = receiver.spans
     assert span.trace_id.hex() == TRACE_ID
@@ -143,7 +145,7 @@ def test_an_attempt_hangs_below_its_workflow_at_the_times_of_its_events(receiver
 
 def test_a_failed_attempt_says_what_failed_and_what_comes_next(receiver: Receiver) -> None:
     spans = projector()
-    tell_attempt(spans, context_of(), failed(failure_pb2.FAILURE_KIND_TRANSIENT, "ConnectionError", "reset"))
+    report_attempt(spans, context_of(), failed(failure_pb2.FAILURE_KIND_TRANSIENT, "ConnectionError", "reset"))
     spans.shutdown()
     (span,) = receiver.spans
     said = values(span.attributes)
@@ -157,7 +159,7 @@ def test_a_failed_attempt_says_what_failed_and_what_comes_next(receiver: Receive
 
 def test_a_lost_attempt_is_marked(receiver: Receiver) -> None:
     spans = projector()
-    tell_attempt(spans, context_of(), failed(failure_pb2.FAILURE_KIND_LOST, "", "the server died"))
+    report_attempt(spans, context_of(), failed(failure_pb2.FAILURE_KIND_LOST, "", "the server died"))
     spans.shutdown()
     (span,) = receiver.spans
     said = values(span.attributes)
@@ -168,7 +170,7 @@ def test_a_lost_attempt_is_marked(receiver: Receiver) -> None:
 
 def test_a_clock_that_was_set_back_makes_no_span_end_before_it_began(receiver: Receiver) -> None:
     spans = projector()
-    tell_attempt(spans, context_of(), succeeded(seconds=40))
+    report_attempt(spans, context_of(), succeeded(seconds=40))
     spans.shutdown()
     (span,) = receiver.spans
     assert span.end_time_unix_nano == span.start_time_unix_nano == 100 * 10**9
@@ -196,20 +198,20 @@ def test_a_workflows_span_is_the_root_or_hangs_below_its_caller(
 
 
 @pytest.mark.parametrize("flags", [0, 2])
-def test_of_what_is_not_sampled_nothing_is_told(receiver: Receiver, flags: int) -> None:
+def test_an_unsampled_trace_has_no_spans(receiver: Receiver, flags: int) -> None:
     spans = projector()
-    tell_attempt(spans, context_of(flags), succeeded())
+    report_attempt(spans, context_of(flags), succeeded())
     spans.workflow_ended(context_of(flags), UID, "order-17", "checkout", event(1), event(2))
-    # A sampled one beside it: that the receiver hears at all.
-    tell_attempt(spans, context_of(1), succeeded(), number=2)
+    # A sampled attempt next to it proves that the receiver works.
+    report_attempt(spans, context_of(1), succeeded(), number=2)
     spans.shutdown()
     assert [values(span.attributes)["workflow.step.attempt"] for span in receiver.spans] == [2]
 
 
-def test_told_twice_it_is_the_same_span(receiver: Receiver) -> None:
+def test_an_attempt_reported_twice_has_the_same_span(receiver: Receiver) -> None:
     for _ in range(2):
         spans = projector()
-        tell_attempt(spans, context_of(), succeeded())
+        report_attempt(spans, context_of(), succeeded())
         spans.shutdown()
     first, second = receiver.spans
     assert first == second
@@ -218,7 +220,7 @@ def test_told_twice_it_is_the_same_span(receiver: Receiver) -> None:
 @given(
     left=st.tuples(st.text(), st.text(), st.integers(1, 99)), right=st.tuples(st.text(), st.text(), st.integers(1, 99))
 )
-def test_span_ids_are_stable_valid_and_apart(left: tuple[str, str, int], right: tuple[str, str, int]) -> None:
+def test_span_ids_are_stable_valid_and_distinct(left: tuple[str, str, int], right: tuple[str, str, int]) -> None:
     assert 0 < attempt_span_id(*left) < 2**64
     assert attempt_span_id(*left) == attempt_span_id(*left)
     # A uid has no bar in it, so no two attempts share the text that is hashed.
@@ -226,10 +228,10 @@ def test_span_ids_are_stable_valid_and_apart(left: tuple[str, str, int], right: 
         assert attempt_span_id(*left) != attempt_span_id(*right)
 
 
-# --- where the context comes from, and goes to ---
+# --- the source of the context, and its use ---
 
 
-def test_what_an_attempts_code_tells_hangs_below_its_span() -> None:
+def test_spans_of_an_attempts_code_hang_below_its_span() -> None:
     context = attempt_context(context_of(), UID, "charge", 3)
     inside = otel.get_current_span(context).get_span_context()
     assert inside.is_valid
@@ -238,7 +240,7 @@ def test_what_an_attempts_code_tells_hangs_below_its_span() -> None:
     assert inside.trace_flags.sampled
 
 
-def test_the_callers_context_is_taken_up() -> None:
+def test_the_callers_context_is_adopted() -> None:
     found = trace_from_metadata(
         [
             ("user-agent", "grpc"),
@@ -255,7 +257,7 @@ def test_a_callers_decision_not_to_sample_is_kept() -> None:
     assert trace_from_metadata([("traceparent", f"00-{TRACE_ID}-{PARENT}-00")]).trace_flags == 0
 
 
-def test_a_later_version_may_say_more() -> None:
+def test_a_traceparent_of_a_later_version_is_accepted() -> None:
     assert trace_from_metadata([("traceparent", f"01-{TRACE_ID}-{PARENT}-01-more")]).trace_id == TRACE_ID
 
 
@@ -281,22 +283,20 @@ def test_a_bad_traceparent_begins_a_new_trace(traceparent: str | bytes) -> None:
     assert found.trace_state == "", "a tracestate belongs to its traceparent"
 
 
-def test_without_a_caller_each_trace_is_its_own() -> None:
+def test_without_a_callers_context_each_trace_is_new() -> None:
     first, second = trace_from_metadata(None), trace_from_metadata(())
     assert first.trace_id != second.trace_id
     assert len(first.trace_id) == 32
 
 
 @given(st.text(max_size=80), st.text(max_size=80), st.text(max_size=80))
-def test_whatever_a_caller_sends_gives_a_context_that_can_be_used(
-    traceparent: str, tracestate: str, baggage: str
-) -> None:
+def test_any_metadata_gives_a_usable_context(traceparent: str, tracestate: str, baggage: str) -> None:
     found = trace_from_metadata([("traceparent", traceparent), ("tracestate", tracestate), ("baggage", baggage)])
     assert otel.get_current_span(attempt_context(found, UID, "charge", 1)).get_span_context().is_valid
 
 
 @given(st.text(max_size=80))
-def test_whatever_the_tracestate_the_context_can_be_used(tracestate: str) -> None:
+def test_any_tracestate_gives_a_usable_context(tracestate: str) -> None:
     found = trace_from_metadata([("traceparent", f"00-{TRACE_ID}-{PARENT}-01"), ("tracestate", tracestate)])
     assert otel.get_current_span(attempt_context(found, UID, "charge", 1)).get_span_context().is_valid
 
@@ -314,7 +314,7 @@ def test_whatever_the_tracestate_the_context_can_be_used(tracestate: str) -> Non
         {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "console"},
     ],
 )
-def test_no_spans_where_none_are_asked_for(
+def test_without_an_endpoint_no_spans_are_exported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variables: dict[str, str]
 ) -> None:
     for name, value in variables.items():
@@ -333,7 +333,7 @@ def test_no_spans_where_none_are_asked_for(
         ("OTEL_BSP_MAX_QUEUE_SIZE", "-5"),
     ],
 )
-def test_a_variable_that_cannot_be_followed_is_told_and_keeps_no_server_from_starting(
+def test_an_invalid_variable_is_logged_and_does_not_keep_the_server_from_starting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
@@ -342,11 +342,11 @@ def test_a_variable_that_cannot_be_followed_is_told_and_keeps_no_server_from_sta
     assert "spans_not_exported" in capsys.readouterr().out
 
 
-def test_the_endpoint_of_traces_alone_is_enough(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traces_endpoint_alone_is_enough(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"])
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
     spans = projector()
-    tell_attempt(spans, context_of(), succeeded())
+    report_attempt(spans, context_of(), succeeded())
     spans.shutdown()
     assert len(receiver.spans) == 1
 
@@ -367,7 +367,7 @@ def test_the_services_name(
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
     spans = projector()
-    tell_attempt(spans, context_of(), succeeded())
+    report_attempt(spans, context_of(), succeeded())
     spans.shutdown()
     (resource,) = receiver.resources
     assert resource["service.name"] == name
@@ -380,16 +380,18 @@ def test_on_the_console_a_span_is_one_line_of_json(
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     spans = projector()
     for number in (1, 2):
-        tell_attempt(spans, context_of(), succeeded(), number)
+        report_attempt(spans, context_of(), succeeded(), number)
     spans.shutdown()
-    told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert [span["attributes"]["workflow.step.attempt"] for span in told] == [1, 2]
+    printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [span["attributes"]["workflow.step.attempt"] for span in printed] == [1, 2]
 
 
-# --- a receiver that is away ---
+# --- a receiver that does not answer ---
 
 
-def test_a_receiver_that_never_answers_holds_neither_the_server_nor_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_never_answers_delays_neither_the_server_nor_its_shutdown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "1000")
@@ -397,12 +399,12 @@ def test_a_receiver_that_never_answers_holds_neither_the_server_nor_its_end(monk
         before = set(threading.enumerate())
         spans = projector()
         began = time.monotonic()
-        # More than the queue holds: what is too much is dropped, nobody waits.
+        # More spans than the queue holds: the exporter drops the rest, and no caller waits.
         for number in range(1, 3001):
-            tell_attempt(spans, context_of(), succeeded(), number)
+            report_attempt(spans, context_of(), succeeded(), number)
         assert time.monotonic() - began < 20
         began = time.monotonic()
         spans.shutdown()
         assert time.monotonic() - began < 20
         left = [thread.name for thread in set(threading.enumerate()) - before]
-        assert left == [], "nothing goes on in the background"
+        assert left == [], "nothing continues in the background"

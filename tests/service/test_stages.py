@@ -1,4 +1,4 @@
-"""After a commit all its workflows go on stage by stage: each as if it were alone."""
+"""After a commit, all its workflows continue stage by stage, each as if it were alone."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
     from tests.support.servers import Server
 
-#: How far the server's clock has been moved, in seconds.
+#: How far the tests have moved the server's clock, in seconds.
 MOVED = [0.0]
 
 
 @step
 async def takes_an_hour(number: int) -> int:
-    """Keep the loop for an hour, by the server's clock."""
+    """Block the loop for an hour, by the server's clock."""
     MOVED[0] += 3600.0
     return number + 1
 
 
 @workflow
 async def hours(count: int) -> int:
-    """Take so many such steps."""
+    """Run this many such steps."""
     number = 0
     for _ in range(count):
         number = await takes_an_hour(number)
@@ -45,7 +45,7 @@ COUNT = 12
 
 
 async def begin(server: Server, steps: int) -> None:
-    """Start some in one batch, and wait until all have ended."""
+    """Start workflows in one batch, and wait until all have ended."""
     request = workflow_service_pb2.BatchStartWorkflowsRequest()
     for number in range(COUNT):
         start = request.requests.add(workflow_id=f"hours-{number}", workflow_type=hours.name)
@@ -56,7 +56,7 @@ async def begin(server: Server, steps: int) -> None:
 
 
 async def history(server: Server, number: int) -> list[event_pb2.Event]:
-    """Answer one's events."""
+    """Return a workflow's events."""
     asked = workflow_service_pb2.ListEventsRequest(workflow_id=f"hours-{number}")
     return list((await server.stub.ListEvents(asked)).events)
 
@@ -64,18 +64,20 @@ async def history(server: Server, number: int) -> list[event_pb2.Event]:
 async def test_an_attempt_ends_when_its_own_code_has_ended(tmp_path: Path) -> None:
     MOVED[0] = 0.0
     clock = SystemClock(wall=lambda: time.time() + MOVED[0])
-    # A timeout that none of them meets, and a shutdown by the true clock.
+    # A timeout that no attempt reaches, and a shutdown by the real clock.
     async with serving(tmp_path, definitions=MINE, clock=clock, attempt_timeout=1e6) as server:
         await begin(server, 1)
         ends = []
         for number in range(COUNT):
             kinds = {event.WhichOneof("detail"): event.time for event in await history(server, number)}
             ends.append(round((kinds["attempt_succeeded"].seconds - kinds["attempt_started"].seconds) / 3600))
-        # Their attempts were put on record together and ran one after the other.
+        # One commit recorded their attempts, which then ran one after the other.
         assert sorted(ends) == list(range(1, COUNT + 1))
 
 
-async def test_a_fault_in_one_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_in_one_workflow_does_not_affect_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     faulty = {"hours-3": "ended_at_once", "hours-5": "launch", "hours-8": "flush"}
     met: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Clear refusal: bad input over every rpc gets its code, reason and field, and leaves the store as it was.
+"""Clear refusal: bad input to every rpc gets its code, reason and field, and does not change the store.
 
 Uses the fixture ``server`` (tests/conftest.py): a running server that serves
 tests/support/workflows.py, with ``stub`` and ``operator``, the two services' stubs, and
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Server(Protocol):
-    """What these tests need of the fixture."""
+    """The part of the fixture that these tests need."""
 
     channel: grpc.aio.Channel
     stub: WorkflowServiceAsyncStub
@@ -43,7 +43,7 @@ class Server(Protocol):
 
 @dataclass
 class World:
-    """Workflows there are before the bad input comes."""
+    """The workflows and tokens that exist before the bad input arrives."""
 
     #: SUCCEEDED.
     ended: str
@@ -51,24 +51,24 @@ class World:
     waiting: str
     #: No workflow has this id.
     missing: str
-    #: Of the list of all workflows.
+    #: A page token of the list of all workflows.
     workflows_token: str
-    #: Of the events of the ended one.
+    #: A page token of the ended workflow's events.
     events_token: str
-    #: Of the list of types.
+    #: A page token of the list of types.
     types_token: str
 
 
 @dataclass
 class Case:
-    """A request, and the refusal it must meet."""
+    """A request, and the refusal that it must get."""
 
     name: str
     rpc: str
     request: Callable[[World], Message]
     code: str
     reason: str
-    #: In their order; a mismatch is judged by the beginning of its fields.
+    #: The fields in order. For a mismatch, only the first part of each field counts.
     fields: tuple[str, ...] = ()
     metadata: dict[str, str] | None = None
 
@@ -90,7 +90,7 @@ OVERSIZE = Payload(json='"' + "x" * (1 << 20) + '"')
 
 
 def echo(**fields: Any) -> ws.StartWorkflowRequest:
-    """A start of ``echo`` that is good but for ``fields``."""
+    """Return a start of ``echo`` that is valid apart from ``fields``."""
     return ws.StartWorkflowRequest(**{"workflow_type": "echo", "input": Payload(json='"x"'), **fields})
 
 
@@ -456,7 +456,7 @@ async def world(server: Server) -> World:
 
 
 async def everything(server: Server) -> dict[str, tuple[str, list[str]]]:
-    """Every workflow and every event there is, as text."""
+    """Return every workflow and every event as text."""
     found: dict[str, tuple[str, list[str]]] = {}
     request = ws.ListWorkflowsRequest(page_size=1_000)
     while True:
@@ -480,14 +480,14 @@ async def all_events(server: Server, workflow_id: str) -> list[str]:
 
 
 def make_call(server: Server, rpc: str, request: Message) -> Any:
-    """Begin the call; a stream is asked for its first frame."""
+    """Start the call. For a stream, read its first frame."""
     method = getattr(server.stub, rpc, None) or getattr(server.operator, rpc)
     call = method(request)
     return call.read() if hasattr(call, "read") else call
 
 
 def details_of(error: grpc.aio.AioRpcError) -> dict[str, Any]:
-    """The details of a status by the short names of their messages."""
+    """Return the details of a status by the short names of their messages."""
     metadata: Any = error.trailing_metadata()
     status = status_pb2.Status.FromString(dict(metadata)["grpc-status-details-bin"])
     assert (status.code, status.message) == (error.code().value[0], error.details())
@@ -520,7 +520,7 @@ async def test_bad_input_is_refused_clearly_and_changes_nothing(server: Server, 
     assert await everything(server) == before
 
 
-def test_every_rpc_that_takes_anything_is_in_the_table(server: Server) -> None:
+def test_every_rpc_with_a_field_is_in_the_table(server: Server) -> None:
     methods = {
         method.name
         for service in (ws.DESCRIPTOR.services_by_name["WorkflowService"], operator_service())
@@ -534,7 +534,7 @@ def operator_service() -> Any:
     return ResumeWorkflowRequest.DESCRIPTOR.file.services_by_name["OperatorService"]
 
 
-async def test_one_refusal_in_a_batch_leaves_the_others_alone(server: Server) -> None:
+async def test_one_refusal_in_a_batch_does_not_affect_the_others(server: Server) -> None:
     good = uuid.uuid4().hex
     requests = [echo(workflow_id=good), echo(workflow_type="ecko"), echo(workflow_id=BAD_ID), echo(input=OVERSIZE)]
     answer = await server.stub.BatchStartWorkflows(ws.BatchStartWorkflowsRequest(requests=requests))
@@ -558,8 +558,8 @@ async def test_bytes_that_are_no_message_are_refused_as_bad_input(server: Server
     assert await everything(server) == before
 
 
-async def test_a_caller_who_hangs_up_changes_nothing_of_what_was_begun(server: Server) -> None:
-    """At every distance from the call's beginning, the start is either whole or not there."""
+async def test_a_start_whose_caller_disconnects_is_whole_or_absent(server: Server) -> None:
+    """Cancel the call at several times after its start: the workflow is either whole or absent."""
     for microseconds in (0, 100, 300, 1_000, 3_000, 10_000):
         workflow_id = uuid.uuid4().hex
         request = echo(workflow_id=workflow_id)
@@ -568,7 +568,7 @@ async def test_a_caller_who_hangs_up_changes_nothing_of_what_was_begun(server: S
         await asyncio.wait({answered}, timeout=microseconds / 1e6)
         call.cancel()
         await asyncio.gather(answered, return_exceptions=True)
-        # Asked again, it is the same workflow, and it comes to its end.
+        # A retry gets the same workflow, which then ends.
         request.wait.seconds = 30
         answer = await server.stub.StartWorkflow(request)
         assert answer.workflow.state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED

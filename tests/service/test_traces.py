@@ -1,4 +1,4 @@
-"""Every attempt has its span: told over OTLP to a real receiver, across retries and a SIGKILL."""
+"""Every attempt has its span, sent over OTLP to a real receiver, across retries and a SIGKILL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps what it is sent."""
+    """Stores the spans that it receives."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
@@ -31,7 +31,7 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
     async def until(self, done: Any) -> list[Any]:
-        """Wait until the spans are as wanted."""
+        """Wait until the condition holds for the spans, and return them."""
         while not done(self.spans):
             await asyncio.sleep(0.02)
         return list(self.spans)
@@ -65,7 +65,7 @@ def workflow_spans(spans: list[Any]) -> list[Any]:
 async def test_every_attempt_has_a_span_across_retries_and_a_kill(
     tmp_path: Path, receiver: tuple[Receiver, dict[str, str]]
 ) -> None:
-    told, environment = receiver
+    collector, environment = receiver
     with serving_process(tmp_path, environment=environment) as server:
         async with Client(server.grpc_address) as client:
             retried = await client.start("retried", 2, id="retried")
@@ -73,11 +73,11 @@ async def test_every_attempt_has_a_span_across_retries_and_a_kill(
             cut = await client.start("holds", 0.8, id="cut")
             while not any("hold" in line for line in server.journal):
                 await asyncio.sleep(0.01)
-            await told.until(workflow_spans)
+            await collector.until(workflow_spans)
             server.kill()
             server.start()
             await cut.result()
-            spans = await told.until(lambda spans: len(workflow_spans(spans)) == 2)
+            spans = await collector.until(lambda spans: len(workflow_spans(spans)) == 2)
             for handle in (retried, cut):
                 events = [event async for event in handle.events()]
                 workflow = await handle.get()
@@ -108,11 +108,11 @@ async def test_every_attempt_has_a_span_across_retries_and_a_kill(
     assert all(attributes(span)["mendflow.retry.action"] == "retry" for span in failed)
 
 
-@pytest.mark.parametrize(("flags", "told_of"), [("01", True), ("00", False)])
-async def test_the_callers_trace_is_taken_up_with_its_sampling_decision(
-    tmp_path: Path, receiver: tuple[Receiver, dict[str, str]], flags: str, *, told_of: bool
+@pytest.mark.parametrize(("flags", "sampled"), [("01", True), ("00", False)])
+async def test_the_callers_trace_is_adopted_with_its_sampling_decision(
+    tmp_path: Path, receiver: tuple[Receiver, dict[str, str]], flags: str, *, sampled: bool
 ) -> None:
-    told, environment = receiver
+    collector, environment = receiver
     trace_id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     with serving_process(tmp_path, environment=environment) as server:
         from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc  # noqa: PLC0415
@@ -125,14 +125,14 @@ async def test_the_callers_trace_is_taken_up_with_its_sampling_decision(
             reply = await stub.StartWorkflow(request, metadata=(("traceparent", f"00-{trace_id}-{parent}-{flags}"),))
             assert reply.workflow.trace_id == trace_id
         assert await asyncio.to_thread(server.terminate) == 0, "a drain sends what is left"
-    spans = [span for span in told.spans if span.trace_id.hex() == trace_id]
-    assert bool(spans) is told_of
-    if told_of:
+    spans = [span for span in collector.spans if span.trace_id.hex() == trace_id]
+    assert bool(spans) is sampled
+    if sampled:
         assert [span.parent_span_id.hex() for span in workflow_spans(spans)] == [parent]
         assert len(spans) == 2
 
 
-#: A module of a user who traces: its own provider, exporting to the same receiver.
+#: A user's module that traces, with its own provider that exports to the same receiver.
 TRACED = """
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -170,13 +170,13 @@ async def traced() -> None:
 async def test_a_steps_own_span_hangs_below_its_attempts(
     tmp_path: Path, receiver: tuple[Receiver, dict[str, str]]
 ) -> None:
-    told, environment = receiver
+    collector, environment = receiver
     (tmp_path / "traced.py").write_text(TRACED)
     with serving_process(tmp_path, modules=("traced",), environment=environment) as server:
         async with Client(server.grpc_address) as client:
             await client.run("traced", id="subject")
             trace_id = (await client.get("subject")).trace_id
-            spans = await told.until(workflow_spans)
+            spans = await collector.until(workflow_spans)
     attempts = {
         span.span_id: f"own {attributes(span)['workflow.step.name']} {attributes(span)['workflow.step.attempt']}"
         for span in spans

@@ -1,4 +1,4 @@
-"""A module exported, served, and called with messages, by whoever has nothing of it but the .proto."""
+"""An exported module, served and called with messages by a caller that has only its .proto."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Item:
 
 @dataclass
 class Order:
-    """What someone wants."""
+    """A customer's order."""
 
     id: str
     items: list[Item]
@@ -66,7 +66,7 @@ class Order:
 class Receipt:
     order_id: str
     total: int
-    told: str
+    received: str
 
 
 @dataclass
@@ -103,14 +103,14 @@ async def big(power: int) -> int:
 
 @workflow
 async def moment(when: Timestamp) -> Receipt:
-    """A protobuf type of its author's."""
+    """Use the author's own protobuf type."""
     return Receipt("moment", when.seconds, "")
 '''
 
 
 @dataclass
 class Caller:
-    """What another language has: the generated code of the contract and of the exported .proto."""
+    """A caller in another language, with the generated code of the contract and of the exported .proto."""
 
     server: ServerProcess
     pool: descriptor_pool.DescriptorPool
@@ -152,7 +152,7 @@ def export(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def compiled(folder: Path) -> descriptor_pool.DescriptorPool:
-    """What protoc makes of the exported file, as any other language's compiler would."""
+    """Return what protoc makes of the exported file, like any other language's compiler."""
     result = folder / "set.bin"
     known = files("grpc_tools") / "_proto"
     arguments = [
@@ -191,7 +191,7 @@ def text_of(name: str) -> str:
 
 
 def refused(work: Any) -> tuple[str, dict[str, Any]]:
-    """The code's name, and the details by their short names."""
+    """Return the code's name, and the details by their short names."""
     with pytest.raises(grpc.RpcError) as caught:
         work()
     error: Any = caught.value
@@ -215,12 +215,12 @@ def test_a_message_in_is_a_message_out_and_the_same_value_as_json(shop: Caller) 
         wait=duration_pb2.Duration(seconds=20),
     )
     other = json.loads(shop.stub.StartWorkflow(request).workflow.output.json)
-    # The workflow tells the whole value that it got.
-    assert (receipt.order_id, receipt.total, receipt.told) == (other["order_id"], other["total"], other["told"])
-    assert "timedelta(seconds=3600)" in receipt.told
+    # The receipt contains the whole value that the workflow received.
+    assert (receipt.order_id, receipt.total, receipt.received) == (other["order_id"], other["total"], other["received"])
+    assert "timedelta(seconds=3600)" in receipt.received
 
 
-def test_get_and_watch_show_the_kind_in_which_it_came(shop: Caller) -> None:
+def test_get_and_watch_show_the_input_as_it_was_sent(shop: Caller) -> None:
     sent = order(shop, "o-2")
     shop.start("checkout", sent, "kinds")
     got = shop.stub.GetWorkflow(ws.GetWorkflowRequest(workflow_id="kinds")).workflow
@@ -233,7 +233,7 @@ def test_get_and_watch_show_the_kind_in_which_it_came(shop: Caller) -> None:
     assert shop.unpack(got.output).order_id == "o-2"
 
 
-def test_starting_again_compares_type_and_bytes(shop: Caller) -> None:
+def test_a_repeated_start_compares_type_and_bytes(shop: Caller) -> None:
     first = shop.start("checkout", order(shop, "o-3"), "again")
     assert shop.start("checkout", order(shop, "o-3"), "again").uid == first.uid
     for other in (order(shop, "o-3", speed=1), order(shop, "other")):
@@ -250,16 +250,16 @@ def test_signals_are_taken_as_messages_and_replayed_after_a_kill(shop: Caller) -
     shop.signal("signalled", "approve", shop.message("CheckoutApproveSignal", by="me"))
     shop.server.kill()
     shop.server.start()
-    # Awaited without a type: it gets what JSON would have given.
+    # Without a type, the wait returns the same value as for JSON.
     shop.signal("signalled", "note", shop.message("CheckoutNoteSignal", value="fine"))
     got = shop.stub.GetWorkflow(
         ws.GetWorkflowRequest(workflow_id="signalled", wait=duration_pb2.Duration(seconds=20)), wait_for_ready=True
     ).workflow
     receipt = shop.unpack(got.output)
-    assert (receipt.total, receipt.told) == (4900, "Approval(by='me', ok=False) 'fine'")
+    assert (receipt.total, receipt.received) == (4900, "Approval(by='me', ok=False) 'fine'")
 
 
-def test_without_its_lock_a_workflow_under_way_is_paused_and_goes_on_with_it(shop: Caller) -> None:
+def test_an_open_workflow_is_paused_without_its_lock_and_resumes_with_it(shop: Caller) -> None:
     shop.start("checkout", order(shop, "o-10", speed=2), "lockless", wait=0)
     path = shop.server.directory / "shop.protos.lock.json"
     kept = path.read_bytes()
@@ -267,7 +267,7 @@ def test_without_its_lock_a_workflow_under_way_is_paused_and_goes_on_with_it(sho
     path.unlink()
     try:
         shop.server.start()
-        # It may have come to wait before the kill: a signal that its code does not ask for has it replayed.
+        # It may have reached its wait before the kill. Any other signal makes the server replay it.
         request = ws.SignalWorkflowRequest(workflow_id="lockless", name="nudge")
         shop.stub.SignalWorkflow(request, wait_for_ready=True)
         workflow = wait_for(shop, "lockless", workflow_pb2.WORKFLOW_STATE_PAUSED)
@@ -283,7 +283,7 @@ def test_without_its_lock_a_workflow_under_way_is_paused_and_goes_on_with_it(sho
     shop.signal("lockless", "approve", shop.message("CheckoutApproveSignal", by="me", ok=True))
     shop.signal("lockless", "note", shop.message("CheckoutNoteSignal", value="back"))
     workflow = wait_for(shop, "lockless", workflow_pb2.WORKFLOW_STATE_SUCCEEDED)
-    assert shop.unpack(workflow.output).told == "Approval(by='me', ok=True) 'back'"
+    assert shop.unpack(workflow.output).received == "Approval(by='me', ok=True) 'back'"
 
 
 def wait_for(shop: Caller, workflow_id: str, state: workflow_pb2.WorkflowState.ValueType) -> Any:
@@ -324,12 +324,12 @@ def test_a_message_that_does_not_fit_names_its_fields(shop: Caller) -> None:
     assert (code, details["BadRequest"].field_violations[0].field) == ("INVALID_ARGUMENT", "input")
 
 
-def test_nothing_in_and_nothing_out_are_messages_too(shop: Caller) -> None:
+def test_no_input_and_no_output_are_messages_too(shop: Caller) -> None:
     workflow = shop.start("ping", shop.message("PingInput"), "nothing")
     assert shop.unpack(workflow.output).DESCRIPTOR.full_name == "shop.v1.PingOutput"
 
 
-def test_a_result_beyond_its_message_is_not_lost(shop: Caller) -> None:
+def test_a_result_that_its_message_cannot_hold_is_returned_as_json(shop: Caller) -> None:
     assert shop.unpack(shop.start("big", shop.message("BigInput", value=10), "small").output).value == 1024
     assert shop.start("big", shop.message("BigInput", value=70), "large").output.json == str(2**70)
 
@@ -343,7 +343,7 @@ def test_a_workflow_of_an_authors_protobuf_type_answers_with_an_exported_message
     assert shop.unpack(shop.stub.StartWorkflow(request).workflow.output).total == 7
 
 
-def test_types_and_reflection_tell_the_messages(shop: Caller) -> None:
+def test_types_and_reflection_describe_the_messages(shop: Caller) -> None:
     types = {each.name: each for each in shop.stub.ListWorkflowTypes(ws.ListWorkflowTypesRequest()).workflow_types}
     checkout = types["checkout"]
     assert json.loads(checkout.input.json_schema)["title"] == "Order"
@@ -368,34 +368,34 @@ def test_types_and_reflection_tell_the_messages(shop: Caller) -> None:
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="shop.v1.Unknown"),
     ]
     replies = list(stub.ServerReflectionInfo(iter(asked)))
-    told = [
+    files = [
         {
             descriptor_pb2.FileDescriptorProto.FromString(each).name
             for each in reply.file_descriptor_response.file_descriptor_proto
         }
         for reply in replies
     ]
-    assert told[0] == told[1] == {"shop/v1/shop.proto", "google/protobuf/duration.proto"}
-    assert "mendflow/v1/workflow_service.proto" in told[2]
+    assert files[0] == files[1] == {"shop/v1/shop.proto", "google/protobuf/duration.proto"}
+    assert "mendflow/v1/workflow_service.proto" in files[2]
     assert replies[3].all_extension_numbers_response.base_type_name == "shop.v1.CheckoutInput"
     assert replies[4].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 def test_the_command_line_shows_messages(shop: Caller, tmp_path: Path) -> None:
-    """From a folder that has nothing of the module: the server tells what the messages are made of."""
+    """Run in a folder without the module: the server describes the messages."""
     shop.start("checkout", order(shop, "o-7", speed=1), "shown")
     address = shop.server.grpc_address
     shown = command(tmp_path, "show", "shown", server=address).stdout
     url = "type.googleapis.com/shop.v1.CheckoutInput"
-    told = f'{{"@type": "{url}", "id": "o-7", "items": [{{"sku": "lamp", "cents": "4900"}}], "speed": "SPEED_SLOW"}}'
-    assert f"  input      {told[:120]}" in shown
+    text = f'{{"@type": "{url}", "id": "o-7", "items": [{{"sku": "lamp", "cents": "4900"}}], "speed": "SPEED_SLOW"}}'
+    assert f"  input      {text[:120]}" in shown
     watched = command(tmp_path, "watch", "shown", server=address).stdout.splitlines()
-    assert watched[0].endswith(f"{told[:120]}… ({len(told)} characters)")
+    assert watched[0].endswith(f"{text[:120]}… ({len(text)} characters)")
     lines = command(tmp_path, "show", "shown", "--json", server=address).stdout.splitlines()
     found = json.loads(lines[0])["workflow"]
-    assert found["input"]["message"] == json.loads(told)
+    assert found["input"]["message"] == json.loads(text)
     assert found["output"]["message"]["order_id"] == "o-7"
-    # The rpc's own message, as a reader who has the types reads it.
+    # A reader with the types can parse the rpc's own message.
     known: Any = _Both(shop.pool)
     for line in lines[1:]:
         json_format.Parse(line, event_pb2.Event(), descriptor_pool=known)
@@ -414,7 +414,7 @@ class _Both:
             return descriptor_pool.Default().FindMessageTypeByName(name)
 
 
-def test_the_command_line_shows_a_message_that_nobody_knows_as_bytes(shop: Caller, tmp_path: Path) -> None:
+def test_the_command_line_shows_an_unknown_message_as_bytes(shop: Caller, tmp_path: Path) -> None:
     shop.start("checkout", order(shop, "o-8", speed=2), "unknown", wait=0)
     # An undeclared signal is taken unchecked.
     request = ws.SignalWorkflowRequest(workflow_id="unknown", name="other")
@@ -429,7 +429,7 @@ def test_the_command_line_shows_a_message_that_nobody_knows_as_bytes(shop: Calle
 
 
 def test_a_python_client_reads_what_was_started_with_a_message(shop: Caller) -> None:
-    """By its decorated function it gets the type's value: the lock lies beside the module."""
+    """Decode the value's type by the decorated function, because the lock is next to the module."""
     shop.start("checkout", order(shop, "o-9"), "python")
     program = (
         "import shop\nfrom mendflow import SyncClient\n"

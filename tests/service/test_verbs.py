@@ -1,4 +1,4 @@
-"""The table of verb and state: what each verb does to a workflow in each state, tested whole."""
+"""The table of verbs and states: what each verb does to a workflow in each state."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def until_state(server: Server, workflow_id: str, state: str) -> workflow_
 
 
 async def bring_into(server: Server, state: str, tmp_path: Path) -> str:
-    """Make a workflow in this state and answer its id."""
+    """Start a workflow, bring it into this state, and return its id."""
     client = server.client
     workflow_id = f"in-{state.lower()}"
     if state == "RUNNING":
@@ -70,7 +70,7 @@ async def bring_into(server: Server, state: str, tmp_path: Path) -> str:
 
 
 async def quarantine(server: Server, workflow_id: str) -> None:
-    """Do what recovery does when the crash budget is used up: there is no other door to this state in one process."""
+    """Do what recovery does when the crash budget is used up, the only way to this state in one process."""
     execution = server.app.engine.cache.find(workflow_id)
     assert execution is not None
     server.app.services.dispatcher.enqueue(execution, lambda: execution._quarantine("", 3))  # noqa: SLF001
@@ -83,7 +83,7 @@ async def table(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 OK = None
-#: verb → state → the error it raises (OK: none) and the state that the workflow has at last.
+#: verb → state → the error that the verb raises (OK: none) and the workflow's state in the end.
 TABLE: dict[str, dict[str, tuple[Any, str]]] = {
     "signal": {
         **{state: (OK, state) for state in STATES[:5]},
@@ -132,7 +132,7 @@ async def test_each_verb_in_each_state(table: Server, tmp_path: Path, verb: str,
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_a_second_start_answers_the_workflow_there_is(table: Server, tmp_path: Path, state: str) -> None:
+async def test_a_second_start_returns_the_existing_workflow(table: Server, tmp_path: Path, state: str) -> None:
     workflow_id = await bring_into(table, state, tmp_path)
     found = await table.client.get(workflow_id)
     given: dict[str, Any] = {"input": found.input} if found.HasField("input") else {}
@@ -203,7 +203,7 @@ async def test_clean_up_runs_after_a_cancel_and_is_cut_at_its_deadline(tmp_path:
         assert events[-2].attempt_failed.decision.explanation.startswith("The workflow has ended")
 
 
-async def test_a_stopped_workflow_says_what_stopped_it(table: Server, tmp_path: Path) -> None:
+async def test_a_stopped_workflow_explains_what_stopped_it(table: Server, tmp_path: Path) -> None:
     for state, words in (
         ("PAUSED", "step needs_help: "),
         ("QUARANTINED", "the server crashed 3 times with its workflow"),

@@ -1,4 +1,4 @@
-"""`mendflow verify`: what it predicts, from a file and from a server, and that it changes nothing."""
+"""`mendflow verify`: its predictions from a file and from a server, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: As `mendflow verify`, also where the package was installed before the command existed.
+#: `mendflow verify`, also where the package was installed before the command existed.
 VERIFY = [
     sys.executable,
     "-c",
@@ -75,7 +75,7 @@ def source(*parts: str) -> str:
 
 
 def run(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `mendflow verify` in a directory, piped, to its end."""
+    """Run `mendflow verify` in a directory, piped, until it exits."""
     variables = {"MENDFLOW_TEST_JOURNAL": str(directory / "verified.txt"), **variables}
     return as_text(run_command(["verify", *arguments], variables, directory=directory))
 
@@ -85,7 +85,7 @@ def environment(directory: Path, **variables: str) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
-        # Two versions of a module within a second would share their compiled code.
+        # Two versions of a module within one second would share their compiled code.
         "PYTHONDONTWRITEBYTECODE": "1",
         "MENDFLOW_TEST_JOURNAL": str(directory / "verified.txt"),
         **variables,
@@ -105,7 +105,7 @@ def names(directory: Path) -> list[str]:
 
 
 def files(directory: Path) -> dict[str, tuple[int, bytes]]:
-    """Return each file of a store with its time of change and its content."""
+    """Return each file of a store with its modification time and its content."""
     return {
         path.name: (path.stat().st_mtime_ns, path.read_bytes())
         for path in directory.iterdir()
@@ -139,7 +139,7 @@ def start(server: ServerProcess, workflow_type: str, *ids: str) -> None:
 
 
 def serving(directory: Path) -> ServerProcess:
-    """Return a server with an order that waits for its approval."""
+    """Start a server with an order that waits for its approval."""
     process = ServerProcess(directory, modules=("shop",), environment={"PYTHONDONTWRITEBYTECODE": "1"})
     write(process, "shop", source(AUTHORIZE, OLD))
     write(process, "renamed", source(AUTHORISE, RENAMED))
@@ -161,7 +161,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The same for tests that leave it as it is."""
+    """Share one such server between tests that do not change it."""
     process = serving(tmp_path_factory.mktemp("shared"))
     yield process
     process.kill()
@@ -257,7 +257,7 @@ def test_a_store_without_a_server_is_left_as_it_was(server: ServerProcess, life:
     assert done.returncode == 1, done.stderr
     after = files(server.directory)
     if life.startswith("copied"):
-        # SQLite cannot read a log without it.
+        # SQLite cannot read a log without the shared memory file.
         after.pop("mendflow.db-shm", None)
         assert after == before
     else:
@@ -265,12 +265,12 @@ def test_a_store_without_a_server_is_left_as_it_was(server: ServerProcess, life:
         assert names(server.directory) == around
     assert not (server.directory / "verified.txt").exists()
     assert server.journal == steps
-    # And a server goes on with it.
+    # A server can still use the store.
     server.start()
 
 
 def test_a_store_with_a_server_is_read_without_a_write(server: ServerProcess) -> None:
-    os.kill(server.process.pid, signal.SIGSTOP)  # type: ignore[union-attr] # It writes a sign of life now and then.
+    os.kill(server.process.pid, signal.SIGSTOP)  # type: ignore[union-attr] # The server writes a sign of life regularly.
     try:
         before = files(server.directory)
         done = run(server.directory, "renamed", "--store", url(server))
@@ -279,7 +279,7 @@ def test_a_store_with_a_server_is_read_without_a_write(server: ServerProcess) ->
     finally:
         os.kill(server.process.pid, signal.SIGCONT)  # type: ignore[union-attr] # as above
     assert not (server.directory / "verified.txt").exists()
-    # The server did not notice.
+    # The inspection did not disturb the server.
     start(server, "order", "order-2")
     assert "2 would pause" in run(server.directory, "renamed", "--store", url(server)).stdout
     assert server.terminate() == 0
@@ -394,7 +394,7 @@ def test_each_open_state_is_verified_and_foreign_types_are_counted_apart(server:
         assert lines[-1] == (
             "5 open workflows: 2 would pause, 1 would be cancelled without clean-up, 2 not served by these modules"
         )
-    # A type that no module has does not fail by itself.
+    # A type that no module has does not make the command fail.
     write(server, "none", source("@workflow\nasync def unrelated(): pass\n"))
     assert run(server.directory, "none", "--store", url(server)).returncode == 0
 
@@ -425,7 +425,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-def test_code_that_ends_at_once_does_not_end_the_command(shared: ServerProcess, name: str) -> None:
+def test_code_that_raises_or_exits_does_not_end_the_command(shared: ServerProcess, name: str) -> None:
     body, code, words = ENDINGS[name]
     write(shared, name, source(AUTHORIZE, RAISING.format(body)))
     done = run(shared.directory, name, "--store", url(shared))
@@ -469,7 +469,7 @@ def test_a_store_that_cannot_be_read_exits_2_in_one_line(tmp_path: Path, place: 
     assert names(tmp_path) == before
 
 
-def test_modules_and_servers_that_are_not_there_have_their_exit_codes(shared: ServerProcess) -> None:
+def test_missing_modules_and_servers_have_their_exit_codes(shared: ServerProcess) -> None:
     assert run(shared.directory, "not_there", "--store", url(shared)).returncode == 2
     write(shared, "raises", "raise ValueError('on purpose')")
     assert run(shared.directory, "raises", "--store", url(shared)).returncode == 2
@@ -478,7 +478,7 @@ def test_modules_and_servers_that_are_not_there_have_their_exit_codes(shared: Se
     assert gone.stderr.startswith("error: ")
 
 
-def test_the_variables_name_the_place_and_an_option_goes_before_them(shared: ServerProcess) -> None:
+def test_variables_name_the_place_and_an_option_overrides_them(shared: ServerProcess) -> None:
     away = f"127.0.0.1:{free_port()}"
     assert run(shared.directory, "kept", MENDFLOW_SERVER=shared.grpc_address).returncode == 0
     assert run(shared.directory, "kept", MENDFLOW_STORE=url(shared)).returncode == 0
@@ -596,7 +596,7 @@ def test_a_terminal_gets_a_bar_and_an_interrupt_ends_it_cleanly(many: ServerProc
     assert "Traceback" not in text
 
 
-def test_the_command_is_one_of_mendflow() -> None:
+def test_verify_is_a_command_of_mendflow() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         commands = tomllib.load(file)["project"]["entry-points"]["mendflow.commands"]
     assert commands["verify"] == "mendflow_server.cli.verify:verify"
