@@ -1,4 +1,4 @@
-"""Steps and workflows without a server: they are the functions they decorate."""
+"""Steps and workflows without a server behave like the functions they decorate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def double(number: int) -> int:
 
 @step(timeout=3)
 async def shout(text: str) -> str:
-    """Make it loud."""
+    """Return the text in capitals."""
     progress(1, 1, "shouting")
     attempt().heartbeat({"at": 1})
     return f"{text.upper()} {double(1)}"
@@ -28,11 +28,11 @@ async def both(number: int) -> list[str]:
     return [str(doubled), loud, str(await double(5))]
 
 
-async def test_called_elsewhere_a_step_is_the_function() -> None:
+async def test_a_step_called_outside_a_workflow_is_the_function() -> None:
     assert double(2) == 4  # type: ignore[comparison-overlap]
     assert await shout("hi") == "HI 2"
     assert getattr(shout, "__name__", "") == "shout"
-    assert shout.__doc__ == "Make it loud."
+    assert shout.__doc__ == "Return the text in capitals."
 
 
 async def test_a_workflow_called_by_hand_runs_its_steps() -> None:
@@ -53,7 +53,7 @@ async def test_a_signal_cannot_be_awaited_outside_a_workflow() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e12])
-def test_a_sleep_that_nobody_means_is_refused(seconds: float) -> None:
+def test_a_senseless_sleep_is_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="0 seconds to 100 years"):
         sleep(seconds)
 
@@ -90,7 +90,7 @@ def test_a_bad_timeout_is_refused(timeout: float) -> None:
         step(timeout=timeout)(double.function)
 
 
-def test_options_make_another_step() -> None:
+def test_with_options_returns_another_step() -> None:
     other = double.with_options(timeout=5, key="twice")
     assert (other.timeout, other.key, other.name) == (5.0, "twice", "double")
     assert double.key == ""

@@ -1,4 +1,4 @@
-"""What a replay makes of changed code: claims, versions, and drives that are taken back."""
+"""Replay of changed code: claims, versions, and drives that are undone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def waits() -> str:
 
 
 def recorded(old: Workflow[Any, Any], *settled: str) -> list[Any]:
-    """Return the events of the old code after these calls have their outcomes."""
+    """Return the events of the old code once these calls have their outcomes."""
     live = Simulation(old).begin()
     for key in settled:
         live.settle(key)
@@ -81,7 +81,7 @@ def test_a_version_is_true_and_recorded_for_a_new_workflow() -> None:
     assert again.builder.pending == []
 
 
-def test_a_version_is_false_and_not_recorded_while_recorded_calls_lie_ahead() -> None:
+def test_a_version_is_false_and_not_recorded_while_recorded_calls_are_ahead() -> None:
     again = Simulation(versioned(), events=recorded(waits, "work", "other")).begin()
     assert keys(again) == []
     assert "version:twice" not in again.history.calls
@@ -141,7 +141,7 @@ def test_a_version_outside_a_workflow_is_true_and_its_name_is_checked() -> None:
 # Claims.
 
 
-def test_an_end_that_leaves_recorded_calls_behind_cannot_go_on() -> None:
+def test_an_end_that_leaves_recorded_calls_unclaimed_is_refused() -> None:
     @workflow
     async def shorter() -> str:
         return "early"
@@ -171,7 +171,7 @@ def test_many_unclaimed_calls_are_named_in_short() -> None:
         Simulation(none, events=recorded(many)).begin()
 
 
-def test_values_are_no_calls_and_may_come_and_go() -> None:
+def test_values_are_no_calls_and_may_be_added_or_removed() -> None:
     @workflow
     async def with_values() -> None:
         now()
@@ -241,7 +241,7 @@ def test_a_key_that_belongs_to_a_version_is_refused() -> None:
         work.with_options(key="version:new")
 
 
-def test_a_name_that_a_version_has_is_no_matter_to_steps() -> None:
+def test_a_step_may_have_the_name_of_a_version() -> None:
     @workflow
     async def both() -> bool:
         decided = version("work")
@@ -253,10 +253,10 @@ def test_a_name_that_a_version_has_is_no_matter_to_steps() -> None:
     assert live.run.value is True
 
 
-# Drives that are taken back.
+# Drives that are undone.
 
 
-def test_a_drive_that_cannot_go_on_leaves_the_history_as_it_was() -> None:
+def test_a_drive_that_cannot_continue_leaves_the_history_as_it_was() -> None:
     @workflow
     async def changed() -> None:
         await work("one")
@@ -294,7 +294,7 @@ def test_a_taken_signal_goes_back_to_its_place_in_the_mailbox() -> None:
     assert "signal:go" in again.history.open
 
 
-# What else may leave workflow code.
+# Other exceptions out of workflow code.
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, RecursionError])

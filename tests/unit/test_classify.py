@@ -1,4 +1,4 @@
-"""What an exception is, told from real exceptions."""
+"""The classification of real exceptions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOW = 1_790_000_000.0
 
 
 def failed(error: BaseException, now: float = NOW) -> failure_pb2.Failure:
-    """Classify, and prove that the answer survives the wire."""
+    """Classify the error, and check that the failure survives serialization."""
     failure = classify(error, policy=RetryPolicy(), now=now).failure
     assert failure_pb2.Failure.FromString(failure.SerializeToString()) == failure
     return failure
@@ -39,7 +39,7 @@ def kind(error: BaseException) -> str:
 
 
 def raised(error: BaseException) -> BaseException:
-    """Give it a traceback."""
+    """Raise the error, and return it with its traceback."""
     try:
         raise error  # noqa: TRY301  the point of it
     except BaseException as caught:  # noqa: BLE001  any is asked for
@@ -61,7 +61,7 @@ def test_a_bare_rpc_error_is_transient() -> None:
         (errors.InvalidRequest("no", code="INVALID_ARGUMENT", retry_after=1.5), "PERMANENT"),
     ],
 )
-def test_our_own_client_in_a_step_is_judged_by_its_status(error: errors.RequestError, expected: str) -> None:
+def test_an_error_of_the_mendflow_client_is_classified_by_its_status(error: errors.RequestError, expected: str) -> None:
     assert kind(error) == expected
     assert failed(error).status_code == f"grpc:{error.code}"
     assert failed(error).retry_after.ToMilliseconds() == 1500
@@ -96,7 +96,7 @@ HTTP = [
 
 
 class Foreign(Exception):
-    """An HTTP library's exception, with what the library puts on it."""
+    """An HTTP library's exception, with the attributes that the library sets."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__("foreign")
@@ -104,7 +104,7 @@ class Foreign(Exception):
 
 
 @pytest.mark.parametrize(("status", "expected"), HTTP)
-def test_http_status_wherever_a_library_keeps_it(status: int, expected: str) -> None:
+def test_an_http_status_is_found_wherever_a_library_stores_it(status: int, expected: str) -> None:
     for error in (
         http_error(status),
         Foreign(status=status),
@@ -142,7 +142,7 @@ def test_retry_after_in_seconds_or_as_a_date(value: str, expected: int | None) -
 
 
 @pytest.mark.parametrize("code", [1006, 200, True, "503", None])
-def test_what_is_no_http_error_status_says_nothing(code: object) -> None:
+def test_a_number_that_is_no_http_error_status_is_ignored(code: object) -> None:
     assert (kind(Foreign(code=code)), failed(Foreign(code=code)).status_code) == ("TRANSIENT", "")
 
 
@@ -187,7 +187,7 @@ def test_other_smtp_errors() -> None:
     assert kind(smtplib.SMTPNotSupportedError("no AUTH")) == "PERMANENT"
 
 
-def test_an_smtp_library_that_says_code_is_not_taken_for_http() -> None:
+def test_an_smtp_reply_in_an_attribute_code_is_not_an_http_status() -> None:
     class SMTPResponseException(Exception):
         code = 451
 
@@ -245,14 +245,14 @@ def test_kinds_by_type(error: BaseException, expected: str) -> None:
 @pytest.mark.parametrize(
     ("wish", "expected"), [(2.5, 2500), (0, 0), (-3.0, 0), (float("inf"), 86_400_000), (float("nan"), None)]
 )
-def test_what_a_throttled_error_asks_for(wish: float, expected: int | None) -> None:
+def test_a_throttled_error_sets_the_delay(wish: float, expected: int | None) -> None:
     failure = failed(errors.ThrottledError("slow down", retry_after=wish))
     assert failure.HasField("retry_after") == (expected is not None)
     assert failure.retry_after.ToMilliseconds() == (expected or 0)
 
 
 class Refused(ValueError):
-    """A stranger's exception with a base."""
+    """An unknown exception with a base class."""
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_an_exception_that_cannot_be_printed_is_still_recorded() -> None:
     assert kind(raised(ExceptionGroup("g", [Mute()]))) == "TRANSIENT"
 
 
-def test_causes_are_told_by_cause_then_context_unless_suppressed() -> None:
+def test_causes_follow_cause_then_context_unless_suppressed() -> None:
     def during(*, suppress: bool) -> BaseException:
         try:
             try:
@@ -378,7 +378,7 @@ def test_a_failed_step_keeps_its_failure_as_the_cause() -> None:
     assert failed(wrapped).cause.cause == inner
 
 
-def test_failures_passed_on_and_on_stay_eight_deep() -> None:
+def test_a_failure_that_is_raised_repeatedly_stays_eight_deep() -> None:
     failure = failed(ValueError("first"))
     for _ in range(20):
         failure = failed(errors.StepFailed("again", failure))

@@ -1,4 +1,4 @@
-"""The server's time: never back, and the wall clock's wherever that is not behind."""
+"""The server's time never goes back, and follows the wall clock unless that is behind."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mendflow_server.runtime.clock import CARRIED, SPEED, SystemClock
 HOUR = 3_600.0
 DAY = 24 * HOUR
 NOW = 1_800_000_000.0
-#: What rounding takes at the size of a time of today, in seconds.
+#: The rounding error of a present-day time, in seconds.
 ROUNDING = 1e-5
 
 
 @dataclass
 class Host:
-    """The clocks of a host, which tests move."""
+    """The clocks of a host, which the tests move."""
 
     wall: float = NOW
     monotonic: float = 50.0
@@ -32,7 +32,7 @@ class Host:
         self.monotonic += seconds
 
 
-def test_it_is_the_wall_clock_as_long_as_that_goes_forward() -> None:
+def test_it_equals_the_wall_clock_while_that_goes_forward() -> None:
     host = Host()
     clock = host.clock()
     for seconds in (0.0, 0.25, HOUR):
@@ -44,7 +44,7 @@ def test_it_is_the_wall_clock_as_long_as_that_goes_forward() -> None:
     assert clock.behind() == 0
 
 
-def test_set_back_by_an_hour_it_goes_on_until_the_wall_clock_has_caught_up() -> None:
+def test_set_back_by_an_hour_it_continues_until_the_wall_clock_has_caught_up() -> None:
     host = Host()
     clock = host.clock()
     before = clock.time()
@@ -62,7 +62,7 @@ def test_set_back_by_an_hour_it_goes_on_until_the_wall_clock_has_caught_up() -> 
     assert clock.time() == host.wall
 
 
-def test_set_back_twice_it_takes_up_from_the_last_reading() -> None:
+def test_set_back_twice_it_continues_from_the_last_reading() -> None:
     host = Host()
     clock = host.clock()
     host.wall -= HOUR
@@ -76,7 +76,7 @@ def test_set_back_twice_it_takes_up_from_the_last_reading() -> None:
     assert clock.time() == pytest.approx(ahead + 9.0, abs=ROUNDING)
 
 
-def test_many_short_readings_do_not_hold_it_up() -> None:
+def test_many_short_readings_do_not_slow_it_down() -> None:
     host = Host()
     clock = host.clock()
     host.wall -= HOUR
@@ -88,19 +88,19 @@ def test_many_short_readings_do_not_hold_it_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ahead", "goes_on"), [(-HOUR, False), (0.0, False), (HOUR, True), (CARRIED, True), (CARRIED + 1, False)]
+    ("ahead", "continues"), [(-HOUR, False), (0.0, False), (HOUR, True), (CARRIED, True), (CARRIED + 1, False)]
 )
-def test_it_goes_on_from_where_the_last_process_was(ahead: float, *, goes_on: bool) -> None:
+def test_it_continues_from_the_time_of_the_last_process(ahead: float, *, continues: bool) -> None:
     host = Host()
     clock = host.clock()
     clock.resume_from(NOW + ahead)
-    assert clock.time() == (NOW + ahead if goes_on else NOW)
-    assert clock.behind() == (ahead if goes_on else 0)
+    assert clock.time() == (NOW + ahead if continues else NOW)
+    assert clock.behind() == (ahead if continues else 0)
     host.passes(10.0)
-    assert clock.time() == pytest.approx(NOW + ahead + 9.0 if goes_on else NOW + 10.0, abs=ROUNDING)
+    assert clock.time() == pytest.approx(NOW + ahead + 9.0 if continues else NOW + 10.0, abs=ROUNDING)
 
 
-#: What happens to the host: the wall clock is set by so much, then so much time passes.
+#: Events on the host: the wall clock moves by the first number, then the second number of seconds passes.
 MOVES = st.lists(
     st.tuples(
         st.sampled_from((0.0, 0.0, 0.001, HOUR)) | st.floats(-2 * DAY, 2 * DAY) | st.floats(-2.0, 2.0),
@@ -111,7 +111,7 @@ MOVES = st.lists(
 
 
 @given(MOVES)
-def test_whatever_the_wall_clock_does(moves: list[tuple[float, float]]) -> None:
+def test_it_never_goes_back_whatever_the_wall_clock_does(moves: list[tuple[float, float]]) -> None:
     host = Host()
     clock = host.clock()
     last, last_monotonic = clock.time(), host.monotonic
@@ -126,7 +126,7 @@ def test_whatever_the_wall_clock_does(moves: list[tuple[float, float]]) -> None:
             passed = host.monotonic - last_monotonic
             assert host.wall < now <= last + SPEED * passed + ROUNDING, "it went too fast to be caught up with"
         last, last_monotonic = now, host.monotonic
-    # Left alone, it comes to be the wall clock's.
+    # Without more changes, it becomes the wall clock's time.
     ahead = last - host.wall
     if ahead > 0:
         host.passes(ahead / 2)

@@ -1,4 +1,4 @@
-"""How values are recorded: the same back, or refused where they are made."""
+"""Recorded values: each comes back the same, or the codec refuses it where it is created."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_value_comes_back_the_same(pair: tuple[Any, Any]) -> None:
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # the first draw builds the strategies
 @given(typed_values())
-def test_what_is_recorded_fits_the_published_schema_unless_that_is_narrower(pair: tuple[Any, Any]) -> None:
+def test_a_recorded_value_fits_the_published_schema_unless_that_is_narrower(pair: tuple[Any, Any]) -> None:
     annotation, value = pair
     value_type = ValueType.of(annotation)
     schema = json.loads(value_type.schema().json_schema)
@@ -312,7 +312,7 @@ def test_python_names_for_numbers_are_not_read(annotation: Any, text: str) -> No
     assert problems_of(annotation, text)
 
 
-def test_the_words_themselves_are_fine_in_strings() -> None:
+def test_names_of_numbers_in_strings_are_read() -> None:
     assert round_trip(list[str], ["NaN", "Infinity", "null"]) == ["NaN", "Infinity", "null"]
 
 
@@ -441,7 +441,7 @@ def test_a_type_that_cannot_be_recorded_is_refused_at_once(annotation: Any) -> N
         ValueType.of(annotation)
 
 
-def test_sets_are_recorded_in_an_order_of_their_own() -> None:
+def test_sets_are_recorded_in_a_fixed_order() -> None:
     assert ValueType.of(set[int]).encode({10, 9, 1}).json == "[1,9,10]"
     assert ValueType.of(dict[str, list[set[str]]]).encode({"a": [{"y", "x"}]}).json == '{"a":[["x","y"]]}'
     assert ValueType.of(set[tuple[int, str]]).encode({(2, "a"), (1, "b")}).json == '[[1,"b"],[2,"a"]]'
@@ -469,7 +469,7 @@ def nested_message(x: int, holder: list[failure_pb2.Failure]) -> None: ...
 
 
 ITEM = Item("a", Decimal("1.5"))
-#: Not the Decimal that it is taken for.
+#: A float where the type says Decimal.
 WRONG: Any = 1.5
 FAILURE = failure_pb2.Failure(message="m")
 
@@ -564,7 +564,7 @@ def test_arguments_refuse_a_message_and_absence_where_they_need_json() -> None:
     for function in (one, needs_more, nothing):
         with pytest.raises(PayloadError):
             Arguments.of(function).decode(wrapped)
-    # Recorded when the message was the only parameter.
+    # This was recorded when the message was the only parameter.
     assert Arguments.of(mixed).decode(wrapped) == ([failure_pb2.Failure()], {})
     with pytest.raises(PayloadError):
         Arguments.of(one).decode(None)
@@ -606,7 +606,7 @@ def test_parameter_and_return_types() -> None:
 
 
 @given(plain, plain)
-def test_sameness_is_that_of_the_values(a: Any, b: Any) -> None:
+def test_payloads_are_the_same_if_their_values_are(a: Any, b: Any) -> None:
     first, second = (Payload(json=json.dumps(value)) for value in (a, b))
     again = Payload(json=json.dumps(a, indent=3, sort_keys=True))
     assert same_payload(first, first)
@@ -665,7 +665,7 @@ def test_sameness_of_absence_and_messages() -> None:
     assert not same_payload(Payload(message=any_pb2.Any(type_url="a/b")), Payload(message=any_pb2.Any(type_url="a/c")))
 
 
-def test_the_size_is_that_of_the_value_in_bytes() -> None:
+def test_the_size_is_the_length_of_the_value_in_bytes() -> None:
     assert payload_size(None) == payload_size(Payload()) == 0
     assert payload_size(Payload(json='"abc"')) == 5
     assert payload_size(Payload(json='"ä€"')) == 7

@@ -1,4 +1,4 @@
-"""The crash budget: a killer is quarantined, its neighbours never."""
+"""The crash budget quarantines a workflow that crashes the server, and never its neighbours."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def suspect(unit: Unit, crashes: int, alone: int = 0, *, held: bool = False) -> 
     return Suspect(unit.key, unit.step_key, crashes, alone, held=held)
 
 
-# --- one death after another ---
+# --- one crash after another ---
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 7])
@@ -49,7 +49,7 @@ def test_a_killer_on_its_own_is_quarantined_after_exactly_its_budget(budget: int
     assert plan.release_plan.start(0.0) == []
 
 
-def test_after_one_death_nobody_waits() -> None:
+def test_after_one_death_no_unit_waits() -> None:
     plan = death([], C, A, B)
     assert plan.free == [A, B, C]
     assert plan.release_plan.start(0.0) == []
@@ -74,7 +74,7 @@ def test_an_innocent_death_clears_all_suspicion_and_frees_the_held() -> None:
     assert plan.release_plan.start(0.0) == []
 
 
-def test_who_was_held_keeps_its_count_and_stays_held() -> None:
+def test_a_held_suspect_keeps_its_count_and_stays_held() -> None:
     ledger = [suspect(A, 3, 1), suspect(B, 2, 0, held=True)]
     plan = death(ledger, A, C)
     assert suspect(B, 2, 0, held=True) in plan.ledger
@@ -100,7 +100,7 @@ def test_a_lone_death_in_company_is_not_enough_even_for_a_budget_of_one() -> Non
     assert death([suspect(A, 2)], A, budget=1).quarantined == [(A, 1)]
 
 
-def test_other_units_of_a_quarantined_workflow_do_not_go_on() -> None:
+def test_other_units_of_a_quarantined_workflow_do_not_continue() -> None:
     other = Unit(A.key, "ship")
     plan = death([suspect(A, 4, 2), suspect(other, 2, held=True)], A, B)
     assert plan.quarantined == [(A, 3)]
@@ -112,7 +112,7 @@ def test_before_its_last_chance_a_suspect_waits_for_a_rest() -> None:
     plan = death([suspect(A, 3, 1)], A, B, lived=4.0)
     turns = plan.release_plan
     assert turns.start(100.0) == []
-    assert turns.ended(B, 101.0) == [], "nobody is before it any more"
+    assert turns.ended(B, 101.0) == [], "no other unit is before it any more"
     assert turns.due == 124.0
     assert turns.tick(math.nextafter(124.0, 0)) == []
     assert turns.tick(124.0) == [A]
@@ -127,7 +127,7 @@ def test_a_death_in_the_rest_clears_the_suspect() -> None:
     assert suspect(A, 4, 0, held=True) in plan.ledger
 
 
-def test_nobody_rests_that_has_more_than_one_chance_or_runs_on_its_own() -> None:
+def test_a_suspect_with_more_than_one_chance_or_on_its_own_does_not_rest() -> None:
     assert death([suspect(A, 2)], A, B).release_plan.ended(B, 0.0) == []
     assert [*death([suspect(A, 2)], A).release_plan.start(0.0)] == [A]
     assert [*death([suspect(A, 3, 2)], A, budget=4).release_plan.start(0.0)] == [A]
@@ -145,7 +145,7 @@ def schedule(units: list[Unit], *, died: int = 0, wait: float = 10.0) -> Release
     return ReleasePlan(entries, crashed=units[:died], held=units[died:], patience=wait)
 
 
-def test_groups_double_as_they_live_long_enough() -> None:
+def test_groups_double_while_they_live_long_enough() -> None:
     turns = schedule(held(12))
     sizes, now = [len(turns.start(0.0))], 0.0
     while turns.due is not None:
@@ -156,7 +156,7 @@ def test_groups_double_as_they_live_long_enough() -> None:
     assert turns.ledger() == [], "who lived is trusted again"
 
 
-def test_the_next_group_goes_as_soon_as_the_last_has_ended() -> None:
+def test_the_next_group_starts_as_soon_as_the_last_has_ended() -> None:
     turns = schedule(held(3))
     assert turns.start(0.0) == [Unit(0, "")]
     assert turns.ended(Unit(0, ""), 0.5) == [Unit(1, ""), Unit(2, "")]
@@ -165,7 +165,7 @@ def test_the_next_group_goes_as_soon_as_the_last_has_ended() -> None:
     assert turns.due is None
 
 
-def test_a_released_unit_is_no_longer_held_on_disk() -> None:
+def test_a_released_unit_is_no_longer_stored_as_held() -> None:
     turns = schedule(held(2))
     turns.start(0.0)
     assert [entry.held for entry in turns.ledger()] == [False, True]
@@ -190,14 +190,14 @@ def test_a_group_that_died_is_halved_comes_first_and_is_not_mixed() -> None:
     assert turns.tick(turns.due or 0.0) == [Unit(9, "")]
 
 
-def test_suspects_wait_for_those_that_went_on_at_once() -> None:
+def test_suspects_wait_for_the_units_that_continued_at_once() -> None:
     plan = death([suspect(A, 1)], A, B, lived=4.0)
     assert plan.release_plan.start(100.0) == []
     assert plan.release_plan.due == 108.0
     assert plan.release_plan.ended(B, 101.0) == [A]
 
 
-def test_nothing_goes_before_the_start() -> None:
+def test_nothing_is_released_before_the_start() -> None:
     turns = schedule(held(2))
     assert turns.tick(1e9) == []
     assert turns.ended(Unit(5, ""), 1e9) == []
@@ -213,7 +213,7 @@ def test_patience_is_twice_the_life_within_bounds(lived: float, expected: float)
 
 @dataclass
 class Job:
-    """A unit of the simulated world: after how long it kills or ends; neither: it runs for ever."""
+    """A unit of the simulated world, with the time after which it kills or ends. With neither, it runs forever."""
 
     unit: Unit
     arrives_in_life: int
@@ -222,14 +222,14 @@ class Job:
     ends_after: float | None = None
 
     def moments(self, since: float) -> list[tuple[float, str, Unit]]:
-        """Answer when it does what, running since then."""
+        """Return when it does what, if it runs since that time."""
         plans = (("kill", self.kills_after), ("end", self.ends_after))
         return [(since + after, what, self.unit) for what, after in plans if after is not None]
 
 
 @dataclass
 class World:
-    """Servers that live one after the other over the same ledger, until nothing kills any more."""
+    """Servers that run one after the other on the same ledger, until nothing kills any more."""
 
     jobs: list[Job]
     budget: int
@@ -253,7 +253,7 @@ class World:
             life += 1
 
     def live(self, plan: Plan, life: int, known: set[Unit]) -> tuple[list[Suspect], list[Unit], float] | None:
-        """Run one server; answer what it leaves when it is killed, None when it lives for ever."""
+        """Run one server. Return what it leaves when it is killed, or None if it runs forever."""
         by_unit = {job.unit: job for job in self.jobs}
         late = sorted(
             (0.0 if job.arrives_in_life < life else job.arrives_at + 1e4 * (job.arrives_in_life - life), job.unit)
@@ -337,7 +337,7 @@ def test_a_stream_of_new_killers_does_not_add_up_against_a_bystander(
     bystander = Job(Unit(1, "long"), 0, 0.0)
     killers, life = [Job(Unit(2, "step"), 0, 0.0, kills_after)], 2
     for number, (gap, at) in enumerate(arrivals, start=3):
-        # Each comes when the bystander may just have become the only suspect that runs.
+        # Each arrives when the bystander may just have become the only running suspect.
         life += gap
         killers.append(Job(Unit(number, "step"), life, at, kills_after))
     world = World([bystander, *killers], budget)
@@ -351,9 +351,9 @@ def test_a_stream_of_new_killers_does_not_add_up_against_a_bystander(
 def killed_from_outside(
     rng: Random, *, step: Callable[[], float], life: Callable[[], float], long: int, crashes: int
 ) -> list[tuple[Unit, int]]:
-    """Kill a server at moments that have nothing to do with its 300 units; answer who is quarantined for it.
+    """Kill a server at moments that are independent of its 300 units, and return the quarantined units.
 
-    Each step that ends is followed by another, and ``long`` more never end. A life's newcomers make up the 300.
+    A new step follows each step that ends, and ``long`` more never end. New units fill each life up to 300.
     """
     numbers = itertools.count(1)
     lasts: dict[Unit, float] = {Unit(next(numbers), "long"): math.inf for _ in range(long)}
@@ -391,14 +391,14 @@ def killed_from_outside(
 
 @pytest.mark.parametrize("seed", range(5, scaled(7, 25)))
 @pytest.mark.parametrize(("step", "lived"), [(0.1, 1.0), (1.0, 3.0), (1.0, 10.0)])
-def test_random_kills_from_outside_quarantine_nobody(seed: int, step: float, lived: float) -> None:
+def test_random_kills_from_outside_quarantine_no_unit(seed: int, step: float, lived: float) -> None:
     rng = Random(seed)
     steps, lives = (lambda: rng.expovariate(1 / step)), (lambda: rng.expovariate(1 / lived))
     assert killed_from_outside(rng, step=steps, life=lives, long=0, crashes=10) == []
 
 
 @pytest.mark.parametrize("seed", range(scaled(3, 20)))
-def test_kills_from_outside_now_and_again_quarantine_no_step_that_outlasts_every_life(seed: int) -> None:
+def test_occasional_kills_from_outside_quarantine_no_step_that_outlasts_every_life(seed: int) -> None:
     rng = Random(seed)
     steps, lives = (lambda: rng.expovariate(1)), (lambda: rng.uniform(5, 15))
     assert killed_from_outside(rng, step=steps, life=lives, long=1, crashes=20) == []

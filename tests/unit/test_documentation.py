@@ -20,12 +20,12 @@ STATUS = re.compile(r"(proposed|accepted|superseded by \[\d+\]\(\d{4}-[a-z0-9-]+
 
 
 def prose(page: Path) -> str:
-    """The page without its code blocks."""
+    """Return the page without its code blocks."""
     return FENCED.sub("", page.read_text(encoding="utf-8"))
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub makes of the page's headings."""
+    """Return the anchors that GitHub makes of the page's headings."""
     plain = [re.sub(r"[`*]|\]\([^)]*\)", "", heading).lower() for heading in HEADING.findall(prose(page))]
     return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
 

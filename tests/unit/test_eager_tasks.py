@@ -1,4 +1,4 @@
-"""Coroutines that begin at once: whatever they ask of asyncio, they cannot tell it from a task of their own."""
+"""Coroutines that begin at once: no call of asyncio distinguishes them from coroutines in their own tasks."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ async def carriers() -> AsyncIterator[EagerTasks]:
 
 
 def outside(carriers: EagerTasks, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
-    """Begin it from a callback of the loop, where no task is current; answer what `begin` answers."""
+    """Begin the coroutine in a callback of the loop, where no task is current, and return the result of `begin`."""
     loop = asyncio.get_running_loop()
     begun = loop.create_future()
     loop.call_soon(lambda: begun.set_result(carriers.begin(coroutine, contextvars.Context())))
     return begun
 
 
-async def test_what_does_not_suspend_has_ended_at_once_and_made_no_task(carriers: EagerTasks) -> None:
+async def test_a_coroutine_that_does_not_suspend_ends_at_once_without_a_task(carriers: EagerTasks) -> None:
     async def adds() -> int:
         async with asyncio.timeout(5):  # noqa: ASYNC100 - what does not suspend is what this is about
             return 2 + 3
@@ -44,7 +44,7 @@ async def test_what_does_not_suspend_has_ended_at_once_and_made_no_task(carriers
     assert asyncio.all_tasks() == before
 
 
-async def test_what_suspends_goes_on_in_the_task_in_which_it_began(carriers: EagerTasks) -> None:
+async def test_a_coroutine_that_suspends_continues_in_the_task_in_which_it_began(carriers: EagerTasks) -> None:
     async def asks() -> list[Any]:
         NAME.set("mine")
         seen = [asyncio.current_task()]
@@ -55,10 +55,10 @@ async def test_what_suspends_goes_on_in_the_task_in_which_it_began(carriers: Eag
 
     task = await outside(carriers, asks())
     assert await task == [task, task, task, "mine"]
-    assert NAME.get("nobody's") == "nobody's"
+    assert NAME.get("unset") == "unset"
 
 
-async def test_a_timeout_over_a_wait_ends_it(carriers: EagerTasks) -> None:
+async def test_a_timeout_ends_a_wait(carriers: EagerTasks) -> None:
     async def late() -> str:
         try:
             async with asyncio.timeout(0):
@@ -70,7 +70,7 @@ async def test_a_timeout_over_a_wait_ends_it(carriers: EagerTasks) -> None:
     assert await (await outside(carriers, late())) == "late"
 
 
-async def test_a_cancel_before_its_next_turn_reaches_what_it_waits_for(carriers: EagerTasks) -> None:
+async def test_a_cancel_before_the_next_turn_reaches_the_awaited_future(carriers: EagerTasks) -> None:
     children: list[asyncio.Task[None]] = []
 
     async def forever() -> None:
@@ -98,7 +98,7 @@ async def test_a_cancel_before_its_next_turn_reaches_what_it_waits_for(carriers:
 
 
 @pytest.mark.parametrize("suspends", [False, True])
-async def test_what_cancels_itself_harms_nobody_who_begins_later(carriers: EagerTasks, suspends: bool) -> None:  # noqa: FBT001
+async def test_a_coroutine_that_cancels_itself_does_not_affect_later_ones(carriers: EagerTasks, suspends: bool) -> None:  # noqa: FBT001
     async def cancels_itself() -> str:
         task = asyncio.current_task()
         assert task is not None
@@ -121,7 +121,7 @@ async def test_what_cancels_itself_harms_nobody_who_begins_later(carriers: Eager
         assert await (await outside(carriers, waits())) == "whole"
 
 
-async def test_cancel_of_what_yielded_no_future_ends_it(carriers: EagerTasks) -> None:
+async def test_a_cancel_ends_a_coroutine_that_yielded_no_future(carriers: EagerTasks) -> None:
     class Awaitable:
         def __await__(self) -> Any:
             yield 5
@@ -145,7 +145,7 @@ async def test_cancel_of_what_yielded_no_future_ends_it(carriers: EagerTasks) ->
     assert await (await begun) == "ended"
 
 
-async def test_many_that_suspend_at_once_all_go_on(carriers: EagerTasks) -> None:
+async def test_many_coroutines_that_suspend_at_once_all_continue(carriers: EagerTasks) -> None:
     async def waits(number: int) -> int:
         await asyncio.sleep(0)
         return number
@@ -154,7 +154,7 @@ async def test_many_that_suspend_at_once_all_go_on(carriers: EagerTasks) -> None
     assert await asyncio.gather(*tasks) == list(range(20))
 
 
-async def test_what_begins_inside_a_task_gets_one_of_its_own(carriers: EagerTasks) -> None:
+async def test_a_coroutine_that_begins_inside_a_task_gets_its_own_task(carriers: EagerTasks) -> None:
     async def asks() -> Any:
         return asyncio.current_task()
 

@@ -1,4 +1,4 @@
-"""The error tree: one class for each reason, and statuses that always fit into gRPC's trailers."""
+"""The error tree has one class for each reason, and every status fits into gRPC's trailers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from google.rpc import status_pb2
 
-# Of error_reason.proto, by hand: the comments there are the contract.
+# Copied by hand from error_reason.proto, whose comments are the contract.
 CODES = {
     "INVALID_FIELD": "INVALID_ARGUMENT",
     "UNKNOWN_WORKFLOW_TYPE": "INVALID_ARGUMENT",
@@ -72,7 +72,7 @@ RETRIED = {
 
 
 def classes(root: type[errors.Refusal]) -> Iterator[type[errors.Refusal]]:
-    """Every class below the root that names a reason of its own."""
+    """Return every class below the root that has its own reason."""
     for below in root.__subclasses__():
         if "reason" in vars(below):
             yield below
@@ -80,7 +80,7 @@ def classes(root: type[errors.Refusal]) -> Iterator[type[errors.Refusal]]:
 
 
 def details(status: status_pb2.Status) -> dict[str, object]:
-    """The details by the short name of their message."""
+    """Return the details by the short name of their message."""
     unpacked: dict[str, object] = {}
     for detail in status.details:
         name = detail.TypeName().rpartition(".")[2]
@@ -169,9 +169,9 @@ def test_all_violations_are_sent_while_they_fit() -> None:
 
 def test_left_out_violations_are_counted() -> None:
     fields = [(f"labels[{index}]", "is bad") for index in range(5_000)]
-    told = violations_of(to_status(errors.InvalidFields(fields)))
-    assert told[:-1] == fields[: len(told) - 1]
-    assert told[-1] == ("", f"and {5_000 - (len(told) - 1)} more")
+    sent = violations_of(to_status(errors.InvalidFields(fields)))
+    assert sent[:-1] == fields[: len(sent) - 1]
+    assert sent[-1] == ("", f"and {5_000 - (len(sent) - 1)} more")
 
 
 TEXT = st.text(max_size=40).map(lambda text: text * 200)
@@ -195,8 +195,8 @@ def test_whatever_the_caller_sent_the_status_fits_into_the_trailers(refusal: err
 
 def test_names_of_served_types_are_never_cut() -> None:
     served = [f"type-{index:04}" for index in range(1_000)]
-    told = info_of(to_status(errors.UnknownWorkflowType("x", served))).metadata["served"]
-    names, _, rest = told.rpartition(", ")
+    text = info_of(to_status(errors.UnknownWorkflowType("x", served))).metadata["served"]
+    names, _, rest = text.rpartition(", ")
     shown = names.split(", ")
     assert shown == served[: len(shown)]
     assert rest == f"… {1_000 - len(shown)} more"

@@ -23,13 +23,13 @@ def test_every_kind_has_its_words(kind: str) -> None:
 
 
 def test_a_kind_of_a_newer_server_is_shown_too() -> None:
-    # Field 99 of Event, as a newer contract may have it.
+    # Field 99 of Event, as in a newer contract.
     event = event_pb2.Event.FromString(event_pb2.Event(sequence=3).SerializeToString() + b"\x9a\x06\x00")
     assert describe_event(event).endswith("unknown to this version")
 
 
 @pytest.mark.parametrize("hostile", ["\x1b[2J", "a\nb", "a\rb", "\x07", "\u202e", "\x9b31m"])
-def test_a_terminal_is_not_given_orders(hostile: str) -> None:
+def test_control_characters_do_not_reach_a_terminal(hostile: str) -> None:
     event = event_pb2.Event(sequence=1)
     event.alert_raised.name = "alert"
     event.alert_raised.message = hostile

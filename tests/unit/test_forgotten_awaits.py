@@ -1,4 +1,4 @@
-"""Calls that workflow code makes and does not await: never silent."""
+"""Calls that workflow code makes and does not await: the server always reports them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_replay_decides_on_forgotten_calls_as_the_first_run_did() -> None:
 
 
 def caught(definition: Any) -> Simulation:
-    """Fail each step in turn, and return the run when it has ended."""
+    """Fail each step in turn, and return the ended run."""
     live = Simulation(definition).begin()
     while not live.run.done:
         live.settle(next(iter(live.history.open)), fail=True)

@@ -1,4 +1,4 @@
-"""What another process is still writing is not read by halves."""
+"""Readers skip a line that another process is still writing."""
 
 from __future__ import annotations
 

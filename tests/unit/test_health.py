@@ -1,4 +1,4 @@
-"""The rule of health, pure."""
+"""The rule of health, without a server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GOOD = HealthInputs(
 )
 
 
-def test_all_well() -> None:
+def test_good_signals_are_ready_and_alive() -> None:
     ready, alive = judge(GOOD, 0.0, SETTINGS)
     assert ready.ok
     assert alive.ok
@@ -48,7 +48,7 @@ def test_each_signal_by_itself(change: dict[str, object], lag: float, reason: st
 
 
 @pytest.mark.parametrize("change", [{"oldest_uncommitted_age": 4.9}, {"last_commit_age": 7.9}, {"last_tick_age": 29.0}])
-def test_below_the_limits_nothing_is_said(change: dict[str, object]) -> None:
+def test_signals_below_the_limits_are_healthy(change: dict[str, object]) -> None:
     ready, alive = judge(dataclasses.replace(GOOD, **change), 1.9, SETTINGS)  # type: ignore[arg-type]
     assert ready.ok
     assert alive.ok

@@ -14,7 +14,7 @@ def test_each_is_greater_than_the_one_before() -> None:
     assert ids == sorted(set(ids))
 
 
-def test_it_is_a_uuid_of_version_7_that_tells_the_time() -> None:
+def test_it_is_a_uuid_of_version_7_that_contains_the_time() -> None:
     before = time.time_ns() // 1_000_000
     made = uuid.UUID(new_id())
     assert made.version == 7

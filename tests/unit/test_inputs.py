@@ -1,4 +1,4 @@
-"""Inputs of recorded calls under changed types: compared by type, and used as they are recorded."""
+"""Inputs of recorded calls under changed types: the replay compares them by type, and steps get them as recorded."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class OrderOfText:
 
 
 def problem(before: Callable[..., Any], after: Callable[..., Any], old: Any, new: Any) -> str:
-    """Return what is wrong when a call of the old function is replayed by the new one."""
+    """Return the problem of replaying a call of the old function with the new one."""
     recorded = Arguments.of(before).encode((old,) if not isinstance(old, tuple) else old, {})
     given = Arguments.of(after).encode((new,) if not isinstance(new, tuple) else new, {})
     return input_problem(Arguments.of(after), recorded, given)
@@ -122,7 +122,7 @@ def test_a_new_optional_parameter_beside_a_message_changes_nothing() -> None:
     assert "no longer matches" in problem(of_message, of_message_and_needed, message, (message, "EUR"))
 
 
-def test_the_recorded_input_is_what_later_attempts_get() -> None:
+def test_later_attempts_get_the_recorded_input() -> None:
     @step(name="charge")
     async def before(order: Order) -> str:
         return order.id

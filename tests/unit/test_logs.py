@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, whatever is logged."""
+"""Logs: every logged value gives one JSON object on one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """Logging is the process's: leave it as it was found."""
+    """Restore the process's logging configuration."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     configured, before = structlog.is_configured(), structlog.get_config()
@@ -50,7 +50,7 @@ def test_a_line_has_time_level_event_and_values(capsys: pytest.CaptureFixture[st
     assert line == {"event": "workflow_started", "level": "info", "workflow_id": "order-17", "attempt": 2}
 
 
-def test_what_is_bound_is_on_every_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bound_values_are_on_every_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs(load_settings(log_format="json"))
     with structlog.contextvars.bound_contextvars(trace_id="ab" * 16, span_id="cd" * 8):
         logger().info("inside")
@@ -108,9 +108,9 @@ def test_the_level_holds_and_libraries_are_quiet_until_debug(
     for each in ("debug", "info", "warning", "error"):
         getattr(logger(), each)("own")
         getattr(logging.getLogger("grpc"), each)("foreign")
-    told = lines(capsys)
-    assert [line["level"] for line in told if line["event"] == "own"] == own
-    assert [line["level"] for line in told if line["event"] == "foreign"] == foreign
+    logged = lines(capsys)
+    assert [line["level"] for line in logged if line["event"] == "own"] == own
+    assert [line["level"] for line in logged if line["event"] == "foreign"] == foreign
 
 
 def test_console_is_for_people_and_has_no_colours_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +123,7 @@ def test_console_is_for_people_and_has_no_colours_in_a_file(capsys: pytest.Captu
     assert "\x1b" not in out
 
 
-def test_configured_twice_a_line_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configured_twice_a_line_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         configure_logs(load_settings(log_format="json"))
     logging.getLogger("grpc").error("once")
@@ -147,8 +147,8 @@ VALUES = st.recursive(
 def test_whatever_is_logged_is_one_line_of_json(capfd: pytest.CaptureFixture[str], value: Any) -> None:
     configure_logs(load_settings(log_format="json"))
     logger().info("said", value=value)
-    # Only a newline ends a line of JSON lines; others of Unicode's may stand in a text.
-    told = capfd.readouterr().out.split("\n")
-    assert len(told) == 2
-    assert told[1] == ""
-    assert json.loads(told[0])["event"] == "said"
+    # Only a newline ends a line of JSON lines. A text may contain Unicode's other line separators.
+    output = capfd.readouterr().out.split("\n")
+    assert len(output) == 2
+    assert output[1] == ""
+    assert json.loads(output[0])["event"] == "said"

@@ -1,4 +1,4 @@
-"""The loop that the server runs on: what ends it, and what does not."""
+"""The server's event loop: what ends it, and what does not."""
 
 from __future__ import annotations
 

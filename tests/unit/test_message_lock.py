@@ -1,4 +1,4 @@
-"""Field numbers are for good: whatever becomes of the classes, a number never means another field."""
+"""Field numbers are permanent: however the classes change, a number never means another field."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def empty() -> LockFile:
 
 @settings(max_examples=scaled(40, 2_000), deadline=None)
 @given(history=versions)
-def test_a_number_means_one_name_and_type_for_ever(history: list[dict[str, str]]) -> None:
+def test_a_number_means_one_name_and_type_forever(history: list[dict[str, str]]) -> None:
     lock = empty()
     meanings: dict[int, tuple[str, str]] = {}
     for fields in history:
         merged = locked(lock, record(fields), allow_type_changes=True)
         assert merged.conflicts == []
-        # As the next run will find it.
+        # As the next run reads it.
         lock = LockFile.model_validate_json(merged.lock.text())
         message = lock.messages["DrawInput"]
         assert {name: field.type for name, field in message.fields.items()} == fields
@@ -89,7 +89,7 @@ def test_a_type_change_is_refused_or_gets_a_new_number() -> None:
     allowed = locked(lock, record({"a": "string", "b": "double"}), allow_type_changes=True)
     assert allowed.conflicts == []
     assert allowed.lock.messages["DrawInput"].fields["b"].number == 3
-    # Its old number is reserved; its name is not, since a field has it.
+    # The old number is reserved. The name is not, because a field has it.
     assert "  reserved 2;\n  optional string a = 1;\n  optional double b = 3;\n" in proto_text(
         allowed.lock, [], "m", []
     )
@@ -145,7 +145,7 @@ def test_two_classes_of_one_name_have_two_messages_and_keep_them() -> None:
     }
     swapped = dataclasses.make_dataclass("Outer", [("part_b", theirs), ("part_a", ours)])
     assert locked(lock, swapped).changes == []
-    # Only the second is left: it does not take the first one's name.
+    # Only the second class remains, and it does not take the name of the first.
     assert locked(lock, nested(theirs), allow_type_changes=True).lock.messages["Part"].removed
 
 
@@ -208,8 +208,8 @@ def test_messages_are_found_through_each_other() -> None:
     assert [each.preferred_name for each in message.reachable()] == ["DrawInput", "Part"]
 
 
-def told(**parts: Any) -> str:
-    """Answer the text of a lock file, with these parts in place of its own."""
+def lock_text(**parts: Any) -> str:
+    """Return the text of a lock file, with these parts replaced."""
     whole = {
         "version": 1,
         "package": "shop.v1",
@@ -219,28 +219,31 @@ def told(**parts: Any) -> str:
     return json.dumps(whole | parts)
 
 
-def test_a_lock_told_by_hand_is_read(tmp_path: Path) -> None:
+def test_a_lock_written_by_hand_is_read(tmp_path: Path) -> None:
     path = tmp_path / "shop.protos.lock.json"
-    path.write_text(told(), "utf-8")
+    path.write_text(lock_text(), "utf-8")
     assert LockFile.read(path).enums["S"].values == {"A": 1, "B": 2}
 
 
 @pytest.mark.parametrize(
     ("damaged", "says"),
     [
-        (told(enums={"S": {"source": "S", "values": {"A": 1, "B": 1}}}), "enums.S .*must not have the number 1 twice"),
-        (told(enums={"S": {"source": "S", "values": {"A": 0}}}), "enums.S.values.A"),
-        (told(enums={"S": {"source": "S", "values": {"A": 1 << 40}}}), "enums.S.values.A"),
         (
-            told(enums={"S": {"source": "S", "values": {"A": 1}, "reserved": [{"number": 1, "name": "B"}]}}),
+            lock_text(enums={"S": {"source": "S", "values": {"A": 1, "B": 1}}}),
+            "enums.S .*must not have the number 1 twice",
+        ),
+        (lock_text(enums={"S": {"source": "S", "values": {"A": 0}}}), "enums.S.values.A"),
+        (lock_text(enums={"S": {"source": "S", "values": {"A": 1 << 40}}}), "enums.S.values.A"),
+        (
+            lock_text(enums={"S": {"source": "S", "values": {"A": 1}, "reserved": [{"number": 1, "name": "B"}]}}),
             "enums.S .*must not have the number 1 twice",
         ),
         (
-            told(messages={"A": {"source": "A", "fields": {"x": {"number": 19_500, "type": "S"}}}}),
+            lock_text(messages={"A": {"source": "A", "fields": {"x": {"number": 19_500, "type": "S"}}}}),
             "messages.A .*19500, which protobuf reserves",
         ),
         (
-            told(
+            lock_text(
                 messages={
                     "A": {
                         "source": "A",
@@ -251,10 +254,10 @@ def test_a_lock_told_by_hand_is_read(tmp_path: Path) -> None:
             ),
             "messages.A .*must not have the number 3 twice",
         ),
-        (told(package=""), "package"),
-        (told(package="shop"), "package"),
-        (told(go_prefix='x"\n'), "go_prefix"),
-        (told(version=2, new=True), "newer mendflow"),
+        (lock_text(package=""), "package"),
+        (lock_text(package="shop"), "package"),
+        (lock_text(go_prefix='x"\n'), "go_prefix"),
+        (lock_text(version=2, new=True), "newer mendflow"),
         ("<<<<<<< ours", "not a valid lock file"),
     ],
 )
@@ -268,7 +271,7 @@ def test_a_damaged_lock_is_refused_where_it_is_damaged(tmp_path: Path, damaged: 
 def test_a_type_of_protobufs_own_is_named_from_the_root_where_a_part_of_the_package_is_google() -> None:
     text = proto_text(
         LockFile.model_validate_json(
-            told(
+            lock_text(
                 package="tools.google.v1",
                 messages={
                     "A": {"source": "A", "fields": {"x": {"number": 1, "type": "repeated google.protobuf.Timestamp"}}}

@@ -1,4 +1,4 @@
-"""What has no message is refused, each place named by its path; what has one gets the names that protobuf likes."""
+"""A type without a message is refused with its path, and other types get names in protobuf's style."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def whole(annotation: Any) -> tuple[MessageSchema, list[tuple[str, str]]]:
     ],
     ids=str,
 )
-def test_what_has_no_message_is_refused_with_its_path(annotation: Any, path: str, words: str) -> None:
+def test_a_type_without_a_message_is_refused_with_its_path(annotation: Any, path: str, words: str) -> None:
     _, problems = whole(annotation)
     found = dict(problems)
     assert path in found or path == "JsonValue", found
@@ -129,7 +129,7 @@ def test_what_has_no_message_is_refused_with_its_path(annotation: Any, path: str
 
 
 def types_of(annotation: Any) -> dict[str, str]:
-    """A record's fields as the .proto has them."""
+    """Return a record's fields as the .proto has them."""
     message, problems = whole(annotation)
     assert problems == []
     merge(LockFile(package="t.v1"), [WorkflowSchemas("w", message, None, {})])
@@ -165,7 +165,7 @@ class Every(pydantic.BaseModel):
     z: dict[str, list[int]]
 
 
-def test_each_type_has_its_place() -> None:
+def test_each_type_has_its_protobuf_type() -> None:
     assert types_of(Every) == {
         "a": "int64",
         "b": "double",
@@ -205,7 +205,7 @@ class Named(TypedDict):
     HTTPServer: str
 
 
-def test_names_are_as_protobuf_has_them() -> None:
+def test_names_are_in_protobufs_style() -> None:
     message, _ = whole(list[Page[int]])
     (page,) = [each for each in message.reachable() if isinstance(each, MessageSchema) and each.form == "record"]
     assert (page.preferred_name, page.source) == ("PageInt", f"{__name__}.Page[int]")
@@ -232,7 +232,7 @@ def test_names_are_as_protobuf_has_them() -> None:
 
 @dataclasses.dataclass
 class WInput:
-    """Named as its message would be."""
+    """Has the name that its message would get."""
 
     a: int
     inner: WInput | None = None
@@ -245,7 +245,7 @@ def test_a_class_of_the_messages_own_name_is_that_message() -> None:
 
 
 @dataclasses.dataclass
-class Told:
+class Commented:
     """What it is.
 
     And more of it.
@@ -266,15 +266,15 @@ class Silent:
 
 
 def test_comments_come_from_docstrings() -> None:
-    message, _ = whole(dict[str, Told])
+    message, _ = whole(dict[str, Commented])
     lock = merge(LockFile(package="t.v1"), [WorkflowSchemas("w", message, None, {})]).lock
     text = proto_text(lock, message.reachable(), "t", [])
     assert (
-        "// What it is.\n//\n// And more of it.\nmessage Told {\n  // Its number.\n  optional int64 a = 1;\n"
+        "// What it is.\n//\n// And more of it.\nmessage Commented {\n  // Its number.\n  optional int64 a = 1;\n"
         '  // How.\n  // One of "x", "y".\n  optional string b = 2;\n'
         '  // How much\n  // of it.\n  // A decimal number, such as "12.50".\n'
         "  optional string c = 3;\n}\n"
     ) in text
     assert whole(list[Silent])[0].fields[0].type.comment == ""  # type: ignore[union-attr]
-    assert not isinstance(whole(Told)[0].fields[0].type, MessageSchema)
-    assert isinstance(whole(Told)[0].fields[0].type, Scalar)
+    assert not isinstance(whole(Commented)[0].fields[0].type, MessageSchema)
+    assert isinstance(whole(Commented)[0].fields[0].type, Scalar)

@@ -1,4 +1,4 @@
-"""JSON and the exported message of a type say the same value, and the .proto says what the server makes of the lock."""
+"""JSON and the exported message of a type have the same value, and the .proto matches the server's descriptors."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from tests.support.scale import scaled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What a caller who sent a message is answered by.
+#: A payload of a caller that uses messages.
 A_MESSAGE = payload_pb2.Payload(message=any_pb2.Any(type_url="/a"))
-# Types made at run time are none to a type checker.
+# A type checker does not accept types that are made at run time.
 LIST: Any = list
 TUPLE: Any = tuple
 DICT: Any = dict
@@ -68,7 +68,7 @@ class Tree:
 
 
 class Aliased(pydantic.BaseModel):
-    """With other names in JSON."""
+    """Has other names in JSON."""
 
     total: int = pydantic.Field(alias="theTotal", description="The sum.")
     raw: bytes = b"x"
@@ -76,7 +76,7 @@ class Aliased(pydantic.BaseModel):
 
 
 class Computed(pydantic.BaseModel):
-    """With what is only written."""
+    """Has a field that is only written."""
 
     a: int
     others: pydantic.RootModel[list[int]]
@@ -160,7 +160,7 @@ def always(value: Any) -> Callable[[], Any]:
 
 @st.composite
 def records(draw: st.DrawFn, fields: list[Pair]) -> Pair:
-    """A dataclass or a pydantic model with these fields, of which some have defaults."""
+    """Return a dataclass or a pydantic model with these fields, some with defaults."""
     spec: list[tuple[str, Any, Any]] = []
     for index, (annotation, values) in enumerate(fields):
         default = draw(st.none() | values.map(lambda value: (value,)))
@@ -192,7 +192,7 @@ pairs = st.recursive(st.sampled_from(LEAVES), containers, max_leaves=5)
 
 
 def shape_of(annotation: Any) -> tuple[JsonType[Any], MessageSchema, LockFile]:
-    """The type, its message, and a new lock that has it."""
+    """Return the type, its message, and a new lock that contains it."""
     value_type = ValueType.of(annotation)
     assert isinstance(value_type, JsonType)
     builder = SchemaBuilder()
@@ -207,7 +207,7 @@ def form_of(message: MessageSchema, lock: LockFile) -> JsonCodec:
 
 
 def compiled(lock: LockFile, message: MessageSchema) -> descriptor_pb2.FileDescriptorProto:
-    """What protoc makes of the .proto."""
+    """Return what protoc makes of the .proto."""
     descriptors = Descriptors(lock)
     text = proto_text(lock, message.reachable(), "tests.drawn", descriptors.file.dependency)
     with tempfile.TemporaryDirectory() as folder:
@@ -223,7 +223,7 @@ def compiled(lock: LockFile, message: MessageSchema) -> descriptor_pb2.FileDescr
 
 
 def plain(file: descriptor_pb2.FileDescriptorProto) -> dict[str, Any]:
-    """A file's content by name: protoc writes the JSON names out, and the order of messages means nothing."""
+    """Return a file's content by name. protoc writes the JSON names, and the order of messages has no meaning."""
 
     def strip(message: descriptor_pb2.DescriptorProto) -> bytes:
         for field in message.field:
@@ -246,21 +246,21 @@ def plain(file: descriptor_pb2.FileDescriptorProto) -> dict[str, Any]:
     deadline=None,
 )
 @given(data=st.data(), pair=pairs)
-def test_json_and_message_say_the_same_value(data: st.DataObject, pair: Pair) -> None:
+def test_json_and_message_have_the_same_value(data: st.DataObject, pair: Pair) -> None:
     annotation, values = pair
     value_type, message, lock = shape_of(annotation)
     form = form_of(message, lock)
-    told = value_type.with_message_codec(lambda: form)
+    with_codec = value_type.with_message_codec(lambda: form)
     for _ in range(3):
         value = data.draw(values)
-        as_json = told.encode(value)
-        as_message = told.answer(value, A_MESSAGE)
+        as_json = with_codec.encode(value)
+        as_message = with_codec.answer(value, A_MESSAGE)
         assert as_message.WhichOneof("kind") == "message"
-        from_json, from_message = told.decode(as_json), told.decode(as_message)
+        from_json, from_message = with_codec.decode(as_json), with_codec.decode(as_message)
         assert difference(from_json, from_message) is None
         assert difference(value, from_message) is None
-        # What came of a message makes the same message again.
-        assert told.answer(from_message, as_message) == as_message
+        # A value decoded from a message encodes to the same message.
+        assert with_codec.answer(from_message, as_message) == as_message
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -272,7 +272,7 @@ def test_the_proto_compiles_to_the_descriptors_that_are_made_of_the_lock(pair: P
 
 
 def one(annotation: Any, **fields: Any) -> Any:
-    """The value of a message of this type with these fields."""
+    """Return the value of a message of this type with these fields."""
     value_type, message, lock = shape_of(annotation)
     form = form_of(message, lock)
     built = Descriptors(lock).message(message.name)(**fields)
@@ -326,12 +326,12 @@ def test_what_a_message_lacks_or_has_wrong_is_named(fields: dict[str, Any], path
     assert (place, words.lower() in problem.lower()) == (path, True), problem
 
 
-def test_absence_of_what_may_be_null_is_null_and_of_a_list_is_empty() -> None:
+def test_an_absent_nullable_field_is_null_and_an_absent_list_is_empty() -> None:
     assert one(Required, count=0, colour=1) == Required(0, Colour.RED, None, [])
 
 
 @pytest.mark.parametrize(("annotation", "bad"), [(float, float("nan")), (float, float("inf")), (bytes, b"\xff")])
-def test_a_value_that_json_cannot_say_is_refused(annotation: Any, bad: Any) -> None:
+def test_a_value_that_json_cannot_express_is_refused(annotation: Any, bad: Any) -> None:
     with pytest.raises(PayloadError) as caught:
         one(LIST[annotation], value=[bad])
     assert caught.value.problems[0][0] == "value[0]"
@@ -362,10 +362,10 @@ def test_bytes_that_are_no_such_message_are_refused() -> None:
 def test_a_result_that_the_message_cannot_hold_comes_as_json(annotation: Any, value: Any) -> None:
     value_type, message, lock = shape_of(annotation)
     form = form_of(message, lock)
-    told = value_type.with_message_codec(lambda: form)
-    answer = told.answer(value, A_MESSAGE)
-    assert answer == told.encode(value)
-    assert told.decode(answer) == value
+    with_codec = value_type.with_message_codec(lambda: form)
+    answer = with_codec.answer(value, A_MESSAGE)
+    assert answer == with_codec.encode(value)
+    assert with_codec.decode(answer) == value
 
 
 def test_a_result_too_deep_for_any_receiver_comes_as_json() -> None:
@@ -374,19 +374,19 @@ def test_a_result_too_deep_for_any_receiver_comes_as_json() -> None:
     deep = Tree("leaf")
     for _ in range(120):
         deep = Tree("inner", beside=deep)
-    told = value_type.with_message_codec(lambda: form)
-    assert told.answer(deep, A_MESSAGE).WhichOneof("kind") == "json"
+    with_codec = value_type.with_message_codec(lambda: form)
+    assert with_codec.answer(deep, A_MESSAGE).WhichOneof("kind") == "json"
 
 
 def test_a_json_caller_is_answered_in_json() -> None:
     value_type, message, lock = shape_of(int)
     form = form_of(message, lock)
-    told = value_type.with_message_codec(lambda: form)
+    with_codec = value_type.with_message_codec(lambda: form)
     for asked in (None, payload_pb2.Payload(), payload_pb2.Payload(json="1")):
-        assert told.answer(2, asked) == payload_pb2.Payload(json="2")
+        assert with_codec.answer(2, asked) == payload_pb2.Payload(json="2")
 
 
-def test_the_descriptors_are_in_a_pool_of_their_own() -> None:
+def test_the_descriptors_are_in_a_separate_pool() -> None:
     _, _, lock = shape_of(Tree)
     assert Descriptors(lock).message("Tree").DESCRIPTOR.full_name == "tests.drawn.v1.Tree"
     with pytest.raises(KeyError):

@@ -1,4 +1,4 @@
-"""Page tokens: they go on exactly where they were given out, and nowhere else."""
+"""Page tokens: the next page continues exactly where the last one ended, and only in the same list."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_other_tokens_give_back_their_cursors() -> None:
 
 @pytest.mark.parametrize("number", [-1, -(2**63)])
 def test_a_forged_token_of_no_possible_place_is_refused(number: int) -> None:
-    # Its eight bytes once were read as a number beyond what the store can take, and the call ended INTERNAL.
+    # The server once read its eight bytes as a number too large for the store, and the call failed with INTERNAL.
     with pytest.raises(InvalidPageToken):
         page_tokens.workflows_cursor(Filter(), page_tokens.workflows_token(Filter(), Cursor(0, number)))
     with pytest.raises(InvalidPageToken):
@@ -84,7 +84,7 @@ def test_a_token_of_one_filter_is_refused_with_every_other() -> None:
                     page_tokens.workflows_cursor(asked, token)
 
 
-def test_a_filter_said_in_another_order_is_the_same_filter() -> None:
+def test_a_filter_in_another_order_is_the_same_filter() -> None:
     token = page_tokens.workflows_token(Filter(states=(1, 2), labels=(("a", "1"), ("b", "2"))), CURSOR)
     assert page_tokens.workflows_cursor(Filter(states=(2, 1), labels=(("b", "2"), ("a", "1"))), token) == CURSOR
 

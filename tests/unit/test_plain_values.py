@@ -1,4 +1,4 @@
-"""Plain values are recorded on a shorter way: the same bytes, and nothing that the longer way would refuse."""
+"""A shortcut records plain values with the same bytes, and accepts nothing that the full path refuses."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ leaves = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | te
 trees = st.recursive(
     leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=20
 )
-#: What is not plain, with a good part of what both ways take: a tuple, an integer beyond 64 bits, an OrderedDict.
+#: Values that are not plain, many of which both paths accept: a tuple, an integer beyond 64 bits, an OrderedDict.
 odd = st.sampled_from(
     [
         Level.LOW,
@@ -120,7 +120,7 @@ anything = st.recursive(
 
 
 def slow(annotation: Any) -> JsonType[Any]:
-    """The same type without the shorter way."""
+    """Return the same type without the shortcut."""
     value_type: JsonType[Any] = JsonType(annotation)
     value_type._is_plain = None  # noqa: SLF001 - what it is compared with
     return value_type
@@ -248,7 +248,7 @@ def test_a_float_has_the_same_text_both_ways(value: float) -> None:
     ],
     ids=repr,
 )
-def test_what_is_not_exactly_plain_goes_the_longer_way(wrap: Any, value: Any) -> None:
+def test_a_value_that_is_not_exactly_plain_takes_the_full_path(wrap: Any, value: Any) -> None:
     whole = wrap(value)
     assert not is_plain(whole)
     assert outcome(JsonType(Any), whole) == outcome(slow(Any), whole)
@@ -257,7 +257,7 @@ def test_what_is_not_exactly_plain_goes_the_longer_way(wrap: Any, value: Any) ->
 @pytest.mark.parametrize("text", ["\ud800", "a\udfff"])
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [v], lambda v: {v: 1}, lambda v: {"a": {"b": v}}])
 @pytest.mark.parametrize("annotation", [Any, JsonValue, dict, dict[str, Any], list, str])
-def test_a_lone_surrogate_is_refused_in_the_same_words(annotation: Any, wrap: Any, text: str) -> None:
+def test_a_lone_surrogate_is_refused_with_the_same_message(annotation: Any, wrap: Any, text: str) -> None:
     found = outcome(JsonType(annotation), wrap(text))
     assert found[0] == "refused"
     assert found == outcome(slow(annotation), wrap(text))

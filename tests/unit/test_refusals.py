@@ -1,4 +1,4 @@
-"""What the committer makes of a store's refusals. The store is scripted: no disk says these things when asked to."""
+"""How the committer handles a store's refusals. The store is scripted, because no disk fails on demand."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Scripted:
-    """A store that answers each batch of so many changes with the next of its errors, or does it."""
+    """A store that raises the next error scripted for a batch of this size, or commits."""
 
     def __init__(self, *script: tuple[int, StoreError]) -> None:
         self._script = list(script)
         self.sizes: list[int] = []
 
     async def commit(self, batch: Batch) -> BatchResult:
-        """Do it, or raise what comes next for a batch of this size."""
+        """Commit, or raise the next error for a batch of this size."""
         self.sizes.append(len(batch.changes))
         for index, (size, error) in enumerate(self._script):
             if size == len(batch.changes):
@@ -34,14 +34,14 @@ class Scripted:
 
 
 async def verdicts_of(store: Any, count: int) -> tuple[list[CommitOutcome], Committer]:
-    """Commit so many new workflows in one batch; answer what became of each."""
+    """Commit this many new workflows in one batch, and return the outcome of each."""
     committer = Committer(store, SystemClock(), lambda: None)
-    told: list[CommitOutcome] = []
+    outcomes: list[CommitOutcome] = []
     for number in range(count):
-        committer.submit(new(make_row(f"order-{number}"), b"one"), lambda _change, outcome: told.append(outcome))
+        committer.submit(new(make_row(f"order-{number}"), b"one"), lambda _change, outcome: outcomes.append(outcome))
     await committer.run_once()
-    await committer.wait_for_capacity()  # A turn of the loop, in which they are told.
-    return told, committer
+    await committer.wait_for_capacity()  # A turn of the loop, in which the committer reports the outcomes.
+    return outcomes, committer
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +50,11 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("refusal", [StoreError("malformed"), StoreDamaged("damaged")])
-async def test_a_refusal_ends_what_failed_before_it(refusal: StoreError) -> None:
+async def test_a_refusal_ends_an_earlier_failure(refusal: StoreError) -> None:
     store = Scripted((1, StoreUnavailable("the disk is full")), (1, refusal), (1, refusal))
     (outcome,), committer = await verdicts_of(store, 1)
     assert outcome is (CommitOutcome.DAMAGED if isinstance(refusal, StoreDamaged) else CommitOutcome.CONFLICT)
-    assert not committer.failure, "the store answers: nobody else is to be refused for it"
+    assert not committer.failure, "the store answers, so no other commit is refused"
 
 
 async def test_damage_that_passes_costs_nothing() -> None:
@@ -63,7 +63,7 @@ async def test_damage_that_passes_costs_nothing() -> None:
     assert store.sizes == [1, 1]
 
 
-async def test_only_what_lies_in_the_damage_is_given_up() -> None:
+async def test_only_damaged_workflows_are_given_up() -> None:
     damaged = StoreDamaged("damaged")
     store = Scripted((3, damaged), (1, damaged), (1, damaged))
     outcomes, _ = await verdicts_of(store, 3)

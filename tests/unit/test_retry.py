@@ -181,7 +181,7 @@ def test_jitter_is_full(failed: int, jitter: float) -> None:
     )
 
 
-def test_no_two_runs_need_wait_alike() -> None:
+def test_two_runs_wait_differently() -> None:
     delays = {seconds(decided(RetryPolicy(), failed_attempts=7, jitter=number / 1000).delay) for number in range(1000)}
     assert len(delays) == 1000
     assert min(delays) == 0
@@ -229,12 +229,12 @@ def test_delay_and_time_agree(now: float, jitter: float, failed: int) -> None:
         (10.0 * DAY, DAY, failure_pb2.RETRY_REASON_RETRY_AFTER),
     ],
 )
-def test_the_longer_of_hint_and_backoff_holds(hint: float, expected: float, reason: int) -> None:
+def test_the_longer_of_hint_and_backoff_is_used(hint: float, expected: float, reason: int) -> None:
     decision = decided(RetryPolicy(), failure("THROTTLED", hint), jitter=0.5)
     assert (seconds(decision.delay), decision.reason) == (expected, reason)
 
 
-def test_a_lost_attempt_goes_on_at_once_whatever_is_used_up() -> None:
+def test_a_lost_attempt_is_retried_at_once_whatever_is_used_up() -> None:
     policy = RetryPolicy(max_attempts=2, total_time=1.0)
     decision = decided(policy, lost_failure("killed"), failed_attempts=1, first_attempt_time=0.0)
     assert (decision.action, seconds(decision.delay), decision.attempts_left) == (RETRY, 0.0, 1)

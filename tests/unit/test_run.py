@@ -1,4 +1,4 @@
-"""Replay: any prefix of any history leads the code to the same decisions."""
+"""Replay: the code makes the same decisions after any prefix of any history."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def leaf(program: str, log: list[str]) -> str:
         except StepFailed as error:
             answer = error.failure.message
     else:
-        # The input tells what was seen before: another order would be another input.
+        # The input contains what came before, so another order would be another input.
         answer = await (work if program == "work" else other)(f"after {len(log)}: {log[-1:]}")
     log.append(answer)
     return answer
@@ -106,7 +106,7 @@ def test_every_prefix_replays_to_the_same_decisions(program: Any, choices: list[
         assert sorted(again.history.open) == opened
         assert again.outcome == outcome
     for length in range(1, len(events)):
-        # From the middle of a turn: what the code decides anew is what it decided before.
+        # Replayed from the middle of a turn, the code makes the same decisions again.
         again = Simulation(definition, events=events[:length]).begin()
         expected = [event for event in events[length:] if decided_by_code(event)]
         decided = [event for event in again.builder.pending if decided_by_code(event)]

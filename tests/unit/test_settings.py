@@ -1,4 +1,4 @@
-"""Settings: one object, built once; a bad one names its variable."""
+"""Settings: one object, built once. The error for a bad one names its variable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from mendflow_server.settings import Settings, SettingsError, load_settings
 
 
-def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MENDFLOW_DRAIN_TIMEOUT", "7")
     assert load_settings().drain_timeout == 7
     assert load_settings(drain_timeout=3).drain_timeout == 3
@@ -35,7 +35,7 @@ def test_a_bad_setting_names_its_variable(monkeypatch: pytest.MonkeyPatch, name:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "example.org:1", "192.168.1.5:50051"])
-def test_beyond_loopback_only_when_it_is_said(address: str) -> None:
+def test_an_address_beyond_loopback_needs_insecure(address: str) -> None:
     with pytest.raises(SettingsError, match=r"there is no TLS.*--insecure"):
         load_settings(grpc_address=address)
     assert load_settings(grpc_address=address, insecure=True).grpc_address == address
@@ -50,7 +50,7 @@ def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_it_cannot_be_changed() -> None:
+def test_settings_cannot_be_changed() -> None:
     settings = load_settings()
     with pytest.raises(ValidationError):
         settings.drain_timeout = 3  # type: ignore[misc]

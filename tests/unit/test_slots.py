@@ -1,4 +1,4 @@
-"""Slots: who may run, and who waits in line."""
+"""Slots: which attempts may run, and which wait in line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mendflow_server.attempts.slots import SHARE, Slots
 
 
 def in_line(slots: Slots, count: int) -> list[int]:
-    """Let so many wait; answer the list of those who get a slot."""
+    """Make this many attempts wait, and return the list of those that get a slot."""
     served: list[int] = []
 
     def wanted(number: int) -> bool:
@@ -19,7 +19,7 @@ def in_line(slots: Slots, count: int) -> list[int]:
     return served
 
 
-def test_of_many_kept_at_once_the_line_has_its_share_and_no_more() -> None:
+def test_of_many_slots_kept_at_once_the_line_gets_its_share_and_no_more() -> None:
     slots = Slots(8 * SHARE)
     while slots.take():
         pass
@@ -33,7 +33,7 @@ def test_of_many_kept_at_once_the_line_has_its_share_and_no_more() -> None:
     assert slots.free == 0
 
 
-def test_who_no_longer_wants_one_does_not_use_up_the_lines_share() -> None:
+def test_a_withdrawn_attempt_does_not_use_up_the_lines_share() -> None:
     slots = Slots(SHARE)
     while slots.take():
         pass

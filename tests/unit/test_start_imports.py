@@ -1,4 +1,4 @@
-"""What a server does not import to start."""
+"""The modules that a server does not import at its start."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_start_imports_neither_the_clients_commands_nor_the_sdk() -> None:
     late = {"mendflow.cli.commands", "mendflow.protogen.exports", "rich.progress", "opentelemetry.sdk"}
     assert not modules & late
     assert not exports
-    # The collector, which is off during the import, is on again and looks at everything.
+    # The garbage collector, which is off during the import, is on again and sees everything.
     assert (enabled, frozen) == (True, 0)
 
 

@@ -1,4 +1,4 @@
-"""From a status to a typed error: every code, every detail, and whatever else a proxy may put there."""
+"""From a status to a typed error: every code, every detail, and anything that a proxy may add."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ended(code: grpc.StatusCode, message: str = "", details: bytes | None = None
 def full_status(code: grpc.StatusCode) -> status_pb2.Status:
     number: int = code.value[0]
     status = status_pb2.Status(code=number, message="refused")
-    # Of a kind that this client has no use for.
+    # A kind that this client does not use.
     status.details.add().Pack(error_details_pb2.ResourceInfo(resource_name="order-17"))
     info = error_details_pb2.ErrorInfo(reason="SOME_REASON", domain="mendflow", metadata={"limit": "9"})
     status.details.add().Pack(info)
@@ -71,7 +71,7 @@ def test_a_status_without_details_says_at_least_its_code(code: grpc.StatusCode) 
     assert code.name in str(error)
 
 
-def test_only_a_server_that_did_not_answer_is_told_as_not_reached() -> None:
+def test_only_a_server_that_did_not_answer_counts_as_unreachable() -> None:
     assert "the server at there:1 cannot be reached: gone" in str(
         error_of_rpc(ended(grpc.StatusCode.UNAVAILABLE, "gone"), TARGET)
     )
@@ -81,9 +81,7 @@ def test_only_a_server_that_did_not_answer_is_told_as_not_reached() -> None:
 
 
 @given(code=st.sampled_from(FAILURES), details=st.binary(max_size=200), message=st.text())
-def test_whatever_bytes_come_as_details_it_is_still_the_codes_error(
-    code: grpc.StatusCode, details: bytes, message: str
-) -> None:
+def test_any_bytes_as_details_still_give_the_codes_error(code: grpc.StatusCode, details: bytes, message: str) -> None:
     error = error_of_rpc(ended(code, message, details), TARGET)
     assert type(error) is CLASSES.get(code.name, errors.ServerFault)
     assert message in str(error)
@@ -94,7 +92,7 @@ def test_one_detail_that_cannot_be_read_does_not_hide_the_others(garbage: bytes)
     status = full_status(grpc.StatusCode.INVALID_ARGUMENT)
     spoilt = status.details.add()
     spoilt.type_url = "type.googleapis.com/google.rpc.RetryInfo"
-    # A field of wire type 7, which there is not.
+    # A field of wire type 7, which does not exist.
     spoilt.value = b"\x0f" + garbage
     error = error_of_status(status, TARGET)
     assert error.reason == "SOME_REASON"
@@ -103,5 +101,5 @@ def test_one_detail_that_cannot_be_read_does_not_hide_the_others(garbage: bytes)
 
 
 @pytest.mark.parametrize("number", [-1, 17, 2_000])
-def test_a_code_that_there_is_not_is_the_servers_fault(number: int) -> None:
+def test_an_unknown_code_is_an_internal_error(number: int) -> None:
     assert type(error_of_status(status_pb2.Status(code=number), TARGET)) is errors.ServerFault

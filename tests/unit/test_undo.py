@@ -1,4 +1,4 @@
-"""Undo: what a drive added is taken back, and the history is as if it had never been."""
+"""Undo removes what a drive added, and leaves the history as it was before the drive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mendflow.v1.event_pb2 import Event
 
-#: What workflow code adds.
+#: The events that workflow code adds.
 ADDED = {"timer_started", "signal_awaited", "signal_taken", "call_cancelled", "value_recorded"}
 
 happenings = st.lists(
@@ -43,7 +43,7 @@ def history_of(program: Node, happened: list[tuple[str, int]], slots: int) -> li
 
 
 def _signal(life: Simulation, name: str) -> None:
-    """A signal comes, awaited or not."""
+    """Add a signal, awaited or not."""
     event = life.builder.new()
     event.signal_received.name = name
     life.builder.add(event)
@@ -57,13 +57,13 @@ def _added(event: Event) -> bool:
 @settings(max_examples=150, deadline=None)
 @given(program=programs, happened=happenings, slots=st.sampled_from([1, 1_000]))
 @example(
-    # Two signals are there before they are awaited, and one is taken by each of two waits.
+    # Two signals arrive before the code waits for them, and each of two waits takes one.
     Node("sequence", (Leaf("sleep"), Leaf("signal", "s"), Leaf("signal", "s"))),
     [("early", 0), ("early", 0), ("well", 0)],
     1,
 )
 @example(
-    # A timer, a signal wait and a step without a slot are cancelled.
+    # The code cancels a timer, a signal wait and a step without a slot.
     Node(
         "gather",
         (Leaf("sleep"), Leaf("signal", "s"), Leaf("step", "a", 1), Leaf("step", "b", 2)),
@@ -85,7 +85,7 @@ def test_undo_of_any_suffix_that_code_added_gives_the_fold_of_the_prefix(
             assert structure_of(history) == structure_of(folded(events[:length])), (
                 f"{program} {happened}: {[event.WhichOneof('detail') for event in events[length:end]]}"
             )
-        # It can go on from there.
+        # It can continue from there.
         for event in events[start:end]:
             history.apply(event)
         assert structure_of(history) == structure_of(folded(events[:end]))
@@ -141,7 +141,7 @@ def test_undo_of_a_close_opens_the_call_again_at_the_end_of_the_open_ones() -> N
 
     builder = journal_with(_started, _timer_started, other_timer, cancelled)
     builder.undo_to(3)
-    # The one difference from the fold of the events before, and nothing depends on it.
+    # The only difference from the fold of the earlier events. Nothing depends on it.
     assert list(builder.history.open) == ["sleep#2", "sleep"]
     assert list(folded(builder.pending).open) == ["sleep", "sleep#2"]
     assert structure_of(builder.history) == structure_of(folded(builder.pending))

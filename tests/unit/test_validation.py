@@ -1,4 +1,4 @@
-"""What the door lets through: each rule of the contract's comments, at its limit and one beyond."""
+"""Validation of requests: each rule of the contract's comments, at its limit and one beyond."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WELL_FORMED = "abcXYZ019._:/@+-"
 
 
 def refused(check: Check, request: object) -> list[str]:
-    """The fields that a check finds at fault."""
+    """Return the fields that a check refuses."""
     with pytest.raises(errors.InvalidFields) as caught:
         check(request, SETTINGS)
     return [field for field, _ in caught.value.violations]
@@ -109,7 +109,7 @@ def test_a_missing_id_is_derived_from_the_request_id() -> None:
     assert validation.check_get(GetWorkflowRequest(workflow_id=longest), SETTINGS).workflow_id == longest
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_invalid_fields_are_reported_at_once() -> None:
     request = StartWorkflowRequest(
         workflow_id="not an id",
         request_id="-",
@@ -185,7 +185,7 @@ def test_no_wait_differs_from_a_wait_of_zero() -> None:
         Duration(seconds=-(2**63)),
     ],
 )
-def test_waits_that_are_no_wait_are_refused(wait: Duration) -> None:
+def test_invalid_waits_are_refused(wait: Duration) -> None:
     assert refused(validation.check_start, start(wait=wait)) == ["wait"]
     assert refused(validation.check_get, GetWorkflowRequest(workflow_id="w", wait=wait)) == ["wait"]
 
@@ -193,7 +193,7 @@ def test_waits_that_are_no_wait_are_refused(wait: Duration) -> None:
 @pytest.mark.parametrize(
     ("asked", "given_size"), [(0, 100), (1, 1), (1_000, 1_000), (1_001, 1_000), (2**31 - 1, 1_000)]
 )
-def test_page_sizes(asked: int, given_size: int) -> None:
+def test_page_sizes_are_bounded(asked: int, given_size: int) -> None:
     assert validation.check_list_workflows(ListWorkflowsRequest(page_size=asked), SETTINGS).page_size == given_size
     events = ListEventsRequest(workflow_id="w", page_size=asked)
     assert validation.check_list_events(events, SETTINGS).page_size == given_size
@@ -249,7 +249,7 @@ def test_times_decide_exactly_for_whole_microseconds(seconds: int, nanos: int, s
     bound = validation.check_list_workflows(request, SETTINGS).condition.create_time_from
     assert bound is not None
     asked = seconds * 1_000_000_000 + nanos
-    created = asked // 1000 + shift  # a row's time, in microseconds
+    created = asked // 1000 + shift  # A row's time, in microseconds.
     assert (created >= bound) == (created * 1000 >= asked)
 
 
@@ -308,7 +308,7 @@ def test_undeclared_signals_take_any_well_formed_value(payload: Payload | None) 
         Payload(json="[Infinity]"),
         Payload(json="1 2"),
         Payload(json="[" * 100_000),
-        # What Python's own parser would take, and the workflow would fail of.
+        # Values that Python's own parser accepts, but that would fail the workflow.
         Payload(json="[" * 300 + "]" * 300),
         Payload(json='"\\ud800"'),
         Payload(json="9" * 10_000),
@@ -322,7 +322,7 @@ def test_undeclared_signals_refuse_what_is_no_value(payload: Payload) -> None:
     assert caught.value.violations[0][0].split(".")[0] == "data"
 
 
-def test_an_unknown_type_names_those_there_are() -> None:
+def test_an_unknown_type_names_the_served_ones() -> None:
     with pytest.raises(errors.UnknownWorkflowType) as caught:
         validation.definition_of("chekout", {"checkout": object()})  # type: ignore[dict-item]  # never looked at
     assert caught.value.metadata == {"served": "checkout"}
