@@ -1,4 +1,4 @@
-"""A watch from each language over a network that cuts and stalls: every event once, in order."""
+"""A watch from each language over a network that disconnects and stalls sees every event once, in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ITEMS = [{"sku": sku, "price_cents": 1, "weight_kg": 1} for sku in ["lamp"] * 12
 ORDER = {"order_id": "o", "items": ITEMS, "approval_above_cents": 0, "packing_time": 2.0}
 
 
-#: How often the network fails before it is well.
+#: How often the network fails before it works.
 TROUBLES = 10
 
 
@@ -51,7 +51,7 @@ async def test_a_watch_over_a_bad_network_sees_every_event_once(program: Program
 
 
 async def _fail(proxy: Proxy, client: Client, rng: Random) -> None:
-    """Cut, at times after some silence, whenever something has come through; the approval comes in the midst of it."""
+    """Disconnect after each transfer, sometimes after a silence. The approval arrives between the disconnects."""
     for trouble in range(TROUBLES):
         before = proxy.bytes_to_client
         while proxy.bytes_to_client == before:

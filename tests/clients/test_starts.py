@@ -1,4 +1,4 @@
-"""The same starts twice, from each language: each workflow is there once."""
+"""The same starts twice, from each language: each workflow exists once."""
 
 from __future__ import annotations
 

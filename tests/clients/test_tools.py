@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which the page's first block has been run."""
+    """Return an environment in which the page's first block has run."""
     if shutil.which("go") is None:
         pytest.skip("requires go in PATH")
     folder = tmp_path_factory.mktemp("tools")
@@ -53,7 +53,7 @@ def sh(tools: dict[str, str], server: ServerProcess, command: str) -> subprocess
 
 
 def probe(tools: dict[str, str], server: ServerProcess, service: str = "") -> tuple[int, str]:
-    """The probe's exit code and all it says."""
+    """Return the probe's exit code and its output."""
     done = sh(tools, server, f"grpc-health-probe -addr={ADDRESS} -service={service}")
     return done.returncode, done.stdout + done.stderr
 
@@ -148,7 +148,7 @@ def test_the_probe_of_a_server_whose_disk_is_full_and_then_is_not(tools: dict[st
     with serving_process(tmp_path, modules=("examples.order",), environment=environment) as server:
         assert server.process is not None
         unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
-        # The kernel refuses whatever would make the log of the store longer than it is.
+        # The kernel refuses every write that would make the store's log longer.
         size = server.store.with_name(server.store.name + "-wal").stat().st_size
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
         assert "NOT_SERVING" in wait_probe(tools, server, 4)

@@ -1,4 +1,4 @@
-"""The same tour from four languages, with a server that is killed in the midst of it: the same lines."""
+"""The same tour from four languages prints the same lines, though the test kills the server during the tour."""
 
 from __future__ import annotations
 

@@ -20,19 +20,19 @@ class Engine:
 
     @staticmethod
     def find() -> Engine | None:
-        """The one that is installed and answers."""
+        """Return the engine that is installed and answers."""
         for command in ("docker", "podman"):
             if shutil.which(command) and Engine(command).succeeds("info"):
                 return Engine(command)
         return None
 
     def succeeds(self, *arguments: str) -> bool:
-        """Whether a command exits with 0."""
+        """Return whether a command exits with 0."""
         done = subprocess.run([self.command, *arguments], capture_output=True, check=False)
         return done.returncode == 0
 
     def output(self, *arguments: str) -> str:
-        """What a command prints; an AssertionError with all it said if it fails."""
+        """Return what a command prints. Raise AssertionError with its output if it fails."""
         done = subprocess.run([self.command, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{self.command} {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
@@ -44,54 +44,54 @@ class Engine:
         self.output("build", *form, "--build-arg", f"PYTHON_IMAGE={python_image}", "--tag", tag, str(context))
 
     def has_or_pulls(self, image: str) -> bool:
-        """Whether an image is here, or can be fetched."""
+        """Return whether an image is here or can be fetched."""
         return self.succeeds("image", "inspect", image) or self.succeeds("pull", "--quiet", image)
 
     def image(self, tag: str) -> dict[str, Any]:
-        """What is written on an image."""
+        """Return an image's configuration."""
         return cast("dict[str, Any]", json.loads(self.output("image", "inspect", tag))[0])
 
     def start(self, image: str, *options: str, command: tuple[str, ...] = ()) -> Container:
-        """Run an image in the background. Health checks are asked for by hand: podman leaves them to systemd."""
+        """Run an image in the background. Tests run its health checks, because podman leaves them to systemd."""
         started = self.output("run", "--detach", "--no-healthcheck", *options, image, *command)
         return Container(self, started.splitlines()[-1])
 
 
 @dataclass(frozen=True)
 class Container:
-    """One container, running or ended."""
+    """A container, running or stopped."""
 
     engine: Engine
     id: str
 
     def address(self, port: int) -> str:
-        """Where a published port is reached, as HOST:PORT."""
+        """Return the address of a published port, as HOST:PORT."""
         published = self.engine.output("port", self.id, f"{port}/tcp")
         assert published, self.logs()
         return published.splitlines()[0]
 
     def succeeds(self, *command: str) -> bool:
-        """Whether a command, run inside, exits with 0."""
+        """Return whether a command inside the container exits with 0."""
         return self.engine.succeeds("exec", self.id, *command)
 
     def running(self) -> bool:
-        """Whether its process lives."""
+        """Return whether the container's process is running."""
         return self.engine.output("inspect", "--format", "{{.State.Running}}", self.id) == "true"
 
     def logs(self) -> str:
-        """What it wrote to its standard output and error."""
+        """Return what the container wrote to its standard output and error."""
         done = subprocess.run([self.engine.command, "logs", self.id], capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
     def stop(self) -> int:
-        """Stop it as Kubernetes would, and say how it ended: 137 is SIGKILL after 30 seconds."""
+        """Stop the container as Kubernetes does, and return its exit code: 137 is SIGKILL after 30 seconds."""
         self.engine.output("stop", "--time", "30", self.id)
         return int(self.engine.output("inspect", "--format", "{{.State.ExitCode}}", self.id))
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.engine.output("kill", "--signal", "KILL", self.id)
 
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Remove the container and its volumes."""
         self.engine.succeeds("rm", "--force", self.id)

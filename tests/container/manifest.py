@@ -11,34 +11,34 @@ FOLDER = Path(__file__).resolve().parents[2] / "k8s"
 
 
 def documents() -> list[dict[str, Any]]:
-    """What `kubectl apply -f k8s/` applies, in its order."""
+    """Return what `kubectl apply -f k8s/` applies, in its order."""
     return [document for path in sorted(FOLDER.glob("*.yaml")) for document in yaml.safe_load_all(path.read_text())]
 
 
 def the(kind: str) -> dict[str, Any]:
-    """The one document of a kind."""
+    """Return the only document of a kind."""
     (found,) = [document for document in documents() if document["kind"] == kind]
     return found
 
 
 def pod() -> dict[str, Any]:
-    """The Deployment's pod."""
+    """Return the Deployment's pod."""
     spec: dict[str, Any] = the("Deployment")["spec"]["template"]["spec"]
     return spec
 
 
 def server() -> dict[str, Any]:
-    """Its one container."""
+    """Return the pod's only container."""
     (container,) = pod()["containers"]
     found: dict[str, Any] = container
     return found
 
 
 def probes() -> dict[str, dict[str, Any]]:
-    """The grpc part of each probe, by the probe's name."""
+    """Return the grpc part of each probe, by the probe's name."""
     return {name: server()[name]["grpc"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
 
 
 def probed_services() -> set[str]:
-    """The names that grpc.health.v1 is asked for."""
+    """Return the names that the probes ask grpc.health.v1 for."""
     return {probe["service"] for probe in probes().values()}

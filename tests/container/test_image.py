@@ -1,4 +1,4 @@
-"""The image builds, serves both ports as nobody in particular, keeps its volume, and ends well when told to."""
+"""The image builds, serves both ports under any user, keeps its volume, and stops cleanly on SIGTERM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.container.engine import Container, Engine
 
-# Pulling and building take their time.
+# Pulling and building the image is slow.
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 
 START_LIMIT = 30.0
@@ -44,7 +44,7 @@ async def greeting() -> str:
 def serving(
     engine: Engine, image: str, volume: str, *options: str, command: tuple[str, ...] = ()
 ) -> Iterator[Container]:
-    """The image as the Deployment runs it: nothing but /data and /tmp can be written, no capability is left."""
+    """Run the image as the Deployment does: only /data and /tmp are writable, and the container has no capabilities."""
     container = engine.start(
         image,
         *("--volume", f"{volume}:/data", "--publish", "127.0.0.1::3000", "--publish", "127.0.0.1::50051"),
@@ -82,7 +82,7 @@ def workflows(container: Container) -> Iterator[workflow_service_pb2_grpc.Workfl
 
 
 def health_check(config: dict[str, Any]) -> list[str]:
-    """The command of HEALTHCHECK. docker writes it into the image's Config, podman beside it."""
+    """Return the command of HEALTHCHECK. docker writes it into the image's Config, podman next to it."""
     kind: str
     command: list[str]
     kind, *command = (config["Config"].get("Healthcheck") or config["Healthcheck"])["Test"]
@@ -124,7 +124,7 @@ def test_the_health_check_fails_where_no_server_answers(engine: Engine, image: s
 
 
 def test_a_workflow_outlives_containers(engine: Engine, image: str, volume: str, tmp_path: Path) -> None:
-    """Own code mounted at /app, a drain with exit status 0, a SIGKILL, and then the end."""
+    """Mount own code at /app, drain with exit status 0, send SIGKILL, and reach the workflow's end."""
     tmp_path.chmod(0o755)
     (tmp_path / "greetings.py").write_text(WAITING)
     (tmp_path / "greetings.py").chmod(0o644)

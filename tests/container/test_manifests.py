@@ -15,7 +15,7 @@ from tests.container import manifest
 
 ROOT = manifest.FOLDER.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-# Every release that its makers still mend, and the one before.
+# Every supported release, and the one before.
 KUBERNETES = ["1.31", "1.33", kubernetes_validate.latest_version()]
 
 
@@ -29,7 +29,7 @@ def test_each_object_is_valid(document: dict[str, Any], release: str) -> None:
     kubernetes_validate.validate(document, release, strict=True)
 
 
-def test_the_validator_would_notice() -> None:
+def test_the_validator_refuses_a_wrong_object() -> None:
     broken = copy.deepcopy(manifest.the("Deployment"))
     broken["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["grpc"]["port"] = "grpc"
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -63,7 +63,7 @@ def test_the_user_and_the_volume_are_the_images() -> None:
     assert volume in {mount["mountPath"] for mount in manifest.server()["volumeMounts"]}
 
 
-def test_readiness_asks_for_all_and_liveness_only_for_life() -> None:
+def test_readiness_probes_the_server_and_liveness_only_the_process() -> None:
     services = {name: probe["service"] for name, probe in manifest.probes().items()}
     assert services == {"readinessProbe": "", "livenessProbe": LIVENESS, "startupProbe": LIVENESS}
 
@@ -74,7 +74,7 @@ def test_one_writer_at_a_time() -> None:
     assert spec["strategy"] == {"type": "Recreate"}
 
 
-def test_the_grace_period_covers_the_drain() -> None:
+def test_the_grace_period_is_longer_than_the_drain() -> None:
     assert manifest.pod()["terminationGracePeriodSeconds"] > Settings.model_fields["drain_timeout"].default
 
 

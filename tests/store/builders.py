@@ -1,4 +1,4 @@
-"""What the tests of the store are made of."""
+"""Builders of rows, changes and messages for the tests of the store."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def make_row(workflow_id: str = "order-1", **fields: Any) -> Row:
 
 
 def new(row: Row, *events: bytes, **fields: Any) -> Change:
-    """A new workflow with these events."""
+    """Return the change that starts a workflow with these events."""
     row.last_sequence = len(events)
     return Change(row, None, list(enumerate(events, start=1)), **fields)
 
 
 def follow(row: Row, *events: bytes, fields: dict[str, Any] | None = None, **parts: Any) -> Change:
-    """The next change of a row that is in the store; the row object moves on as its driver's would."""
+    """Return the next change of a stored row, and advance the row object as its driver does."""
     guard = Guard(row.generation, row.last_sequence)
     for name, value in (fields or {}).items():
         setattr(row, name, value)
@@ -50,7 +50,7 @@ def follow(row: Row, *events: bytes, fields: dict[str, Any] | None = None, **par
 
 
 def end(row: Row, *events: bytes, **parts: Any) -> Change:
-    """The last change of a row."""
+    """Return the last change of a row."""
     fields = {"state": SUCCEEDED, "end_time": 9_000, "wake_time": None}
     return follow(row, *(events or (b"end",)), fields=fields, final=True, **parts)
 
@@ -68,7 +68,7 @@ async def commit(store: Store, *changes: Change, messages: tuple[Message, ...] =
 
 
 async def start(store: Store, workflow_id: str = "order-1", *events: bytes, **fields: Any) -> Row:
-    """A row that is in the store."""
+    """Commit a new workflow, and return its row."""
     row = make_row(workflow_id, **fields)
     result = await commit(store, new(row, *(events or (b"one", b"two"))))
     assert result.changes == [CommitOutcome.COMMITTED]

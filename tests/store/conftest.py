@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """A place where a store can be opened again and again."""
+    """A place where a store can be opened repeatedly."""
 
     def make(self) -> Store:
-        """Answer a store at that place, not open yet."""
+        """Return a store at that place that is not open yet."""
 
 
 class SqliteBackend:
@@ -30,7 +30,7 @@ class SqliteBackend:
 
 @pytest.fixture(params=["sqlite"])
 def backend(tmp_path: Path) -> Backend:
-    """Each backend in turn: what the suite promises holds for all."""
+    """Return each backend in turn, so that the suite runs on all of them."""
     return SqliteBackend(tmp_path / "mendflow.db")
 
 

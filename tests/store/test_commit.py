@@ -1,4 +1,4 @@
-"""Changes: each outcome, the guard, and that one refusal leaves the others alone."""
+"""Changes: each outcome, the guard, and that one refusal does not affect the others."""
 
 from __future__ import annotations
 
@@ -126,14 +126,14 @@ async def test_a_malformed_value_writes_nothing_of_its_batch(store: Store) -> No
     assert (await commit(store, follow(row, b"three"))).changes == [CommitOutcome.COMMITTED]
 
 
-async def test_a_caller_who_hangs_up_loses_nothing(store: Store) -> None:
+async def test_a_commit_whose_caller_disconnects_is_not_lost(store: Store) -> None:
     row = make_row()
     task = asyncio.ensure_future(commit(store, new(row, b"one"), messages=(signal(),)))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    # Commits keep their order, so this one comes after.
+    # Commits keep their order, so this one is second.
     assert (await commit(store, new(make_row("order-2"), b"one"))).changes == [CommitOutcome.COMMITTED]
     (loaded,) = await store.load([(await store.find(["order-1"]))["order-1"].key])
     assert loaded.events == [b"one"]
@@ -154,7 +154,7 @@ async def test_a_batch_with_every_kind_of_refusal(store: Store) -> None:
     stale = make_row("order-1", key=lost.key, generation=4, last_sequence=2)
     batch = Batch(
         [follow(stale, b"x"), end(ended), follow(going, b"three"), new(make_row("order-1"), b"x"), new(make_row("n"))],
-        [signal("order-3"), signal("n"), signal("nobody")],
+        [signal("order-3"), signal("n"), signal("missing")],
     )
     result = await store.commit(batch)
     assert result.changes == [

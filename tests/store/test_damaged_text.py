@@ -1,4 +1,4 @@
-"""Damage that SQLite does not see, but whoever reads it does: it is told as damage, and costs no other workflow."""
+"""Damage that SQLite does not detect, but a reader does: it is reported as damage and affects no other workflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("column", ["explanation = cast(x'ff' as text)", "labels = '{\"shop\": '"])
-async def test_text_that_nobody_wrote_is_damage(tmp_path: Path, column: str) -> None:
+async def test_text_that_cannot_be_decoded_is_damage(tmp_path: Path, column: str) -> None:
     path = tmp_path / "mendflow.db"
     store = SqliteStore(path)
     await store.open()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LIMIT = 1_000
 
 
-async def test_messages_lie_in_the_order_of_their_commits(store: Store) -> None:
+async def test_messages_are_in_the_order_of_their_commits(store: Store) -> None:
     row = await start(store)
     other = await start(store, "order-2")
     sent = [
@@ -37,7 +37,7 @@ async def test_messages_lie_in_the_order_of_their_commits(store: Store) -> None:
     assert len(both[0].inbox) == 1
 
 
-async def test_an_inbox_read_alone_is_the_one_that_is_loaded(store: Store) -> None:
+async def test_an_inbox_read_alone_equals_the_loaded_one(store: Store) -> None:
     row = await start(store)
     other = await start(store, "order-2")
     sent = [signal(content=b"1"), signal("order-2", content=b"2"), cancel(), signal(request_id="a", content=b"\x00")]
@@ -56,8 +56,8 @@ async def test_an_inbox_of_no_workflow_is_empty(store: Store) -> None:
     assert await store.read_inbox(999) == []
 
 
-async def test_a_message_for_nobody_is_missing(store: Store) -> None:
-    result = await commit(store, messages=(signal("nobody"), cancel("nobody")))
+async def test_a_message_for_an_unknown_workflow_is_missing(store: Store) -> None:
+    result = await commit(store, messages=(signal("missing"), cancel("missing")))
     assert result.messages == [CommitOutcome.NOT_FOUND, CommitOutcome.NOT_FOUND]
     assert result.message_keys == [0, 0]
     assert result.message_ids == [0, 0]
@@ -82,7 +82,7 @@ async def test_a_signal_sent_twice_is_one(store: Store) -> None:
     assert await send(store, signal(), signal()) == [CommitOutcome.COMMITTED, CommitOutcome.COMMITTED]
 
 
-async def test_a_signal_is_known_again_after_it_was_taken_and_after_the_end(store: Store) -> None:
+async def test_a_repeated_signal_is_recognized_after_it_was_taken_and_after_the_end(store: Store) -> None:
     row = await start(store)
     result = await commit(store, messages=(signal(request_id="a"),))
     await commit(store, follow(row, b"taken", consumed=tuple(result.message_ids)))
@@ -92,7 +92,7 @@ async def test_a_signal_is_known_again_after_it_was_taken_and_after_the_end(stor
     assert await send(store, signal(request_id="a")) == [CommitOutcome.DUPLICATE]
 
 
-async def test_after_the_end_nothing_is_added(store: Store) -> None:
+async def test_after_the_end_messages_are_refused(store: Store) -> None:
     row = await start(store)
     assert (await commit(store, end(row), messages=(signal(),))).messages == [CommitOutcome.WORKFLOW_ENDED]
     assert await send(store, signal(request_id="a"), cancel()) == [
@@ -100,7 +100,7 @@ async def test_after_the_end_nothing_is_added(store: Store) -> None:
         CommitOutcome.WORKFLOW_ENDED,
     ]
     assert (await store.load([row.key]))[0].inbox == []
-    # A refused signal was not seen: it may be sent to a later workflow of this id.
+    # A refused signal is not recorded, so a later workflow of this id may get it.
     assert await send(store, signal(request_id="a")) == [CommitOutcome.WORKFLOW_ENDED]
 
 
@@ -123,7 +123,7 @@ async def test_a_change_that_is_refused_takes_nothing(store: Store) -> None:
     assert len((await store.load([row.key]))[0].inbox) == 1
 
 
-async def test_nobody_takes_another_workflows_message(store: Store) -> None:
+async def test_a_workflow_takes_no_message_of_another(store: Store) -> None:
     row, other = await start(store), await start(store, "order-2")
     ids = (await commit(store, messages=(signal(),))).message_ids
     await commit(store, follow(other, b"x", consumed=tuple(ids)))
@@ -140,14 +140,14 @@ async def test_signals_are_limited_and_commands_are_not(store: Store, untaken: i
     assert result.messages == [CommitOutcome.COMMITTED, CommitOutcome.INBOX_FULL, CommitOutcome.DUPLICATE]
     assert result.message_ids[1] == 0
     assert await send(store, cancel()) == [CommitOutcome.COMMITTED]
-    # What was refused may be sent again once there is room.
+    # A refused signal may be sent again once there is room.
     taken = (await store.load([row.key]))[0].inbox[1].id
     await commit(store, follow(row, b"taken", consumed=(taken,)))
     assert await send(store, signal(request_id="b")) == [CommitOutcome.COMMITTED]
 
 
 @pytest.mark.parametrize("kind", [InboxKind.CANCEL, InboxKind.RESUME, InboxKind.TERMINATE])
-async def test_a_command_that_is_sent_again_is_known_again(store: Store, kind: InboxKind) -> None:
+async def test_a_repeated_command_is_recognized(store: Store, kind: InboxKind) -> None:
     row = await start(store)
     command = Message(0, "order-1", kind, "auto-1", 5_000, b"")
     assert await send(store, command, command) == [CommitOutcome.COMMITTED, CommitOutcome.DUPLICATE]

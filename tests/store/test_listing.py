@@ -1,4 +1,4 @@
-"""Lists: every page holds what the filter says, newest first, without gaps or repeats."""
+"""Lists: every page has what the filter selects, newest first, without gaps or repeats."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FILTERS = [
 
 
 def make_rows() -> list[Row]:
-    """Times that repeat and do not rise with the keys, as a clock set back leaves them."""
+    """Return rows whose times repeat and do not rise with the keys, as after a clock was set back."""
     rows = []
     for number in range(60):
         state = STATES[number % 4]
@@ -83,7 +83,7 @@ async def test_the_pages_of_every_filter_are_complete_and_in_order(store: Store,
         assert got == [row for row in newest_first if matches(row, condition)], condition
 
 
-async def test_workflows_that_come_between_pages_upset_nothing(store: Store) -> None:
+async def test_workflows_that_start_between_pages_change_no_page(store: Store) -> None:
     rows = [make_row(f"order-{number}", create_time=1_000 + number) for number in range(10)]
     await store.commit(Batch([new(row, b"one") for row in rows]))
     first = await store.list_workflows(Filter(), limit=4, after=None)
@@ -102,7 +102,7 @@ async def test_workflows_that_come_between_pages_upset_nothing(store: Store) -> 
     ],
 )
 async def test_a_page_looks_at_a_bounded_number_of_rows(store: Store, condition: Filter) -> None:
-    # Only the oldest of 6,000 fits the filter, so it lies beyond the first 5,000 looks.
+    # Only the oldest of 6,000 fits the filter, so the first 5,000 rows that the query reads do not include it.
     rows = [
         make_row(f"order-{number}", workflow_type="many", create_time=number, labels={"common": "yes"})
         for number in range(6_000)

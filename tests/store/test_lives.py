@@ -20,13 +20,13 @@ def life(replica_id: str, time: int) -> Life:
     return Life(replica_id, time, time, drained=False)
 
 
-async def test_each_life_answers_the_one_before_it(store: Store) -> None:
+async def test_each_life_returns_the_one_before_it(store: Store) -> None:
     assert await store.last_beat() == 0
     assert await store.begin_life(life("a", 500)) is None
     assert await store.last_beat() == 500
     await store.beat("a", 600)
     assert await store.last_beat() == 600
-    # A clock that was set back changes nothing: the newest is the one that began last.
+    # A clock that was set back changes nothing: the newest life is the one that began last.
     assert await store.begin_life(life("b", 100)) == Life("a", 500, 600, drained=False)
     await store.beat("b", 150, drained=True)
     await store.beat("b", 160)
@@ -34,7 +34,7 @@ async def test_each_life_answers_the_one_before_it(store: Store) -> None:
     assert await store.begin_life(life("c", 200)) == Life("b", 100, 160, drained=True)
 
 
-async def test_a_life_may_begin_twice_when_nobody_was_told_of_the_first_time(store: Store) -> None:
+async def test_a_life_may_begin_twice_when_the_reply_to_the_first_was_lost(store: Store) -> None:
     await store.begin_life(life("a", 500))
     for _ in range(2):
         assert await store.begin_life(life("b", 600)) == life("a", 500)
@@ -42,7 +42,7 @@ async def test_a_life_may_begin_twice_when_nobody_was_told_of_the_first_time(sto
     assert await store.begin_life(life("c", 800)) == Life("b", 600, 700, drained=False)
 
 
-async def test_old_lives_make_room(store: Store) -> None:
+async def test_old_lives_are_removed(store: Store) -> None:
     for number in range(30):
         previous = await store.begin_life(life(f"replica-{number}", number))
         assert previous == (life(f"replica-{number - 1}", number - 1) if number else None)
@@ -84,7 +84,7 @@ async def test_a_restart_finds_everything(backend: Backend) -> None:
     await after.close()
 
 
-async def test_close_finishes_what_was_handed_over(backend: Backend) -> None:
+async def test_close_commits_what_was_submitted(backend: Backend) -> None:
     store = backend.make()
     await store.open()
     pending = [start(store, f"order-{number}") for number in range(20)]

@@ -1,4 +1,4 @@
-"""Any batches: the store and a model of the protocol's rules give the same outcomes and hold the same things."""
+"""Random batches: the store and a model of the protocol's rules give the same outcomes and have the same content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IDS = ["a", "b", "c", "d"]
 
 @dataclass
 class Wanted:
-    """A change as drawn: what it is made of depends on what the model holds by then."""
+    """A drawn change. Its content depends on what the model has by then."""
 
     workflow_id: str
     fresh: bool
@@ -56,7 +56,7 @@ wanted = st.builds(
 messages = st.builds(
     Message,
     id=st.just(0),
-    workflow_id=st.sampled_from([*IDS, "nobody"]),
+    workflow_id=st.sampled_from([*IDS, "missing"]),
     kind=st.sampled_from(InboxKind),
     request_id=st.sampled_from(["", "", "r", "s"]),
     time=st.integers(0, 9),
@@ -75,7 +75,7 @@ class Model:
         self.counter = 0
 
     def change(self, drawn: Wanted) -> Change:
-        """Make the change that the drawn one stands for."""
+        """Return the change that the drawn one stands for."""
         known = self.workflows.get(drawn.workflow_id)
         fresh = drawn.fresh or known is None
         row = make_row(drawn.workflow_id, untaken_signals=drawn.untaken)
@@ -153,8 +153,8 @@ async def run(drawn: list[tuple[list[Wanted], list[Message]]], path: Path) -> No
             known = model.workflows[each.row.workflow_id]
             assert each.events == known.events
             assert each.inbox == known.inbox
-        under_way = [known.row.key for known in model.workflows.values() if known.row.state == RUNNING or known.inbox]
-        assert await store.in_progress(after_key=0, limit=100) == sorted(under_way)
+        in_progress = [known.row.key for known in model.workflows.values() if known.row.state == RUNNING or known.inbox]
+        assert await store.in_progress(after_key=0, limit=100) == sorted(in_progress)
     await store.close()
 
 

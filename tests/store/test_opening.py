@@ -1,4 +1,4 @@
-"""From a URL to a store, and which files SQLite's store refuses."""
+"""Opening a store by its URL, and the files that SQLite's store refuses."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def refusal_of(path: Path, mountinfo: Path | None = None) -> str:
     return str(refusal.value)
 
 
-async def test_a_missing_directory_is_not_made(tmp_path: Path) -> None:
+async def test_a_missing_directory_is_not_created(tmp_path: Path) -> None:
     assert "does not exist" in await refusal_of(tmp_path / "missing" / "mendflow.db")
     assert "is a directory" in await refusal_of(tmp_path)
     assert names_in(tmp_path) == []
@@ -190,7 +190,7 @@ async def test_store_of_the_first_schema_is_migrated_with_its_ledger(tmp_path: P
 
 
 async def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
-    # A file of ours at version 0 that already has one of the tables: the first migration breaks in its middle.
+    # A Mendflow file at version 0 that already has one of the tables, so the first migration fails halfway.
     path = tmp_path / "mendflow.db"
     store = SqliteStore(path)
     await store.open()
@@ -225,7 +225,7 @@ def mounts(*entries: tuple[str, str]) -> str:
         ("/twice/mendflow.db", "ext4"),
     ],
 )
-def test_the_innermost_and_latest_mount_counts(path: str, kind: str) -> None:
+def test_the_innermost_and_latest_mount_is_used(path: str, kind: str) -> None:
     text = mounts(
         ("/", "ext4"), ("/data/local", "xfs"), ("/data", "nfs4"), ("/with\\040space", "cifs"), ("/twice", "nfs"),
         ("/twice", "ext4"),
@@ -234,7 +234,7 @@ def test_the_innermost_and_latest_mount_counts(path: str, kind: str) -> None:
 
 
 def mountinfo_of(folder: Path, kind: str) -> Path:
-    """A table of mounts by which the folder is one of this kind."""
+    """Return a table of mounts in which the folder has this file system."""
     table = folder.with_name("mountinfo")
     table.write_text(mounts(("/", "ext4"), (str(folder.resolve()), kind)))
     return table
@@ -250,7 +250,7 @@ async def test_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> No
     assert names_in(folder) == []
 
 
-async def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
+async def test_a_store_that_is_not_open_raises(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "mendflow.db")
     with pytest.raises(StoreError, match="not open"):
         await store.find(["order-1"])
@@ -261,7 +261,7 @@ async def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_file_that_has_gone_is_not_made_anew(tmp_path: Path) -> None:
+async def test_a_removed_file_is_not_created_again(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     store = SqliteStore(folder / "mendflow.db")

@@ -63,7 +63,7 @@ async def test_long_and_large_histories_are_loaded_whole(store: Store) -> None:
     assert loaded[2].events == [b"%d" % number for number in range(2_500)]
 
 
-async def test_due_answers_open_workflows_earliest_first(store: Store) -> None:
+async def test_due_returns_open_workflows_earliest_first(store: Store) -> None:
     times = [30, 10, None, 20, 10, 99]
     rows = [await start(store, f"order-{number}", state=WAITING, wake_time=time) for number, time in enumerate(times)]
     expected = [(10, rows[1].key), (10, rows[4].key), (20, rows[3].key), (30, rows[0].key)]
@@ -74,7 +74,7 @@ async def test_due_answers_open_workflows_earliest_first(store: Store) -> None:
     assert await store.due(30, limit=10) == expected[2:]
 
 
-async def test_under_way_answers_what_runs_and_what_has_news(store: Store) -> None:
+async def test_in_progress_returns_running_workflows_and_those_with_messages(store: Store) -> None:
     states = [1, RUNNING, WAITING, PAUSED, 5, CANCELLING, WAITING]
     rows = [await start(store, f"order-{number}", state=state) for number, state in enumerate(states)]
     ended = await start(store, "ended")
@@ -90,7 +90,7 @@ async def test_under_way_answers_what_runs_and_what_has_news(store: Store) -> No
         assert pages == expected
 
 
-async def test_stopped_for_answers_open_workflows_of_that_reason(store: Store) -> None:
+async def test_stopped_for_returns_open_workflows_of_that_reason(store: Store) -> None:
     rows = [await start(store, f"order-{number}", state=PAUSED, reason=5 + number % 2) for number in range(6)]
     await commit(store, end(rows[2]))
     assert await store.stopped_for(5, after_key=0, limit=10) == [rows[0].key, rows[4].key]

@@ -1,4 +1,4 @@
-"""A disk that refuses: nothing is half done, and the store works again when the disk does."""
+"""Disk errors: no commit is half done, and the store works again when the disk does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-#: More than the writer's cache holds, so that it goes to the disk before the commit.
+#: More than the writer's cache holds, so that SQLite writes it before the commit.
 LARGE = b"x" * 24_000_000
 
 
@@ -38,7 +38,7 @@ async def store(path: Path) -> AsyncIterator[SqliteStore]:
 
 @contextlib.contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """Let the kernel refuse every write beyond this size, as on a disk that is full."""
+    """Make the kernel refuse every write beyond this size, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -72,7 +72,7 @@ async def test_a_disk_that_fails_in_the_commit_leaves_the_outcome_to_be_settled(
         for _ in range(3):
             with pytest.raises(CommitUnknown, match="unknown"):
                 await commit(store, follow(make_row(key=row.key, last_sequence=2), b"three"), new(fresh, b"one"))
-            # This is how the committer settles it.
+            # The committer settles the outcome this way.
             assert await store.heads([row.key]) == {row.key: Guard(1, 2)}
             assert await store.find(["order-2"]) == {}
             assert fresh.key == 0
@@ -81,7 +81,7 @@ async def test_a_disk_that_fails_in_the_commit_leaves_the_outcome_to_be_settled(
 
 
 @pytest.mark.parametrize("event", [b"three", LARGE], ids=["in the commit", "before the commit"])
-async def test_a_disk_that_is_full_says_so_and_costs_no_connection(tmp_path: Path, event: bytes) -> None:
+async def test_a_full_disk_is_reported_and_the_connection_stays_open(tmp_path: Path, event: bytes) -> None:
     with small_disk(tmp_path):
         store = SqliteStore(tmp_path / "mendflow.db")
         await store.open()
@@ -103,15 +103,15 @@ async def test_a_disk_that_is_full_says_so_and_costs_no_connection(tmp_path: Pat
         await store.close()
 
 
-async def test_a_beat_proves_the_disk(store: SqliteStore, path: Path) -> None:
+async def test_a_beat_writes_to_the_disk(store: SqliteStore, path: Path) -> None:
     await store.begin_life(Life("a", 1, 1, drained=False))
     with files_no_larger_than(log_size(path)), pytest.raises((CommitUnknown, StoreUnavailable)):
-        # Also when the clock stands still and the row would say the same.
+        # Also when the clock stands still and the row would not change.
         await store.beat("a", 1)
     await store.beat("a", 1)
 
 
-async def test_reads_go_on_while_the_disk_is_full(store: SqliteStore, path: Path) -> None:
+async def test_reads_succeed_while_the_disk_is_full(store: SqliteStore, path: Path) -> None:
     row = await start(store)
     with files_no_larger_than(log_size(path)):
         with pytest.raises((CommitUnknown, StoreUnavailable)):

@@ -1,4 +1,4 @@
-"""No query's cost grows with the number of finished workflows: the plans say so."""
+"""The query plans prove that no query's cost grows with the number of finished workflows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-#: A handful of rows each, whatever happened: lives and suspects.
+#: Tables with only a few rows in every case: lives and suspects.
 SMALL = {"newest_life", "last_beat", "drop_old_lives", "suspects", "drop_suspects"}
 
-#: How many values a row has.
+#: The number of values in a row.
 WIDTHS = {
     "insert_workflow": INSERT_WIDTH, "update_workflow": UPDATE_WIDTH, "insert_event": 3, "insert_label": 4,
     "consume_message": 2, "write_heartbeat": 4, "drop_heartbeats": 1, "insert_alert": 5, "insert_message": 5,
@@ -49,7 +49,7 @@ async def connection(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
 
 
 def statement(name: str) -> str:
-    """A statement for three rows."""
+    """Return a statement for three rows."""
     one = f"({', '.join('?' * WIDTHS.get(name, 0))})"
     return QUERIES[name].replace("{values}", ", ".join([one] * 3))
 
@@ -57,7 +57,7 @@ def statement(name: str) -> str:
 def plan(connection: sqlite3.Connection, query: str) -> list[str]:
     values: object = defaultdict(int) if re.search(r":[a-z]", query) else (0,) * query.count("?")
     steps = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + query, values)]  # type: ignore[arg-type]  # either kind of values
-    # What is not a table of ours: a list of keys, a subquery that is itself looked at, a single row.
+    # Not a Mendflow table: a list of keys, a subquery that is checked separately, a single row.
     return [
         step
         for step in steps

@@ -1,4 +1,4 @@
-"""The promise of v1 is kept by a check that works: buf compares protos/ with the committed tools/contract.binpb."""
+"""The check of the v1 promise works: buf compares protos/ with the committed tools/contract.binpb."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BREAKS = [
 
 
 def breaking(protos: Path) -> subprocess.CompletedProcess[str]:
-    """What .ci/run runs."""
+    """Return what .ci/run runs."""
     if not BUF.exists():
         pytest.skip(f"needs buf (PyPI: buf-bin) beside {sys.executable}")
     command = [str(BUF), "breaking", str(protos), "--against", str(ROOT / "tools/contract.binpb")]
@@ -32,7 +32,7 @@ def breaking(protos: Path) -> subprocess.CompletedProcess[str]:
 
 
 def changed(folder: Path, file: str, pattern: str, replacement: str) -> Path:
-    """A copy of the protos with one thing in one file changed."""
+    """Return a copy of the protos with one change in one file."""
     protos = folder / "protos"
     shutil.copytree(ROOT / "protos", protos)
     path = protos / "mendflow/v1" / file

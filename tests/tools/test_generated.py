@@ -17,7 +17,7 @@ COMMITTED = ROOT / "client/mendflow/v1"
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """mendflow/v1, generated a moment ago."""
+    """Return mendflow/v1, freshly generated."""
     output = tmp_path_factory.mktemp("generated")
     subprocess.run([sys.executable, str(ROOT / "tools/generate_protos.py"), "--output", str(output)], check=True)
     return output / "mendflow/v1"
@@ -66,7 +66,7 @@ def test_each_detail_has_a_message_of_its_own_named_alike() -> None:
 
 
 def test_the_contract_passes_buf(tmp_path: Path) -> None:
-    """Names, comments on every message, field, enum and rpc, and packages: `buf lint protos`."""
+    """Run `buf lint protos`: names, packages, and a comment on every message, field, enum and rpc."""
     buf = Path(sys.executable).with_name("buf")
     if not buf.exists():
         pytest.skip(f"needs buf (PyPI: buf-bin) beside {sys.executable}")
@@ -75,5 +75,5 @@ def test_the_contract_passes_buf(tmp_path: Path) -> None:
 
 
 def test_the_packaged_package_is_the_committed_one() -> None:
-    """The tests import what lies in this checkout, not a copy installed from elsewhere."""
+    """Check that the tests import the code of this checkout, not an installed copy."""
     assert Path(str(files("mendflow") / "v1")).resolve() == COMMITTED

@@ -1,4 +1,4 @@
-"""The public API as a type checker sees it. Never run: mypy reads it with the rest."""
+"""The public API as a type checker sees it. The tests never run this file; mypy checks it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pack(order: Order) -> bytes:
 
 @workflow
 async def checkout(order: Order) -> Receipt:
-    """Everything that is awaited."""
+    """Await everything that can be awaited."""
     assert_type(await charge(order, cents=3), Receipt)
     assert_type(await render(order), str)
     assert_type(await ship(order), int)
@@ -71,7 +71,7 @@ async def checkout(order: Order) -> Receipt:
 
 @workflow(name="nightly")
 async def nightly() -> None:
-    """No input, no output."""
+    """Take no input, return no output."""
 
 
 assert_type(checkout, Workflow[Order, Receipt])
@@ -79,7 +79,7 @@ assert_type(nightly, Workflow[None, None])
 
 
 async def call(client: Client) -> None:
-    """Everything a caller asks for."""
+    """Make every call of a client."""
     assert_type(await client.run(checkout, Order("o"), id="o", timeout=3), Receipt)
     assert_type(await client.run("checkout", {"id": "o"}), Any)
     handle = await client.start(checkout, Order("o"), labels={"team": "a"})
@@ -99,7 +99,7 @@ async def call(client: Client) -> None:
 
 
 async def refused(client: Client, order: Order) -> None:
-    """What must not pass: an ignore that is not needed is an error too."""
+    """Calls that must not pass. An ignore that is not needed is an error too."""
     await client.start(checkout, "o-1")  # type: ignore[misc]
     await client.run(checkout, 17)  # type: ignore[misc]
     await client.start_many(checkout, ["o-1"])  # type: ignore[misc]
