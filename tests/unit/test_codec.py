@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import inspect
 import json
 import math
 import subprocess
@@ -22,9 +21,10 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # it
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from mendflow.codec import Arguments, ValueType, parameter_type, payload_size, return_type, same_payload
+from mendflow.codec import ValueType
 from mendflow.errors import DefinitionError, PayloadError
 from mendflow.v1 import failure_pb2, payload_pb2
+from tests.support.codec_values import Cat, Item, finite, plain, texts
 
 Payload = payload_pb2.Payload
 
@@ -37,14 +37,6 @@ class Colour(enum.Enum):
 class Level(enum.IntEnum):
     LOW = 1
     HIGH = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    name: str
-    price: Decimal
-    tags: frozenset[str] = frozenset()
-    note: str | None = None
 
 
 class Order(BaseModel):
@@ -74,11 +66,6 @@ class Loose:
 
 
 @dataclasses.dataclass
-class Cat:
-    name: str
-
-
-@dataclasses.dataclass
 class Dog:
     name: str
 
@@ -94,8 +81,6 @@ class Bounded:
     kind: Literal["a", "b"] = "a"
 
 
-texts = st.text(st.characters(codec="utf-8"), max_size=20)
-finite = st.floats(allow_nan=False, allow_infinity=False)
 decimals = st.decimals(allow_nan=False, allow_infinity=False)
 items = st.builds(Item, texts, decimals, st.frozensets(texts, max_size=3), st.none() | texts)
 moments = st.datetimes(timezones=st.none() | st.just(UTC))
@@ -124,11 +109,6 @@ LEAVES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Row, st.fixed_dictionaries({}, optional={"id": st.integers(), "level": st.sampled_from(Level)})),
     (Point, st.builds(Point, st.integers(), st.integers())),
 ]
-plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | finite | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
-    max_leaves=10,
-)
 
 
 def generic(origin: Any, parts: Any) -> Any:
@@ -448,225 +428,3 @@ def test_sets_are_recorded_in_a_fixed_order() -> None:
     for annotation, value in [(set[frozenset[int]], {frozenset({1})}), (set[Cat | Item], {Item("a", Decimal(1))})]:
         with pytest.raises(PayloadError):
             ValueType.of(annotation).encode(value)
-
-
-# Arguments
-
-
-def nothing() -> None: ...
-def one(x: int) -> None: ...
-def several(a: Item, /, b: int = 2, *, c: str = "c") -> None: ...
-def takes_message(failure: failure_pb2.Failure) -> None: ...
-def mixed(failure: failure_pb2.Failure, n: int = 0, other: failure_pb2.Failure | None = None) -> None: ...
-def needs_more(failure: failure_pb2.Failure, n: int) -> None: ...
-def untyped(x, y=1): ...  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201 - the case
-def two_positional(a: int = 1, b: int = 2, /) -> None: ...
-def variable(*args: int) -> None: ...
-def keywords(**kwargs: int) -> None: ...
-def unresolved(x: int, y: Missing) -> None: ...  # type: ignore[name-defined] # noqa: F821 - the case
-def unresolved_result(x: int) -> Missing: ...  # type: ignore[name-defined] # noqa: F821 - the case
-def nested_message(x: int, holder: list[failure_pb2.Failure]) -> None: ...
-
-
-ITEM = Item("a", Decimal("1.5"))
-#: A float where the type says Decimal.
-WRONG: Any = 1.5
-FAILURE = failure_pb2.Failure(message="m")
-
-
-@pytest.mark.parametrize(
-    ("function", "args", "kwargs", "text"),
-    [
-        (nothing, (), {}, ""),
-        (one, (3,), {}, '{"x":3}'),
-        (one, (), {"x": 3}, '{"x":3}'),
-        (several, (ITEM,), {"c": "x"}, '{"a":{"name":"a","price":"1.5","tags":[],"note":null},"c":"x"}'),
-        (several, (ITEM, 1), {}, '{"a":{"name":"a","price":"1.5","tags":[],"note":null},"b":1}'),
-        (takes_message, (FAILURE,), {}, ""),
-        (takes_message, (), {"failure": FAILURE}, ""),
-        (mixed, (FAILURE,), {}, '{"failure":{"message":"m"}}'),
-        (mixed, (FAILURE, 1, None), {}, '{"failure":{"message":"m"},"n":1,"other":null}'),
-        (mixed, (FAILURE,), {"other": FAILURE}, '{"failure":{"message":"m"},"other":{"message":"m"}}'),
-        (untyped, ([1, {"a": None}],), {"y": "z"}, '{"x":[1,{"a":null}],"y":"z"}'),
-        (two_positional, (), {}, "{}"),
-        (two_positional, (5,), {}, '{"a":5}'),
-    ],
-)
-def test_a_call_comes_back_as_it_was_made(function: Any, args: Any, kwargs: Any, text: str) -> None:
-    arguments = Arguments.of(function)
-    payload = arguments.encode(args, kwargs)
-    assert payload.json == text
-    back_args, back_kwargs = arguments.decode(Payload.FromString(payload.SerializeToString()))
-    bind = inspect.signature(function).bind
-    assert bind(*back_args, **back_kwargs) == bind(*args, **kwargs)
-
-
-@pytest.mark.parametrize(
-    ("function", "args", "kwargs"),
-    [
-        (nothing, (1,), {}),
-        (one, (), {}),
-        (one, (1, 2), {}),
-        (one, (1,), {"x": 1}),
-        (one, (), {"y": 1}),
-        (several, (), {"a": ITEM}),
-        (several, (ITEM, 1, "c"), {}),
-        (takes_message, (), {}),
-    ],
-)
-def test_a_wrong_call_raises_what_calling_would(function: Any, args: Any, kwargs: Any) -> None:
-    with pytest.raises(TypeError):
-        function(*args, **kwargs)
-    with pytest.raises(TypeError):
-        Arguments.of(function).encode(args, kwargs)
-
-
-@pytest.mark.parametrize(
-    ("function", "args", "path"),
-    [
-        (one, ("a",), "x"),
-        (several, (Item("a", WRONG),), "a.price"),
-        (untyped, (1, {2: 3}), "y"),
-        (mixed, (3,), "failure"),
-    ],
-)
-def test_an_argument_that_does_not_fit_is_named(function: Any, args: Any, path: str) -> None:
-    with pytest.raises(PayloadError) as caught:
-        Arguments.of(function).encode(args, {})
-    assert caught.value.problems[0][0] == path
-
-
-@pytest.mark.parametrize(
-    ("function", "text"),
-    [
-        (nothing, '{"x":1}'),
-        (one, "{}"),
-        (one, "3"),
-        (one, '{"x":"a"}'),
-        (one, '{"x":1,"y":2}'),
-        (one, '{"x":NaN}'),
-        (one, "[" * 100_000),
-        (mixed, '{"failure":{"nope":1}}'),
-        (mixed, '{"failure":null}'),
-        (mixed, '{"failure":[]}'),
-        (mixed, '{"failure":{"message":3}}'),
-        (takes_message, '{"failure":{}}'),
-        (two_positional, '{"b":3}'),
-    ],
-)
-def test_hostile_arguments_are_refused(function: Any, text: str) -> None:
-    with pytest.raises(PayloadError):
-        Arguments.of(function).decode(Payload(json=text))
-
-
-def test_arguments_refuse_a_message_and_absence_where_they_need_json() -> None:
-    wrapped = Payload(message=any_pb2.Any(type_url="x/mendflow.v1.Failure"))
-    for function in (one, needs_more, nothing):
-        with pytest.raises(PayloadError):
-            Arguments.of(function).decode(wrapped)
-    # This was recorded when the message was the only parameter.
-    assert Arguments.of(mixed).decode(wrapped) == ([failure_pb2.Failure()], {})
-    with pytest.raises(PayloadError):
-        Arguments.of(one).decode(None)
-    assert Arguments.of(nothing).decode(None) == ([], {})
-
-
-def test_unknown_members_of_a_dataclass_are_treated_alike_everywhere() -> None:
-    text = '{"name":"x","later":1}'
-    assert ValueType.of(Cat).decode(Payload(json=text)) == Cat("x")
-
-    args, _ = Arguments.of(takes_cat).decode(Payload(json=f'{{"cat":{text}}}'))
-    assert args == [Cat("x")]
-
-
-def takes_cat(cat: Cat) -> Cat: ...  # type: ignore[empty-body] # only its types matter
-
-
-@pytest.mark.parametrize(
-    ("function", "named"),
-    [(variable, r"\*args"), (keywords, r"\*\*kwargs"), (unresolved, "'y'"), (nested_message, "'holder'")],
-)
-def test_a_definition_that_cannot_be_recorded_names_the_parameter(function: Any, named: str) -> None:
-    with pytest.raises(DefinitionError, match=named):
-        Arguments.of(function)
-
-
-def test_parameter_and_return_types() -> None:
-    assert parameter_type(nothing) is None
-    assert parameter_type(takes_cat).decode(Payload(json='{"name":"x"}')) == Cat("x")  # type: ignore[union-attr]
-    assert return_type(takes_cat).encode(Cat("x")).json == '{"name":"x"}'
-    assert return_type(untyped).encode([1]).json == "[1]"
-    with pytest.raises(PayloadError):
-        return_type(nothing).encode(1)
-    with pytest.raises(DefinitionError, match="the result"):
-        return_type(unresolved_result)
-
-
-# Comparison
-
-
-@given(plain, plain)
-def test_payloads_are_the_same_if_their_values_are(a: Any, b: Any) -> None:
-    first, second = (Payload(json=json.dumps(value)) for value in (a, b))
-    again = Payload(json=json.dumps(a, indent=3, sort_keys=True))
-    assert same_payload(first, first)
-    assert same_payload(first, again)
-    assert same_payload(again, first)
-    assert same_payload(first, second) == same_payload(second, first)
-    if a != b:
-        assert not same_payload(first, second)
-
-
-@given(st.dictionaries(texts, plain, min_size=2, max_size=5))
-def test_the_order_of_members_does_not_matter(members: dict[str, Any]) -> None:
-    backwards = dict(reversed(members.items()))
-    assert same_payload(Payload(json=json.dumps(members)), Payload(json=json.dumps(backwards)))
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "same"),
-    [
-        ("1", "1.0", True),
-        ("100", "1e2", True),
-        ("1", "true", False),
-        ("0", "false", False),
-        ("0", "null", False),
-        ("[1]", "[true]", False),
-        ('{"a":1}', '{"a":true}', False),
-        ("9007199254740992", "9007199254740993", False),
-        ("9007199254740993", "9007199254740993.0", True),
-        ("1" * 10_000, "1" * 9_999 + "2", False),
-        ("1" * 10_000, "1" * 10_000 + ".0", True),
-        ("1e999", "2e999", False),
-        ("1e99999999999999999999", "2e99999999999999999999", False),
-        ('"1"', "1", False),
-        ("[1,2]", "[2,1]", False),
-        ('"\\u0061"', '"a"', True),
-        ("{", "{ ", False),
-        ("{", "{", True),
-        ("[" * 100_000, "[" * 99_999, False),
-        ("NaN", " NaN", False),
-    ],
-)
-def test_sameness_case_by_case(a: str, b: str, same: bool) -> None:  # noqa: FBT001
-    assert same_payload(Payload(json=a), Payload(json=b)) is same
-    assert same_payload(Payload(json=b), Payload(json=a)) is same
-
-
-def test_sameness_of_absence_and_messages() -> None:
-    failure = ValueType.of(failure_pb2.Failure)
-    assert same_payload(None, Payload())
-    assert same_payload(Payload(), Payload(json=" null"))
-    assert not same_payload(None, Payload(json="0"))
-    assert not same_payload(None, failure.encode(failure_pb2.Failure()))
-    assert not same_payload(Payload(json="{}"), failure.encode(failure_pb2.Failure()))
-    assert same_payload(failure.encode(FAILURE), failure.encode(FAILURE))
-    assert not same_payload(failure.encode(FAILURE), failure.encode(failure_pb2.Failure()))
-    assert not same_payload(Payload(message=any_pb2.Any(type_url="a/b")), Payload(message=any_pb2.Any(type_url="a/c")))
-
-
-def test_the_size_is_the_length_of_the_value_in_bytes() -> None:
-    assert payload_size(None) == payload_size(Payload()) == 0
-    assert payload_size(Payload(json='"abc"')) == 5
-    assert payload_size(Payload(json='"ä€"')) == 7
-    assert payload_size(Payload(message=any_pb2.Any(type_url="a/b", value=b"1234"))) == 4
