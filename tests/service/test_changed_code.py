@@ -136,7 +136,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         deployed.run(lambda client: _signal(client, "s"))
         deployed.run(lambda client: _look(client, deployed, "after the signal"))
         deployed.deploy(module_of({name: change.old for name, change in CHANGES.items()}))
-        deployed.run(_go_on)
+        deployed.run(_await_resumption)
         deployed.run(lambda client: _look(client, deployed, "after the rollback"))
         yield deployed
     finally:
@@ -169,8 +169,8 @@ async def _taken_in(client: Client, workflow_id: str, signal: str) -> None:
                 return
 
 
-async def _go_on(client: Client) -> None:
-    """Wait, not for ever, until what was paused has been replayed by the code that it began with."""
+async def _await_resumption(client: Client) -> None:
+    """Wait, at most 30 s, until the old code has replayed every paused workflow."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(30):
             for name, change in CHANGES.items():
