@@ -141,7 +141,7 @@ async def test_types_are_listed_with_their_schemas(server: Server) -> None:
     assert '"amount"' in types["typed"].input.json_schema
     assert not types["nothing"].HasField("input")
     assert types["wait_for"].signals["go"].json_schema.endswith('"type":"string"}')
-    assert types["echo"].description == "One step."
+    assert types["echo"].description == "Run one step."
 
 
 async def test_the_synchronous_facade_does_the_same(server: Server) -> None:
