@@ -253,7 +253,7 @@ class Engine:
 
     def _start_committed(self, execution: Execution, row: Row) -> None:
         """Resolve the callers waiting on a start that is committed."""
-        if not execution.closed:
+        if not execution.closed and row.key not in self.cache:  # A commit of unknown outcome may have been loaded.
             self.cache.add(execution)
         self._services.observer.workflow_started(row)
         waits = not (execution.closed or self._services.admission.draining)
@@ -331,7 +331,7 @@ class Engine:
     # What the supervisor asks.
 
     def open(self) -> None:
-        """Load workflows from now on, because the crash guard has judged the last crash."""
+        """Load workflows from now on, because the crash guard has judged the last crash (`Loader.open`)."""
         self.loader.open()
 
     def bring_in(self, loaded: Loaded, *, history: History | None = None, retry: bool = False) -> None:

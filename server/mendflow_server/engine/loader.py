@@ -65,9 +65,8 @@ class Loader:
         return len(self._loading) + len(self._waiting)
 
     def open(self) -> None:
-        """Load workflows from now on."""
+        """Load workflows from now on; those that wait follow with the next call of `load`."""
         self._is_open = True
-        self.load([])
 
     def close(self) -> None:
         """Stop loading."""
@@ -83,7 +82,7 @@ class Loader:
         """
         for key in keys:
             if key not in self._cache and key not in self._loading:
-                self._waiting.setdefault(key, retry)
+                self._waiting[key] = retry or self._waiting.get(key, False)
         if self._waiting and self._is_open and not self._services.admission.draining:
             page = {key: self._waiting.pop(key) for key in list(self._waiting)[:LOAD_PAGE]}
             self._loading.update((key, []) for key in page)

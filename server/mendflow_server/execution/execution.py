@@ -649,6 +649,7 @@ class Execution:
             self._timer.cancel()
         if self._progress is not None:
             self._progress.close()
+            self._progress = None  # It refers to this execution, and only the garbage collector would free them.
         if self._steps.running:
             self._steps.abandon_all()
         launches = self._unit.discard()

@@ -89,6 +89,7 @@ class Recovery:
             self._engine.bring_in(loaded, history=history, retry=retry)
             if index % LOAD_PAGE == LOAD_PAGE - 1:
                 await asyncio.sleep(0)  # The first workflows continue while the rest is brought in.
+        self._engine.load([])  # Not before, because recovery brings a workflow in with what it knows of it.
         self.done = True
         if previous is not None:
             log.info(
