@@ -16,22 +16,20 @@ __all__ = ["describe", "describe_into", "set_micros"]
 
 
 def describe(row: Row, *, started: Event | None = None, final: Event | None = None) -> workflow_pb2.Workflow:
-    """Return a workflow as its row has it.
-
-    The message has the input only if ``started``, its first event, is given. It has the output or the failure only if
-    ``final``, its last event, is given.
-    """
+    """Return a workflow as its row has it; see `describe_into`."""
     workflow = workflow_pb2.Workflow()
-    describe_into(workflow, row)
-    if started is not None and started.workflow_started.HasField("input"):
-        workflow.input.CopyFrom(started.workflow_started.input)
-    if final is not None:
-        _set_outcome(workflow, final)
+    describe_into(workflow, row, started=started, final=final)
     return workflow
 
 
-def describe_into(workflow: workflow_pb2.Workflow, row: Row) -> None:
-    """Fill in an empty message from a row: everything except input, output and failure."""
+def describe_into(
+    workflow: workflow_pb2.Workflow, row: Row, *, started: Event | None = None, final: Event | None = None
+) -> None:
+    """Fill in an empty message from a row.
+
+    The message gets the input only if ``started``, its first event, is given. It gets the output or the failure only
+    if ``final``, its last event, is given.
+    """
     # Field by field, since keyword arguments take several times as long.
     workflow.workflow_id = row.workflow_id
     workflow.uid = row.uid
@@ -52,6 +50,10 @@ def describe_into(workflow: workflow_pb2.Workflow, row: Row) -> None:
     workflow.trace_id = row.trace_id
     if row.labels:
         workflow.labels.update(row.labels)
+    if started is not None and started.workflow_started.HasField("input"):
+        workflow.input.CopyFrom(started.workflow_started.input)
+    if final is not None:
+        _set_outcome(workflow, final)
 
 
 def _set_outcome(workflow: workflow_pb2.Workflow, final: Event) -> None:

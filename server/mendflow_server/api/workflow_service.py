@@ -90,7 +90,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         result = await self._engine.start_and_wait(command)
         response = workflow_service_pb2.StartWorkflowResponse()
         response.started = result.started
-        response.workflow.CopyFrom(describe(result.row, final=result.final))
+        describe_into(response.workflow, result.row, final=result.final)
         return response
 
     async def BatchStartWorkflows(
