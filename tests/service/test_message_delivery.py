@@ -49,6 +49,22 @@ async def works_and_waits() -> Any:
 MINE = {each.name: each for each in (waits, works_and_waits)}
 
 
+def _lose_the_outcome_of_one_commit(store: Any) -> list[bool]:
+    """Make the first commit that carries a message succeed with an unknown outcome; the list then has an entry."""
+    commit = store.commit
+    failed: list[bool] = []
+
+    async def unknown_once(batch: Any) -> Any:
+        result = await commit(batch)
+        if batch.messages and not failed:
+            failed.append(True)
+            raise CommitUnknown
+        return result
+
+    store.commit = unknown_once
+    return failed
+
+
 async def test_a_message_survives_an_eviction_in_the_same_turn(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         engine = server.app.engine
@@ -83,46 +99,27 @@ async def test_a_message_survives_a_read_that_fails_once(tmp_path: Path) -> None
         store.load = fail_once
         await handle.signal("go", "now")
         assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+        assert failed
 
 
 async def test_a_signal_whose_commit_was_unknown_is_delivered(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         handle = await server.client.start(waits, id="unknown")
         await in_state(server.client, "unknown", workflow_pb2.WORKFLOW_STATE_WAITING)
-        store: Any = server.app.store
-        commit = store.commit
-        failed: list[bool] = []
-
-        async def unknown_once(batch: Any) -> Any:
-            result = await commit(batch)
-            if batch.messages and not failed:
-                failed.append(True)
-                raise CommitUnknown
-            return result
-
-        store.commit = unknown_once
+        failed = _lose_the_outcome_of_one_commit(server.app.store)
         await handle.signal("go", "now")
         assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
+        assert failed
 
 
 async def test_a_cancel_whose_commit_was_unknown_is_taken(tmp_path: Path) -> None:
     async with serving(tmp_path, definitions=MINE) as server:
         handle = await server.client.start(waits, id="unknown")
         await in_state(server.client, "unknown", workflow_pb2.WORKFLOW_STATE_WAITING)
-        store: Any = server.app.store
-        commit = store.commit
-        failed: list[bool] = []
-
-        async def unknown_once(batch: Any) -> Any:
-            result = await commit(batch)
-            if batch.messages and not failed:
-                failed.append(True)
-                raise CommitUnknown
-            return result
-
-        store.commit = unknown_once
+        failed = _lose_the_outcome_of_one_commit(server.app.store)
         await handle.cancel()
         assert (await handle.get(wait=3)).state == workflow_pb2.WORKFLOW_STATE_CANCELLED
+        assert failed
 
 
 async def test_an_internal_error_strands_no_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
