@@ -242,15 +242,21 @@ def _locked(lock: LockFile) -> list[tuple[type, str, str]]:
     return messages + [(EnumSchema, name, each.source) for name, each in lock.enums.items()]
 
 
+def _record_source(
+    done: MergeResult, locked: LockedMessage | LockedEnum, part: MessageSchema | EnumSchema, *, is_new: bool
+) -> None:
+    """Note in `done.changes` that a part is new, is back, or is made from another class, and lock its source."""
+    if is_new:
+        done.changes.append(f"{part.name}: added")
+    elif locked.removed or locked.source != part.source:
+        done.changes.append(f"{part.name}: now made from {part.source}")
+        locked.removed, locked.source = False, part.source
+
+
 def _merge_message(done: MergeResult, message: MessageSchema, *, allow_type_changes: bool) -> None:
-    locked = done.lock.messages.get(message.name)
-    is_new = locked is None
-    if locked is None:
-        locked = done.lock.messages[message.name] = LockedMessage(source=message.source)
-        done.changes.append(f"{message.name}: added")
-    if locked.removed or locked.source != message.source:
-        done.changes.append(f"{message.name}: now made from {message.source}")
-        locked.removed, locked.source = False, message.source
+    is_new = message.name not in done.lock.messages
+    locked = done.lock.messages.setdefault(message.name, LockedMessage(source=message.source))
+    _record_source(done, locked, message, is_new=is_new)
     wanted = {each.name: spell(each) for each in message.fields}
     for name in [name for name in locked.fields if name not in wanted]:
         was = locked.fields.pop(name)
@@ -286,14 +292,9 @@ def _number(locked: LockedMessage, name: str, type_: str) -> int:
 
 
 def _merge_enum(done: MergeResult, enum: EnumSchema) -> None:
-    locked = done.lock.enums.get(enum.name)
-    is_new = locked is None
-    if locked is None:
-        locked = done.lock.enums[enum.name] = LockedEnum(source=enum.source)
-        done.changes.append(f"{enum.name}: added")
-    if locked.removed or locked.source != enum.source:
-        done.changes.append(f"{enum.name}: now made from {enum.source}")
-        locked.removed, locked.source = False, enum.source
+    is_new = enum.name not in done.lock.enums
+    locked = done.lock.enums.setdefault(enum.name, LockedEnum(source=enum.source))
+    _record_source(done, locked, enum, is_new=is_new)
     for name in [name for name in locked.values if name not in enum.members]:
         number = locked.values.pop(name)
         locked.reserved.append(Reserved(number=number, name=name))
