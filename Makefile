@@ -33,8 +33,7 @@ proofs: $(VENV)/dev ## run the long proofs: kills at every boundary, clients in 
 	@$(RUN) -m pytest -m proof -n 2 $(ARGS)
 
 soak: $(VENV)/dev ## run the proofs of the promises in their long form, which takes about an hour
-	@MENDFLOW_SOAK=1 $(RUN) -m pytest tests/crash tests/watch tests/fuzz \
-	  tests/unit/test_crash_budget.py tests/unit/test_message_lock.py tests/unit/test_message_values.py $(ARGS)
+	@MENDFLOW_SOAK=1 $(RUN) -m pytest tests/crash tests/watch tests/fuzz tests/unit $(ARGS)
 
 lint: style types layers contract ## run every static check
 

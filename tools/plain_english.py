@@ -32,41 +32,50 @@ LEFT_OUT: Final = (
 OFF, ON = "plain-english: off", "plain-english: on"
 
 
-class Rule(NamedTuple):
-    """A rejected pattern, and the words to use instead."""
-
-    pattern: re.Pattern[str]
-    better: str
-    #: False for a rule that does not apply to tests, which kill processes.
-    in_tests: bool = True
-
-
-def _words(pattern: str) -> re.Pattern[str]:
+def _words(words: str) -> re.Pattern[str]:
     """Return a pattern that matches a word in any case, also as a part of a name such as ``_was_told``."""
-    return re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])", re.IGNORECASE)
+    return re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.IGNORECASE)
+
+
+class Rule:
+    """A rejected regular expression, and the words to use instead.
+
+    ``in_tests`` is false for a rule that does not apply to tests, which kill processes.
+    """
+
+    def __init__(self, words: str, better: str, *, in_tests: bool = True) -> None:
+        self.words = words
+        self.pattern = _words(words)
+        self.better = better
+        self.in_tests = in_tests
 
 
 RULES: Final = (
-    Rule(_words("told|tells?|telling"), "say, report, notify, return, distinguish"),
-    Rule(_words("whoever|nobody"), "name the actor"),
-    Rule(_words("h[au]ngs? up|hanging up"), "disconnect"),
-    Rule(_words("under[ _]way"), "in progress"),
-    Rule(_words("on disk|way to the disk"), "committed, stored"),
-    Rule(_words("lies"), "is, is stored"),
-    Rule(_words("go(?:es)?[ _]on|going[ _]on|went[ _]on|gone[ _]on"), "continue, resume"),
-    Rule(_words("take[ns]?[ _]up|taking[ _]up|took[ _]up"), "resume, load"),
-    Rule(_words("cut[ _]off|cuts[ _]off|cutting[ _]off"), "interrupt, cancel"),
-    Rule(_words("lets?[ _]go[ _]of"), "release, evict"),
-    Rule(_words("of our own"), "internal"),
-    Rule(_words("ask(?:s|ed|ing)?[ _](?:again|anew)"), "retry"),
-    Rule(_words("for ever"), "forever, without limit"),
-    Rule(_words("shall|ought to"), "must, will"),
-    Rule(_words("at fault"), "malformed, invalid, failed"),
-    Rule(_words("deaths?|died|dies|dying|dead"), "crash, crashed, stopped", in_tests=False),
+    Rule("told|tells?|telling", "say, report, notify, return, distinguish"),
+    Rule("whoever|nobody", "name the actor"),
+    Rule("h[au]ngs? up|hanging up", "disconnect"),
+    Rule("under[ _]way", "in progress"),
+    Rule("on disk|way to the disk", "committed, stored"),
+    Rule("lies", "is, is stored"),
+    Rule("go(?:es)?[ _]on|going[ _]on|went[ _]on|gone[ _]on", "continue, resume"),
+    Rule("take[ns]?[ _]up|taking[ _]up|took[ _]up", "resume, load"),
+    Rule("cut[ _]off|cuts[ _]off|cutting[ _]off", "interrupt, cancel"),
+    Rule("lets?[ _]go[ _]of", "release, evict"),
+    Rule("of our own", "internal"),
+    Rule("ask(?:s|ed|ing)?[ _](?:again|anew)", "retry"),
+    Rule("for ever", "forever, without limit"),
+    Rule("shall|ought to", "must, will"),
+    Rule("at fault", "malformed, invalid, failed"),
+    Rule("deaths?|died|dies|dying|dead", "crash, crashed, stopped", in_tests=False),
 )
+
+#: All rules in one pattern: one search is much faster than one for each rule and line.
+_ANY: Final = _words("|".join(rule.words for rule in RULES))
 
 #: The first words that a docstring must not have.
 FIRST_WORDS: Final = re.compile(r"(?:Answers?|Tells?|Lets?|Says?|Whoever|Nobody|What is|Who)\b")
+#: Whether a file may have such a docstring.
+_MAY_BEGIN: Final = re.compile(rf"[\"\']\s*{FIRST_WORDS.pattern}")
 
 
 class Finding(NamedTuple):
@@ -85,11 +94,11 @@ class Finding(NamedTuple):
 def findings(path: Path, text: str) -> Iterator[Finding]:
     """Yield the rejected words in the text of one file."""
     rules = [rule for rule in RULES if rule.in_tests or "tests" not in path.parts]
-    for number, line in _checked_lines(text):
+    for number, line in _checked_lines(text) if _ANY.search(text) else ():
         for rule in rules:
             for found in rule.pattern.finditer(line):
                 yield Finding(path, number, found.group(), rule.better)
-    if path.suffix == ".py":
+    if path.suffix == ".py" and _MAY_BEGIN.search(text):
         for number, docstring in _docstrings(text):
             first = FIRST_WORDS.match(docstring)
             if first:

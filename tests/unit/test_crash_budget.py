@@ -304,7 +304,7 @@ def worlds(draw: st.DrawFn) -> list[Job]:
     return jobs
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=scaled(120, 3_000), deadline=None)
 @given(jobs=worlds(), budget=st.integers(1, 4))
 def test_killers_are_quarantined_soon_and_innocents_never(jobs: list[Job], budget: int) -> None:
     killers = {job.unit for job in jobs if job.kills_after is not None}
@@ -325,7 +325,7 @@ def test_one_killer_among_a_thousand_is_found_by_halving() -> None:
     assert [unit.key for unit, _ in world.quarantined] == [701]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=scaled(100, 2_000), deadline=None)
 @given(
     arrivals=st.lists(st.tuples(st.integers(0, 3), st.floats(5.5, 30)), min_size=1, max_size=8),
     kills_after=st.floats(0.1, 20),

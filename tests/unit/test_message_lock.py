@@ -47,7 +47,7 @@ def empty() -> LockFile:
     return LockFile(package="tests.drawn.v1")
 
 
-@settings(max_examples=scaled(40, 2_000), deadline=None)
+@settings(max_examples=scaled(25, 2_000), deadline=None)
 @given(history=versions)
 def test_a_number_means_one_name_and_type_forever(history: list[dict[str, str]]) -> None:
     lock = empty()

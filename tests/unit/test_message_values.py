@@ -241,7 +241,7 @@ def plain(file: descriptor_pb2.FileDescriptorProto) -> dict[str, Any]:
 
 
 @settings(
-    max_examples=scaled(120, 5_000),
+    max_examples=scaled(50, 5_000),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     deadline=None,
 )

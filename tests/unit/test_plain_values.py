@@ -19,6 +19,7 @@ from mendflow.codec import ValueType
 from mendflow.codec.plain import is_plain, plain_test
 from mendflow.codec.values import JsonType
 from mendflow.errors import PayloadError
+from tests.support.scale import scaled
 
 TREES: list[Any] = [
     Any,
@@ -167,20 +168,20 @@ def test_a_type_that_asks_for_more_than_plainness_has_none(annotation: Any) -> N
 
 
 @pytest.mark.parametrize("annotation", TREES + LEAVES, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scaled(30, 1_000), deadline=None)
 @given(value=trees)
 def test_a_plain_value_has_the_same_outcome_both_ways(annotation: Any, value: Any) -> None:
     assert outcome(JsonType(annotation), value) == outcome(slow(annotation), value)
 
 
 @pytest.mark.parametrize("annotation", TREES + LEAVES, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scaled(30, 1_000), deadline=None)
 @given(value=anything)
 def test_any_value_has_the_same_outcome_both_ways(annotation: Any, value: Any) -> None:
     assert outcome(JsonType(annotation), value) == outcome(slow(annotation), value)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=scaled(200, 5_000), deadline=None)
 @given(trees)
 def test_a_plain_tree_is_plain_and_comes_back(value: Any) -> None:
     assert is_plain(value)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mendflow import StepFailed, gather, now, random, sleep, step, uuid4, wait_signal, workflow
 from mendflow_server.replay.workflow_runner import NonDeterminism
+from tests.support.scale import scaled
 from tests.support.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def definition_of(program: Any) -> Workflow[Any, Any]:
     return random_program
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scaled(80, 2_000), deadline=None)
 @given(program=programs, choices=st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=40))
 def test_every_prefix_replays_to_the_same_decisions(program: Any, choices: list[tuple[int, bool]]) -> None:
     definition = definition_of(program)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mendflow_server.history.builder import HistoryBuilder
 from mendflow_server.history.state import History
 from tests.fuzz.edits import Leaf, Node, edited_program, programs
+from tests.support.scale import scaled
 from tests.support.simulation import Simulation, folded, structure_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _added(event: Event) -> bool:
     return event.WhichOneof("detail") in ADDED
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scaled(80, 2_000), deadline=None)
 @given(program=programs, happened=happenings, slots=st.sampled_from([1, 1_000]))
 @example(
     # Two signals arrive before the code waits for them, and each of two waits takes one.

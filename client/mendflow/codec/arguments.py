@@ -88,13 +88,18 @@ class Arguments:
                 members.append(key + dump(value))
             except PayloadError as error:
                 raise self._inside(name, error) from error
-        return payload_pb2.Payload(json=(b"{" + b",".join(members) + b"}").decode())
+        payload = payload_pb2.Payload()
+        payload.json = (b"{" + b",".join(members) + b"}").decode()
+        return payload
 
     def decode(self, payload: payload_pb2.Payload | None) -> tuple[list[Any], dict[str, Any]]:
         """Return the positional and the keyword arguments of a recorded call.
 
         Raise `PayloadError` if the payload does not match the function's types.
         """
+        text = "" if payload is None else payload.json
+        if text and self._message is None:
+            return self._call(self._read(text))
         kind = None if payload is None else payload.WhichOneof("kind")
         if self._message is not None:
             if kind is None and self._least == 0:

@@ -145,16 +145,19 @@ class JsonType(ValueType[T]):
     @override
     def encode(self, value: T) -> payload_pb2.Payload:
         text = self.dump(value)
-        return payload_pb2.Payload() if text == b"null" else payload_pb2.Payload(json=text.decode())
+        payload = payload_pb2.Payload()
+        if text != b"null":
+            payload.json = text.decode()  # As a keyword it takes half as long again.
+        return payload
 
     @override
     def decode(self, payload: payload_pb2.Payload | None) -> T:
-        kind = None if payload is None else payload.WhichOneof("kind")
-        if payload is None or kind is None:
-            return self._load("null")
-        text = payload.json if kind == "json" else self._message_json(payload.message)
-        value: T = read_json(self._validate, text, self.name)
-        return value
+        text = "null" if payload is None else payload.json
+        if not text and payload is not None:  # JSON is never empty, so it is something else.
+            kind = payload.WhichOneof("kind")
+            if kind != "json":
+                text = "null" if kind is None else self._message_json(payload.message)
+        return self._load(text)
 
     @override
     def answer(self, value: T, request: payload_pb2.Payload | None) -> payload_pb2.Payload:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mendflow.v1 import event_pb2
-from mendflow_server.history.timestamps import micros_of
+from mendflow_server.history.timestamps import set_time
 
 if TYPE_CHECKING:
     from mendflow_server.history.state import History
@@ -14,27 +14,24 @@ if TYPE_CHECKING:
 class HistoryBuilder:
     """A history, and its newest events that are not part of a commit yet."""
 
-    __slots__ = ("_nanos", "_seconds", "_stamped", "history", "now", "pending")
+    __slots__ = ("_blank", "_stamped", "history", "now", "pending")
 
     def __init__(self, history: History) -> None:
         self.history = history
         self.pending: list[event_pb2.Event] = []
         #: The time of new events, in seconds since the epoch. The engine sets it before each drive.
         self.now = 0.0
-        #: `now` when it was last split, and its seconds and nanoseconds.
-        self._stamped, self._seconds, self._nanos = 0.0, 0, 0
+        #: An event that has only its time, and `now` when that was set.
+        self._blank, self._stamped = event_pb2.Event(), -1.0
 
     def new(self) -> event_pb2.Event:
         """Return the next event. The caller sets its detail and then calls `add`."""
-        event = event_pb2.Event()
-        event.sequence = self.history.last_sequence + 1
         if self._stamped != self.now:
             self._stamped = self.now
-            self._seconds, micros = divmod(micros_of(self.now), 1_000_000)
-            self._nanos = micros * 1000
-        time = event.time
-        time.seconds = self._seconds
-        time.nanos = self._nanos
+            set_time(self._blank.time, self.now)
+        event = event_pb2.Event()
+        event.CopyFrom(self._blank)
+        event.sequence = self.history.last_sequence + 1
         return event
 
     def add(self, event: event_pb2.Event) -> None:
