@@ -239,6 +239,7 @@ class App:
     def _signals(self) -> HealthInputs:
         now = self.clock.monotonic()
         oldest = self.committer.uncommitted_since
+        attempts = self.services.attempts
         return HealthInputs(
             oldest_uncommitted_age=None if oldest is None else now - oldest,
             last_commit_age=now - self.committer.last_commit,
@@ -247,6 +248,15 @@ class App:
             draining=self.engine.draining,
             store_failure=self.committer.failure or self.retrying.failure,
             store_damage=self.store.damage,
+            attempts_left=attempts.left,
+            slots_exhausted=tuple(
+                f"{setting}={slots.size}"
+                for setting, slots in (
+                    ("MENDFLOW_ATTEMPT_SLOTS", attempts.task_slots),
+                    ("MENDFLOW_THREAD_SLOTS", attempts.thread_slots),
+                )
+                if slots.exhausted
+            ),
         )
 
     async def failure(self) -> None:

@@ -80,7 +80,11 @@ class Settings(BaseSettings):
         1_000, description="Maximum number of concurrent attempts of async def steps. A waiting workflow holds no slot."
     )
     thread_slots: Count = Field(
-        32, description="Maximum number of concurrent attempts of def steps. Each has a thread."
+        32,
+        description=(
+            "Maximum number of concurrent attempts of def steps. Each has a thread. "
+            "Up to as many hung threads hold none."
+        ),
     )
     attempt_timeout: Seconds = Field(60.0, description="Timeout of an attempt whose step sets none, in seconds.")
     cancel_grace: Seconds = Field(

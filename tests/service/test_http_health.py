@@ -55,7 +55,7 @@ async def health() -> AsyncIterator[Health]:
 @pytest.mark.parametrize("path", ["/health", "/health/live"])
 async def test_all_well_is_200(health: Health, path: str) -> None:
     status, body, headers = await health.ask(path)
-    assert (status, body) == (200, {"status": "SERVING", "reasons": [], **ABOUT})
+    assert (status, body) == (200, {"status": "SERVING", "reasons": [], "warnings": [], **ABOUT})
     assert headers["Content-Type"].startswith("application/json")
 
 

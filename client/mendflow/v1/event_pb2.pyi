@@ -173,6 +173,11 @@ class _StateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StateReas
     drove this workflow. The server log has both errors under the workflow's
     id.
     """
+    STATE_REASON_THREAD: _StateReason.ValueType  # 13
+    """WAITING for the code of a closed attempt to end: its thread cannot be
+    stopped, or its task ignores the cancel. The step continues when that code
+    ends or the server restarts.
+    """
 
 class StateReason(_StateReason, metaclass=_StateReasonEnumTypeWrapper):
     """The reason for a workflow's state, for states that need one."""
@@ -211,6 +216,11 @@ STATE_REASON_ENGINE_FAULT: StateReason.ValueType  # 12
 """PAUSED, because the server had an internal error twice in a row while it
 drove this workflow. The server log has both errors under the workflow's
 id.
+"""
+STATE_REASON_THREAD: StateReason.ValueType  # 13
+"""WAITING for the code of a closed attempt to end: its thread cannot be
+stopped, or its task ignores the cancel. The step continues when that code
+ends or the server restarts.
 """
 Global___StateReason: _TypeAlias = StateReason  # noqa: Y015
 

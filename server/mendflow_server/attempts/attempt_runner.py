@@ -2,9 +2,10 @@
 
 An attempt's record is committed before the attempt comes here. ``async def``
 steps run on the loop and ``def`` steps on daemon threads, so no step can keep
-the process from ending. An attempt keeps its slot until its code has really
-ended; the engine starts no further attempt of the step before that, unless the
-step says that attempts may overlap.
+the process from ending. Code cannot always be stopped: a thread may hang, and
+a task may ignore its cancel. Such an attempt is closed while its code still
+runs. Then the engine starts no further attempt of the step, unless the step says
+that attempts may overlap, but other steps get its slot (`Slots`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from mendflow_server.attempts.eager_tasks import EagerTasks
 from mendflow_server.attempts.running_attempt import RunningAttempt
 from mendflow_server.attempts.slots import Slots
@@ -21,13 +24,15 @@ from mendflow_server.attempts.threads import DaemonThreads
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mendflow.authoring.step import Step
     from mendflow_server.attempts.model import AttemptRequest
     from mendflow_server.attempts.running_attempt import AttemptListener
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.runtime.timers import Timers
+
+log = structlog.get_logger("mendflow.attempts")
 
 
 class AttemptRunner:
@@ -56,8 +61,10 @@ class AttemptRunner:
         self.process = os.getpid()
         self.task_slots = Slots(slots)
         self.thread_slots = Slots(threads)
-        self.threads = DaemonThreads(threads)
+        self.threads = DaemonThreads(2 * threads)
         self.running: set[RunningAttempt] = set()
+        #: The closed attempts whose code still runs, by the workflow's uid. They outlive the workflow's execution.
+        self._left: dict[str, list[RunningAttempt]] = {}
         self._loop = asyncio.get_running_loop()
         self.eager_tasks = EagerTasks(self._loop)
 
@@ -84,10 +91,40 @@ class AttemptRunner:
         """Start nothing more."""
         self.eager_tasks.close()
 
+    def leave(self, attempt: RunningAttempt) -> None:
+        """Note that an attempt is closed while its code still runs. Others may get its slot."""
+        request = attempt.request
+        self._left.setdefault(request.workflow_uid, []).append(attempt)
+        self.slots_for(request.step).leave()
+
+    def left_by(self, workflow_uid: str) -> Sequence[RunningAttempt]:
+        """Return the closed attempts of a workflow whose code still runs."""
+        return self._left.get(workflow_uid, ())
+
+    @property
+    def left(self) -> int:
+        """How many attempts are closed while their code still runs."""
+        return self.task_slots.left + self.thread_slots.left
+
     def ended(self, attempt: RunningAttempt) -> None:
-        """Take an attempt's slot back."""
+        """Take an attempt's slot back: its code has ended."""
         self.running.discard(attempt)
-        self.slots_for(attempt.request.step).give()
+        request = attempt.request
+        left = self._left.get(request.workflow_uid, [])
+        if attempt not in left:
+            self.slots_for(request.step).give()
+            return
+        left.remove(attempt)
+        if not left:
+            del self._left[request.workflow_uid]
+        if attempt.outlasted:
+            log.info("code_of_closed_attempt_ended", **_named(request))
+        self.slots_for(request.step).left_ended()
+
+    def outlasted(self, attempt: RunningAttempt) -> None:
+        """Log that an interrupt did not stop an attempt's code."""
+        kind = "the task ignored its cancel" if attempt.request.step.is_async else "a thread cannot be stopped"
+        log.warning("code_of_closed_attempt_runs", **_named(attempt.request), why=kind, closed_attempts=self.left)
 
     def on_loop(self, attempt: RunningAttempt, call: Callable[[], None]) -> None:
         """Make a call on the loop, from wherever the attempt runs."""
@@ -98,3 +135,12 @@ class AttemptRunner:
             self._loop.call_soon_threadsafe(call)
         except RuntimeError:
             return  # The loop is closed because the process ends; recovery closes the attempt as lost.
+
+
+def _named(request: AttemptRequest) -> dict[str, Any]:
+    return {
+        "workflow_id": request.workflow_id,
+        "workflow_type": request.workflow_type,
+        "step_key": request.step_key,
+        "attempt": request.number,
+    }

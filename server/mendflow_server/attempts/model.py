@@ -13,6 +13,8 @@ class AttemptRequest(NamedTuple):
     """One attempt of a step, as its AttemptStarted records it."""
 
     step: Step[..., Any]
+    #: The workflow's uid, since an id can be used again.
+    workflow_uid: str
     workflow_id: str
     workflow_type: str
     step_key: str

@@ -66,6 +66,12 @@ class AttemptHost(Protocol):
     #: The id of the server's process.
     process: int
 
+    def leave(self, attempt: RunningAttempt) -> None:
+        """Note that an attempt is closed while its code still runs."""
+
+    def outlasted(self, attempt: RunningAttempt) -> None:
+        """Note that an interrupt did not stop the code of an attempt that is closed now."""
+
     def ended(self, attempt: RunningAttempt) -> None:
         """Take the attempt's slot back."""
 
@@ -127,6 +133,7 @@ class RunningAttempt:
         "heartbeat_details",
         "host",
         "listener",
+        "outlasted",
         "progress",
         "request",
         "running",
@@ -140,6 +147,8 @@ class RunningAttempt:
         self.running = True
         #: It has reported, or was abandoned.
         self.closed = False
+        #: It has reported because an interrupt did not stop its code.
+        self.outlasted = False
         #: Its result, if it ended before `start` returned; the listener is not notified then.
         self.at_once: AttemptResult | None = None
         #: When that was, in seconds since the epoch.
@@ -176,8 +185,7 @@ class RunningAttempt:
 
     def abandon(self) -> None:
         """Interrupt the attempt without a result."""
-        self.closed = True
-        self._disarm()
+        self._close()
         if self.task is not None:
             self.task.cancel()
 
@@ -202,9 +210,22 @@ class RunningAttempt:
     def report(self, result: AttemptResult) -> None:
         """Report the result to the listener, once."""
         if not self.closed:
-            self.closed = True
-            self._disarm()
+            self._close()
             self.listener.reported(self, result)
+
+    def _close(self) -> None:
+        self._disarm()
+        if not self.closed:
+            self.closed = True
+            if self.running:
+                self.host.leave(self)
+
+    def _outlast(self, failure: failure_pb2.Failure) -> None:
+        """Report an interrupt that did not stop the code."""
+        if not self.closed:
+            self.outlasted = True
+            self.report(AttemptResult(None, failure))
+            self.host.outlasted(self)
 
     def pass_to(self, listener: AttemptListener) -> None:
         """Report to another listener from now on; the workflow was loaded again."""
@@ -215,12 +236,12 @@ class RunningAttempt:
             return
         self._ending = failure
         if self.task is None:
-            self.report(AttemptResult(None, failure))
+            self._outlast(failure)
             return
         self.task.cancel()
         self._disarm()
         host = self.host
-        self._limit = host.timers.after(host.cancel_grace, lambda: self.report(AttemptResult(None, failure)))
+        self._limit = host.timers.after(host.cancel_grace, lambda: self._outlast(failure))
 
     async def _on_loop(self) -> AttemptResult:
         try:

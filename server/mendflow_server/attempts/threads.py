@@ -21,7 +21,7 @@ class DaemonThreads:
         self._idle = threading.Semaphore(0)
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Run ``work`` on a thread. The thread slots bound how much runs at once."""
+        """Run ``work`` on a thread. The thread slots, and the attempts that hold none, bound how much runs at once."""
         if not self._idle.acquire(blocking=False) and self._count < self._limit:
             self._count += 1
             threading.Thread(target=self._serve, name=f"mendflow-step-{self._count}", daemon=True).start()

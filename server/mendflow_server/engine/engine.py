@@ -388,8 +388,9 @@ class Engine:
 
     @property
     def attempts_running(self) -> int:
-        """How many attempts' code runs."""
-        return len(self._services.attempts.running)
+        """How many attempts are open and their code runs."""
+        attempts = self._services.attempts
+        return len(attempts.running) - attempts.left
 
     @property
     def settled(self) -> bool:

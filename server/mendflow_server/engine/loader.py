@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mendflow.authoring.workflow import Workflow
-    from mendflow_server.attempts.running_attempt import RunningAttempt
     from mendflow_server.engine.cache import ExecutionCache
     from mendflow_server.execution.execution import Execution, ExecutionEvents
     from mendflow_server.execution.services import Services
@@ -56,8 +55,6 @@ class Loader:
         #: Keys still to load, and whether to resume a workflow whose code could not replay its history.
         self._waiting: dict[int, bool] = {}
         self._faults = EngineFaults()
-        #: Code of attempts that an internal error closed and that has not ended, by the workflow's key.
-        self._left_running: dict[int, list[RunningAttempt]] = {}
 
     @property
     def loading(self) -> int:
@@ -125,9 +122,8 @@ class Loader:
             return
         execution = self._execution_of(loaded, history)
         self._cache.add(execution)
-        for attempt in self._left_running.pop(row.key, ()):
-            if attempt.running:
-                execution.take_over_attempt(attempt)
+        for attempt in self._services.attempts.left_by(row.uid):
+            execution.take_over_attempt(attempt)
         self._services.dispatcher.enqueue(
             execution, lambda: execution.resume_from(loaded, retry=retry, faulted=faulted)
         )
@@ -182,7 +178,6 @@ class Loader:
         key = execution.row.key
         if key and not execution.closed:
             self._faults.add(key, error)
-            self._left_running.setdefault(key, []).extend(execution.running)
         self._cache.evict(execution)
         if not execution.in_flight:
             self.load_after_fault(execution)

@@ -580,7 +580,13 @@ class Execution:
             return closing.not_served(self.row.workflow_type) if self._not_served else closing.HELD
         wanted = None if self._code.runner is None else self._code.runner.wanted
         steps = self._steps
-        return derive_status(history, busy=steps.busy, slot_waits=len(steps.waiting_for_slot), wanted=wanted)
+        return derive_status(
+            history,
+            busy=steps.busy,
+            slot_waits=len(steps.waiting_for_slot),
+            code_waits=steps.waiting_for_code,
+            wanted=wanted,
+        )
 
     def on_commit(self, change: Change, outcome: CommitOutcome) -> None:
         """Continue after the committer has decided the submitted change."""

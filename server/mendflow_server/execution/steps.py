@@ -22,7 +22,7 @@ from mendflow_server.healing.admission import Decision
 from mendflow_server.history.timestamps import set_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from mendflow.authoring.step import Step
     from mendflow.v1.payload_pb2 import Payload
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 #: A lost attempt is judged by this policy, because it uses up no budget.
 _UNLIMITED = RetryPolicy(max_attempts=None)
 _PERMIT, _HOLD_SLOT, _HOLD_DRAINING = Decision.PERMIT, Decision.HOLD_SLOT, Decision.HOLD_DRAINING
+_HOLD_RUNNING = Decision.HOLD_RUNNING
 
 
 class StepOwner(Actor, AttemptListener, Protocol):
@@ -69,6 +70,7 @@ class StepExecutor:
     """
 
     __slots__ = (
+        "_alerted",
         "_builder",
         "_held",
         "_services",
@@ -92,8 +94,10 @@ class StepExecutor:
         self.running: dict[str, RunningAttempt] = {}
         #: Steps that wait for a slot, with the slots of the one that was taken for each meanwhile.
         self.waiting_for_slot: dict[str, Slots | None] = {}
-        #: Steps that the gate holds back, until what holds them wants them again.
-        self._held: set[str] | None = None
+        #: Steps that the gate holds back, with its decision, until what holds them wants them again.
+        self._held: dict[str, Decision] | None = None
+        #: Steps whose wait for the code of an earlier attempt has an alert.
+        self._alerted: set[str] | None = None
         #: Steps whose newest attempt was withdrawn before its code ran.
         self._withdrawn: set[str] | None = None
         #: Whether steps remain for the next process: a drain has stopped them here.
@@ -120,7 +124,7 @@ class StepExecutor:
         services = self._services
         decision = services.admission.admit(self._unit.row.key, key, step, held=held, running=key in self.running)
         if self._held is not None:
-            self._held.discard(key)
+            self._held.pop(key, None)
         if decision is _PERMIT:
             self._start(key, step, record, payload, last_heartbeat)
         elif decision is _HOLD_SLOT:
@@ -130,7 +134,28 @@ class StepExecutor:
         elif decision is _HOLD_DRAINING:
             self.busy = True
         else:
-            self._held = {key, *(self._held or ())}
+            self._held = {**(self._held or {}), key: decision}
+            if decision is _HOLD_RUNNING and record is not None:
+                self._alert_running(record)
+
+    def _alert_running(self, record: CallRecord) -> None:
+        """Raise one alert for a step that cannot start its next attempt, because the code of the last one runs."""
+        if record.key in (self._alerted or ()):
+            return
+        self._alerted = {record.key, *(self._alerted or ())}
+        self._unit.raise_alert(
+            "attempt_outlasted",
+            event_pb2.ALERT_SEVERITY_WARNING,
+            f"step {record.key}: attempt {record.attempt + 1} waits, because the code of attempt {record.attempt} "
+            "still runs and cannot be stopped; it continues when that code ends or the server restarts",
+        )
+
+    @property
+    def waiting_for_code(self) -> Collection[str]:
+        """The steps that wait until the code of an earlier attempt ends."""
+        if self._held is None:
+            return ()
+        return [key for key, decision in self._held.items() if decision is _HOLD_RUNNING]
 
     def is_overlooked(self, key: str, step: Step[..., Any]) -> bool:
         """Return whether a step that is due has nothing in its way, because it fell due between two turns."""
@@ -233,6 +258,7 @@ class StepExecutor:
         # By position, in the order of `AttemptRequest`: keywords take twice as long.
         request = AttemptRequest(
             step,
+            row.uid,
             row.workflow_id,
             row.workflow_type,
             key,

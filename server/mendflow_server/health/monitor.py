@@ -49,6 +49,10 @@ class HealthInputs:
     store_failure: str
     #: What part of the store is damaged, and what to do; empty when no damage is known.
     store_damage: str = ""
+    #: The closed attempts whose code still runs.
+    attempts_left: int = 0
+    #: The settings of the slots that the code of closed attempts holds entirely.
+    slots_exhausted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class HealthStatus:
 
     ok: bool
     reasons: tuple[str, ...] = ()
+    #: What an operator should know although the answer may be yes.
+    warnings: tuple[str, ...] = ()
 
 
 def judge(inputs: HealthInputs, loop_lag: float, settings: Settings) -> tuple[HealthStatus, HealthStatus]:
@@ -89,7 +95,14 @@ def judge(inputs: HealthInputs, loop_lag: float, settings: Settings) -> tuple[He
         reasons.append(inputs.store_damage)
     if loop_lag > settings.loop_lag_limit:
         reasons.append(f"the event loop was {loop_lag:.1f} s late (limit {settings.loop_lag_limit:g} s)")
-    return HealthStatus(not reasons, tuple(reasons)), HealthStatus(not stuck, tuple(stuck))
+    reasons += [
+        f"the code of closed attempts holds all slots and as many again ({name}); fix the steps that hang, and restart "
+        "the server"
+        for name in inputs.slots_exhausted
+    ]
+    left = inputs.attempts_left
+    warnings = (f"closed attempts whose code still runs: {left}",) if left else ()
+    return HealthStatus(not reasons, tuple(reasons), warnings), HealthStatus(not stuck, tuple(stuck))
 
 
 class HealthMonitor:

@@ -73,12 +73,18 @@ def _counts(record: CallRecord, wanted: Container[str] | None) -> bool:
 
 
 def derive_status(
-    history: History, *, busy: bool, slot_waits: int, wanted: Container[str] | None = None
+    history: History,
+    *,
+    busy: bool,
+    slot_waits: int,
+    code_waits: Container[str] = (),
+    wanted: Container[str] | None = None,
 ) -> WorkflowStatus:
     """Return the status of a workflow.
 
     ``busy`` says that its code is about to run. ``slot_waits`` is the number of attempts that wait for a slot.
-    ``wanted`` has the keys of the steps that the code waits for; None stands for all open steps.
+    ``code_waits`` has the keys of the steps that wait until the code of an earlier attempt ends. ``wanted`` has the
+    keys of the steps that the code waits for; None stands for all open steps.
     """
     if history.final is not None:
         return _final(history.final)
@@ -92,7 +98,7 @@ def derive_status(
     for record in history.open.values():
         if record.started is not None:
             return _RUNNING
-    return _waiting(history, slot_waits, wanted)
+    return _waiting(history, slot_waits, code_waits, wanted)
 
 
 def _final(event: event_pb2.Event) -> WorkflowStatus:
@@ -105,7 +111,9 @@ def _final(event: event_pb2.Event) -> WorkflowStatus:
     return WorkflowStatus(FINAL_DETAILS[detail], reason)
 
 
-def _waiting(history: History, slot_waits: int, wanted: Container[str] | None) -> WorkflowStatus:
+def _waiting(
+    history: History, slot_waits: int, code_waits: Container[str], wanted: Container[str] | None
+) -> WorkflowStatus:
     waiting = workflow_pb2.WORKFLOW_STATE_WAITING
     wake = wake_time(history, wanted)
     if slot_waits:
@@ -113,6 +121,12 @@ def _waiting(history: History, slot_waits: int, wanted: Container[str] | None) -
     held = [record.key for record in history.open.values() if record.held]
     if held:
         return WorkflowStatus(waiting, event_pb2.STATE_REASON_SUSPECTED, ", ".join(held[:5]), wake)
+    running = [
+        f"attempt {record.attempt} of {record.key}" for record in history.open.values() if record.key in code_waits
+    ]
+    if running:
+        why = f"the code still runs of {', '.join(running[:5])}"
+        return WorkflowStatus(waiting, event_pb2.STATE_REASON_THREAD, why, wake)
     counting = [record for record in history.open.values() if _counts(record, wanted)]
     first = min(counting, key=lambda record: due_time(record) or float("inf"), default=None)
     if first is None:

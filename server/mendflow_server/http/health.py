@@ -16,7 +16,7 @@ LIVE_PATH: Final = "/health/live"
 
 
 class HealthRoutes:
-    """Serves 200 or 503, with a JSON object of the status, its reasons, and the server's version and replica_id."""
+    """Serves 200 or 503, with a JSON object of the status, reasons and warnings, and of the server's ids."""
 
     def __init__(self, monitor: HealthMonitor, *, version: str, replica_id: str) -> None:
         self._monitor = monitor
@@ -36,6 +36,7 @@ class HealthRoutes:
         body = {
             "status": "SERVING" if health.ok else "NOT_SERVING",
             "reasons": list(health.reasons),
+            "warnings": list(health.warnings),
             **self._about,
         }
         return web.json_response(body, status=200 if health.ok else 503)
