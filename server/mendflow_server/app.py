@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from mendflow.authoring.workflow import Workflow
     from mendflow_server.runtime.clock import Clock
+    from mendflow_server.runtime.exit_guard import ExitGuard
     from mendflow_server.settings import Settings
     from mendflow_server.store.interface import Store
     from mendflow_server.telemetry.observer import Observer
@@ -290,18 +291,33 @@ async def serve(
     definitions: Mapping[str, Workflow[Any, Any]],
     *,
     new_app: Callable[[Settings, Mapping[str, Workflow[Any, Any]]], App] = App,
+    guard: ExitGuard,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then drain. Return the process's exit code."""
+    """Serve until SIGTERM or SIGINT, then drain. Return the process's exit code.
+
+    From the signal on, the guard limits how long the process may take to end.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+
+    def end(_number: int, _frame: object) -> None:
+        guard.limit(settings.drain_timeout + settings.exit_timeout, 1)
+        for number in ENDING:
+            # The next signal ends the process. It must not raise KeyboardInterrupt inside a workflow's code.
+            signal.signal(number, signal.SIG_DFL)
+        loop.call_soon_threadsafe(stop.set)
+
     for number in ENDING:
-        loop.add_signal_handler(number, stop.set)
+        # Not the loop's own handlers, because code that blocks the loop must not keep the process from its end.
+        signal.signal(number, end)
     with armed(Belongings(loop, ENDING)) as belongings:
         belongings.files = files_of(settings.store)
-        return await _serve(new_app(settings, definitions), stop, belongings)
+        code = await _serve(new_app(settings, definitions), stop, belongings, guard)
+    guard.limit(settings.exit_timeout, code)
+    return code
 
 
-async def _serve(app: App, stop: asyncio.Event, belongings: Belongings) -> int:
+async def _serve(app: App, stop: asyncio.Event, belongings: Belongings, guard: ExitGuard) -> int:
     loop = asyncio.get_running_loop()
     settings = app.settings
     async with app:
@@ -322,13 +338,11 @@ async def _serve(app: App, stop: asyncio.Event, belongings: Belongings) -> int:
         await asyncio.wait((stopped, failed), return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             stopped.cancel()
+            guard.limit(settings.exit_timeout, 1)
             return 1
         failed.cancel()
-        for number in ENDING:
-            # Not by removing the loop's handler: for SIGINT that brings back Python's own, which would raise
-            # KeyboardInterrupt inside a workflow's code.
-            signal.signal(number, signal.SIG_DFL)
         await app.drain()
+        guard.limit(settings.exit_timeout, 0)
     return 0
 
 

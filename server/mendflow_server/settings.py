@@ -102,6 +102,9 @@ class Settings(BaseSettings):
         10.0, description="Silence after which a watch receives an empty frame, in seconds."
     )
     drain_timeout: Seconds = Field(25.0, description="Maximum duration of a drain, in seconds.")
+    exit_timeout: Seconds = Field(
+        8.0, description="Time after a drain in which the process must end; then it ends itself, in seconds."
+    )
     commit_patience: Seconds = Field(
         5.0, description="Time that a caller waits for a commit before it receives UNAVAILABLE, in seconds."
     )

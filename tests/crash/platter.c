@@ -7,6 +7,7 @@
  *
  *   PLATTER        the directory; a line of its file "syncs" is one sync: the name and the bytes
  *   PLATTER_STORE  the store's own path, without links
+ *   PLATTER_HANGS  while a file of this path exists, no sync ends
  *   PLATTER_DIES   the process kills itself when this one of its syncs, counted from 1, is asked for
  */
 #define _GNU_SOURCE
@@ -130,6 +131,8 @@ static int sync_by(int (*really)(int), int fd) {
     int name = name_of(path);
     if (name < 0)
         return really(fd);
+    for (const char *hangs = getenv("PLATTER_HANGS"); hangs != NULL && access(hangs, F_OK) == 0;)
+        usleep(10000);
     pthread_mutex_lock(&lock);
     if (left > 0 && --left == 0)
         kill(getpid(), SIGKILL);

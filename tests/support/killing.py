@@ -31,6 +31,7 @@ from mendflow.authoring.step import Step
 from mendflow.authoring.workflow import Workflow
 from mendflow_server import app
 from mendflow_server.runtime.event_loop import run_on_loop
+from mendflow_server.runtime.exit_guard import ExitGuard
 from mendflow_server.settings import load_settings
 from mendflow_server.telemetry.logging import configure_logs
 from tests.support.build import Build
@@ -235,7 +236,7 @@ def serve(post: Post, fatal: Point | None, faults: Sequence[str] = (), **overrid
     for step in steps():
         # Past the frozen attributes. What is learned from the function's signature was learned before.
         vars(step)["function"] = watched_step(step.function, post, boundaries)
-    sys.exit(run_on_loop(app.serve(settings, definitions(), new_app=build.new_app), settings))
+    sys.exit(run_on_loop(app.serve(settings, definitions(), new_app=build.new_app, guard=ExitGuard()), settings))
 
 
 def warm_up() -> None:

@@ -13,6 +13,7 @@ from mendflow_server.api.server import CannotListen
 from mendflow_server.cli.workflow_modules import load_workflows
 from mendflow_server.http.server import CannotListenHttp
 from mendflow_server.runtime.event_loop import LoopNotInstalled, run_on_loop
+from mendflow_server.runtime.exit_guard import ExitGuard
 from mendflow_server.settings import SettingsError, load_settings
 from mendflow_server.store.errors import StoreError
 from mendflow_server.telemetry.logging import configure_logs
@@ -62,8 +63,11 @@ def run(
     settings: Settings, definitions: dict[str, Workflow[Any, Any]], *, new_app: Callable[..., app.App] = app.App
 ) -> int:
     """Serve until the server stops, and return the exit code. Print an error of the start in one line."""
+    guard = ExitGuard()
     try:
-        return run_on_loop(app.serve(settings, definitions, new_app=new_app), settings)
+        code = run_on_loop(app.serve(settings, definitions, new_app=new_app, guard=guard), settings)
     except (LoopNotInstalled, StoreError, CannotListen, CannotListenHttp, DefinitionError) as error:
         click.echo(f"error: {error}", err=True)
-        return 1
+        code = 1
+    guard.limit_exit(settings.exit_timeout, code)
+    return code

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,9 @@ log = structlog.get_logger("mendflow.loop")
 
 T = TypeVar("T")
 
+#: How long the tasks that are left at the end, and then the generators, may take to end, in seconds.
+CLOSE_SECONDS = 1.0
+
 
 class LoopNotInstalled(Exception):
     """The event loop of the settings is not installed. The message says what to do."""
@@ -46,11 +50,14 @@ def run_on_loop(main: Coroutine[Any, Any, T], settings: Settings) -> T:
         raise
     loop = factory()
     asyncio.set_event_loop(loop)
+    # The loop would wait without limit for the threads of its own executor.
+    executor = ThreadPoolExecutor(thread_name_prefix="mendflow-executor")
+    loop.set_default_executor(executor)
     try:
         return _run(loop, main)
     finally:
         try:
-            _close(loop)
+            _close(loop, executor)
         finally:
             asyncio.set_event_loop(None)
             loop.close()
@@ -103,22 +110,31 @@ def _interrupts(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Ite
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel the remaining tasks, and shut down the generators and the executor."""
+def _close(loop: asyncio.AbstractEventLoop, executor: ThreadPoolExecutor) -> None:
+    """Cancel the remaining tasks, and shut down the generators and the executor. None of them may take long."""
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
     if left:
         _run(loop, _ended(left))
-    _run(loop, loop.shutdown_asyncgens())
-    _run(loop, loop.shutdown_default_executor())
+    _run(loop, _generators_closed(loop))
+    executor.shutdown(wait=False, cancel_futures=True)
 
 
 async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
-    await asyncio.wait(tasks)
-    for task in tasks:
+    ended, running = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+    for task in ended:
         if not task.cancelled() and task.exception() is not None:
             log.error("task_failed_at_end", exc_info=task.exception())
+    for task in running:
+        log.warning("task_left_at_end", task=repr(task.get_coro()), seconds=CLOSE_SECONDS)
+
+
+async def _generators_closed(loop: asyncio.AbstractEventLoop) -> None:
+    closing = loop.create_task(loop.shutdown_asyncgens())
+    await asyncio.wait((closing,), timeout=CLOSE_SECONDS)
+    if not closing.done():
+        log.warning("generators_left_at_end", seconds=CLOSE_SECONDS)
 
 
 def _factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
