@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import types
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 from mendflow.authoring.context import BY_HAND
 from mendflow.authoring.names import checked_name
@@ -37,9 +37,18 @@ class Workflow(Generic[I, R]):
     declared signals to their types.
     """
 
-    def __init__(self, function: Callable[..., Coroutine[Any, Any, R]], name: str, signals: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Coroutine[Any, Any, R]],
+        name: str,
+        signals: Mapping[str, Any],
+        *,
+        on_error: Literal["fail", "pause"] = "fail",
+    ) -> None:
         self.function = function
         self.name = name
+        #: What an error of the function does to the workflow.
+        self.on_error = on_error
         self._signals = dict(signals)
         functools.update_wrapper(self, function)
 
@@ -148,19 +157,24 @@ def workflow(function: Callable[[], Coroutine[Any, Any, R]], /) -> Workflow[None
 @overload
 def workflow(function: Callable[[I], Coroutine[Any, Any, R]], /) -> Workflow[I, R]: ...
 @overload
-def workflow(*, name: str | None = ..., signals: Mapping[str, Any] | None = ...) -> _Decorator: ...
+def workflow(
+    *, name: str | None = ..., signals: Mapping[str, Any] | None = ..., on_error: Literal["fail", "pause"] = ...
+) -> _Decorator: ...
 def workflow(
     function: Callable[..., Any] | None = None,
     /,
     *,
     name: str | None = None,
     signals: Mapping[str, Any] | None = None,
+    on_error: Literal["fail", "pause"] = "fail",
 ) -> Any:
     """Make an ``async def`` function with at most one parameter a workflow type.
 
     ``name`` is the name that callers use; the default is the function's name.
     ``signals`` maps signal names to types. The server checks the data of a
-    declared signal when it arrives.
+    declared signal when it arrives. With ``on_error="pause"``, an error that
+    the function raises pauses the workflow instead of failing it: it continues
+    when fixed code is served.
 
     Raise `DefinitionError` if the function cannot be a workflow.
     """
@@ -188,7 +202,11 @@ def workflow(
             if not isinstance(signal, str):
                 msg = f"workflow {target.__name__}: a signal's name must be a string, not {signal!r}"
                 raise DefinitionError(msg)
-        return Workflow(target, checked_name("workflow name", name or target.__name__), signals or {})
+        if on_error not in ("fail", "pause"):
+            msg = f'workflow {target.__name__}: on_error must be "fail" or "pause", not {on_error!r}'
+            raise DefinitionError(msg)
+        checked = checked_name("workflow name", name or target.__name__)
+        return Workflow(target, checked, signals or {}, on_error=on_error)
 
     return decorate if function is None else decorate(function)
 

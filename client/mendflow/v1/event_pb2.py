@@ -27,7 +27,7 @@ from mendflow.v1 import failure_pb2 as mendflow_dot_v1_dot_failure__pb2
 from mendflow.v1 import payload_pb2 as mendflow_dot_v1_dot_payload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mendflow/v1/event.proto\x12\x0bmendflow.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19mendflow/v1/failure.proto\x1a\x19mendflow/v1/payload.proto\"\xe8\n\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x10workflow_started\x18\n \x01(\x0b\x32\x1c.mendflow.v1.WorkflowStartedH\x00\x12<\n\x12workflow_recovered\x18\x0b \x01(\x0b\x32\x1e.mendflow.v1.WorkflowRecoveredH\x00\x12\x36\n\x0fworkflow_paused\x18\x0c \x01(\x0b\x32\x1b.mendflow.v1.WorkflowPausedH\x00\x12\x38\n\x10workflow_resumed\x18\r \x01(\x0b\x32\x1c.mendflow.v1.WorkflowResumedH\x00\x12@\n\x14workflow_quarantined\x18\x0e \x01(\x0b\x32 .mendflow.v1.WorkflowQuarantinedH\x00\x12\x38\n\x10\x63\x61ncel_requested\x18\x0f \x01(\x0b\x32\x1c.mendflow.v1.CancelRequestedH\x00\x12<\n\x12workflow_succeeded\x18\x14 \x01(\x0b\x32\x1e.mendflow.v1.WorkflowSucceededH\x00\x12\x36\n\x0fworkflow_failed\x18\x15 \x01(\x0b\x32\x1b.mendflow.v1.WorkflowFailedH\x00\x12<\n\x12workflow_cancelled\x18\x16 \x01(\x0b\x32\x1e.mendflow.v1.WorkflowCancelledH\x00\x12>\n\x13workflow_terminated\x18\x17 \x01(\x0b\x32\x1f.mendflow.v1.WorkflowTerminatedH\x00\x12\x36\n\x0f\x61ttempt_started\x18\x1e \x01(\x0b\x32\x1b.mendflow.v1.AttemptStartedH\x00\x12:\n\x11\x61ttempt_succeeded\x18\x1f \x01(\x0b\x32\x1d.mendflow.v1.AttemptSucceededH\x00\x12\x34\n\x0e\x61ttempt_failed\x18  \x01(\x0b\x32\x1a.mendflow.v1.AttemptFailedH\x00\x12\x32\n\rtimer_started\x18( \x01(\x0b\x32\x19.mendflow.v1.TimerStartedH\x00\x12.\n\x0btimer_fired\x18) \x01(\x0b\x32\x17.mendflow.v1.TimerFiredH\x00\x12\x36\n\x0fsignal_received\x18\x32 \x01(\x0b\x32\x1b.mendflow.v1.SignalReceivedH\x00\x12\x34\n\x0esignal_awaited\x18\x33 \x01(\x0b\x32\x1a.mendflow.v1.SignalAwaitedH\x00\x12\x30\n\x0csignal_taken\x18\x34 \x01(\x0b\x32\x18.mendflow.v1.SignalTakenH\x00\x12\x37\n\x10signal_timed_out\x18\x35 \x01(\x0b\x32\x1b.mendflow.v1.SignalTimedOutH\x00\x12\x34\n\x0e\x63\x61ll_cancelled\x18< \x01(\x0b\x32\x1a.mendflow.v1.CallCancelledH\x00\x12\x34\n\x0evalue_recorded\x18= \x01(\x0b\x32\x1a.mendflow.v1.ValueRecordedH\x00\x12:\n\x11progress_reported\x18> \x01(\x0b\x32\x1d.mendflow.v1.ProgressReportedH\x00\x12\x30\n\x0c\x61lert_raised\x18\x46 \x01(\x0b\x32\x18.mendflow.v1.AlertRaisedH\x00\x42\x08\n\x06\x64\x65tail\"s\n\x0cTraceContext\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x16\n\x0eparent_span_id\x18\x02 \x01(\t\x12\x13\n\x0btrace_flags\x18\x03 \x01(\x05\x12\x13\n\x0btrace_state\x18\x04 \x01(\t\x12\x0f\n\x07\x62\x61ggage\x18\x05 \x01(\t\"\x82\x02\n\x0fWorkflowStarted\x12\x15\n\rworkflow_type\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.mendflow.v1.Payload\x12(\n\x05trace\x18\x03 \x01(\x0b\x32\x19.mendflow.v1.TraceContext\x12\x0b\n\x03uid\x18\x04 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x05 \x01(\t\x12\x38\n\x06labels\x18\x06 \x03(\x0b\x32(.mendflow.v1.WorkflowStarted.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x11WorkflowRecovered\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x1b\n\x13previous_replica_id\x18\x03 \x01(\t\"a\n\x0eWorkflowPaused\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.mendflow.v1.StateReason\x12\x13\n\x0b\x65xplanation\x18\x02 \x01(\t\x12\x10\n\x08step_key\x18\x03 \x01(\t\"0\n\x0fWorkflowResumed\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"M\n\x13WorkflowQuarantined\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x0f\n\x07\x63rashes\x18\x02 \x01(\x05\x12\x13\n\x0b\x65xplanation\x18\x03 \x01(\t\"z\n\x0f\x43\x61ncelRequested\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x34\n\x10\x63leanup_deadline\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x11WorkflowSucceeded\x12$\n\x06output\x18\x01 \x01(\x0b\x32\x14.mendflow.v1.Payload\"a\n\x0eWorkflowFailed\x12%\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x14.mendflow.v1.Failure\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.mendflow.v1.StateReason\"O\n\x11WorkflowCancelled\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.mendflow.v1.StateReason\x12\x10\n\x08\x63ut_keys\x18\x02 \x03(\t\"3\n\x12WorkflowTerminated\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb2\x01\n\x0e\x41ttemptStarted\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x11\n\tstep_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12#\n\x05input\x18\x04 \x01(\x0b\x32\x14.mendflow.v1.Payload\x12,\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\"[\n\x10\x41ttemptSucceeded\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12$\n\x06output\x18\x03 \x01(\x0b\x32\x14.mendflow.v1.Payload\"\x87\x01\n\rAttemptFailed\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.mendflow.v1.Failure\x12,\n\x08\x64\x65\x63ision\x18\x04 \x01(\x0b\x32\x1a.mendflow.v1.RetryDecision\"J\n\x0cTimerStarted\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\tfire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x19\n\nTimerFired\x12\x0b\n\x03key\x18\x01 \x01(\t\"z\n\x0eSignalReceived\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x14.mendflow.v1.Payload\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x13\n\x0bundelivered\x18\x05 \x01(\x08\"X\n\rSignalAwaited\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x0bSignalTaken\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x17\n\x0fsignal_sequence\x18\x02 \x01(\x03\"\x1d\n\x0eSignalTimedOut\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x1c\n\rCallCancelled\x12\x0b\n\x03key\x18\x01 \x01(\t\"A\n\rValueRecorded\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.mendflow.v1.Payload\"s\n\x10ProgressReported\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04\x64one\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x03\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0e\n\x06report\x18\x06 \x01(\x03\"Z\n\x0b\x41lertRaised\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x08severity\x18\x02 \x01(\x0e\x32\x1a.mendflow.v1.AlertSeverity\x12\x0f\n\x07message\x18\x03 \x01(\t*\x91\x06\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45VENT_KIND_WORKFLOW_STARTED\x10\n\x12!\n\x1d\x45VENT_KIND_WORKFLOW_RECOVERED\x10\x0b\x12\x1e\n\x1a\x45VENT_KIND_WORKFLOW_PAUSED\x10\x0c\x12\x1f\n\x1b\x45VENT_KIND_WORKFLOW_RESUMED\x10\r\x12#\n\x1f\x45VENT_KIND_WORKFLOW_QUARANTINED\x10\x0e\x12\x1f\n\x1b\x45VENT_KIND_CANCEL_REQUESTED\x10\x0f\x12!\n\x1d\x45VENT_KIND_WORKFLOW_SUCCEEDED\x10\x14\x12\x1e\n\x1a\x45VENT_KIND_WORKFLOW_FAILED\x10\x15\x12!\n\x1d\x45VENT_KIND_WORKFLOW_CANCELLED\x10\x16\x12\"\n\x1e\x45VENT_KIND_WORKFLOW_TERMINATED\x10\x17\x12\x1e\n\x1a\x45VENT_KIND_ATTEMPT_STARTED\x10\x1e\x12 \n\x1c\x45VENT_KIND_ATTEMPT_SUCCEEDED\x10\x1f\x12\x1d\n\x19\x45VENT_KIND_ATTEMPT_FAILED\x10 \x12\x1c\n\x18\x45VENT_KIND_TIMER_STARTED\x10(\x12\x1a\n\x16\x45VENT_KIND_TIMER_FIRED\x10)\x12\x1e\n\x1a\x45VENT_KIND_SIGNAL_RECEIVED\x10\x32\x12\x1d\n\x19\x45VENT_KIND_SIGNAL_AWAITED\x10\x33\x12\x1b\n\x17\x45VENT_KIND_SIGNAL_TAKEN\x10\x34\x12\x1f\n\x1b\x45VENT_KIND_SIGNAL_TIMED_OUT\x10\x35\x12\x1d\n\x19\x45VENT_KIND_CALL_CANCELLED\x10<\x12\x1d\n\x19\x45VENT_KIND_VALUE_RECORDED\x10=\x12 \n\x1c\x45VENT_KIND_PROGRESS_REPORTED\x10>\x12\x1b\n\x17\x45VENT_KIND_ALERT_RAISED\x10\x46*\xa6\x03\n\x0bStateReason\x12\x1c\n\x18STATE_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12STATE_REASON_TIMER\x10\x01\x12\x17\n\x13STATE_REASON_SIGNAL\x10\x02\x12\x18\n\x14STATE_REASON_BACKOFF\x10\x03\x12\x15\n\x11STATE_REASON_SLOT\x10\x04\x12\x1b\n\x17STATE_REASON_NOT_SERVED\x10\x05\x12\x1a\n\x16STATE_REASON_SUSPECTED\x10\x06\x12 \n\x1cSTATE_REASON_NON_DETERMINISM\x10\x07\x12\"\n\x1eSTATE_REASON_RETRIES_EXHAUSTED\x10\x08\x12\x1d\n\x19STATE_REASON_CRASH_BUDGET\x10\t\x12\x1e\n\x1aSTATE_REASON_HISTORY_LIMIT\x10\n\x12!\n\x1dSTATE_REASON_CLEANUP_DEADLINE\x10\x0b\x12\x1d\n\x19STATE_REASON_ENGINE_FAULT\x10\x0c\x12\x17\n\x13STATE_REASON_THREAD\x10\r*h\n\rAlertSeverity\x12\x1e\n\x1a\x41LERT_SEVERITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41LERT_SEVERITY_WARNING\x10\x01\x12\x1b\n\x17\x41LERT_SEVERITY_CRITICAL\x10\x02\x42K\n\x0f\x64\x65v.mendflow.v1B\nEventProtoP\x01Z*mendflow.dev/gen/go/mendflow/v1;mendflowv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mendflow/v1/event.proto\x12\x0bmendflow.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19mendflow/v1/failure.proto\x1a\x19mendflow/v1/payload.proto\"\xe8\n\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x10workflow_started\x18\n \x01(\x0b\x32\x1c.mendflow.v1.WorkflowStartedH\x00\x12<\n\x12workflow_recovered\x18\x0b \x01(\x0b\x32\x1e.mendflow.v1.WorkflowRecoveredH\x00\x12\x36\n\x0fworkflow_paused\x18\x0c \x01(\x0b\x32\x1b.mendflow.v1.WorkflowPausedH\x00\x12\x38\n\x10workflow_resumed\x18\r \x01(\x0b\x32\x1c.mendflow.v1.WorkflowResumedH\x00\x12@\n\x14workflow_quarantined\x18\x0e \x01(\x0b\x32 .mendflow.v1.WorkflowQuarantinedH\x00\x12\x38\n\x10\x63\x61ncel_requested\x18\x0f \x01(\x0b\x32\x1c.mendflow.v1.CancelRequestedH\x00\x12<\n\x12workflow_succeeded\x18\x14 \x01(\x0b\x32\x1e.mendflow.v1.WorkflowSucceededH\x00\x12\x36\n\x0fworkflow_failed\x18\x15 \x01(\x0b\x32\x1b.mendflow.v1.WorkflowFailedH\x00\x12<\n\x12workflow_cancelled\x18\x16 \x01(\x0b\x32\x1e.mendflow.v1.WorkflowCancelledH\x00\x12>\n\x13workflow_terminated\x18\x17 \x01(\x0b\x32\x1f.mendflow.v1.WorkflowTerminatedH\x00\x12\x36\n\x0f\x61ttempt_started\x18\x1e \x01(\x0b\x32\x1b.mendflow.v1.AttemptStartedH\x00\x12:\n\x11\x61ttempt_succeeded\x18\x1f \x01(\x0b\x32\x1d.mendflow.v1.AttemptSucceededH\x00\x12\x34\n\x0e\x61ttempt_failed\x18  \x01(\x0b\x32\x1a.mendflow.v1.AttemptFailedH\x00\x12\x32\n\rtimer_started\x18( \x01(\x0b\x32\x19.mendflow.v1.TimerStartedH\x00\x12.\n\x0btimer_fired\x18) \x01(\x0b\x32\x17.mendflow.v1.TimerFiredH\x00\x12\x36\n\x0fsignal_received\x18\x32 \x01(\x0b\x32\x1b.mendflow.v1.SignalReceivedH\x00\x12\x34\n\x0esignal_awaited\x18\x33 \x01(\x0b\x32\x1a.mendflow.v1.SignalAwaitedH\x00\x12\x30\n\x0csignal_taken\x18\x34 \x01(\x0b\x32\x18.mendflow.v1.SignalTakenH\x00\x12\x37\n\x10signal_timed_out\x18\x35 \x01(\x0b\x32\x1b.mendflow.v1.SignalTimedOutH\x00\x12\x34\n\x0e\x63\x61ll_cancelled\x18< \x01(\x0b\x32\x1a.mendflow.v1.CallCancelledH\x00\x12\x34\n\x0evalue_recorded\x18= \x01(\x0b\x32\x1a.mendflow.v1.ValueRecordedH\x00\x12:\n\x11progress_reported\x18> \x01(\x0b\x32\x1d.mendflow.v1.ProgressReportedH\x00\x12\x30\n\x0c\x61lert_raised\x18\x46 \x01(\x0b\x32\x18.mendflow.v1.AlertRaisedH\x00\x42\x08\n\x06\x64\x65tail\"s\n\x0cTraceContext\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x16\n\x0eparent_span_id\x18\x02 \x01(\t\x12\x13\n\x0btrace_flags\x18\x03 \x01(\x05\x12\x13\n\x0btrace_state\x18\x04 \x01(\t\x12\x0f\n\x07\x62\x61ggage\x18\x05 \x01(\t\"\x82\x02\n\x0fWorkflowStarted\x12\x15\n\rworkflow_type\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.mendflow.v1.Payload\x12(\n\x05trace\x18\x03 \x01(\x0b\x32\x19.mendflow.v1.TraceContext\x12\x0b\n\x03uid\x18\x04 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x05 \x01(\t\x12\x38\n\x06labels\x18\x06 \x03(\x0b\x32(.mendflow.v1.WorkflowStarted.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x11WorkflowRecovered\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x1b\n\x13previous_replica_id\x18\x03 \x01(\t\"\x88\x01\n\x0eWorkflowPaused\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.mendflow.v1.StateReason\x12\x13\n\x0b\x65xplanation\x18\x02 \x01(\t\x12\x10\n\x08step_key\x18\x03 \x01(\t\x12%\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x14.mendflow.v1.Failure\"0\n\x0fWorkflowResumed\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"M\n\x13WorkflowQuarantined\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x0f\n\x07\x63rashes\x18\x02 \x01(\x05\x12\x13\n\x0b\x65xplanation\x18\x03 \x01(\t\"z\n\x0f\x43\x61ncelRequested\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x34\n\x10\x63leanup_deadline\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x11WorkflowSucceeded\x12$\n\x06output\x18\x01 \x01(\x0b\x32\x14.mendflow.v1.Payload\"a\n\x0eWorkflowFailed\x12%\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x14.mendflow.v1.Failure\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.mendflow.v1.StateReason\"O\n\x11WorkflowCancelled\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.mendflow.v1.StateReason\x12\x10\n\x08\x63ut_keys\x18\x02 \x03(\t\"3\n\x12WorkflowTerminated\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb2\x01\n\x0e\x41ttemptStarted\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x11\n\tstep_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12#\n\x05input\x18\x04 \x01(\x0b\x32\x14.mendflow.v1.Payload\x12,\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\"[\n\x10\x41ttemptSucceeded\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12$\n\x06output\x18\x03 \x01(\x0b\x32\x14.mendflow.v1.Payload\"\x87\x01\n\rAttemptFailed\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.mendflow.v1.Failure\x12,\n\x08\x64\x65\x63ision\x18\x04 \x01(\x0b\x32\x1a.mendflow.v1.RetryDecision\"J\n\x0cTimerStarted\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\tfire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x19\n\nTimerFired\x12\x0b\n\x03key\x18\x01 \x01(\t\"z\n\x0eSignalReceived\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x14.mendflow.v1.Payload\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x13\n\x0bundelivered\x18\x05 \x01(\x08\"X\n\rSignalAwaited\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x0bSignalTaken\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x17\n\x0fsignal_sequence\x18\x02 \x01(\x03\"\x1d\n\x0eSignalTimedOut\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x1c\n\rCallCancelled\x12\x0b\n\x03key\x18\x01 \x01(\t\"A\n\rValueRecorded\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.mendflow.v1.Payload\"s\n\x10ProgressReported\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04\x64one\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x03\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0e\n\x06report\x18\x06 \x01(\x03\"Z\n\x0b\x41lertRaised\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x08severity\x18\x02 \x01(\x0e\x32\x1a.mendflow.v1.AlertSeverity\x12\x0f\n\x07message\x18\x03 \x01(\t*\x91\x06\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45VENT_KIND_WORKFLOW_STARTED\x10\n\x12!\n\x1d\x45VENT_KIND_WORKFLOW_RECOVERED\x10\x0b\x12\x1e\n\x1a\x45VENT_KIND_WORKFLOW_PAUSED\x10\x0c\x12\x1f\n\x1b\x45VENT_KIND_WORKFLOW_RESUMED\x10\r\x12#\n\x1f\x45VENT_KIND_WORKFLOW_QUARANTINED\x10\x0e\x12\x1f\n\x1b\x45VENT_KIND_CANCEL_REQUESTED\x10\x0f\x12!\n\x1d\x45VENT_KIND_WORKFLOW_SUCCEEDED\x10\x14\x12\x1e\n\x1a\x45VENT_KIND_WORKFLOW_FAILED\x10\x15\x12!\n\x1d\x45VENT_KIND_WORKFLOW_CANCELLED\x10\x16\x12\"\n\x1e\x45VENT_KIND_WORKFLOW_TERMINATED\x10\x17\x12\x1e\n\x1a\x45VENT_KIND_ATTEMPT_STARTED\x10\x1e\x12 \n\x1c\x45VENT_KIND_ATTEMPT_SUCCEEDED\x10\x1f\x12\x1d\n\x19\x45VENT_KIND_ATTEMPT_FAILED\x10 \x12\x1c\n\x18\x45VENT_KIND_TIMER_STARTED\x10(\x12\x1a\n\x16\x45VENT_KIND_TIMER_FIRED\x10)\x12\x1e\n\x1a\x45VENT_KIND_SIGNAL_RECEIVED\x10\x32\x12\x1d\n\x19\x45VENT_KIND_SIGNAL_AWAITED\x10\x33\x12\x1b\n\x17\x45VENT_KIND_SIGNAL_TAKEN\x10\x34\x12\x1f\n\x1b\x45VENT_KIND_SIGNAL_TIMED_OUT\x10\x35\x12\x1d\n\x19\x45VENT_KIND_CALL_CANCELLED\x10<\x12\x1d\n\x19\x45VENT_KIND_VALUE_RECORDED\x10=\x12 \n\x1c\x45VENT_KIND_PROGRESS_REPORTED\x10>\x12\x1b\n\x17\x45VENT_KIND_ALERT_RAISED\x10\x46*\xc7\x03\n\x0bStateReason\x12\x1c\n\x18STATE_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12STATE_REASON_TIMER\x10\x01\x12\x17\n\x13STATE_REASON_SIGNAL\x10\x02\x12\x18\n\x14STATE_REASON_BACKOFF\x10\x03\x12\x15\n\x11STATE_REASON_SLOT\x10\x04\x12\x1b\n\x17STATE_REASON_NOT_SERVED\x10\x05\x12\x1a\n\x16STATE_REASON_SUSPECTED\x10\x06\x12 \n\x1cSTATE_REASON_NON_DETERMINISM\x10\x07\x12\"\n\x1eSTATE_REASON_RETRIES_EXHAUSTED\x10\x08\x12\x1d\n\x19STATE_REASON_CRASH_BUDGET\x10\t\x12\x1e\n\x1aSTATE_REASON_HISTORY_LIMIT\x10\n\x12!\n\x1dSTATE_REASON_CLEANUP_DEADLINE\x10\x0b\x12\x1d\n\x19STATE_REASON_ENGINE_FAULT\x10\x0c\x12\x17\n\x13STATE_REASON_THREAD\x10\r\x12\x1f\n\x1bSTATE_REASON_WORKFLOW_ERROR\x10\x0e*h\n\rAlertSeverity\x12\x1e\n\x1a\x41LERT_SEVERITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41LERT_SEVERITY_WARNING\x10\x01\x12\x1b\n\x17\x41LERT_SEVERITY_CRITICAL\x10\x02\x42K\n\x0f\x64\x65v.mendflow.v1B\nEventProtoP\x01Z*mendflow.dev/gen/go/mendflow/v1;mendflowv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.mendflow.v1B\nEventProtoP\001Z*mendflow.dev/gen/go/mendflow/v1;mendflowv1'
   _globals['_WORKFLOWSTARTED_LABELSENTRY']._loaded_options = None
   _globals['_WORKFLOWSTARTED_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_EVENTKIND']._serialized_start=3746
-  _globals['_EVENTKIND']._serialized_end=4531
-  _globals['_STATEREASON']._serialized_start=4534
-  _globals['_STATEREASON']._serialized_end=4956
-  _globals['_ALERTSEVERITY']._serialized_start=4958
-  _globals['_ALERTSEVERITY']._serialized_end=5062
+  _globals['_EVENTKIND']._serialized_start=3786
+  _globals['_EVENTKIND']._serialized_end=4571
+  _globals['_STATEREASON']._serialized_start=4574
+  _globals['_STATEREASON']._serialized_end=5029
+  _globals['_ALERTSEVERITY']._serialized_start=5031
+  _globals['_ALERTSEVERITY']._serialized_end=5135
   _globals['_EVENT']._serialized_start=128
   _globals['_EVENT']._serialized_end=1512
   _globals['_TRACECONTEXT']._serialized_start=1514
@@ -53,46 +53,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKFLOWSTARTED_LABELSENTRY']._serialized_end=1890
   _globals['_WORKFLOWRECOVERED']._serialized_start=1892
   _globals['_WORKFLOWRECOVERED']._serialized_end=1980
-  _globals['_WORKFLOWPAUSED']._serialized_start=1982
-  _globals['_WORKFLOWPAUSED']._serialized_end=2079
-  _globals['_WORKFLOWRESUMED']._serialized_start=2081
-  _globals['_WORKFLOWRESUMED']._serialized_end=2129
-  _globals['_WORKFLOWQUARANTINED']._serialized_start=2131
-  _globals['_WORKFLOWQUARANTINED']._serialized_end=2208
-  _globals['_CANCELREQUESTED']._serialized_start=2210
-  _globals['_CANCELREQUESTED']._serialized_end=2332
-  _globals['_WORKFLOWSUCCEEDED']._serialized_start=2334
-  _globals['_WORKFLOWSUCCEEDED']._serialized_end=2391
-  _globals['_WORKFLOWFAILED']._serialized_start=2393
-  _globals['_WORKFLOWFAILED']._serialized_end=2490
-  _globals['_WORKFLOWCANCELLED']._serialized_start=2492
-  _globals['_WORKFLOWCANCELLED']._serialized_end=2571
-  _globals['_WORKFLOWTERMINATED']._serialized_start=2573
-  _globals['_WORKFLOWTERMINATED']._serialized_end=2624
-  _globals['_ATTEMPTSTARTED']._serialized_start=2627
-  _globals['_ATTEMPTSTARTED']._serialized_end=2805
-  _globals['_ATTEMPTSUCCEEDED']._serialized_start=2807
-  _globals['_ATTEMPTSUCCEEDED']._serialized_end=2898
-  _globals['_ATTEMPTFAILED']._serialized_start=2901
-  _globals['_ATTEMPTFAILED']._serialized_end=3036
-  _globals['_TIMERSTARTED']._serialized_start=3038
-  _globals['_TIMERSTARTED']._serialized_end=3112
-  _globals['_TIMERFIRED']._serialized_start=3114
-  _globals['_TIMERFIRED']._serialized_end=3139
-  _globals['_SIGNALRECEIVED']._serialized_start=3141
-  _globals['_SIGNALRECEIVED']._serialized_end=3263
-  _globals['_SIGNALAWAITED']._serialized_start=3265
-  _globals['_SIGNALAWAITED']._serialized_end=3353
-  _globals['_SIGNALTAKEN']._serialized_start=3355
-  _globals['_SIGNALTAKEN']._serialized_end=3406
-  _globals['_SIGNALTIMEDOUT']._serialized_start=3408
-  _globals['_SIGNALTIMEDOUT']._serialized_end=3437
-  _globals['_CALLCANCELLED']._serialized_start=3439
-  _globals['_CALLCANCELLED']._serialized_end=3467
-  _globals['_VALUERECORDED']._serialized_start=3469
-  _globals['_VALUERECORDED']._serialized_end=3534
-  _globals['_PROGRESSREPORTED']._serialized_start=3536
-  _globals['_PROGRESSREPORTED']._serialized_end=3651
-  _globals['_ALERTRAISED']._serialized_start=3653
-  _globals['_ALERTRAISED']._serialized_end=3743
+  _globals['_WORKFLOWPAUSED']._serialized_start=1983
+  _globals['_WORKFLOWPAUSED']._serialized_end=2119
+  _globals['_WORKFLOWRESUMED']._serialized_start=2121
+  _globals['_WORKFLOWRESUMED']._serialized_end=2169
+  _globals['_WORKFLOWQUARANTINED']._serialized_start=2171
+  _globals['_WORKFLOWQUARANTINED']._serialized_end=2248
+  _globals['_CANCELREQUESTED']._serialized_start=2250
+  _globals['_CANCELREQUESTED']._serialized_end=2372
+  _globals['_WORKFLOWSUCCEEDED']._serialized_start=2374
+  _globals['_WORKFLOWSUCCEEDED']._serialized_end=2431
+  _globals['_WORKFLOWFAILED']._serialized_start=2433
+  _globals['_WORKFLOWFAILED']._serialized_end=2530
+  _globals['_WORKFLOWCANCELLED']._serialized_start=2532
+  _globals['_WORKFLOWCANCELLED']._serialized_end=2611
+  _globals['_WORKFLOWTERMINATED']._serialized_start=2613
+  _globals['_WORKFLOWTERMINATED']._serialized_end=2664
+  _globals['_ATTEMPTSTARTED']._serialized_start=2667
+  _globals['_ATTEMPTSTARTED']._serialized_end=2845
+  _globals['_ATTEMPTSUCCEEDED']._serialized_start=2847
+  _globals['_ATTEMPTSUCCEEDED']._serialized_end=2938
+  _globals['_ATTEMPTFAILED']._serialized_start=2941
+  _globals['_ATTEMPTFAILED']._serialized_end=3076
+  _globals['_TIMERSTARTED']._serialized_start=3078
+  _globals['_TIMERSTARTED']._serialized_end=3152
+  _globals['_TIMERFIRED']._serialized_start=3154
+  _globals['_TIMERFIRED']._serialized_end=3179
+  _globals['_SIGNALRECEIVED']._serialized_start=3181
+  _globals['_SIGNALRECEIVED']._serialized_end=3303
+  _globals['_SIGNALAWAITED']._serialized_start=3305
+  _globals['_SIGNALAWAITED']._serialized_end=3393
+  _globals['_SIGNALTAKEN']._serialized_start=3395
+  _globals['_SIGNALTAKEN']._serialized_end=3446
+  _globals['_SIGNALTIMEDOUT']._serialized_start=3448
+  _globals['_SIGNALTIMEDOUT']._serialized_end=3477
+  _globals['_CALLCANCELLED']._serialized_start=3479
+  _globals['_CALLCANCELLED']._serialized_end=3507
+  _globals['_VALUERECORDED']._serialized_start=3509
+  _globals['_VALUERECORDED']._serialized_end=3574
+  _globals['_PROGRESSREPORTED']._serialized_start=3576
+  _globals['_PROGRESSREPORTED']._serialized_end=3691
+  _globals['_ALERTRAISED']._serialized_start=3693
+  _globals['_ALERTRAISED']._serialized_end=3783
 # @@protoc_insertion_point(module_scope)

@@ -178,6 +178,10 @@ class _StateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StateReas
     stopped, or its task ignores the cancel. The step continues when that code
     ends or the server restarts.
     """
+    STATE_REASON_WORKFLOW_ERROR: _StateReason.ValueType  # 14
+    """PAUSED, because the workflow function raised an error and its type says to
+    pause then. The workflow continues when fixed code is served.
+    """
 
 class StateReason(_StateReason, metaclass=_StateReasonEnumTypeWrapper):
     """The reason for a workflow's state, for states that need one."""
@@ -221,6 +225,10 @@ STATE_REASON_THREAD: StateReason.ValueType  # 13
 """WAITING for the code of a closed attempt to end: its thread cannot be
 stopped, or its task ignores the cancel. The step continues when that code
 ends or the server restarts.
+"""
+STATE_REASON_WORKFLOW_ERROR: StateReason.ValueType  # 14
+"""PAUSED, because the workflow function raised an error and its type says to
+pause then. The workflow continues when fixed code is served.
 """
 Global___StateReason: _TypeAlias = StateReason  # noqa: Y015
 
@@ -572,22 +580,28 @@ class WorkflowPaused(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     STEP_KEY_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     reason: Global___StateReason.ValueType
     """The reason for the pause."""
     explanation: _builtins.str
     """The details. For NON_DETERMINISM, the recorded call and the new call."""
     step_key: _builtins.str
     """The step that caused the pause. Empty: no step did."""
+    @_builtins.property
+    def failure(self) -> _failure_pb2.Failure:
+        """For WORKFLOW_ERROR, the error that the workflow function raised."""
+
     def __init__(
         self,
         *,
         reason: Global___StateReason.ValueType = ...,
         explanation: _builtins.str = ...,
         step_key: _builtins.str = ...,
+        failure: _failure_pb2.Failure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "reason", b"reason", "step_key", b"step_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "failure", b"failure", "reason", b"reason", "step_key", b"step_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mendflow.authoring.retry import RetryPolicy
 from mendflow.codec import oversize
@@ -30,35 +30,51 @@ HELD = WorkflowStatus(workflow_pb2.WORKFLOW_STATE_WAITING, event_pb2.STATE_REASO
 _POLICY = RetryPolicy()
 
 
+class RunResult(NamedTuple):
+    """What a workflow function came to: a result as its payload, or an error."""
+
+    output: payload_pb2.Payload | None
+    error: BaseException | None
+
+
 def not_served(workflow_type: str) -> WorkflowStatus:
     """Return the status of a workflow that this server cannot run."""
     explanation = f"no server serves {workflow_type} and understands its history"
     return WorkflowStatus(workflow_pb2.WORKFLOW_STATE_WAITING, event_pb2.STATE_REASON_NOT_SERVED, explanation)
 
 
-def of_run(builder: HistoryBuilder, run: WorkflowRunner, now: float, payload_limit: int) -> Closed:
-    """End as the code ended; ``now`` is in seconds since the epoch, ``payload_limit`` in bytes."""
-    error = run.error
-    if error is None:
-        try:
-            output = run.workflow.output_type.answer(run.value, _input(builder))
-            size = oversize(output, payload_limit)
-            if size:
-                msg = f"the workflow's result has {size} bytes, which exceeds the limit of {payload_limit}"
-                raise PayloadError(msg)  # noqa: TRY301 - fails like a result that cannot be encoded
-        except PayloadError as refused:
-            error = refused
-        else:
-            event = builder.new()
-            event.workflow_succeeded.SetInParent()
-            if output.WhichOneof("kind"):
-                event.workflow_succeeded.output.CopyFrom(output)
-            builder.add(event)
-            return []
-    if isinstance(error, asyncio.CancelledError) and builder.history.cancel:
+def result_of(builder: HistoryBuilder, run: WorkflowRunner, payload_limit: int) -> RunResult:
+    """Return what the code that has ended came to; ``payload_limit`` is in bytes."""
+    if run.error is not None:
+        return RunResult(None, run.error)
+    try:
+        output = run.workflow.output_type.answer(run.value, _input(builder))
+        size = oversize(output, payload_limit)
+        if size:
+            msg = f"the workflow's result has {size} bytes, which exceeds the limit of {payload_limit}"
+            raise PayloadError(msg)  # noqa: TRY301 - fails like a result that cannot be encoded
+    except PayloadError as refused:
+        return RunResult(None, refused)
+    return RunResult(output, None)
+
+
+def of_result(builder: HistoryBuilder, result: RunResult, now: float) -> Closed:
+    """End as the code ended; ``now`` is in seconds since the epoch."""
+    if result.error is None:
+        event = builder.new()
+        event.workflow_succeeded.SetInParent()
+        if result.output is not None and result.output.WhichOneof("kind"):
+            event.workflow_succeeded.output.CopyFrom(result.output)
+        builder.add(event)
+        return []
+    if isinstance(result.error, asyncio.CancelledError) and builder.history.cancel:
         return cancelled(builder, cut=[], deadline=False)
-    failure = classify(error, policy=_POLICY, now=now).failure
-    return failed(builder, failure, event_pb2.STATE_REASON_UNSPECIFIED)
+    return failed(builder, failure_of(result.error, now), event_pb2.STATE_REASON_UNSPECIFIED)
+
+
+def failure_of(error: BaseException, now: float) -> failure_pb2.Failure:
+    """Return the failure of an error that the workflow function raised."""
+    return classify(error, policy=_POLICY, now=now).failure
 
 
 def _input(builder: HistoryBuilder) -> payload_pb2.Payload | None:

@@ -82,8 +82,8 @@ class WorkflowCode:
     def drive(self, call: Callable[..., None], *arguments: object) -> str:
         """Run the code until it rests, by one call of its runner.
 
-        A drive is a transaction. The events before it stay. When the code cannot replay the history, the events that
-        the drive added are taken back.
+        A drive is a transaction. The events before it stay. When the code cannot replay the history, or raised an error
+        that pauses the workflow, the events that the drive added are taken back.
         """
         builder = self._builder
         before = len(builder.pending)
@@ -96,17 +96,30 @@ class WorkflowCode:
             return str(error)
         finally:
             marker.leave()
+        runner = self.runner
+        if runner is not None and runner.error is not None and self.pauses_on_error:
+            builder.undo_to(before)
         return ""
 
-    def can_replay(self, events: Sequence[bytes]) -> bool:
-        """Return whether the code can replay a stored history. The try has no effect."""
+    @property
+    def pauses_on_error(self) -> bool:
+        """Whether an error of the workflow function pauses the workflow. One that is cancelled ends."""
+        definition = self._definition
+        return definition is not None and definition.on_error == "pause" and not self._builder.history.cancel
+
+    def can_replay(self, events: Sequence[bytes], *, failed: bool = False) -> bool:
+        """Return whether the code can replay a stored history. The try has no effect.
+
+        ``failed`` says that the code raised an error, so the replay must not end in one either.
+        """
         if self._definition is None or self.is_held:
             return False
         marker = self._services.crash_marker
         marker.enter(self._unit.row.key)
         try:
             limit = self._services.settings.payload_limit
-            return not rehearse(self._definition, events, payload_limit=limit, now=self._builder.now).problem
+            rehearsal = rehearse(self._definition, events, payload_limit=limit, now=self._builder.now)
+            return not (rehearsal.problem or (failed and rehearsal.fails))
         finally:
             marker.leave()
 

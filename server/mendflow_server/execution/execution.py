@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mendflow.authoring.workflow import Workflow
+    from mendflow.v1 import failure_pb2
     from mendflow_server.attempts.model import AttemptRequest
     from mendflow_server.attempts.running_attempt import RunningAttempt
     from mendflow_server.execution.services import Services
     from mendflow_server.execution.start_command import StartCommand
     from mendflow_server.healing.engine_faults import Faulted
     from mendflow_server.history.state import History
+    from mendflow_server.replay.workflow_runner import WorkflowRunner
     from mendflow_server.runtime.timers import Timer
     from mendflow_server.store.records import Change, Guard, Loaded, Row
 
@@ -53,6 +55,7 @@ _MOVING_STATES = (
 )
 _NON_DETERMINISM = event_pb2.STATE_REASON_NON_DETERMINISM
 _ENGINE_FAULT = event_pb2.STATE_REASON_ENGINE_FAULT
+_WORKFLOW_ERROR = event_pb2.STATE_REASON_WORKFLOW_ERROR
 _PROCESS_ENDED = "the process that ran this attempt ended before it did"
 
 
@@ -229,8 +232,9 @@ class Execution:
             self._stop_after_faults(stopping.after_faults(faulted.error, row.uid))
         else:
             # Not a workflow that was stopped for another reason, perhaps just now.
-            unfit = self.history.stopped_reason == _NON_DETERMINISM
-            if retry and unfit and self._code.can_replay(loaded.events):
+            failed = self.history.stopped_reason == _WORKFLOW_ERROR
+            unfit = failed or self.history.stopped_reason == _NON_DETERMINISM
+            if retry and unfit and self._code.can_replay(loaded.events, failed=failed):
                 event = self._builder.new()
                 event.workflow_resumed.actor = "supervisor"
                 event.workflow_resumed.reason = "the code that is served now can replay it"
@@ -285,14 +289,23 @@ class Execution:
         if runner.done:
             if runner.progress is not None:
                 self._reports().record_workflow(runner)
-            limit = self._services.settings.payload_limit
-            self._finish(closing.of_run(self._builder, runner, self._services.clock.time(), limit))
+            self._end_code(runner)
             return
         if runner.newly_wanted:
             for key in runner.take_newly_wanted():
                 self.want(key)
         if runner.progress is not None:
             self._reports().offer_workflow(runner)
+
+    def _end_code(self, runner: WorkflowRunner) -> None:
+        """End the workflow as its code has ended, or pause it because of the error."""
+        now = self._services.clock.time()
+        result = closing.result_of(self._builder, runner, self._services.settings.payload_limit)
+        if result.error is None or not self._code.pauses_on_error:
+            self._finish(closing.of_result(self._builder, result, now))
+            return
+        failure = closing.failure_of(result.error, now)
+        self._pause(_WORKFLOW_ERROR, stopping.after_error(failure), "", failure)
 
     def want(self, step_key: str) -> None:
         """Start the next attempt of a step if the code awaits it and nothing holds it back."""
@@ -305,9 +318,15 @@ class Execution:
             heartbeat = b"" if self._progress is None else self._progress.last_heartbeat(step_key)
             self._steps.want(self, step_key, call.step, payload, heartbeat)
 
-    def _pause(self, reason: event_pb2.StateReason.ValueType, explanation: str, step_key: str) -> None:
+    def _pause(
+        self,
+        reason: event_pb2.StateReason.ValueType,
+        explanation: str,
+        step_key: str,
+        failure: failure_pb2.Failure | None = None,
+    ) -> None:
         """Stop until an operator, or other code, resumes the workflow."""
-        stopping.pause(self._builder, self._unit, reason, explanation, step_key)
+        stopping.pause(self._builder, self._unit, reason, explanation, step_key, failure)
         self._stop_code()
 
     def _quarantine(self, step_key: str, crashes: int) -> None:
@@ -520,7 +539,10 @@ class Execution:
     def _take_cancel(self, message: Message) -> None:
         if self.history.cancel:
             return
-        quarantined = self.history.stopped == workflow_pb2.WORKFLOW_STATE_QUARANTINED
+        cannot_run = (
+            self.history.stopped == workflow_pb2.WORKFLOW_STATE_QUARANTINED
+            or self.history.stopped_reason == _WORKFLOW_ERROR
+        )
         event = self._builder.new()
         event.cancel_requested.MergeFromString(message.content)
         deadline = self._builder.now + self._services.settings.cleanup_timeout
@@ -528,7 +550,7 @@ class Execution:
         self._builder.add(event)
         self._report_act(event)
         runner = self._code.runner
-        if quarantined or not self._code.is_served or self._faulted or self._code.is_held:
+        if cannot_run or not self._code.is_served or self._faulted or self._code.is_held:
             # Its code cannot or must not run, so there is no clean-up.
             self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=False))
         elif runner is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mendflow.v1 import event_pb2
 
 if TYPE_CHECKING:
+    from mendflow.v1 import failure_pb2
     from mendflow_server.execution.unit_of_work import UnitOfWork
     from mendflow_server.history.builder import HistoryBuilder
 
@@ -17,12 +18,15 @@ def pause(
     reason: event_pb2.StateReason.ValueType,
     explanation: str,
     step_key: str,
+    failure: failure_pb2.Failure | None = None,
 ) -> None:
-    """Record that the workflow pauses."""
+    """Record that the workflow pauses; ``failure`` is the error of its function, if that is the reason."""
     event = builder.new()
     event.workflow_paused.reason = reason
     event.workflow_paused.explanation = explanation
     event.workflow_paused.step_key = step_key
+    if failure is not None:
+        event.workflow_paused.failure.CopyFrom(failure)
     builder.add(event)
     name = event_pb2.StateReason.Name(reason).removeprefix("STATE_REASON_").lower()
     unit.raise_alert(f"workflow_paused_{name}", event_pb2.ALERT_SEVERITY_WARNING, explanation)
@@ -44,6 +48,15 @@ def quarantine(builder: HistoryBuilder, unit: UnitOfWork, step_key: str, crashes
     event.workflow_quarantined.explanation = explanation
     builder.add(event)
     unit.raise_alert("workflow_quarantined", event_pb2.ALERT_SEVERITY_CRITICAL, explanation)
+
+
+def after_error(failure: failure_pb2.Failure) -> str:
+    """Return why a workflow pauses whose function raised an error."""
+    raised = f"{failure.type}: {failure.message}".removesuffix(": ")
+    return (
+        f"the workflow function raised {raised}; serve code that does not, and the workflow resumes when the server "
+        "starts, or end it (mendflow cancel)"
+    )
 
 
 def after_faults(error: str, error_id: str) -> str:

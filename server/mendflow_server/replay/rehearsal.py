@@ -34,6 +34,8 @@ class Rehearsal(NamedTuple):
     unclaimed: tuple[str, ...] = ()
     #: The calls marked as inserted that a server would start before recorded ones.
     inserted: tuple[str, ...] = ()
+    #: Whether the code ends in an error.
+    fails: bool = False
     #: How the code ends, as in "returned" or "raised KeyError: 'lamp'"; empty if it waits.
     ending: str = ""
 
@@ -65,7 +67,8 @@ def rehearse(
     try:
         run.begin()
         problem = _problem_of_end(run, history.final)
-        return Rehearsal(problem, tuple(run.unclaimed), tuple(run.inserted), _ending(run))
+        fails = run.done and _end_of(run) == "workflow_failed"
+        return Rehearsal(problem, tuple(run.unclaimed), tuple(run.inserted), fails, _ending(run))
     except NonDeterminism as error:
         return Rehearsal(str(error))
     finally:
@@ -114,14 +117,18 @@ def _problem_of_end(run: WorkflowRunner, final: event_pb2.Event | None) -> str:
         return ""  # The server ended it, not its code.
     if not run.done:
         return f"the history ends with {detail} (event {final.sequence}), but the code does not end"
-    if run.error is None:
-        ended = "workflow_failed" if _misfit(run) else "workflow_succeeded"
-    elif isinstance(run.error, asyncio.CancelledError) and run.history.cancel:
-        ended = "workflow_cancelled"
-    else:
-        ended = "workflow_failed"
+    ended = _end_of(run)
     return (
         ""
         if ended == detail
         else f"the history ends with {detail} (event {final.sequence}), but the code ends with {ended}"
     )
+
+
+def _end_of(run: WorkflowRunner) -> str:
+    """Return the final event of code that has ended, by the name of its detail."""
+    if run.error is None:
+        return "workflow_failed" if _misfit(run) else "workflow_succeeded"
+    if isinstance(run.error, asyncio.CancelledError) and run.history.cancel:
+        return "workflow_cancelled"
+    return "workflow_failed"

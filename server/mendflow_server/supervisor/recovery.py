@@ -30,13 +30,15 @@ log = structlog.get_logger("mendflow.supervisor")
 
 #: How many keys one trip to the store reads.
 KEY_PAGE = 1_000
+#: Workflows that are paused for one of these reasons resume when the code that is served now can continue them.
+_RETRIED_BY_CODE = (event_pb2.STATE_REASON_NON_DETERMINISM, event_pb2.STATE_REASON_WORKFLOW_ERROR)
 #: Workflows that wait for one of these reasons are loaded although nothing of them is in progress.
 _REASONS = (
     event_pb2.STATE_REASON_SLOT,
     event_pb2.STATE_REASON_SUSPECTED,
     event_pb2.STATE_REASON_THREAD,
     event_pb2.STATE_REASON_NOT_SERVED,
-    event_pb2.STATE_REASON_NON_DETERMINISM,
+    *_RETRIED_BY_CODE,
 )
 
 
@@ -86,7 +88,7 @@ class Recovery:
         quarantined = await self._guard.judge(previous, ledger, in_flight)
         self._engine.open()
         for index, (loaded, history) in enumerate(recovered):
-            retry = loaded.row.reason == event_pb2.STATE_REASON_NON_DETERMINISM
+            retry = loaded.row.reason in _RETRIED_BY_CODE
             self._engine.bring_in(loaded, history=history, retry=retry)
             if index % LOAD_PAGE == LOAD_PAGE - 1:
                 await asyncio.sleep(0)  # The first workflows continue while the rest is brought in.
