@@ -41,6 +41,7 @@ from mendflow_server.runtime.version import VERSION
 from mendflow_server.store.committer import Committer
 from mendflow_server.store.factory import files_of, open_store
 from mendflow_server.store.retrying import RetryingStore
+from mendflow_server.supervisor.loop_watch import LoopWatch
 from mendflow_server.supervisor.recovery import Recovery
 from mendflow_server.supervisor.supervisor import Supervisor
 from mendflow_server.telemetry import build_exporter, build_observer, trace_from_metadata
@@ -153,6 +154,10 @@ class App:
         stack.push_async_callback(self._stop_tasks)
         self.health = parts.health(clock, settings, self._signals)
         await self._listen(stack)
+        watch = LoopWatch(settings.loop_lag_limit)
+        watch.start()
+        stack.callback(watch.stop)
+        self._run(watch.run())
         self._run(self.grpc.run())
         self._run(self.committer.run())
         self._run(self.supervisor.run())

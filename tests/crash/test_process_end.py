@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MODULES = ("tests.support.hanging_workflows",)
 #: In seconds. The drain takes at most this long.
-DRAIN = {"MENDFLOW_DRAIN_TIMEOUT": "1", "MENDFLOW_EXIT_TIMEOUT": "3"}
+DRAIN = {"MENDFLOW_DRAIN_TIMEOUT": "1", "MENDFLOW_EXIT_TIMEOUT": "3", "MENDFLOW_LOOP_LAG_LIMIT": "0.5"}
 #: Longer than the drain and all that may follow it take, in seconds.
 PATIENCE = 40.0
 #: How each way of hanging ends: the exit code, and what the log has.
@@ -64,6 +64,10 @@ async def test_code_that_does_not_end_does_not_keep_the_process(server: ServerPr
     assert event in events
     assert ("drained" in events) == (way not in BLOCKING)
     if way in BLOCKING:
+        blocked = events["event_loop_blocked"]
+        assert (blocked["workflow_id"], blocked["workflow_type"]) == ("hangs", "hangs")
+        assert blocked.get("step_key", "") == way
+        assert any("hanging_workflows.py" in place for place in blocked["stack"])
         assert any("hanging_workflows.py" in place for place in events["exit_forced"]["main_thread"])
     if way == "in_thread":
         assert events["exit_forced"]["threads"] == ["left by a step"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 from typing_extensions import override
 
+from mendflow.tracebacks import place_of
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.telemetry.observer import Observer
 
@@ -23,8 +24,8 @@ log = structlog.get_logger("mendflow.workflow")
 class LogObserver(Observer):
     """Logs committed events.
 
-    At info: starts, ends, failed attempts, recoveries and operators' acts. At warning: alerts. At debug: closed
-    attempts.
+    At info: starts, ends, failed attempts, recoveries and operators' acts. At warning: alerts. At error: workflows that
+    have failed. At debug: closed attempts.
     """
 
     def __init__(self) -> None:
@@ -86,17 +87,36 @@ class LogObserver(Observer):
 
     @override
     def workflow_ended(self, row: Row, history: History, final: event_pb2.Event) -> None:
-        """Log the end of a workflow."""
-        if self._logs_info:
+        """Log the end of a workflow; for one that has failed, with its causes and the places in the user's code."""
+        if final.HasField("workflow_failed"):
+            self._failed(row, final.workflow_failed.failure)
+        elif self._logs_info:
             state = workflow_pb2.WorkflowState.Name(workflow_pb2.WorkflowState.ValueType(row.state))
             log.info(
                 "workflow_ended",
                 workflow_id=row.workflow_id,
                 workflow_type=row.workflow_type,
                 state=state.removeprefix("WORKFLOW_STATE_"),
-                seconds=round(((row.end_time or row.create_time) - row.create_time) / 1e6, 6),
+                seconds=_seconds(row),
                 trace_id=row.trace_id,
             )
+
+    def _failed(self, row: Row, failure: failure_pb2.Failure) -> None:
+        causes = []
+        cause = failure
+        while cause.HasField("cause"):
+            cause = cause.cause
+            causes.append(_described(cause))
+        log.error(
+            "workflow_ended",
+            workflow_id=row.workflow_id,
+            workflow_type=row.workflow_type,
+            state="FAILED",
+            **_described(failure),
+            causes=causes,
+            seconds=_seconds(row),
+            trace_id=row.trace_id,
+        )
 
     @override
     def operator_act(self, row: Row, event: event_pb2.Event) -> None:
@@ -117,3 +137,15 @@ class LogObserver(Observer):
             workflow_id=row.workflow_id,
             trace_id=row.trace_id,
         )
+
+
+def _seconds(row: Row) -> float:
+    """Return how long a workflow took."""
+    return round(((row.end_time or row.create_time) - row.create_time) / 1e6, 6)
+
+
+def _described(failure: failure_pb2.Failure) -> dict[str, str]:
+    described = {"type": failure.type, "message": failure.message, "place": place_of(failure.traceback)}
+    if failure.step_key:
+        described["step_key"] = failure.step_key
+    return {name: text for name, text in described.items() if text}
