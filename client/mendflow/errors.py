@@ -28,11 +28,13 @@
         ├── WorkflowFailed        .failure has the reason
         ├── WorkflowCancelled
         └── WorkflowTerminated
+
+They can be copied and pickled, so they also come out of a process pool.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,8 +71,27 @@ __all__ = [
 ]
 
 
+def reduce_error(error: BaseException) -> tuple[Any, ...]:
+    """Return how to copy and pickle an error whose class has another ``__init__`` than Exception.
+
+    Python would call ``__init__`` with the message alone. Use this function as the ``__reduce__`` of a class.
+    """
+    # A user's class may also inherit from OSError, ImportError and others, which have state of their own.
+    builtin: Any = next(base for base in type(error).__mro__ if base.__module__ == "builtins")
+    _, args, *state = builtin.__reduce__(error)
+    return _restored, (type(error), args, error.args), *state
+
+
+def _restored(cls: type[BaseException], new_args: tuple[Any, ...], args: tuple[Any, ...]) -> BaseException:
+    error = cls.__new__(cls, *new_args)
+    error.args = args
+    return error
+
+
 class MendflowError(Exception):
     """The base class of all errors that Mendflow raises."""
+
+    __reduce__ = reduce_error
 
 
 class NotInWorkflow(MendflowError):

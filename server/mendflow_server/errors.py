@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from mendflow.errors import reduce_error
 from mendflow.v1 import workflow_pb2
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Refusal(Exception):
     """
 
     reason: ClassVar[str]
+    __reduce__ = reduce_error
 
     def __init__(
         self,
