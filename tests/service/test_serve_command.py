@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -177,6 +178,60 @@ def test_serve_with_an_imported_step_that_cannot_be_recorded_names_its_module(
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: broken_steps.charge() must not have the parameter *amounts")
+
+
+HIDDEN = """
+from mendflow import workflow
+
+class Shop:
+    @workflow(name="in_class")
+    async def checkout() -> None: ...
+
+    @staticmethod
+    @workflow(name="in_static_method")
+    async def refund() -> None: ...
+
+def made(name):
+    @workflow(name=name)
+    async def run() -> None: ...
+    return run
+
+in_list = [made("in_list")]
+in_tuple = (made("in_tuple"),)
+in_set = {made("in_set")}
+in_frozenset = frozenset([made("in_frozenset")])
+in_dict = {"k": made("in_dict")}
+"""
+GLOBAL = """
+front = made("front")
+also_in_a_list = [front]
+"""
+PLACES = {
+    "in_class": "hidden.Shop.checkout",
+    "in_static_method": "hidden.Shop.refund",
+    "in_list": "hidden.in_list[0]",
+    "in_tuple": "hidden.in_tuple[0]",
+    "in_set": "hidden.in_set",
+    "in_frozenset": "hidden.in_frozenset",
+    "in_dict": "hidden.in_dict['k']",
+}
+
+
+def test_serve_names_the_workflows_that_it_does_not_serve_and_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "hidden.py").write_text(HIDDEN + GLOBAL, encoding="utf-8")
+    # The store is refused after the modules are loaded, so that the server ends.
+    done = serve(tmp_path, "hidden", "--store", "mongodb://x", "--log-format", "json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    warned = {line["workflow_type"]: line["place"] for line in lines if line["event"] == "workflow_not_served"}
+    assert warned == PLACES
+    assert all(line["level"] == "warning" and "global name" in line["advice"] for line in lines)
+
+
+def test_a_module_whose_workflows_are_all_hidden_exits_2_and_names_one(tmp_path: Path) -> None:
+    (tmp_path / "hidden.py").write_text(HIDDEN, encoding="utf-8")
+    done = serve(tmp_path, "hidden")
+    assert done.returncode == 2
+    assert "workflow 'in_class' in hidden.Shop.checkout is not served; assign it to a global name" in done.stderr
 
 
 def test_the_line_of_the_module_that_raised_is_named(tmp_path: Path) -> None:

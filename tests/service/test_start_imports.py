@@ -25,7 +25,7 @@ import bench.workflows
 from mendflow_server.cli.workflow_modules import load_workflows
 from mendflow_server.telemetry import build_exporter
 
-for workflow in load_workflows(["bench.workflows"]).values():
+for workflow in load_workflows(["bench.workflows"]).workflows.values():
     workflow.check()
 spans = build_exporter()
 print(json.dumps([gc.isenabled(), gc.get_freeze_count(), spans is not None, sorted(sys.modules)]))

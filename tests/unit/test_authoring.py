@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from mendflow import attempt, gather, now, progress, random, sleep, step, uuid4, wait_signal, workflow
 from mendflow.errors import DefinitionError, NotInWorkflow
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 
 @step
@@ -108,3 +114,119 @@ def test_step_with_a_retry_that_is_no_policy_is_refused() -> None:
         step(retry=3)(double.function)  # type: ignore[call-overload]
     with pytest.raises(DefinitionError, match="must be a RetryPolicy, not 3"):
         double.with_options(retry=3)  # type: ignore[arg-type]
+
+
+class Shop:
+    """Members of a class."""
+
+    async def charge(self, order: str) -> str:
+        return order
+
+    async def only_self(self) -> None: ...
+
+    async def only_cls(cls) -> None: ...  # noqa: N805 - what a class method's function looks like
+
+    @staticmethod
+    async def static(order: str) -> str:
+        return order
+
+    @classmethod
+    async def of_class(cls, order: str) -> str:
+        return order
+
+    @property
+    def total(self) -> int:
+        return 1
+
+    @functools.cached_property
+    def cached(self) -> int:
+        return 1
+
+    async def __call__(self, order: str) -> str:
+        return order
+
+
+async def nested_with_self(self: Any) -> None: ...
+
+
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+def numbers(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
+async def async_numbers(count: int) -> AsyncIterator[int]:
+    yield count
+
+
+#: What neither decorator accepts, and a part of the way out that the error names.
+REFUSED: dict[str, tuple[Any, str]] = {
+    "a method": (
+        Shop.charge,
+        "is a method: a server has no 'self' to call it with; define a function outside the class",
+    ),
+    "a method of self alone": (Shop.only_self, "is a method"),
+    "a class method's function": (Shop.only_cls, "no 'cls'"),
+    "a nested function of self": (nested_with_self, "is a method"),
+    "a static method": (vars(Shop)["static"], "write @staticmethod above the decorator"),
+    "a class method": (vars(Shop)["of_class"], "is a class method; define a function outside the class"),
+    "a property": (vars(Shop)["total"], "is a property"),
+    "a cached property": (vars(Shop)["cached"], "is a property"),
+    "a class": (Shop, "is a class; define a function that makes the object"),
+    "a callable object": (Shop(), "is an object of the class Shop; define a function that calls it"),
+    "a generator": (numbers, "return a list"),
+    "an async generator": (async_numbers, "return a list"),
+    "a cached generator": (functools.cache(numbers), "return a list"),
+    "a cached coroutine": (functools.lru_cache(add), "remove the cache"),
+    "a lambda": (lambda order: order, "write a def function with the types"),
+    "a partial": (functools.partial(add, 1), "is an object of the class partial; define a function that calls it"),
+    "a partial method": (functools.partialmethod(add, 1), "is an object of the class partialmethod"),
+    "a dispatching method": (functools.singledispatchmethod(add), "is an object of the class singledispatchmethod"),
+    "a descriptor of a builtin": (str.upper, "is a method"),
+    "a string": ("charge", "give a name as name='charge'"),
+    "nothing callable": (5, "is an object of the class int"),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"name": "named"}], ids=["plain", "named"])
+@pytest.mark.parametrize("decorator", [step, workflow])
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_function_is_refused_with_the_way_out(decorator: Any, case: str, options: dict[str, str]) -> None:
+    target, words = REFUSED[case]
+    with pytest.raises(DefinitionError) as refusal:
+        decorator(**options)(target)
+    assert words in str(refusal.value)
+    assert f"@{decorator.__name__} must decorate" in str(refusal.value)
+
+
+def test_a_decorated_function_is_not_decorated_again() -> None:
+    with pytest.raises(DefinitionError, match="double is already a step"):
+        step(double)
+    with pytest.raises(DefinitionError, match="both is already a workflow"):
+        workflow(both)
+    with pytest.raises(DefinitionError, match="is an object of the class Workflow"):
+        step(both)
+    with pytest.raises(DefinitionError, match="is an object of the class Step"):
+        workflow(double)  # type: ignore[arg-type]
+
+
+async def test_a_static_method_and_a_bound_method_can_be_steps() -> None:
+    class Namespace:
+        @staticmethod
+        @step
+        async def charge(order: str) -> str:
+            return f"receipt for {order}"
+
+    assert await Namespace.charge("x") == "receipt for x"
+    assert await step(Shop().charge)("x") == "x"
+    assert await workflow(Shop.of_class)("x") == "x"
+
+
+@pytest.mark.parametrize("name", ["", 5])
+def test_a_name_that_is_empty_or_no_string_is_refused(name: Any) -> None:
+    with pytest.raises(DefinitionError, match=f"name {name!r} must be a letter"):
+        step(name=name)(double.function)
+    with pytest.raises(DefinitionError, match=f"name {name!r} must be a letter"):
+        workflow(name=name)(both.function)

@@ -16,7 +16,8 @@ VERSION = "version:"
 
 def checked_name(kind: str, name: str, pattern: re.Pattern[str] = NAME) -> str:
     """Return ``name``. Raise `DefinitionError` if it does not match the pattern."""
-    if not pattern.fullmatch(name):
+    given: object = name
+    if not isinstance(given, str) or not pattern.fullmatch(given):
         marks = "_ . : -" if pattern is KEY else "_ . -"
         msg = f"{kind} {name!r} must be a letter followed by up to 99 characters of A-Z a-z 0-9 {marks}"
         raise DefinitionError(msg)

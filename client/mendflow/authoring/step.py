@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ov
 
 from mendflow.authoring.calls import LONGEST, Call
 from mendflow.authoring.context import BY_HAND, current_run
+from mendflow.authoring.functions import check_function
 from mendflow.authoring.names import checked_key, checked_name
 from mendflow.authoring.retry import RetryPolicy
 from mendflow.codec import Arguments, ValueType, return_type
@@ -206,12 +207,10 @@ def step(
         if isinstance(target, Step):
             msg = f"{target.name} is already a step"
             raise DefinitionError(msg)
-        if not inspect.isroutine(target) or inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
-            msg = f"@step must decorate a def or async def function that returns a value, not {target!r}"
-            raise DefinitionError(msg)
+        check_function("@step", target, only_async=False)
         return Step(
             function=target,
-            name=checked_name("step name", name or target.__name__),
+            name=checked_name("step name", target.__name__ if name is None else name),
             retry=retry or RetryPolicy(),
             timeout=timeout if isinstance(timeout, Default) else seconds_of("timeout", timeout),
             overlap=overlap,

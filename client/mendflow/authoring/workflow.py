@@ -9,6 +9,7 @@ import types
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 from mendflow.authoring.context import BY_HAND
+from mendflow.authoring.functions import check_function
 from mendflow.authoring.names import checked_name
 from mendflow.authoring.step import Step
 from mendflow.codec import ValueType, parameter_type, return_type
@@ -180,9 +181,10 @@ def workflow(
     """
 
     def decorate(target: Callable[..., Any]) -> Workflow[Any, Any]:
-        if not inspect.iscoroutinefunction(target):
-            msg = f"@workflow must decorate an async def function, not {target!r}"
+        if isinstance(target, Workflow):
+            msg = f"{target.name} is already a workflow"
             raise DefinitionError(msg)
+        check_function("@workflow", target, only_async=True)
         parameters = list(inspect.signature(target).parameters.values())
         fixed = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
         if len(parameters) > 1 or any(parameter.kind in fixed for parameter in parameters):
@@ -205,7 +207,7 @@ def workflow(
         if on_error not in ("fail", "pause"):
             msg = f'workflow {target.__name__}: on_error must be "fail" or "pause", not {on_error!r}'
             raise DefinitionError(msg)
-        checked = checked_name("workflow name", name or target.__name__)
+        checked = checked_name("workflow name", target.__name__ if name is None else name)
         return Workflow(target, checked, signals or {}, on_error=on_error)
 
     return decorate if function is None else decorate(function)

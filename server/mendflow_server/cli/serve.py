@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+import structlog
 
 from mendflow.errors import DefinitionError
 from mendflow_server import app
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mendflow_server.settings import Settings
 
 __all__ = ["serve"]
+
+log = structlog.get_logger("mendflow.serve")
 
 
 @click.command()
@@ -52,11 +55,13 @@ def serve(new_app: Callable[..., app.App] | None, /, modules: tuple[str, ...], *
         raise click.UsageError(str(error)) from None
     configure_logs(settings)
     try:
-        definitions = load_workflows(modules)
+        loaded = load_workflows(modules)
     except DefinitionError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-    sys.exit(run(settings, definitions, new_app=new_app or app.App))
+    for each in loaded.not_served:
+        log.warning("workflow_not_served", workflow_type=each.workflow_type, place=each.place, advice=each.advice)
+    sys.exit(run(settings, loaded.workflows, new_app=new_app or app.App))
 
 
 def run(

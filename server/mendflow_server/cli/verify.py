@@ -90,13 +90,15 @@ def _place(store: str | None, server: str | None) -> tuple[str | None, str | Non
 
 
 def _definitions(modules: tuple[str, ...]) -> dict[str, Workflow[Any, Any]]:
-    definitions = load_workflows(modules)
+    loaded = load_workflows(modules)
+    for each in loaded.not_served:
+        click.echo(f"warning: {each}", err=True)
     try:
-        for definition in definitions.values():
+        for definition in loaded.workflows.values():
             definition.check()
     except DefinitionError as error:
         raise click.UsageError(str(error)) from None
-    return definitions
+    return loaded.workflows
 
 
 def _run(
