@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mendflow.addresses import split_address
+
 __all__ = ["Settings", "SettingsError", "load_settings"]
 
 PREFIX = "MENDFLOW_"
@@ -129,19 +131,18 @@ class Settings(BaseSettings):
     @field_validator("grpc_address", "http_address")
     @classmethod
     def _address(cls, value: str) -> str:
-        host, colon, port = value.rpartition(":")
-        # Without brackets, the port cannot be distinguished from the last part of an IPv6 address.
-        bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
-        if not colon or not host or bare or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - the last port
-            msg = "must be HOST:PORT, as in 127.0.0.1:50051 or [::1]:50051"
-            raise ValueError(msg)
+        try:
+            split_address(value)
+        except ValueError as error:
+            msg = f"{error}; must be HOST:PORT, as in 127.0.0.1:50051 or [::1]:50051"
+            raise ValueError(msg) from None
         return value
 
     @model_validator(mode="after")
     def _loopback(self) -> Settings:
         for name in ("grpc_address", "http_address"):
             address: str = getattr(self, name)
-            if not self.insecure and not _is_loopback(address.rpartition(":")[0]):
+            if not self.insecure and not _is_loopback(split_address(address)[0]):
                 msg = (
                     f"{PREFIX}{name.upper()}={address!r}: must be a loopback address, since there is no TLS and "
                     "anyone who reaches the address can start, read and end workflows; to serve it anyway, set "
@@ -172,6 +173,6 @@ def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

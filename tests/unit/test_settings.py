@@ -41,6 +41,17 @@ def test_an_address_beyond_loopback_needs_insecure(address: str) -> None:
     assert load_settings(grpc_address=address, insecure=True).grpc_address == address
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["", ":50051", "localhost", "[::1]", "::1:50051", "localhost:", "localhost:x", "localhost:65536", "localhost:-1",
+     "localhost:\u0663", "localhost:+1", "[localhost]:1", "[]:1", "http://localhost:1", "unix:/x", " localhost:1"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["grpc_address", "http_address"])
+def test_a_malformed_address_is_refused_with_its_form(name: str, address: str) -> None:
+    with pytest.raises(SettingsError, match=r"HOST:PORT, as in 127\.0\.0\.1:50051 or \[::1\]:50051"):
+        load_settings(**{name: address})
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:1", "[::1]:50051", "127.9.9.9:3"])
 def test_loopback_is_served(address: str) -> None:
     assert load_settings(grpc_address=address).grpc_address == address

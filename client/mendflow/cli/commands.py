@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mendflow import errors
+from mendflow.addresses import TARGET_FORMS
 from mendflow.cli import params
 from mendflow.cli.event_text import (
     clean,
@@ -84,7 +85,8 @@ def server_option(function: Callable[..., None]) -> Callable[..., None]:
         envvar="MENDFLOW_SERVER",
         default="127.0.0.1:50051",
         show_default=True,
-        help="The server to call.",
+        callback=params.server,
+        help=f"The server to call: {TARGET_FORMS}.",
     )(function)
 
 

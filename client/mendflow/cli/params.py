@@ -9,9 +9,20 @@ from pathlib import Path
 
 import click
 
+from mendflow.addresses import check_target
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2
 
-__all__ = ["json_payload", "kind_number", "label", "moment", "state_number"]
+__all__ = ["json_payload", "kind_number", "label", "moment", "server", "state_number"]
+
+
+def server(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the address of a server."""
+    if value is None:
+        return None
+    try:
+        return check_target(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
 
 
 def json_payload(_: click.Context, parameter: click.Parameter, value: str | None) -> payload_pb2.Payload | None:

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mendflow import errors
+from mendflow.addresses import check_target
 from mendflow.authoring.workflow import Workflow
 from mendflow.client.error_mapping import error_of_status
 from mendflow.client.handle import MARGIN, WAIT, WorkflowHandle, within
@@ -57,12 +58,15 @@ class Client:
     ``timeout`` is the deadline of one call, in seconds. ``retry_for`` is how
     many seconds calls, results and watches retry an unavailable server; None
     means no limit. The methods raise errors from `mendflow.errors`.
+
+    ``target`` is HOST:PORT, [IPV6]:PORT, or one of gRPC's forms dns:///HOST:PORT
+    and unix:PATH. Raise ValueError if it has another form.
     """
 
     def __init__(
         self, target: str = "127.0.0.1:50051", *, timeout: float = 10.0, retry_for: float | None = 60.0
     ) -> None:
-        self.target = target
+        self.target = check_target(target)
         self.caller = Caller(target, timeout=timeout, retry_for=retry_for)
         self.stub: workflow_service_pb2_grpc.WorkflowServiceAsyncStub = workflow_service_pb2_grpc.WorkflowServiceStub(
             self.caller.channel

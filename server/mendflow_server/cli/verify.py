@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mendflow import Client, errors
+from mendflow.addresses import check_target
 from mendflow.cli.event_text import clean
 from mendflow.errors import DefinitionError
 from mendflow_server import verification
@@ -86,6 +87,11 @@ def _place(store: str | None, server: str | None) -> tuple[str | None, str | Non
         raise click.UsageError(
             "no store and no server to read open workflows from; set --store URL or --server HOST:PORT"
         )
+    if server is not None:
+        try:
+            check_target(server)
+        except ValueError as error:
+            raise click.UsageError(f"{'--server' if named == 'options' else _SERVER}: {error}") from None
     return store, server
 
 

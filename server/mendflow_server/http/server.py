@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from mendflow.addresses import split_address
 from mendflow_server.http.health import LIVE_PATH, READY_PATH, HealthRoutes
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ class HttpServer:
     """Serves the health routes; refuses any other path with 404 and any other method with 405."""
 
     def __init__(self, address: str, health: HealthMonitor, *, version: str, replica_id: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._host, self._port = host.strip("[]"), int(port)
+        self._host, self._port = split_address(address)
         self._health = HealthRoutes(health, version=version, replica_id=replica_id)
         self._runner: web.AppRunner | None = None
         #: The port that the server listens on; after `start` it is never 0.
