@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import sqlite3
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from mendflow_server.store.errors import StoreError, StoreRefused
-from mendflow_server.store.factory import open_store
+from mendflow_server.store.factory import files_of, inspect_store, open_store
 from mendflow_server.store.records import Suspect
 from mendflow_server.store.sqlite import SqliteStore
 from mendflow_server.store.sqlite.filesystem import file_system_of
 from mendflow_server.store.sqlite.migrate import APPLICATION_ID, migrations
 from tests.store.builders import start
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -38,7 +37,12 @@ if TYPE_CHECKING:
         ("sqlite:////", "does not name a file"),
         ("sqlite:///folder/", "does not name a file"),
         ("sqlite://host/mendflow.db", "does not name a file"),
-        ("sqlite:///mendflow.db?mode=ro", "does not name a file"),
+        ("sqlite:///mendflow.db?mode=ro", r"has the character \?.* write %3F"),
+        ("sqlite:///mendflow.db#part", "has the character #.* write %23"),
+        ("sqlite:///100%.db", "has the character %.* write %25"),
+        ("sqlite:///100%2.db", "has the character %.* write %25"),
+        ("sqlite:///%zz.db", "has the character %.* write %25"),
+        ("sqlite:////%2F", "does not name a file"),
         ("sqlite:///%00", "does not name a file"),
         ("sqlite:///:memory:", "in-memory"),
     ],
@@ -59,6 +63,41 @@ async def test_relative_and_absolute_urls(tmp_path: Path, monkeypatch: pytest.Mo
         await store.close()
     made = {name for name in names_in(tmp_path) if not name.endswith(".lock")}
     assert made == {"here.db", "there.db", "a b?%#.db"}
+
+
+#: Names of files. Each printable ASCII character but the slash is in one, and so are characters that URLs often change.
+NAMES = [
+    *(f"a{chr(code)}b" for code in range(0x20, 0x7F) if chr(code) != "/"),
+    *(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "./"),
+    " leading", "trailing ", "tab\there", "line\nend", "\x01", "\x7f", "...", ".hidden", "~", "é", "e\u0301", "名前",
+    "\U0001f600", "a\u2028b", "\udcff.db", "a\udc80b", "%41", "%", "a%00b", "100%25.db", "C:\\data\\x.db", "C:", "CON",
+    "nul.db", "x.db?mode=ro", "file:x.db", "sqlite:x", "a&b=c;d", "a+b", "x" * 200,
+]  # fmt: skip
+
+
+def test_the_url_of_each_name_leads_back_to_it() -> None:
+    for name in NAMES:
+        for path in (Path(name), Path("folder") / name, Path("/data") / name):
+            assert files_of(f"sqlite:///{quote(os.fsencode(path))}")[0] == Path(os.path.realpath(path)), name
+
+
+def test_characters_without_a_meaning_in_urls_need_no_escape() -> None:
+    for name in NAMES:
+        if not set(name) & set("%?#"):
+            assert files_of(f"sqlite:///{name}")[0] == Path(os.path.realpath(name)), name
+
+
+@pytest.mark.parametrize("name", [":memory:", *NAMES[-36:]], ids=ascii)
+async def test_a_store_of_any_name_is_made_where_its_url_says_and_read_back(tmp_path: Path, name: str) -> None:
+    url = f"sqlite:///{quote(os.fsencode(tmp_path / name))}"
+    store = open_store(url)
+    await store.open()
+    await start(store)
+    await store.close()
+    made = {each for each in names_in(tmp_path) if not each.endswith(".lock")}
+    assert made == {name}
+    with contextlib.closing(inspect_store(url)) as inspector:
+        assert inspector.count_open() == 1
 
 
 def names_in(folder: Path) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
 
 from mendflow_server.store.errors import StoreRefused
 from mendflow_server.store.sqlite import SqliteInspector, SqliteStore
@@ -15,14 +17,19 @@ if TYPE_CHECKING:
 
     from mendflow_server.store.interface import Store
 
-_FORMS = "sqlite:///relative.db or sqlite:////absolute/path.db"
+_FORMS: Final = "sqlite:///relative.db or sqlite:////absolute/path.db"
+#: The start of a query or a fragment, and a percent sign that begins no escape.
+_NOT_LITERAL: Final = re.compile(r"[?#]|%(?![0-9A-Fa-f]{2})")
 
 
 def open_store(url: str, *, signal_limit: int = 1_000, sqlite: Callable[..., SqliteStore] = SqliteStore) -> Store:
     """Return the store at a URL, not opened yet. Raise `StoreRefused` if the URL does not name one.
 
     The path in ``sqlite:///relative.db`` is relative to the working directory, the one in
-    ``sqlite:////absolute/path.db`` is absolute. ``signal_limit`` is the most untaken signals of a workflow.
+    ``sqlite:////absolute/path.db`` is absolute. In the path ``%XX`` is a byte, so that each file has a URL. ``%``,
+    ``?`` and ``#`` must be escaped, and every other character stands for itself.
+
+    ``signal_limit`` is the most untaken signals of a workflow.
     """
     return sqlite(_path(url), signal_limit=signal_limit)
 
@@ -38,7 +45,7 @@ def files_of(url: str) -> tuple[Path, ...]:
 
 
 def _path(url: str) -> Path:
-    scheme, separator, _ = url.partition("://")
+    scheme, separator, rest = url.partition("://")
     if scheme in {"postgresql", "postgres"}:
         # The message does not repeat the URL, which may have a password.
         message = f"PostgreSQL is not supported yet; use {_FORMS}"
@@ -46,12 +53,33 @@ def _path(url: str) -> Path:
     if scheme != "sqlite" or not separator:
         message = f"unknown kind of store; use {_FORMS}"
         raise StoreRefused(message)
-    parts = urlsplit(url)
-    path = unquote(parts.path).removeprefix("/")
-    if parts.netloc or parts.query or parts.fragment or not path or path.endswith("/") or "\0" in path:
+    if not rest.startswith("/"):
         message = f"store URL {url!r} does not name a file; use {_FORMS}"
         raise StoreRefused(message)
-    if Path(path).name == ":memory:":
+    # urlsplit is not used, because it drops tabs and line ends.
+    path = _decoded(rest[1:], url)
+    # "sqlite:////" has an empty name.
+    if not path.strip("/") or path.endswith("/") or "\0" in path:
+        message = f"store URL {url!r} does not name a file; use {_FORMS}"
+        raise StoreRefused(message)
+    if path == ":memory:":
         message = f"an in-memory store would lose its workflows at exit; use {_FORMS}"
         raise StoreRefused(message)
     return Path(path)
+
+
+def _decoded(text: str, url: str) -> str:
+    """Return the path that a URL has after its third slash: %XX is a byte, and all else stands for itself."""
+    problem = _NOT_LITERAL.search(text)
+    if problem is not None:
+        character = problem[0]
+        message = (
+            f"store URL {url!r} has the character {character} in its path; write %{ord(character):02X} if it belongs "
+            f"to the name of the file, or use {_FORMS}"
+        )
+        raise StoreRefused(message)
+    try:
+        return os.fsdecode(unquote_to_bytes(os.fsencode(text)))
+    except UnicodeError:
+        message = f"store URL {url!r} has a character that no file name of this system can have; use another name"
+        raise StoreRefused(message) from None
