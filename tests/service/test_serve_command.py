@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command_line import as_text, run_command
 from tests.support.command_process import SECONDS, environment, serve
 
 if TYPE_CHECKING:
@@ -237,6 +238,122 @@ def test_a_module_whose_workflows_are_all_hidden_exits_2_and_names_one(tmp_path:
 def test_the_line_of_the_module_that_raised_is_named(tmp_path: Path) -> None:
     (tmp_path / "raises.py").write_text(MODULES["raises"][0], encoding="utf-8")
     assert re.search(r"raises\.py, line 2\)", serve(tmp_path, "raises").stderr)
+
+
+PACKAGED = """
+from mendflow import workflow
+from .steps import charge
+
+@workflow
+async def checkout() -> None:
+    await charge()
+"""
+STEPS_OF_PACKAGE = """
+from mendflow import step
+
+@step
+async def charge() -> None: ...
+"""
+ALONE = "from mendflow import workflow\n@workflow\nasync def checkout() -> None: ...\n"
+
+
+def make_files(folder: Path) -> None:
+    """Make packages with and without an __init__.py, below and beside the working directory ``here``."""
+    for name, parts in {
+        "here/pkg": ("__init__", "flows", "steps"),
+        "here/pkg/inner": ("__init__", "flows", "steps"),
+        "here/bare/inner": ("flows", "steps"),
+        "here/src/app": ("__init__", "flows", "steps"),
+        "here/odd.name": (),
+        "beside/other": ("__init__", "flows", "steps"),
+    }.items():
+        (folder / name).mkdir(parents=True)
+        sources = {"__init__": "from .flows import checkout\n", "flows": PACKAGED, "steps": STEPS_OF_PACKAGE}
+        for part in parts:
+            (folder / name / f"{part}.py").write_text(sources[part], encoding="utf-8")
+    for name in ("here/alone.py", "here/odd.name/alone_too.py", "here/with-dash.py", "beside/apart.py"):
+        (folder / name).write_text(ALONE, encoding="utf-8")
+
+
+PATHS = {
+    "./alone.py": "alone",
+    "alone.py": "alone",
+    "with-dash.py": "with-dash",
+    "odd.name/alone_too.py": "alone_too",
+    "./pkg/flows.py": "pkg.flows",
+    "pkg/flows.py": "pkg.flows",
+    "pkg/../pkg//flows.py": "pkg.flows",
+    "./pkg": "pkg.flows",
+    "pkg/": "pkg.flows",
+    "./pkg/__init__.py": "pkg.flows",
+    "pkg/inner/flows.py": "pkg.inner.flows",
+    "pkg/inner/": "pkg.inner.flows",
+    "bare/inner/flows.py": "bare.inner.flows",
+    "src/app/flows.py": "app.flows",
+    "../beside/other/flows.py": "other.flows",
+    "../beside/other/": "other.flows",
+    "../beside/apart.py": "apart",
+    "ABSOLUTE/here/pkg/flows.py": "pkg.flows",
+    "ABSOLUTE/beside/other/flows.py": "other.flows",
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_module_is_served_by_the_path_of_its_file_or_package(tmp_path: Path, path: str) -> None:
+    make_files(tmp_path)
+    # Import in a new process: the modules of other cases have the same names.
+    program = (
+        "import sys; from mendflow_server.cli.workflow_modules import load_workflows;"
+        "print(load_workflows(sys.argv[1:]).workflows['checkout'].function.__module__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, path.replace("ABSOLUTE", str(tmp_path))],
+        env=environment(),
+        cwd=tmp_path / "here",
+        capture_output=True,
+        encoding="utf-8",
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.stdout.strip() == PATHS[path], done.stderr
+
+
+def test_a_path_inside_a_package_works_from_that_folder(tmp_path: Path) -> None:
+    make_files(tmp_path)
+    done = serve(tmp_path / "here" / "pkg", "./flows.py", "--store", "mongodb://x")
+    assert done.returncode == 1, done.stderr
+    assert "unknown kind of store" in done.stderr, "the module was imported before"
+
+
+BAD_PATHS = {
+    "./missing.py": "there is no file",
+    "missing/": "there is no file",
+    "/nowhere/flows.py": "there is no file '/nowhere/flows.py'",
+    "pkg/missing.py": "name a .py file, the folder of a package, or a module as in `import pkg.missing`",
+    "./odd.name": "is not a package, because it has no __init__.py",
+    "./": "is not a package",
+    "./data.json": "is not a Python module",
+    "./two.dots.py": "has a dot; rename the file",
+    "./json.py": "rename the file",
+    "./sys.py": "that name belongs to a module of Python",
+    "./broken.py": "ValueError: on purpose",
+    "./without.py": "no function decorated with @workflow",
+}
+
+
+@pytest.mark.parametrize("command", ["serve", "verify", "export-protos"])
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_a_path_that_cannot_be_served_exits_2_with_the_reason(tmp_path: Path, path: str, command: str) -> None:
+    make_files(tmp_path)
+    here = tmp_path / "here"
+    for name in ("data.json", "two.dots.py", "json.py", "sys.py", "without.py"):
+        (here / name).write_text("x = 1\n", encoding="utf-8")
+    (here / "broken.py").write_text("raise ValueError('on purpose')\n", encoding="utf-8")
+    more = {"serve": (), "verify": ("--store", "sqlite:///x.db"), "export-protos": ("--out", "out")}[command]
+    done = as_text(run_command([command, path, *more], {}, directory=here))
+    assert done.returncode == 2, done.stderr
+    assert BAD_PATHS[path] in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("name", "hint"), [("not_there", "import not_there"), ("a/b.py", "import a.b"), (".x", ".x")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,6 +11,7 @@ import click
 from mendflow.authoring.workflow import Workflow, workflows_of
 from mendflow.cli.atomic_file import write_atomically
 from mendflow.cli.event_text import clean
+from mendflow.cli.modules import import_module
 from mendflow.errors import DefinitionError
 from mendflow.protogen.descriptors import Descriptors, file_name
 from mendflow.protogen.exports import package_of, schemas_of
@@ -43,6 +43,7 @@ __all__ = ["export_protos"]
 def export_protos(modules: tuple[str, ...], **options: Any) -> None:
     """Write the types of workflows as protobuf messages, for callers in other languages.
 
+    MODULE is a name as in `import`, or the path of a .py file or of a package's folder.
     Each module gets a .proto file below DIR, with a message for the input, output and signals of each workflow type.
     A lock file beside the module keeps the field numbers. Commit both files. With the lock file, the server accepts
     these messages in Payload.message. See docs/typed-messages.md.
@@ -115,12 +116,10 @@ def _fail(lines: Iterable[str]) -> NoReturn:
 
 
 def _modules(names: Iterable[str]) -> list[ModuleType]:
-    """Import modules, from the working directory first, and return the modules that define their workflows."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    """Import modules by their names or paths, and return the modules that define their workflows."""
     found: dict[str, ModuleType] = {}
     for name in names:
-        module = _import(name)
+        module = import_module(name)
         workflows = [thing for thing in vars(module).values() if isinstance(thing, Workflow)]
         if not workflows:
             raise click.UsageError(f"module {name!r} has no function decorated with @workflow")
@@ -133,14 +132,6 @@ def _modules(names: Iterable[str]) -> list[ModuleType]:
                 )
             found[home] = sys.modules[home]
     return list(found.values())
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything
-        message = f"module {name!r} cannot be imported: {type(error).__name__}: {error}"
-        raise click.UsageError(message) from None
 
 
 def _content(path: Path) -> str | None:

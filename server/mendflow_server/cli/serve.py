@@ -47,6 +47,8 @@ log = structlog.get_logger("mendflow.serve")
 def serve(new_app: Callable[..., app.App] | None, /, modules: tuple[str, ...], **options: Any) -> None:
     """Serve the workflows of Python modules until SIGTERM, then drain.
 
+    MODULE is a name as in `import`, or the path of a .py file or of a package's folder.
+
     Each setting is also an environment variable MENDFLOW_...; docs/operating.md lists them.
     """
     try:

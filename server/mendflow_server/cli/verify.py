@@ -49,6 +49,8 @@ _STORE: Final = "MENDFLOW_STORE"
 def verify(modules: tuple[str, ...], store: str | None, server: str | None, *, as_json: bool) -> None:
     """Replay all open workflows with the code of Python modules, before it is deployed.
 
+    MODULE is a name as in `import`, or the path of a .py file or of a package's folder.
+
     The command lists each workflow that a server with this code would pause, and why. It runs no step and writes
     nothing, so it can run beside a running server. It reads the workflows from a server (--server) or from the file of
     a store (--store).

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from mendflow.authoring.workflow import Workflow, check_steps
+from mendflow.cli.modules import import_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import ModuleType
 
 __all__ = ["NotServed", "load_workflows"]
 
@@ -41,17 +38,15 @@ class Loaded(NamedTuple):
 
 
 def load_workflows(modules: Iterable[str]) -> Loaded:
-    """Import modules, with the working directory first on the path, and return their workflows.
+    """Import modules by their names or paths, and return their workflows.
 
     Raise `click.UsageError` when a module cannot be imported or has no workflow, or when two workflows have one name.
     Raise `DefinitionError` when a step has types that cannot be recorded.
     """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
     found: dict[str, Workflow[Any, Any]] = {}
     kept: dict[int, tuple[Workflow[Any, Any], str]] = {}
     for name in modules:
-        module = _import(name)
+        module = import_module(name)
         workflows = [value for value in vars(module).values() if isinstance(value, Workflow)]
         inner = [(each, f"{module.__name__}.{place}") for place, each in _inside(vars(module))]
         if not workflows:
@@ -96,34 +91,3 @@ def _members(thing: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{number}]", value) for number, value in enumerate(list(thing)))
     elif issubclass(kind, set | frozenset):
         yield from (("", value) for value in list(thing))
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            dotted = name.removesuffix(".py").strip("./").replace("/", ".")
-            msg = (
-                f"module {name!r} not found in the working directory or the environment; "
-                f"name it as in `import {dotted}`"
-            )
-            raise click.UsageError(msg) from None
-        raise _import_error(name, error) from None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the module is the user's code, which may raise anything
-        raise _import_error(name, error) from None
-
-
-def _import_error(name: str, error: BaseException) -> click.UsageError:
-    """Return an error with the exception and the line of the module, or of what it imports, that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, SyntaxError) or not frames:
-        where = ""  # The message of a SyntaxError has the place.
-    else:
-        where = f" ({frames[-1].filename}, line {frames[-1].lineno})"
-        # Skip the frames of the import system, which say nothing about the module.
-        for frame in frames:
-            if not frame.filename.startswith("<frozen ") and frame.filename != importlib.__file__:
-                where = f" ({frame.filename}, line {frame.lineno})"
-    what = "it exits the process" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-    return click.UsageError(f"module {name!r} cannot be imported: {what}{where}")
