@@ -125,6 +125,13 @@ START = [
         ("input",),
     ),
     Case(
+        "a member twice",
+        "StartWorkflow",
+        lambda w: echo(workflow_type="typed", input=json('{"id": "a", "amount": 1, "amount": 2}')),
+        *MISMATCH,
+        ("input",),
+    ),
+    Case(
         "an oversize input",
         "StartWorkflow",
         lambda w: echo(input=OVERSIZE),
@@ -320,6 +327,13 @@ ACT = [
         lambda w: ws.SignalWorkflowRequest(workflow_id=w.waiting, name="go", request_id=BAD_ID),
         *INVALID,
         ("request_id",),
+    ),
+    Case(
+        "a member twice",
+        "SignalWorkflow",
+        lambda w: ws.SignalWorkflowRequest(workflow_id=w.waiting, name="other", data=json('{"a": [{"b": 1, "b": 1}]}')),
+        *MISMATCH,
+        ("data",),
     ),
     Case(
         "an unknown id",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mendflow import workflow
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow.v1.operator_service_pb2 import ResumeWorkflowRequest
 from mendflow.v1.payload_pb2 import Payload
@@ -293,10 +295,37 @@ def test_batches_are_refused_as_a_whole_only_for_what_concerns_the_whole() -> No
 
 @pytest.mark.parametrize(
     "payload",
-    [None, Payload(), Payload(json="null"), Payload(json="[1]"), Payload(message=AnyMessage(type_url="a/b.C"))],
+    [
+        None,
+        Payload(),
+        Payload(json="null"),
+        Payload(json="[1]"),
+        Payload(json=f'{{"a": {"9" * 4_300}, "b": {{"a": ":"}}}}'),
+        Payload(message=AnyMessage(type_url="a/b.C")),
+    ],
 )
 def test_undeclared_signals_take_any_well_formed_value(payload: Payload | None) -> None:
     validation.decode_signal(None, payload)
+
+
+@workflow
+async def anything(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "a": 1}', '{"a": 1, "\\u0061": 2}', '[{"x": {"b": [], "c": 1, "b": [{}]}}]'], ids=str
+)
+def test_an_input_with_a_member_twice_is_refused_and_names_it(text: str) -> None:
+    with pytest.raises(
+        errors.InputMismatch, match=r'^input: an object must not have a member twice, and one has "[ab]"'
+    ):
+        validation.decode_input(anything, Payload(json=text))
+
+
+def test_the_same_member_in_two_objects_is_accepted() -> None:
+    text = '{"a": {"a": "a: a:"}, "b": [{"a": 1}, {"a": 2}]}'
+    assert validation.decode_input(anything, Payload(json=text)) == json.loads(text)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +341,7 @@ def test_undeclared_signals_take_any_well_formed_value(payload: Payload | None) 
         Payload(json="[" * 300 + "]" * 300),
         Payload(json='"\\ud800"'),
         Payload(json="9" * 10_000),
+        Payload(json='{"a": 1, "b": 2, "a": 1}'),
         Payload(message=AnyMessage(value=b"1")),
     ],
     ids=lambda payload: str(payload)[:20],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import click
 
 from mendflow.addresses import check_target
+from mendflow.codec.problems import strict_json
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2
 
 __all__ = ["json_payload", "kind_number", "label", "moment", "server", "state_number"]
@@ -35,7 +35,8 @@ def json_payload(_: click.Context, parameter: click.Parameter, value: str | None
         name = "standard input" if value == "-" else value[1:]
         raise click.BadParameter(f"{name} cannot be read: {error}", param=parameter) from None
     try:
-        json.loads(text, parse_constant=_no_constant)
+        # The server refuses a member that is given twice too. A float has no limit of digits.
+        strict_json(text, unique=True, parse_int=float)
     except ValueError as error:
         is_text = not value.startswith("@") and value != "-"
         hint = "; write a string as '\"text\"' and a file as @FILE" if is_text else ""
@@ -54,10 +55,6 @@ def _read(value: str) -> str:
         return value
     # Some editors write a byte order mark, which JSON does not allow.
     return content.decode("utf-8-sig")
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def label(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

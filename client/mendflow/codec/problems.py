@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from mendflow.errors import PayloadError
 
@@ -99,6 +99,12 @@ def strict_json(text: str | bytes, *, unique: bool = False, **numbers: Any) -> A
     return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique if unique else None, **numbers)
 
 
+def check_unique(text: str) -> None:
+    """Raise ValueError if an object in a JSON text has a member twice, RecursionError if it is too deep."""
+    if text.count(":") > 1:
+        _UNIQUE.decode(text)
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
 
@@ -106,5 +112,11 @@ def _refuse(constant: str) -> NoReturn:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("an object must not have a member twice")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object must not have a member twice, and one has {json.dumps(twice)} twice")
     return members
+
+
+#: It is made once, because making it takes longer than reading a short text. A float has no limit of digits.
+_UNIQUE: Final = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique, parse_int=float)

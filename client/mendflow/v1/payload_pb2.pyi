@@ -28,7 +28,7 @@ class Payload(_message.Message):
     JSON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     json: _builtins.str
-    """One JSON text, UTF-8."""
+    """One JSON text, UTF-8, in which no object has a member twice."""
     @_builtins.property
     def message(self) -> _any_pb2.Any:
         """A protobuf message, for protobuf types and for types that were exported

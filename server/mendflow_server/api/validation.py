@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_core import from_json
 
 from mendflow.codec import oversize
+from mendflow.codec.problems import check_unique
 from mendflow.errors import MessageNotExported, PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.errors import InputMismatch, InvalidFields, MessagesNotExported, TooLarge, UnknownWorkflowType
@@ -292,7 +293,19 @@ def _decode(value_type: ValueType[Any], payload: Payload | None, field: str) -> 
         raise InputMismatch(error.problems or [("", str(error))], field) from error
     except RecursionError as error:
         raise InputMismatch([("", "is nested too deeply")], field) from error
+    if payload is not None:
+        _check_unique(payload.json, field)
     return decoded
+
+
+def _check_unique(text: str, field: str) -> None:
+    """Refuse an object with a member twice. pydantic takes the last one, and other parsers take the first."""
+    try:
+        check_unique(text)
+    except ValueError as error:
+        raise InputMismatch([("", str(error))], field) from error
+    except RecursionError as error:
+        raise InputMismatch([("", "is nested too deeply")], field) from error
 
 
 def _check_well_formed(payload: Payload, field: str) -> None:
@@ -303,6 +316,7 @@ def _check_well_formed(payload: Payload, field: str) -> None:
             from_json(payload.json, allow_inf_nan=False)
         except ValueError as error:
             raise InputMismatch([("", f"must be valid JSON: {error}")], field) from error
+        _check_unique(payload.json, field)
     elif kind == "message" and not payload.message.TypeName():
         raise InputMismatch([("message.type_url", "must name a message type")], field)
 
