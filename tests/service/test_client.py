@@ -27,6 +27,7 @@ from tests.support import workflows
 from tests.support.servers import Server, ServerProcess, free_port, serving
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -103,6 +104,43 @@ async def test_an_error_names_the_invalid_field(server: Server) -> None:
         await server.client.start("typed", {"id": "o", "amount": "many"})
     assert caught.value.reason == "INPUT_MISMATCH"
     assert [field for field, _ in caught.value.violations] == ["input.amount"]
+
+
+#: Calls with an id or a name, and the field that each names.
+EMPTY: dict[str, tuple[Callable[[Client, str], Any], str]] = {
+    "start": (lambda client, text: client.start("echo", "x", id=text), "workflow_id"),
+    "start of a type": (lambda client, text: client.start(text, "x"), "workflow_type"),
+    "run": (lambda client, text: client.run("echo", "x", id=text), "workflow_id"),
+    "start_many": (lambda client, text: client.start_many("echo", ["x", "y"], ids=["one", text]), "ids[1]"),
+    "handle": (lambda client, text: client.handle(text), "workflow_id"),
+    "get": (lambda client, text: client.get(text), "workflow_id"),
+    "signal": (lambda client, text: client.signal(text, "go"), "workflow_id"),
+    "signal of a name": (lambda client, text: client.signal("w", text), "name"),
+    "signal under a request id": (lambda client, text: client.signal("w", "go", request_id=text), "request_id"),
+    "cancel": (lambda client, text: client.cancel(text), "workflow_id"),
+    "resume": (lambda client, text: client.resume(text), "workflow_id"),
+    "terminate": (lambda client, text: client.terminate(text), "workflow_id"),
+}
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\n"])
+@pytest.mark.parametrize("verb", EMPTY)
+async def test_an_empty_id_is_refused_before_a_call_is_made(verb: str, text: str) -> None:
+    call, field = EMPTY[verb]
+    # Nothing listens there, so a call would raise ServerUnavailable.
+    async with Client(f"127.0.0.1:{free_port()}", retry_for=0) as client:
+        with pytest.raises(InvalidRequest, match="must not be") as caught:
+            await call(client, text)
+    assert caught.value.reason == "INVALID_FIELD"
+    assert [named for named, _ in caught.value.violations] == [field]
+
+
+def test_the_synchronous_client_refuses_an_empty_id_too() -> None:
+    with SyncClient(f"127.0.0.1:{free_port()}", retry_for=0) as client:
+        with pytest.raises(InvalidRequest, match="workflow_id must not be empty"):
+            client.start("echo", "x", id="")
+        with pytest.raises(InvalidRequest, match="workflow_id must not be empty"):
+            client.handle("")
 
 
 async def test_signals_are_once_and_in_order(server: Server) -> None:

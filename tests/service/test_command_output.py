@@ -314,6 +314,25 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "a negative sequence": (("watch", "w", "--after", "-1"), "--after"),
     "no such command": (("begin", "t"), "begin"),
     "no id": (("show",), "ID"),
+    **{
+        f"an empty argument: {' '.join(arguments)}": (arguments, "must not be empty")
+        for arguments in [
+            ("start", ""),
+            ("start", "t", "--id", ""),
+            ("start", "t", "--id", "  "),
+            ("watch", ""),
+            ("show", " "),
+            ("signal", "", "go"),
+            ("signal", "w", ""),
+            ("signal", "w", "go", "--request-id", ""),
+            ("cancel", ""),
+            ("resume", ""),
+            ("terminate", "\t"),
+            ("export", ""),
+            ("list", "--type", ""),
+            ("types", ""),
+        ]
+    },
 }
 
 

@@ -123,10 +123,14 @@ def _print_error(error: errors.RequestError) -> None:
 
 
 @command
-@click.argument("workflow_type", metavar="TYPE")
+@click.argument("workflow_type", metavar="TYPE", callback=params.not_empty)
 @click.option("--input", "payload", metavar="JSON|@FILE|-", callback=params.json_payload, help="The input.")
 @click.option(
-    "--id", "workflow_id", metavar="ID", help="The workflow's id. A second start with the same id starts nothing."
+    "--id",
+    "workflow_id",
+    metavar="ID",
+    callback=params.not_empty,
+    help="The workflow's id. A second start with the same id starts nothing.",
 )
 @click.option(
     "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=params.label, help="A label. Repeatable."
@@ -182,7 +186,7 @@ async def _wait_for_end(client: Client, handle: WorkflowHandle[Any], seconds: fl
 
 
 @command
-@click.argument("workflow_id", metavar="ID")
+@click.argument("workflow_id", metavar="ID", callback=params.not_empty)
 @click.option("--after", metavar="SEQUENCE", type=click.IntRange(min=0), default=0, help="Start after this event.")
 @click.option(
     "--kind", "kinds", metavar="KIND", multiple=True, callback=params.kind_number, help="Only this kind. Repeatable."
@@ -220,7 +224,7 @@ def _exit_code(state: int) -> int:
 
 
 @command
-@click.option("--type", "workflow_type", metavar="TYPE", default="", help="Only this type.")
+@click.option("--type", "workflow_type", metavar="TYPE", callback=params.not_empty, help="Only this type.")
 @click.option(
     "--state",
     "states",
@@ -243,7 +247,7 @@ def _exit_code(state: int) -> int:
 async def list_(
     client: Client,
     *,
-    workflow_type: str,
+    workflow_type: str | None,
     states: list[int],
     labels: dict[str, str],
     since: Any,
@@ -254,7 +258,7 @@ async def list_(
     """List workflows, newest first."""
     count = 0
     found = client.list(
-        workflow_type=workflow_type,
+        workflow_type=workflow_type or "",
         states=states,
         labels=labels,
         create_time_from=since,
@@ -281,7 +285,7 @@ async def list_(
 
 
 @command
-@click.argument("workflow_id", metavar="ID")
+@click.argument("workflow_id", metavar="ID", callback=params.not_empty)
 async def show(client: Client, *, workflow_id: str, as_json_: bool) -> int:
     """Show a workflow and its history."""
     workflow = await client.get(workflow_id)
@@ -325,10 +329,15 @@ def _show_workflow(workflow: workflow_pb2.Workflow) -> None:
 
 
 @command
-@click.argument("workflow_id", metavar="ID")
-@click.argument("name", metavar="NAME")
+@click.argument("workflow_id", metavar="ID", callback=params.not_empty)
+@click.argument("name", metavar="NAME", callback=params.not_empty)
 @click.option("--data", "payload", metavar="JSON|@FILE|-", callback=params.json_payload, help="The signal's data.")
-@click.option("--request-id", metavar="ID", help="The signal's id. A second signal with the same id is ignored.")
+@click.option(
+    "--request-id",
+    metavar="ID",
+    callback=params.not_empty,
+    help="The signal's id. A second signal with the same id is ignored.",
+)
 async def signal(
     client: Client, *, workflow_id: str, name: str, payload: Any, request_id: str | None, as_json_: bool
 ) -> int:
@@ -347,7 +356,7 @@ def _add_state_change(
     call: Callable[[Client, str, str], Coroutine[Any, Any, workflow_pb2.Workflow]],
     response: Callable[..., Message],
 ) -> None:
-    @click.argument("workflow_id", metavar="ID")
+    @click.argument("workflow_id", metavar="ID", callback=params.not_empty)
     @click.option("--reason", default="", metavar="TEXT", help="The reason, for the history.")
     async def change(client: Client, *, workflow_id: str, reason: str, as_json_: bool) -> int:
         workflow = await call(client, workflow_id, reason)
@@ -383,7 +392,7 @@ _add_state_change(
 
 
 @command
-@click.argument("name", required=False)
+@click.argument("name", required=False, callback=params.not_empty)
 async def types(client: Client, *, name: str | None, as_json_: bool) -> int:
     """List the workflow types that the server serves, or show one with its schemas."""
     found = [each for each in await client.types() if name in (None, each.name)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mendflow.cli import params
 from mendflow.cli.atomic_file import write_atomically
 from mendflow.cli.commands import run_command, server_option
 from mendflow.cli.event_text import clean
@@ -20,7 +21,7 @@ __all__ = ["export"]
 
 
 @click.command()
-@click.argument("workflow_id", metavar="ID")
+@click.argument("workflow_id", metavar="ID", callback=params.not_empty)
 @click.option(
     "--out",
     metavar="FILE",

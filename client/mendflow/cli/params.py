@@ -12,7 +12,7 @@ from mendflow.addresses import check_target
 from mendflow.codec.problems import strict_json
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2
 
-__all__ = ["json_payload", "kind_number", "label", "moment", "server", "state_number"]
+__all__ = ["json_payload", "kind_number", "label", "moment", "not_empty", "server", "state_number"]
 
 
 def server(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -23,6 +23,13 @@ def server(_: click.Context, parameter: click.Parameter, value: str | None) -> s
         return check_target(value)
     except ValueError as error:
         raise click.BadParameter(str(error), param=parameter) from None
+
+
+def not_empty(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return an id or a name. An empty one is often a variable of the shell that is not set."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("must not be empty", param=parameter)
+    return value
 
 
 def json_payload(_: click.Context, parameter: click.Parameter, value: str | None) -> payload_pb2.Payload | None:

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mendflow import errors
 from mendflow.addresses import check_target
 from mendflow.authoring.workflow import Workflow
+from mendflow.client.checks import checked
 from mendflow.client.error_mapping import error_of_status
 from mendflow.client.handle import MARGIN, WAIT, WorkflowHandle, within
 from mendflow.client.rpc import Caller
@@ -178,10 +179,14 @@ class Client:
 
         If a batch cannot be sent, each of its inputs has that error, and the
         handles of other batches are still returned. Raise ValueError if the
-        number of ``ids`` differs from the number of inputs.
+        number of ``ids`` differs from the number of inputs, and `InvalidRequest`
+        if one of them is empty.
         """
         values = list(inputs)
         names: Sequence[str | None] = [None] * len(values) if ids is None else list(ids)
+        for index, name in enumerate(names):
+            if name is not None:
+                checked(f"ids[{index}]", name)
         outcomes: list[WorkflowHandle[R] | errors.RequestError] = []
         batch = workflow_service_pb2.BatchStartWorkflowsRequest()
         size = 0
@@ -220,8 +225,8 @@ class Client:
         self, workflow: Workflow[Any, Any] | str, value: Any, workflow_id: str | None, labels: Mapping[str, str] | None
     ) -> workflow_service_pb2.StartWorkflowRequest:
         request = workflow_service_pb2.StartWorkflowRequest(
-            workflow_id=workflow_id or new_id(),
-            workflow_type=workflow if isinstance(workflow, str) else workflow.name,
+            workflow_id=new_id() if workflow_id is None else checked("workflow_id", workflow_id),
+            workflow_type=checked("workflow_type", workflow) if isinstance(workflow, str) else workflow.name,
         )
         request.labels.update(labels or {})
         if isinstance(value, _Nothing):
@@ -243,7 +248,7 @@ class Client:
     @overload
     def handle(self, id: str, *, result_type: Any = ...) -> WorkflowHandle[Any]: ...
     def handle(self, id: str, *, result_type: Any = Any) -> WorkflowHandle[Any]:
-        """Return a handle to the workflow with this id, without a call to the server.
+        """Return a handle to the workflow with this id, without a call to the server. Raise `InvalidRequest`.
 
         ``result_type`` is the type of its result, or its decorated function, which also decodes exported messages.
         """
@@ -251,14 +256,14 @@ class Client:
             output_type: ValueType[Any] | None = result_type.output_type
         else:
             output_type = None if result_type is Any else ValueType.of(result_type)
-        return WorkflowHandle(self, id, output_type, started=False)
+        return WorkflowHandle(self, checked("workflow_id", id), output_type, started=False)
 
     async def get(self, id: str, *, wait: float | None = None) -> workflow_pb2.Workflow:
         """Return a workflow with its input and outcome.
 
         With ``wait``, return when it has ended, or after that many seconds.
         """
-        request = workflow_service_pb2.GetWorkflowRequest(workflow_id=id)
+        request = workflow_service_pb2.GetWorkflowRequest(workflow_id=checked("workflow_id", id))
         if wait is not None:
             request.wait.CopyFrom(_duration(wait))
             reply = await self.caller.call_and_wait(self.stub.GetWorkflow, request, timeout=wait + MARGIN)
@@ -330,7 +335,9 @@ class Client:
         `WrongState`, `InvalidRequest` or `LimitExceeded`.
         """
         request = workflow_service_pb2.SignalWorkflowRequest(
-            workflow_id=id, name=name, request_id=request_id or new_id()
+            workflow_id=checked("workflow_id", id),
+            name=checked("name", name),
+            request_id=new_id() if request_id is None else checked("request_id", request_id),
         )
         payload = encode(data)
         if payload.WhichOneof("kind"):
@@ -340,21 +347,23 @@ class Client:
 
     async def cancel(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
         """Ask a workflow to clean up and end. Raise `WorkflowNotFound` or `WrongState`."""
-        request = workflow_service_pb2.CancelWorkflowRequest(workflow_id=id, reason=reason, request_id=new_id())
+        request = workflow_service_pb2.CancelWorkflowRequest(
+            workflow_id=checked("workflow_id", id), reason=reason, request_id=new_id()
+        )
         reply = await self.caller.call_with_retry(self.stub.CancelWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
 
     async def resume(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
         """Resume a PAUSED or QUARANTINED workflow. Raise `WorkflowNotFound` or `WrongState`."""
-        request = operator_service_pb2.ResumeWorkflowRequest(workflow_id=id, reason=reason)
+        request = operator_service_pb2.ResumeWorkflowRequest(workflow_id=checked("workflow_id", id), reason=reason)
         reply = await self.caller.call(self._operator.ResumeWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
 
     async def terminate(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
         """End a workflow at once, without clean-up. Raise `WorkflowNotFound` or `WrongState`."""
-        request = operator_service_pb2.TerminateWorkflowRequest(workflow_id=id, reason=reason)
+        request = operator_service_pb2.TerminateWorkflowRequest(workflow_id=checked("workflow_id", id), reason=reason)
         reply = await self.caller.call_with_retry(self._operator.TerminateWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
