@@ -44,6 +44,7 @@ style: $(VENV)/dev
 
 types: $(VENV)/dev
 	@$(RUN) -m mypy $(SOURCES)
+	@$(VENV)/bin/basedpyright
 
 layers: $(VENV)/dev
 	@$(VENV)/bin/lint-imports

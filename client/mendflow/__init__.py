@@ -10,7 +10,7 @@ from mendflow.authoring.context import Attempt, attempt, progress
 from mendflow.authoring.retry import RetryPolicy
 from mendflow.authoring.step import Step, step
 from mendflow.authoring.workflow import Workflow, workflow
-from mendflow.client import Client, SyncClient, WorkflowHandle
+from mendflow.client import Client, SyncClient, SyncWorkflowHandle, WorkflowHandle
 from mendflow.errors import (
     MendflowError,
     PermanentError,
@@ -33,6 +33,7 @@ __all__ = [
     "Step",
     "StepFailed",
     "SyncClient",
+    "SyncWorkflowHandle",
     "ThrottledError",
     "TransientError",
     "Workflow",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import subprocess
 import sys
@@ -12,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from mendflow import Client, SyncClient, WorkflowCancelled, WorkflowFailed, WorkflowTerminated
+from mendflow import (
+    Client,
+    MendflowError,
+    SyncClient,
+    SyncWorkflowHandle,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowHandle,
+    WorkflowTerminated,
+)
 from mendflow.errors import (
     AlreadyStarted,
     DeadlineExceeded,
@@ -233,7 +243,7 @@ async def test_leaving_a_synchronous_watch_ends_its_call(server: Server) -> None
 
 def test_a_synchronous_client_that_cannot_be_made_leaves_no_thread() -> None:
     with pytest.raises(TypeError):
-        SyncClient(no_such_option=True)
+        SyncClient(no_such_option=True)  # type: ignore[call-arg]
     assert not [thread for thread in threading.enumerate() if thread.name == "mendflow-client"]
 
 
@@ -261,3 +271,28 @@ print([each.name for each in threading.enumerate() if each.name == "mendflow-cli
     out, err = await asyncio.wait_for(process.communicate(), 20)
     assert out.decode().splitlines() == ["True", "[]"], err.decode()
     assert err == b""
+
+
+@pytest.mark.parametrize(("blocking", "asynchronous"), [(SyncClient, Client), (SyncWorkflowHandle, WorkflowHandle)])
+def test_the_synchronous_classes_have_the_same_methods_and_parameters(blocking: type, asynchronous: type) -> None:
+    def methods(cls: type) -> dict[str, list[str]]:
+        return {
+            name: [str(each.replace(annotation=inspect.Parameter.empty)) for each in parameters_of(member)]
+            for name, member in vars(cls).items()
+            if not name.startswith("_") and inspect.isfunction(member)
+        }
+
+    def parameters_of(member: Any) -> list[inspect.Parameter]:
+        return list(inspect.signature(member).parameters.values())
+
+    expected = methods(asynchronous)
+    expected.pop("decode", None)  # What a handle uses.
+    assert methods(blocking) == expected
+
+
+def test_a_closed_synchronous_client_says_so() -> None:
+    client = SyncClient(f"127.0.0.1:{free_port()}", retry_for=0)
+    client.close()
+    client.close()
+    with pytest.raises(MendflowError, match="the client is closed"):
+        client.types()

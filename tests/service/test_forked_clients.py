@@ -17,11 +17,14 @@ PROGRAM = """
 import gc, os, sys
 from mendflow import MendflowError, SyncClient
 target, how = sys.argv[1:]
-kept = None
-if how != "never used":
-    with SyncClient(target, timeout=5) as client:
-        client.run("echo", "parent")
-    kept = client if how == "kept" else None
+kept = SyncClient(target, timeout=5) if how == "made before" else None
+if how not in ("never used", "made before"):
+    client = SyncClient(target, timeout=5)
+    client.run("echo", "parent")
+    if how == "kept":
+        kept = client
+    else:
+        client.close()
     del client
     gc.collect()
 for number in range(3):
@@ -29,9 +32,12 @@ for number in range(3):
     if child == 0:
         try:
             if kept is not None:
-                kept.types() if number else kept.run("echo", "child")
-            with SyncClient(target, timeout=5) as client:
-                print(client.run("echo", "child"), flush=True)
+                kept.types()
+                print(kept.run("echo", "child"), flush=True)
+                kept.close()
+            else:
+                with SyncClient(target, timeout=5) as client:
+                    print(client.run("echo", "child"), flush=True)
         except MendflowError as error:
             print(error, flush=True)
         os._exit(0)
@@ -40,7 +46,9 @@ for number in range(3):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
-@pytest.mark.parametrize(("how", "says"), [("never used", "child"), ("closed", "child"), ("kept", "was forked")])
+@pytest.mark.parametrize(
+    ("how", "says"), [("never used", "child"), ("made before", "child"), ("closed", "child"), ("kept", "was forked")]
+)
 def test_a_client_in_a_forked_child_works_unless_the_parent_uses_grpc(
     server_process: ServerProcess, how: str, says: str
 ) -> None:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, assert_type
 
-from mendflow import Client, Workflow, WorkflowHandle, gather, sleep, step, version, wait_signal, workflow
+from mendflow import (
+    Client,
+    SyncClient,
+    SyncWorkflowHandle,
+    Workflow,
+    WorkflowHandle,
+    gather,
+    sleep,
+    step,
+    version,
+    wait_signal,
+    workflow,
+)
 from mendflow.errors import RequestError
 from mendflow.v1 import event_pb2, workflow_pb2
 
@@ -65,11 +77,31 @@ async def checkout(order: Order) -> Receipt:
     assert_type(await gather(*(ship(order) for _ in range(3))), list[int])
     assert_type(await wait_signal("go", str), str)
     assert_type(await wait_signal("go"), Any)
+    # A type checker cannot infer the type of a union or an alias, so the variable says it.
+    answer: str | int = await wait_signal("go", str | int, timeout=3)
+    maybe: Order | None = await wait_signal("go", Order | None)
+    assert_type((answer, maybe), tuple[str | int, Order | None])
+    orders = [order, order]
+    assert_type(await gather(*map(ship, orders), return_exceptions=True), list[int | BaseException])
+    assert_type(
+        await gather(charge(order), render(order), return_exceptions=True),
+        tuple[Receipt | BaseException, str | BaseException],
+    )
+    assert_type(
+        await gather(charge(order), sleep(1), ship(order), wait_signal("go", str), paid(order)),
+        tuple[Receipt, None, int, str, bool],
+    )
+    assert_type(await gather(ship(order), ship(order), ship(order), ship(order), ship(order), ship(order)), list[int])
     await sleep(hours=1)
     return await charge(order)
 
 
-@workflow(name="nightly")
+async def paid(order: Order) -> bool:
+    """Be a branch of a gather."""
+    return await ship(order) > 0
+
+
+@workflow(name="nightly", on_error="pause")
 async def nightly() -> None:
     """Take no input, return no output."""
 
@@ -81,6 +113,7 @@ assert_type(nightly, Workflow[None, None])
 async def call(client: Client) -> None:
     """Make every call of a client."""
     assert_type(await client.run(checkout, Order("o"), id="o", timeout=3), Receipt)
+    assert_type(await client.run(nightly), None)
     assert_type(await client.run("checkout", {"id": "o"}), Any)
     handle = await client.start(checkout, Order("o"), labels={"team": "a"})
     assert_type(handle, WorkflowHandle[Receipt])
@@ -98,8 +131,31 @@ async def call(client: Client) -> None:
     assert_type(await handle.cancel(), workflow_pb2.Workflow)
 
 
-async def refused(client: Client, order: Order) -> None:
+def call_synchronously(client: SyncClient) -> None:
+    """Make every call of a synchronous client."""
+    assert_type(client.run(checkout, Order("o"), id="o", timeout=3), Receipt)
+    assert_type(client.run(nightly), None)
+    assert_type(client.run("checkout", {"id": "o"}), Any)
+    handle = client.start(checkout, Order("o"), labels={"team": "a"})
+    assert_type(handle, SyncWorkflowHandle[Receipt])
+    assert_type(handle.result(timeout=3), Receipt)
+    assert_type(client.start_many(checkout, [Order("o")]), list[SyncWorkflowHandle[Receipt] | RequestError])
+    assert_type(client.handle("o", result_type=checkout).result(), Receipt)
+    for event in handle.watch():
+        assert_type(event, event_pb2.Event)
+    for row in client.list():
+        assert_type(row, workflow_pb2.Workflow)
+
+
+async def refused(client: Client, blocking: SyncClient, order: Order) -> None:
     """Calls that must not pass. An ignore that is not needed is an error too."""
+    await client.start(checkout)  # type: ignore[arg-type]
+    await client.run(checkout)  # type: ignore[arg-type]
+    await client.start(nightly, order)  # type: ignore[misc]
+    blocking.start(checkout)  # type: ignore[arg-type]
+    blocking.run(checkout, "o-1")  # type: ignore[misc]
+    charge.retires = 3  # type: ignore[attr-defined]
+    workflow(on_error="stop")  # type: ignore[call-overload]
     await client.start(checkout, "o-1")  # type: ignore[misc]
     await client.run(checkout, 17)  # type: ignore[misc]
     await client.start_many(checkout, ["o-1"])  # type: ignore[misc]

@@ -15,7 +15,7 @@ import math
 import random as _random
 import uuid as _uuid
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from mendflow.authoring.context import RUN, current_run
 from mendflow.authoring.names import checked_key, checked_name
@@ -31,6 +31,8 @@ T = TypeVar("T")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+T5 = TypeVar("T5")
 
 #: The longest timer: 100 years, in seconds.
 LONGEST = timedelta(days=36_525).total_seconds()
@@ -179,6 +181,15 @@ def wait_signal(
     key: str | None = None,
     inserted: bool = False,
 ) -> Awaitable[T]: ...
+@overload
+def wait_signal(
+    name: str,
+    value_type: Any,
+    *,
+    timeout: float | timedelta | None = None,
+    key: str | None = None,
+    inserted: bool = False,
+) -> Awaitable[Any]: ...
 def wait_signal(
     name: str,
     value_type: Any = Any,
@@ -204,7 +215,12 @@ def wait_signal(
 
 @overload
 def gather(
-    a: Awaitable[T1], b: Awaitable[T2], /, *, return_exceptions: bool = False, key: str | None = None
+    a: Awaitable[T1],
+    b: Awaitable[T2],
+    /,
+    *,
+    return_exceptions: Literal[False] = False,
+    key: str | None = None,
 ) -> Awaitable[tuple[T1, T2]]: ...
 @overload
 def gather(
@@ -213,11 +229,88 @@ def gather(
     c: Awaitable[T3],
     /,
     *,
-    return_exceptions: bool = False,
+    return_exceptions: Literal[False] = False,
     key: str | None = None,
 ) -> Awaitable[tuple[T1, T2, T3]]: ...
 @overload
-def gather(*branches: Awaitable[T], return_exceptions: bool = False, key: str | None = None) -> Awaitable[list[T]]: ...
+def gather(
+    a: Awaitable[T1],
+    b: Awaitable[T2],
+    c: Awaitable[T3],
+    d: Awaitable[T4],
+    /,
+    *,
+    return_exceptions: Literal[False] = False,
+    key: str | None = None,
+) -> Awaitable[tuple[T1, T2, T3, T4]]: ...
+@overload
+def gather(
+    a: Awaitable[T1],
+    b: Awaitable[T2],
+    c: Awaitable[T3],
+    d: Awaitable[T4],
+    e: Awaitable[T5],
+    /,
+    *,
+    return_exceptions: Literal[False] = False,
+    key: str | None = None,
+) -> Awaitable[tuple[T1, T2, T3, T4, T5]]: ...
+@overload
+def gather(  # type: ignore[overload-overlap]  # the first match counts
+    a: Awaitable[T1],
+    b: Awaitable[T2],
+    /,
+    *,
+    return_exceptions: Literal[True],
+    key: str | None = None,
+) -> Awaitable[tuple[T1 | BaseException, T2 | BaseException]]: ...
+@overload
+def gather(  # type: ignore[overload-overlap]  # the first match counts
+    a: Awaitable[T1],
+    b: Awaitable[T2],
+    c: Awaitable[T3],
+    /,
+    *,
+    return_exceptions: Literal[True],
+    key: str | None = None,
+) -> Awaitable[tuple[T1 | BaseException, T2 | BaseException, T3 | BaseException]]: ...
+@overload
+def gather(  # type: ignore[overload-overlap]  # the first match counts
+    a: Awaitable[T1],
+    b: Awaitable[T2],
+    c: Awaitable[T3],
+    d: Awaitable[T4],
+    /,
+    *,
+    return_exceptions: Literal[True],
+    key: str | None = None,
+) -> Awaitable[tuple[T1 | BaseException, T2 | BaseException, T3 | BaseException, T4 | BaseException]]: ...
+@overload
+def gather(  # type: ignore[overload-overlap]  # the first match counts
+    a: Awaitable[T1],
+    b: Awaitable[T2],
+    c: Awaitable[T3],
+    d: Awaitable[T4],
+    e: Awaitable[T5],
+    /,
+    *,
+    return_exceptions: Literal[True],
+    key: str | None = None,
+) -> Awaitable[
+    tuple[T1 | BaseException, T2 | BaseException, T3 | BaseException, T4 | BaseException, T5 | BaseException]
+]: ...
+@overload
+def gather(
+    *branches: Awaitable[T], return_exceptions: Literal[False] = False, key: str | None = None
+) -> Awaitable[list[T]]: ...
+@overload
+def gather(
+    *branches: Awaitable[T], return_exceptions: Literal[True], key: str | None = None
+) -> Awaitable[list[T | BaseException]]: ...
+@overload
+def gather(
+    *branches: Awaitable[Any], return_exceptions: bool = False, key: str | None = None
+) -> Awaitable[list[Any]]: ...
 def gather(*branches: Awaitable[Any], return_exceptions: bool = False, key: str | None = None) -> Awaitable[Any]:
     """Run branches concurrently and return a list of their results, in argument order.
 

@@ -4,6 +4,6 @@ import mendflow.client.process  # noqa: F401, I001 - must run before anything im
 
 from mendflow.client.client import Client
 from mendflow.client.handle import WorkflowHandle
-from mendflow.client.sync import SyncClient
+from mendflow.client.sync import SyncClient, SyncWorkflowHandle
 
-__all__ = ["Client", "SyncClient", "WorkflowHandle"]
+__all__ = ["Client", "SyncClient", "SyncWorkflowHandle", "WorkflowHandle"]

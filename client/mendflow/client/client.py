@@ -93,8 +93,18 @@ class Client:
     @overload
     async def run(
         self,
+        workflow: Workflow[None, R],
+        input: None = ...,
+        *,
+        id: str | None = ...,
+        labels: Mapping[str, str] | None = ...,
+        timeout: float | None = ...,
+    ) -> R: ...
+    @overload
+    async def run(
+        self,
         workflow: Workflow[I, R],
-        input: I = ...,
+        input: I,
         *,
         id: str | None = ...,
         labels: Mapping[str, str] | None = ...,
@@ -136,11 +146,15 @@ class Client:
     @overload
     async def start(
         self,
-        workflow: Workflow[I, R],
-        input: I = ...,
+        workflow: Workflow[None, R],
+        input: None = ...,
         *,
         id: str | None = ...,
         labels: Mapping[str, str] | None = ...,
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def start(
+        self, workflow: Workflow[I, R], input: I, *, id: str | None = ..., labels: Mapping[str, str] | None = ...
     ) -> WorkflowHandle[R]: ...
     @overload
     async def start(

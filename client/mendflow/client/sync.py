@@ -1,132 +1,115 @@
-"""The synchronous client, which runs the asyncio client on an event loop in its own thread."""
+"""The synchronous client: the asyncio client, on an event loop in its own thread."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import inspect
-import threading
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
-from mendflow.client.client import Client
+from mendflow.addresses import check_target
+from mendflow.client.blocking import LoopThread
+from mendflow.client.client import NOTHING, Client
 from mendflow.client.handle import WorkflowHandle
 from mendflow.client.process import refuse_forked_child
-from mendflow.errors import MendflowError
+from mendflow.client.watch import SILENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from datetime import datetime
 
-__all__ = ["SyncClient"]
+    from mendflow import errors
+    from mendflow.authoring.workflow import Workflow
+    from mendflow.client.client import Types
+    from mendflow.v1 import event_pb2, workflow_pb2, workflow_service_pb2
 
-#: How long a call may take to end after Ctrl-C, in seconds.
-LONGEST_END: Final = 1.0
+__all__ = ["SyncClient", "SyncWorkflowHandle"]
+
+I = TypeVar("I")  # noqa: E741 - the input
+R = TypeVar("R")
 
 
-class _Blocking:
-    """A proxy that waits for the coroutines of another object."""
+class SyncWorkflowHandle(Generic[R]):
+    """`WorkflowHandle` for code without asyncio. Its methods block, and its iterators are plain ones."""
 
-    def __init__(self, inner: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._inner = inner
-        self._loop = loop
+    def __init__(self, threads: LoopThread[Client], handle: WorkflowHandle[R]) -> None:
+        self._threads = threads
+        self._handle = handle
+        self.id = handle.id
+        self.started = handle.started
 
     def __repr__(self) -> str:
-        return repr(self._inner)
+        return repr(self._handle)
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if not callable(found):
-            return found
+    @property
+    def retry_for(self) -> float | None:
+        """How many seconds a watch retries an unavailable server. None: no limit."""
+        return self._handle.retry_for
 
-        @functools.wraps(found)
-        def blocking(*args: Any, **kwargs: Any) -> Any:
-            return self._wait_for(found(*args, **kwargs))
+    @retry_for.setter
+    def retry_for(self, seconds: float | None) -> None:
+        self._handle.retry_for = seconds
 
-        return blocking
+    def watch(
+        self,
+        after_sequence: int = 0,
+        *,
+        kinds: Collection[int] = (),
+        on_connection: Callable[[bool, str], None] | None = None,
+        silence: float = SILENCE,
+    ) -> Iterator[event_pb2.Event]:
+        """Yield the workflow's events after a sequence, until the workflow ends; see `WorkflowHandle.watch`.
 
-    def _wait_for(self, result: Any) -> Any:
-        if isinstance(result, AsyncGenerator):
-            return self._iterate(result)
-        if inspect.iscoroutine(result):
-            result = _run(result, self._loop)
-        if isinstance(result, list):
-            return [self._wrap(each) for each in result]
-        return self._wrap(result)
+        ``on_connection`` is called on the client's own thread.
+        """
+        return self._threads.iterate(
+            lambda _: self._handle.watch(after_sequence, kinds=kinds, on_connection=on_connection, silence=silence)
+        )
 
-    def _wrap(self, result: Any) -> Any:
-        return _Blocking(result, self._loop) if isinstance(result, WorkflowHandle) else result
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the workflow's end and return its result; see `WorkflowHandle.result`."""
+        return self._threads.run(lambda _: self._handle.result(timeout))
 
-    def _iterate(self, items: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
-        try:
-            while True:
-                try:
-                    item = _run(anext(items), self._loop)
-                except StopAsyncIteration:
-                    return
-                yield item
-        finally:
-            if self._loop.is_running():
-                _run(items.aclose(), self._loop)
+    def outcome(self, workflow: workflow_pb2.Workflow) -> R:
+        """Return the result of an ended workflow; see `WorkflowHandle.outcome`."""
+        return self._handle.outcome(workflow)
 
+    def get(self, wait: float | None = None) -> workflow_pb2.Workflow:
+        """Return the workflow. With ``wait``, return when it has ended, or after that many seconds."""
+        return self._threads.run(lambda _: self._handle.get(wait))
 
-def _run(work: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
-    """Run ``work`` on the loop and wait for its result. Ctrl-C cancels it on the loop before this raises."""
-    try:
-        refuse_forked_child()  # A forked child has no loop thread, so the wait would never end.
-    except MendflowError:
-        if inspect.iscoroutine(work):
-            work.close()
-        raise
-    interrupted, ended = threading.Event(), threading.Event()
-    running: list[asyncio.Task[Any] | None] = []
+    def events(self) -> Iterator[event_pb2.Event]:
+        """Yield the workflow's events up to now, oldest first."""
+        return self._threads.iterate(lambda _: self._handle.events())
 
-    async def run() -> Any:
-        try:
-            if interrupted.is_set():
-                if inspect.iscoroutine(work):
-                    work.close()
-                return None
-            running.append(asyncio.current_task())
-            return await work
-        finally:
-            ended.set()
+    def signal(self, name: str, data: Any = None, *, request_id: str | None = None) -> bool:
+        """Send a signal. Return False if the workflow already has a signal with this ``request_id``."""
+        return self._threads.run(lambda _: self._handle.signal(name, data, request_id=request_id))
 
-    def cancel() -> None:
-        for task in running:
-            if task is not None:
-                task.cancel()
+    def cancel(self, reason: str = "") -> workflow_pb2.Workflow:
+        """Ask the workflow to clean up and end."""
+        return self._threads.run(lambda _: self._handle.cancel(reason))
 
-    try:
-        return asyncio.run_coroutine_threadsafe(run(), loop).result()
-    except KeyboardInterrupt:
-        # Ctrl-C can arrive at any line, also before there is a future to cancel.
-        interrupted.set()
-        loop.call_soon_threadsafe(cancel)
-        # Limit the wait: work that is not on the loop yet never gets there.
-        ended.wait(LONGEST_END)
-        raise
+    def resume(self, reason: str = "") -> workflow_pb2.Workflow:
+        """Resume a PAUSED or QUARANTINED workflow."""
+        return self._threads.run(lambda _: self._handle.resume(reason))
+
+    def terminate(self, reason: str = "") -> workflow_pb2.Workflow:
+        """End the workflow at once, without clean-up."""
+        return self._threads.run(lambda _: self._handle.terminate(reason))
 
 
-class SyncClient(_Blocking):
+class SyncClient:
     """`Client` for code without asyncio. It has the same methods, which block, and plain iterators.
 
-    Use it as a context manager.
+    Use it as a context manager, or close it. It connects at its first call, so a program may make it before it forks
+    its workers; each of them then has its own connection. Threads may share it. ``timeout`` and ``retry_for`` are those
+    of `Client`. Raise ValueError if ``target`` is malformed.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=loop.run_forever, name="mendflow-client", daemon=True)
-        self._thread.start()
-
-        async def make() -> Client:
-            return Client(*args, **kwargs)
-
-        try:
-            client = _run(make(), loop)
-        except BaseException:
-            self._stop(loop)
-            raise
-        super().__init__(client, loop)
+    def __init__(
+        self, target: str = "127.0.0.1:50051", *, timeout: float = 10.0, retry_for: float | None = 60.0
+    ) -> None:
+        refuse_forked_child()
+        self.target = check_target(target)
+        self._threads = LoopThread(lambda: Client(target, timeout=timeout, retry_for=retry_for))
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -138,11 +121,163 @@ class SyncClient(_Blocking):
 
     def close(self) -> None:
         """Close the connection and end the thread."""
-        if self._loop.is_running():
-            _run(self._inner.close(), self._loop)
-            self._stop(self._loop)
+        self._threads.close(lambda client: client.close())
 
-    def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.call_soon_threadsafe(loop.stop)
-        self._thread.join()
-        loop.close()
+    # Start workflows.
+
+    @overload
+    def run(
+        self,
+        workflow: Workflow[None, R],
+        input: None = ...,
+        *,
+        id: str | None = ...,
+        labels: Mapping[str, str] | None = ...,
+        timeout: float | None = ...,
+    ) -> R: ...
+    @overload
+    def run(
+        self,
+        workflow: Workflow[I, R],
+        input: I,
+        *,
+        id: str | None = ...,
+        labels: Mapping[str, str] | None = ...,
+        timeout: float | None = ...,
+    ) -> R: ...
+    @overload
+    def run(
+        self,
+        workflow: str,
+        input: Any = ...,
+        *,
+        id: str | None = ...,
+        labels: Mapping[str, str] | None = ...,
+        timeout: float | None = ...,
+    ) -> Any: ...
+    def run(
+        self,
+        workflow: Workflow[Any, Any] | str,
+        input: Any = NOTHING,
+        *,
+        id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Start a workflow and return its result; see `Client.run`."""
+        return self._threads.run(lambda client: client.run(workflow, input, id=id, labels=labels, timeout=timeout))
+
+    @overload
+    def start(
+        self,
+        workflow: Workflow[None, R],
+        input: None = ...,
+        *,
+        id: str | None = ...,
+        labels: Mapping[str, str] | None = ...,
+    ) -> SyncWorkflowHandle[R]: ...
+    @overload
+    def start(
+        self, workflow: Workflow[I, R], input: I, *, id: str | None = ..., labels: Mapping[str, str] | None = ...
+    ) -> SyncWorkflowHandle[R]: ...
+    @overload
+    def start(
+        self, workflow: str, input: Any = ..., *, id: str | None = ..., labels: Mapping[str, str] | None = ...
+    ) -> SyncWorkflowHandle[Any]: ...
+    def start(
+        self,
+        workflow: Workflow[Any, Any] | str,
+        input: Any = NOTHING,
+        *,
+        id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> SyncWorkflowHandle[Any]:
+        """Start a workflow and return its handle once the start is committed; see `Client.start`."""
+        handle = self._threads.run(lambda client: client.start(workflow, input, id=id, labels=labels))
+        return SyncWorkflowHandle(self._threads, handle)
+
+    def start_many(
+        self,
+        workflow: Workflow[I, R] | str,
+        inputs: Iterable[I],
+        *,
+        ids: Iterable[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[SyncWorkflowHandle[R] | errors.RequestError]:
+        """Start many workflows of one type; see `Client.start_many`."""
+        outcomes = self._threads.run(lambda client: client.start_many(workflow, inputs, ids=ids, labels=labels))
+        return [
+            SyncWorkflowHandle(self._threads, each) if isinstance(each, WorkflowHandle) else each for each in outcomes
+        ]
+
+    # Read workflows.
+
+    @overload
+    def handle(self, id: str, *, result_type: Workflow[Any, R]) -> SyncWorkflowHandle[R]: ...
+    @overload
+    def handle(self, id: str, *, result_type: type[R]) -> SyncWorkflowHandle[R]: ...
+    @overload
+    def handle(self, id: str, *, result_type: Any = ...) -> SyncWorkflowHandle[Any]: ...
+    def handle(self, id: str, *, result_type: Any = Any) -> SyncWorkflowHandle[Any]:
+        """Return a handle to the workflow with this id, without a call to the server; see `Client.handle`."""
+
+        async def make(client: Client) -> WorkflowHandle[Any]:
+            return client.handle(id, result_type=result_type)
+
+        return SyncWorkflowHandle(self._threads, self._threads.run(make))
+
+    def get(self, id: str, *, wait: float | None = None) -> workflow_pb2.Workflow:
+        """Return a workflow with its input and outcome; see `Client.get`."""
+        return self._threads.run(lambda client: client.get(id, wait=wait))
+
+    def list(
+        self,
+        *,
+        workflow_type: str = "",
+        states: Collection[int] = (),
+        labels: Mapping[str, str] | None = None,
+        create_time_from: datetime | None = None,
+        create_time_until: datetime | None = None,
+        page_size: int = 100,
+    ) -> Iterator[workflow_pb2.Workflow]:
+        """Yield the workflows that match all conditions, newest first."""
+        return self._threads.iterate(
+            lambda client: client.list(
+                workflow_type=workflow_type,
+                states=states,
+                labels=labels,
+                create_time_from=create_time_from,
+                create_time_until=create_time_until,
+                page_size=page_size,
+            )
+        )
+
+    def types(self) -> Types:
+        """Return the workflow types that the server serves, in order of their names."""
+        return self._threads.run(lambda client: client.types())
+
+    def server_info(self) -> workflow_service_pb2.GetServerInfoResponse:
+        """Return the server's version, limits and features."""
+        return self._threads.run(lambda client: client.server_info())
+
+    def health(self, service: str = "") -> str:
+        """Return "SERVING" or "NOT_SERVING" for a service of grpc.health.v1; see `Client.health`."""
+        return self._threads.run(lambda client: client.health(service))
+
+    # Change workflows.
+
+    def signal(self, id: str, name: str, data: Any = None, *, request_id: str | None = None) -> bool:
+        """Send a signal; see `Client.signal`."""
+        return self._threads.run(lambda client: client.signal(id, name, data, request_id=request_id))
+
+    def cancel(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
+        """Ask a workflow to clean up and end. Raise `WorkflowNotFound` or `WrongState`."""
+        return self._threads.run(lambda client: client.cancel(id, reason))
+
+    def resume(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
+        """Resume a PAUSED or QUARANTINED workflow. Raise `WorkflowNotFound` or `WrongState`."""
+        return self._threads.run(lambda client: client.resume(id, reason))
+
+    def terminate(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
+        """End a workflow at once, without clean-up. Raise `WorkflowNotFound` or `WrongState`."""
+        return self._threads.run(lambda client: client.terminate(id, reason))
