@@ -25,14 +25,23 @@ PATIENCE = 60
 
 
 def run_command(
-    arguments: Sequence[str], variables: Mapping[str, str], *, directory: Path | None = None, stdin: str = ""
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    directory: Path | None = None,
+    stdin: str = "",
+    stdout: Path | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the command line, piped, to its end, as `python -m mendflow.cli` in a directory would."""
+    """Run the command line, piped, to its end, as `python -m mendflow.cli` in a directory would.
+
+    ``stdout`` is a file to write to instead of a pipe.
+    """
     paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **variables}
     with tempfile.TemporaryDirectory() as folder:
         standard = [Path(folder) / name for name in ("in", "out", "error")]
         standard[0].write_bytes(stdin.encode())
+        standard[1] = stdout or standard[1]
         process = PROCESSES.Process(
             target=_run, args=(list(arguments), directory or Path.cwd(), environment, standard), daemon=True
         )
@@ -41,11 +50,13 @@ def run_command(
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired(list(arguments), PATIENCE, *(path.read_bytes() for path in standard[1:]))
+            raise subprocess.TimeoutExpired(
+                list(arguments), PATIENCE, *(path.read_bytes() for path in standard[1:] if path.is_file())
+            )
         code = process.exitcode
         process.close()
         return subprocess.CompletedProcess(
-            list(arguments), code, *(path.read_bytes() if path.exists() else b"" for path in standard[1:])
+            list(arguments), code, *(path.read_bytes() if path.is_file() else b"" for path in standard[1:])
         )
 
 

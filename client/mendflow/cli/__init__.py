@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from mendflow.cli.output import output_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +23,14 @@ GROUP = "mendflow.commands"
 
 class _Commands(click.Group):
     """The client's commands, and the commands of installed packages. Each is loaded when it is used."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command. Report output that cannot be written in one line."""
+        given = args[0] if args else extra.get("args")
+        # The server runs without its output, which is only its log.
+        serves = list(sys.argv[1:] if given is None else given)[:1] == ["serve"]
+        with output_errors(required=not serves):
+            return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
@@ -87,6 +98,7 @@ def _missing(name: str, error: ModuleNotFoundError) -> click.Command:
 def main() -> None:
     """Durable, self-healing workflows.
 
-    Exit codes: 0 the workflow succeeded, 1 it did not succeed or the server
-    refused the call, 2 wrong usage, 3 the server cannot be reached.
+    Exit codes: 0 the workflow succeeded, 1 it did not succeed, the server
+    refused the call or the output cannot be written, 2 wrong usage, 3 the
+    server cannot be reached.
     """

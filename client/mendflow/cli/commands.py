@@ -21,6 +21,7 @@ from mendflow.cli.event_text import (
     describe_payload,
     state_name,
 )
+from mendflow.cli.output import escape_unencodable
 from mendflow.cli.payload_decoder import PayloadDecoder, to_json
 from mendflow.cli.progress_view import ProgressView
 from mendflow.client import Client
@@ -92,9 +93,7 @@ def server_option(function: Callable[..., None]) -> Callable[..., None]:
 
 def run_command(function: Callable[..., Coroutine[Any, Any, int]], server: str, options: dict[str, Any]) -> int:
     """Run a coroutine function that takes a `Client`, print its errors, and return the exit code."""
-    # Escape characters that the locale cannot encode.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a TextIOWrapper
+    escape_unencodable()
 
     async def main() -> int:
         async with Client(server, retry_for=RETRY_FOR) as client:

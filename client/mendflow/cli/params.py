@@ -55,6 +55,8 @@ def json_payload(_: click.Context, parameter: click.Parameter, value: str | None
 
 def _read(value: str) -> str:
     if value == "-":
+        if sys.stdin is None:
+            raise OSError("it is closed")
         content = sys.stdin.buffer.read()
     elif value.startswith("@"):
         content = Path(value[1:]).read_bytes()

@@ -13,6 +13,7 @@ import click
 from mendflow import Client, errors
 from mendflow.addresses import check_target
 from mendflow.cli.event_text import clean
+from mendflow.cli.output import escape_unencodable
 from mendflow.errors import DefinitionError
 from mendflow_server import verification
 from mendflow_server.cli.verify_progress import ProgressMeter
@@ -63,8 +64,7 @@ def verify(modules: tuple[str, ...], store: str | None, server: str | None, *, a
         payload_limit = load_settings().payload_limit
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a TextIOWrapper
+    escape_unencodable()
     out = sys.stdout
     # Keep the output of modules and workflow code out of the report.
     with contextlib.redirect_stdout(sys.stderr):

@@ -30,7 +30,8 @@ class ProgressMeter:
 
     def __init__(self, total: int | None) -> None:
         self._total = total
-        self._live = sys.stderr.isatty()
+        # A process that was started with standard error closed has none.
+        self._live = sys.stderr is not None and sys.stderr.isatty()
         self._last_line = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
