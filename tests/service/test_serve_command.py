@@ -228,6 +228,17 @@ def test_serve_names_the_workflows_that_it_does_not_serve_and_where_they_are(tmp
     assert all(line["level"] == "warning" and "global name" in line["advice"] for line in lines)
 
 
+def test_verify_names_them_too(tmp_path: Path) -> None:
+    (tmp_path / "hidden.py").write_text(HIDDEN + GLOBAL, encoding="utf-8")
+    done = as_text(run_command(["verify", "hidden", "--store", "sqlite:///missing.db"], {}, directory=tmp_path))
+    assert "missing.db does not exist" in done.stderr
+    warned = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert warned[0] == (
+        "warning: workflow 'in_class' in hidden.Shop.checkout is not served; assign it to a global name of its module"
+    )
+    assert len(warned) == len(PLACES)
+
+
 def test_a_module_whose_workflows_are_all_hidden_exits_2_and_names_one(tmp_path: Path) -> None:
     (tmp_path / "hidden.py").write_text(HIDDEN, encoding="utf-8")
     done = serve(tmp_path, "hidden")
