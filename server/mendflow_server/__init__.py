@@ -1,1 +1,4 @@
-"""The Mendflow server."""
+"""The Mendflow server.
+
+`mendflow serve` runs it. `mendflow_server.embedding.EmbeddedServer` runs it inside another program.
+"""
