@@ -5,6 +5,8 @@ To write workflows, use `workflow`, `step`, `RetryPolicy`, `sleep`, `gather`,
 call a server, use `Client` or `SyncClient`. The errors are in `mendflow.errors`.
 """
 
+import mendflow.foreign_variables  # noqa: F401, I001 - must run before anything imports protobuf
+
 from mendflow.authoring.calls import gather, now, random, sleep, uuid4, version, wait_signal
 from mendflow.authoring.context import Attempt, attempt, progress
 from mendflow.authoring.retry import RetryPolicy

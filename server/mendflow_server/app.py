@@ -44,7 +44,13 @@ from mendflow_server.store.retrying import RetryingStore
 from mendflow_server.supervisor.loop_watch import LoopWatch
 from mendflow_server.supervisor.recovery import Recovery
 from mendflow_server.supervisor.supervisor import Supervisor
-from mendflow_server.telemetry import build_exporter, build_observer, trace_from_metadata
+from mendflow_server.telemetry import (
+    build_exporter,
+    build_observer,
+    build_sampler,
+    log_ignored_variables,
+    trace_from_metadata,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -203,7 +209,8 @@ class App:
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
-        trace = partial(trace_from_metadata, random_bytes=self._random_bytes)
+        trace = partial(trace_from_metadata, random_bytes=self._random_bytes, sampler=build_sampler())
+        log_ignored_variables()
         build = partial(
             build_grpc_server,
             settings,

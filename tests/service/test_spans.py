@@ -17,9 +17,13 @@ from hypothesis import strategies as st
 from opentelemetry import trace as otel
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
+from opentelemetry.sdk.trace.sampling import _KNOWN_SAMPLERS, Decision, _get_from_env_or_default
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from mendflow.foreign_variables import take_ignored
 from mendflow.v1 import event_pb2, failure_pb2
-from mendflow_server.telemetry import attempt_context, build_exporter, trace_from_metadata
+from mendflow_server.telemetry import build_exporter, build_sampler, log_ignored_variables, trace_from_metadata
+from mendflow_server.telemetry.span_context import attempt_context
 from mendflow_server.telemetry.trace_context import attempt_span_id, workflow_span_id
 
 if TYPE_CHECKING:
@@ -53,17 +57,9 @@ def values(attributes: Any) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (
-        "OTEL_SDK_DISABLED",
-        "OTEL_TRACES_EXPORTER",
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_PROTOCOL",
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-        "OTEL_SERVICE_NAME",
-        "OTEL_RESOURCE_ATTRIBUTES",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith("OTEL_"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -320,7 +316,13 @@ def test_without_an_endpoint_no_spans_are_exported(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert build_exporter() is None
-    assert "spans_not_exported" not in capsys.readouterr().out
+    log_ignored_variables()
+    assert capsys.readouterr().out == ""
+
+
+def ignored() -> list[tuple[str, str, str]]:
+    """Return what is reported: variables, their values, and what is done instead."""
+    return [(each.variable, each.value, each.instead) for each in take_ignored()]
 
 
 @pytest.mark.parametrize(
@@ -329,17 +331,137 @@ def test_without_an_endpoint_no_spans_are_exported(
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
         ("OTEL_TRACES_EXPORTER", "zipkin"),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "-5"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[::1"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:port"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_GRPC_CREDENTIAL_PROVIDER", "vault"),
     ],
 )
-def test_an_invalid_variable_is_logged_and_does_not_keep_the_server_from_starting(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+def test_a_variable_that_prevents_the_export_is_reported_once(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv(name, value)
     assert build_exporter() is None
-    assert "spans_not_exported" in capsys.readouterr().out
+    assert ignored() == [(name, value, "spans are not exported")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "instead"),
+    [
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "spans are sent without compression"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "deflate", "spans are sent without compression"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "the limit is 10 s"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "nan", "the limit is 10 s"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "perhaps", "the endpoint's scheme decides"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere", "the system's certificates are used"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/", "the system's certificates are used"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/nowhere", "the client shows no certificate"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/nowhere", "the client shows no certificate"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES", "BUSY", "OpenTelemetry's own list is used"),
+        ("OTEL_PYTHON_METER_PROVIDER", "vendor", "there are no such metrics"),
+        ("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "perhaps", "there are no such metrics"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-5", "2048 is used"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "9999", "512 is used"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "x", "5000 is used"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "team=a,nonsense", "team=a is used"),
+        ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "vendor", "none is used"),
+        ("OTEL_TRACES_EXPORTER", "zipkin,otlp", "otlp is used"),
+    ],
+)
+def test_a_value_that_the_sdk_cannot_take_is_reported_once_and_spans_are_exported(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, name: str, value: str, instead: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    spans = projector()
+    report_attempt(spans, context_of(), succeeded())
+    spans.shutdown()
+    assert len(receiver.spans) == 1
+    assert ignored() == [(name, value, instead)]
+    assert os.environ[name] == value, "the variable is as before for the code of steps"
+
+
+def test_headers_that_cannot_be_sent_are_reported_without_their_secrets(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "secret-token")
+    spans = projector()
+    report_attempt(spans, context_of(), succeeded())
+    spans.shutdown()
+    assert len(receiver.spans) == 1
+    assert ignored() == [("OTEL_EXPORTER_OTLP_HEADERS", "(hidden)", "spans are sent without these headers")]
+
+
+def test_a_bad_variable_of_traces_gives_way_to_the_general_one(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "soon")
+    projector().shutdown()
+    assert ignored() == [("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "soon", "OTEL_EXPORTER_OTLP_TIMEOUT holds")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", ""),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", ""),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b,Other=c"),
+        # The batch's size follows the queue's.
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=b,c=d=e"),
+        ("http_proxy", "http://127.0.0.1:9"),
+        ("grpc_proxy", "http://127.0.0.1:9"),
+    ],
+)
+def test_a_value_that_is_allowed_is_not_reported(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    spans = projector()
+    report_attempt(spans, context_of(), succeeded())
+    spans.shutdown()
+    assert len(receiver.spans) == 1
+    assert ignored() == []
+
+
+# --- the sampler ---
+
+
+@pytest.mark.parametrize("ratio", ["0", "0.25", "1", "", "2", "nonsense", "nan"])
+@pytest.mark.parametrize("name", [*_KNOWN_SAMPLERS, "PARENTBASED_ALWAYS_OFF"])
+@pytest.mark.parametrize("flags", [None, "00", "01", "03"])
+def test_the_sampler_decides_as_the_sdk_does(
+    monkeypatch: pytest.MonkeyPatch, name: str, ratio: str, flags: str | None
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", name)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
+    theirs, ours = _get_from_env_or_default(), build_sampler()
+    for lower in (2**64, 2**62 - 1, 2**62, 2**64 - 1):
+        trace_id = f"{lower:032x}"
+        metadata = [("traceparent", f"00-{trace_id}-{PARENT}-{flags}")] if flags else []
+        found = trace_from_metadata(metadata, random_bytes=lambda size: lower.to_bytes(size, "big"), sampler=ours)  # noqa: B023 - called at once
+        parent = TraceContextTextMapPropagator().extract(dict(metadata))
+        wanted = theirs.should_sample(parent, int(trace_id, 16), "workflow").decision is Decision.RECORD_AND_SAMPLE
+        assert bool(found.trace_flags & 1) is wanted
+        assert found.trace_flags & ~1 == (int(flags or "0", 16) & ~1)
+    take_ignored()
+
+
+def test_an_unknown_sampler_is_reported_once_and_the_default_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "xray")
+    assert build_sampler() is None
+    assert ignored() == [("OTEL_TRACES_SAMPLER", "xray", "parentbased_always_on is used")]
+
+
+def test_a_bad_ratio_is_reported_once_and_everything_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "often")
+    sampler = build_sampler()
+    assert sampler is not None
+    assert sampler(2**64 - 1, None)
+    assert ignored() == [("OTEL_TRACES_SAMPLER_ARG", "often", "1 is used")]
 
 
 def test_the_traces_endpoint_alone_is_enough(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:

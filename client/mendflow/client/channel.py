@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+import logging
+from typing import Final
 
 import grpc
 
+from mendflow.client.loopback import NO_PROXY, is_loopback
 from mendflow.client.process import refuse_forked_child, uses_grpc
+from mendflow.client.propagation import load_propagation
+from mendflow.foreign_variables import take_ignored
 
-__all__ = ["open_channel", "trace_metadata"]
+__all__ = ["open_channel"]
+
+log = logging.getLogger("mendflow.client")
 
 #: These calls are idempotent, because the client always sets their ids. A watch is not listed: the client resumes it.
 _RETRIED: Final = {
@@ -65,26 +71,12 @@ _OPTIONS: Final = (
 
 
 def open_channel(target: str) -> grpc.aio.Channel:
-    """Return a channel without TLS to a server."""
+    """Return a channel without TLS to a server. Log each environment variable that had to be ignored, once."""
     refuse_forked_child()
-    channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+    load_propagation()
+    for ignored in take_ignored():
+        log.warning("%s", ignored)
+    options = (*_OPTIONS, NO_PROXY) if is_loopback(target) else _OPTIONS
+    channel = grpc.aio.insecure_channel(target, options=options)
     uses_grpc(channel)
     return channel
-
-
-def trace_metadata() -> tuple[tuple[str, str], ...]:
-    """Return the current OpenTelemetry context as metadata, or () if OpenTelemetry is not installed."""
-    if _inject is None:
-        return ()
-    carrier: dict[str, str] = {}
-    _inject(carrier)
-    # Some propagators write upper-case names, which gRPC rejects.
-    return tuple((name.lower(), value) for name, value in carrier.items())
-
-
-try:
-    from opentelemetry.propagate import inject as _inject_found
-except ImportError:  # OpenTelemetry is optional.
-    _inject: Any = None
-else:
-    _inject = _inject_found

@@ -18,19 +18,36 @@ import weakref
 from typing import Final
 
 from mendflow.errors import MendflowError
+from mendflow.foreign_variables import note_ignored, replaced
 
 __all__ = ["refuse_forked_child", "uses_grpc"]
 
 _SUPPORT: Final = "GRPC_ENABLE_FORK_SUPPORT"
+_POLLING: Final = "GRPC_POLL_STRATEGY"
+#: What gRPC reads as a boolean, in any case.
+_BOOLEANS: Final = frozenset({"true", "t", "yes", "y", "1", "false", "f", "no", "n", "0"})
+#: The ways of polling. With none of them that it knows, gRPC aborts the process.
+_STRATEGIES: Final = frozenset({"all", "epoll1", "poll", "none"})
 
-if _SUPPORT in os.environ:
-    import grpc
-else:
-    os.environ[_SUPPORT] = "0"
-    try:
-        import grpc  # noqa: F401
-    finally:
-        del os.environ[_SUPPORT]
+
+def _corrected() -> dict[str, str | None]:
+    """Return the variables that gRPC reads as it is imported, with the values that it gets instead."""
+    corrected: dict[str, str | None] = {}
+    support = os.environ.get(_SUPPORT)
+    if support is None or support.lower() not in _BOOLEANS:
+        corrected[_SUPPORT] = "0"
+        if support:
+            note_ignored(_SUPPORT, "gRPC takes 0 or 1", "fork support is off")
+    polling = os.environ.get(_POLLING)
+    if polling is not None and not _STRATEGIES.intersection(polling.split(",")):
+        corrected[_POLLING] = None
+        if polling:
+            note_ignored(_POLLING, "gRPC takes epoll1, poll or none", "gRPC chooses")
+    return corrected
+
+
+with replaced(_corrected()):
+    import grpc  # noqa: F401
 
 
 class _GrpcUse:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import grpc
 
 from mendflow import errors
-from mendflow.client.channel import open_channel, trace_metadata
+from mendflow.client.channel import open_channel
 from mendflow.client.error_mapping import error_of_rpc
 from mendflow.client.process import refuse_forked_child
+from mendflow.client.propagation import trace_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from mendflow import errors
-from mendflow.client.channel import trace_metadata
 from mendflow.client.error_mapping import error_of_rpc
 from mendflow.client.process import refuse_forked_child
+from mendflow.client.propagation import trace_metadata
 from mendflow.v1 import workflow_service_pb2
 
 if TYPE_CHECKING:

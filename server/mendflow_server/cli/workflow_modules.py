@@ -8,6 +8,7 @@ import click
 
 from mendflow.authoring.workflow import Workflow, check_steps
 from mendflow.cli.modules import import_module
+from mendflow.client.propagation import prepare_propagation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,6 +44,7 @@ def load_workflows(modules: Iterable[str]) -> Loaded:
     Raise `click.UsageError` when a module cannot be imported or has no workflow, or when two workflows have one name.
     Raise `DefinitionError` when a step has types that cannot be recorded.
     """
+    prepare_propagation()  # So that a module that imports OpenTelemetry can do so.
     found: dict[str, Workflow[Any, Any]] = {}
     kept: dict[int, tuple[Workflow[Any, Any], str]] = {}
     for name in modules:

@@ -8,7 +8,7 @@ from opentelemetry import context as otel_context
 from typing_extensions import override
 
 from mendflow_server.telemetry.observer import Observer
-from mendflow_server.telemetry.trace_context import attempt_context
+from mendflow_server.telemetry.span_context import attempt_context
 
 if TYPE_CHECKING:
     import contextvars

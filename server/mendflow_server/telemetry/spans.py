@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+from grpc import Compression
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -20,9 +21,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExport
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from mendflow.client.loopback import NO_PROXY, is_loopback
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-from mendflow_server.telemetry import names
-from mendflow_server.telemetry.trace_context import SAMPLED, attempt_span_id, span_context, workflow_span_id
+from mendflow_server.telemetry import names, otel_variables
+from mendflow_server.telemetry.span_context import span_context
+from mendflow_server.telemetry.trace_context import SAMPLED, attempt_span_id, workflow_span_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import SpanContext
 
-__all__ = ["OTLPSpanExporter", "SpanProjector", "build_projector", "console_exporter"]
+__all__ = ["SpanProjector", "build_projector", "console_exporter", "otlp_exporter"]
 
 log = structlog.get_logger("mendflow.telemetry")
 
@@ -188,16 +191,27 @@ def console_exporter() -> SpanExporter:
     return ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n")
 
 
-def build_projector(build: Callable[[], SpanExporter]) -> SpanProjector | None:
-    """Return the projector that hands spans to the exporter built; None, and a warning, for a bad OTEL_ variable."""
+def otlp_exporter() -> SpanExporter:
+    """Return an exporter that sends spans by OTLP over gRPC. Raise `NotExported`."""
+    receiver = otel_variables.endpoint() or ""
+    options: Any = (NO_PROXY,) if is_loopback(receiver) else None
+    return OTLPSpanExporter(
+        compression=Compression.Gzip if otel_variables.compresses() else Compression.NoCompression,
+        channel_options=options,
+    )
+
+
+def build_projector(build: Callable[[], SpanExporter]) -> SpanProjector:
+    """Return the projector that hands spans to the exporter built."""
     resource = Resource.create()
     if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: names.SERVICE}))
-    try:
-        exporter = build()
-        processor = BatchSpanProcessor(exporter)
-    except ValueError as error:
-        # An OTEL_ variable is invalid. Telemetry must not prevent the start of the server.
-        log.warning("spans_not_exported", error=str(error))
-        return None
+    exporter = build()
+    limits = otel_variables.batch_limits()
+    processor = BatchSpanProcessor(
+        exporter,
+        max_queue_size=limits.queue,
+        max_export_batch_size=limits.batch,
+        schedule_delay_millis=limits.delay,
+    )
     return SpanProjector(processor, exporter, resource)

@@ -1,4 +1,4 @@
-"""Read trace contexts from a call's metadata, and set them for an attempt's code.
+"""Read trace contexts from a call's metadata, and derive the ids of spans.
 
 Span ids are derived from the workflow's uid, the step's key and the attempt's
 number. So a span that is exported twice has the same id both times.
@@ -11,17 +11,14 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import trace
-from opentelemetry.trace.span import TraceState
-
 from mendflow.v1 import event_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from opentelemetry.context import Context
+    from mendflow_server.telemetry.sampling import Sampler
 
-__all__ = ["attempt_context", "attempt_span_id", "span_context", "trace_from_metadata", "workflow_span_id"]
+__all__ = ["attempt_span_id", "trace_from_metadata", "workflow_span_id"]
 
 #: W3C Trace Context: version, trace id, parent id, flags. A later version may have more fields.
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -32,9 +29,26 @@ SAMPLED: Final = 1
 
 
 def trace_from_metadata(
-    metadata: Iterable[tuple[str, Any]] | None, *, random_bytes: Callable[[int], bytes] = os.urandom
+    metadata: Iterable[tuple[str, Any]] | None,
+    *,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+    sampler: Sampler | None = None,
 ) -> event_pb2.TraceContext:
-    """Return the caller's trace context, or that of a new, sampled trace."""
+    """Return the caller's trace context, or that of a new trace.
+
+    A new trace is sampled, and the caller's decision is kept, unless a sampler decides.
+    """
+    context = _trace_from_metadata(metadata, random_bytes)
+    if sampler is not None:
+        parent = bool(context.trace_flags & SAMPLED) if context.parent_span_id else None
+        sampled = sampler(int(context.trace_id, 16), parent)
+        context.trace_flags = context.trace_flags & ~SAMPLED | (SAMPLED if sampled else 0)
+    return context
+
+
+def _trace_from_metadata(
+    metadata: Iterable[tuple[str, Any]] | None, random_bytes: Callable[[int], bytes]
+) -> event_pb2.TraceContext:
     found = {name: value for name, value in metadata or () if name in ("traceparent", "tracestate", "baggage")}
     context = event_pb2.TraceContext()
     if not found:
@@ -75,17 +89,3 @@ def attempt_span_id(uid: str, step_key: str, attempt: int) -> int:
 
 def _span_id(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") or 1
-
-
-def span_context(context: event_pb2.TraceContext, span_id: int, *, remote: bool = False) -> trace.SpanContext:
-    """Return the context of a span in this trace."""
-    state = TraceState.from_header([context.trace_state]) if context.trace_state else None
-    return trace.SpanContext(
-        int(context.trace_id, 16), span_id, remote, trace.TraceFlags(context.trace_flags & SAMPLED), state
-    )
-
-
-def attempt_context(context: event_pb2.TraceContext, uid: str, step_key: str, attempt: int) -> Context:
-    """Return a context in which an attempt's span is the current one, so that it is the parent of the code's spans."""
-    span = span_context(context, attempt_span_id(uid, step_key, attempt))
-    return trace.set_span_in_context(trace.NonRecordingSpan(span))
