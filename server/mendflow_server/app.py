@@ -33,6 +33,7 @@ from mendflow_server.health.monitor import HealthInputs, HealthMonitor
 from mendflow_server.http.server import HttpServer
 from mendflow_server.replay.forgotten import notice_forgotten
 from mendflow_server.runtime.clock import SystemClock
+from mendflow_server.runtime.ending_signals import EndingSignals
 from mendflow_server.runtime.forking import Belongings, armed
 from mendflow_server.runtime.interpreter import collect_less, share_lock
 from mendflow_server.runtime.random_bytes import RandomBytes
@@ -312,24 +313,21 @@ async def serve(
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
-    def end(_number: int, _frame: object) -> None:
+    def end() -> None:
         guard.limit(settings.drain_timeout + settings.exit_timeout, 1)
-        for number in ENDING:
-            # The next signal ends the process. It must not raise KeyboardInterrupt inside a workflow's code.
-            signal.signal(number, signal.SIG_DFL)
         loop.call_soon_threadsafe(stop.set)
 
-    for number in ENDING:
-        # Not the loop's own handlers, because code that blocks the loop must not keep the process from its end.
-        signal.signal(number, end)
+    signals = EndingSignals(ENDING, end)
     with armed(Belongings(loop, ENDING)) as belongings:
         belongings.files = files_of(settings.store)
-        code = await _serve(new_app(settings, definitions), stop, belongings, guard)
+        code = await _serve(new_app(settings, definitions), stop, signals, belongings, guard)
     guard.limit(settings.exit_timeout, code)
     return code
 
 
-async def _serve(app: App, stop: asyncio.Event, belongings: Belongings, guard: ExitGuard) -> int:
+async def _serve(
+    app: App, stop: asyncio.Event, signals: EndingSignals, belongings: Belongings, guard: ExitGuard
+) -> int:
     loop = asyncio.get_running_loop()
     settings = app.settings
     async with app:
@@ -347,7 +345,9 @@ async def _serve(app: App, stop: asyncio.Event, belongings: Belongings, guard: E
         )
         stopped = loop.create_task(stop.wait())
         failed = loop.create_task(app.failure())
+        kept = loop.create_task(signals.keep())
         await asyncio.wait((stopped, failed), return_when=asyncio.FIRST_COMPLETED)
+        kept.cancel()
         if failed.done():
             stopped.cancel()
             guard.limit(settings.exit_timeout, 1)

@@ -65,3 +65,54 @@ def test_a_line_with_any_letters_is_written(encoding: str) -> None:
     letters = [line for line in logged if line["event"] == "letters"]
     assert [line["number"] for line in letters] == list(range(1000))
     assert {(line["name"], line["half"]) for line in letters} == {("Zoë", "\ud800")}
+
+
+#: Log long lines from several threads, in both ways at once, while the standard output is closed by one of them.
+THREADS = """
+import logging, sys, threading
+import structlog
+from mendflow_server.telemetry.logging import configure_logs
+from mendflow_server.settings import load_settings
+
+configure_logs(load_settings(log_format="json"))
+
+def write(number):
+    for count in range(50):
+        if (number, count) == (0, 25):
+            sys.stdout.close()
+        structlog.get_logger().info("own", number=number, text="x" * 20_000)
+        logging.getLogger("library").warning("foreign " + "x" * 20_000)
+
+threads = [threading.Thread(target=write, args=[number]) for number in range(4)]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join()
+"""
+
+
+def test_lines_of_several_threads_stay_whole() -> None:
+    ended = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, timeout=60, check=True)
+    events = [json.loads(line)["event"][:7] for line in ended.stdout.splitlines()]
+    assert events.count("own") == events.count("foreign") == 200
+
+
+#: Print without an end of line, then log.
+PRINTS = """
+import structlog
+from mendflow_server.telemetry.logging import configure_logs
+from mendflow_server.settings import load_settings
+
+configure_logs(load_settings(log_format="json"))
+for number in range(3):
+    print("printed", number)
+    structlog.get_logger().info("logged", number=number)
+"""
+
+
+def test_what_a_step_prints_comes_before_the_next_line() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PRINTS], capture_output=True, encoding="utf-8", timeout=60, check=True
+    )
+    kinds = ["logged" if line.startswith("{") else line for line in ended.stdout.splitlines()]
+    assert kinds == ["printed 0", "logged", "printed 1", "logged", "printed 2", "logged"]

@@ -131,6 +131,8 @@ class ServerProcess:
     environment: dict[str, str] = field(default_factory=dict)
     #: The disturbances and faults of `tests.support.faults` that each life has.
     faults: tuple[str, ...] = ()
+    #: The store's URL, if it is not that of `store`.
+    url: str = ""
     grpc_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -171,7 +173,7 @@ class ServerProcess:
         }
         root = ["-m", "tests.support.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.cli"]
         command = [sys.executable, *root, "serve", *self.modules]
-        command += ["--store", f"sqlite:///{self.store}"]
+        command += ["--store", self.url or f"sqlite:///{self.store}"]
         command += ["--grpc-address", self.grpc_address, "--http-address", self.http_address]
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.directory)

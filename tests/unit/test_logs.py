@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mendflow_server.settings import load_settings
+from mendflow_server.telemetry import logging as server_logging
 from mendflow_server.telemetry.logging import configure_logs
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ def _restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     configured, before = structlog.is_configured(), structlog.get_config()
+    output = server_logging.OUTPUT[:]
     yield
+    server_logging.OUTPUT[:] = output
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()

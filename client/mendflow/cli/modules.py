@@ -25,8 +25,7 @@ def import_module(given: str) -> ModuleType:
     ``given`` is a name as in ``import``, or the path of a .py file or of a package's folder: it has a slash, or is the
     name of a file that exists.
     """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    _search_here()
     if "/" not in given and not (given.endswith(".py") and Path(given).is_file()):
         return _import(given, given)
     path = _existing(given)
@@ -42,6 +41,19 @@ def import_module(given: str) -> ModuleType:
             "rename the file"
         )
     return module
+
+
+def _search_here() -> None:
+    """Put the working directory first on the path, and make the path absolute.
+
+    A step may change the working directory, which must not change what later imports find.
+    """
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:  # The directory itself was removed.
+        return
+    entries = [str(Path(entry).absolute()) for entry in sys.path]
+    sys.path[:] = [here, *(entry for entry in entries if entry != here)]
 
 
 def _existing(given: str) -> Path:

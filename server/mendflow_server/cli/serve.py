@@ -17,7 +17,8 @@ from mendflow_server.runtime.event_loop import LoopNotInstalled, run_on_loop
 from mendflow_server.runtime.exit_guard import ExitGuard
 from mendflow_server.settings import SettingsError, load_settings
 from mendflow_server.store.errors import StoreError
-from mendflow_server.telemetry.logging import configure_logs
+from mendflow_server.store.factory import absolute_url
+from mendflow_server.telemetry.logging import configure_logs, fix_loggers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +54,12 @@ def serve(new_app: Callable[..., app.App] | None, /, modules: tuple[str, ...], *
     """
     try:
         settings = load_settings(**options)
+        # The modules may change the working directory.
+        settings = settings.model_copy(update={"store": absolute_url(settings.store)})
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
     configure_logs(settings)
+    fix_loggers()
     try:
         loaded = load_workflows(modules)
     except DefinitionError as error:

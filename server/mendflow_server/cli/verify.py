@@ -21,7 +21,7 @@ from mendflow_server.cli.verify_report import JsonReport, TextReport, count_text
 from mendflow_server.cli.workflow_modules import load_workflows
 from mendflow_server.settings import SettingsError, load_settings
 from mendflow_server.store.errors import StoreError
-from mendflow_server.store.factory import inspect_store
+from mendflow_server.store.factory import absolute_url, inspect_store
 from mendflow_server.verification import ServerSource, StoreSource, Tally, Verdict
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def verify(modules: tuple[str, ...], store: str | None, server: str | None, *, a
     cannot be opened, 3 the server cannot be reached.
     """
     store, server = _place(store, server)
+    store = store and absolute_url(store)  # The modules may change the working directory.
     try:
         payload_limit = load_settings().payload_limit
     except SettingsError as error:

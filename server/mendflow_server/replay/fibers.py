@@ -9,13 +9,26 @@ from mendflow.authoring.calls import Call, Gather
 from mendflow.errors import NotDurable
 
 if TYPE_CHECKING:
+    import contextvars
     from collections.abc import Awaitable, Coroutine, Generator, Iterator
 
 
 class Fiber:
     """One concurrent part of a workflow's code: the workflow function or a branch of a gather."""
 
-    __slots__ = ("begun", "blocked", "branch", "cancelled", "code", "counters", "done", "group", "index", "scope")
+    __slots__ = (
+        "begun",
+        "blocked",
+        "branch",
+        "cancelled",
+        "code",
+        "context",
+        "counters",
+        "done",
+        "group",
+        "index",
+        "scope",
+    )
 
     def __init__(self, code: Coroutine[Any, Any, Any] | Generator[Any, Any, Any], scope: str) -> None:
         self.code = code
@@ -29,6 +42,8 @@ class Fiber:
         self.done = False
         #: Whether it has begun. A branch begins when the branches before it have blocked or ended.
         self.begun = False
+        #: The context variables of a branch that has begun; None if they are those of the workflow function.
+        self.context: contextvars.Context | None = None
         #: The awaitable of a branch; None for the workflow function.
         self.branch: Awaitable[Any] | None = None
         #: The group that waits for it; None for the workflow function.
@@ -46,6 +61,16 @@ class Fiber:
         """Close the code. Return the calls of a branch that never began, which nothing will await."""
         self.code.close()
         return [] if self.begun else list(_released(self.branch))
+
+    def begin(self, root: contextvars.Context) -> None:
+        """Mark that it begins. A branch gets a copy of its owner's context variables, as a task of asyncio does.
+
+        ``root`` has those of the workflow function. A branch that is one call runs no code that could set any.
+        """
+        self.begun = True
+        if self.group is not None and not isinstance(self.branch, Call):
+            owner = self.group.owner.context
+            self.context = (root if owner is None else owner).copy()
 
     def key(self, name: str) -> str:
         """Return the next key for this name."""

@@ -199,11 +199,12 @@ class WorkflowRunner:
             fiber = self._fibers.pop()
             if not fiber.done:
                 fiber.done = True
+                context, fiber.context = self._context if fiber.context is None else fiber.context, None
                 try:
-                    self._context.run(fiber.drop)
+                    context.run(fiber.drop)
                 except BaseException:  # noqa: BLE001, S112 - a finally block may raise anything, and the code has ended
                     continue
-        # The context and the runner refer to each other. Break the cycle, so that memory is free without the collector.
+        # A context and the runner refer to each other. Break the cycle, so that memory is free without the collector.
         self._context = contextvars.Context()
 
     # The methods that authoring functions call while the code runs (mendflow.authoring.context.RunPort).
@@ -310,7 +311,7 @@ class WorkflowRunner:
         """Return whether a branch may begin. It may not once another branch of its gather has failed."""
         group = fiber.group
         if group is None or group.failure is None:
-            fiber.begun = True
+            fiber.begin(self._context)
             return True
         fiber.done = True
         self._fibers.discard(fiber)
@@ -322,13 +323,17 @@ class WorkflowRunner:
     def _run_fiber(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
         """Run a fiber until it blocks or ends."""
         code = fiber.code
+        context = fiber.context
         fiber.blocked = None
         if error is not None:
             self._unawaited.release_kept(fiber)
         while True:
             self._current = fiber
             try:
-                awaited = code.send(value) if error is None else code.throw(error)
+                if context is not None:
+                    awaited = context.run(code.send, value) if error is None else context.run(code.throw, error)
+                else:
+                    awaited = code.send(value) if error is None else code.throw(error)
             except StopIteration as stop:
                 self._end(fiber, stop.value, None)
                 return
@@ -351,6 +356,7 @@ class WorkflowRunner:
         if self._broken is not None:
             raise self._broken
         fiber.done = True
+        fiber.context = None
         self._fibers.discard(fiber)
         group = fiber.group
         if group is None:

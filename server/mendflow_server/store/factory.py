@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from mendflow_server.store.errors import StoreRefused
 from mendflow_server.store.sqlite import SqliteInspector, SqliteStore
@@ -42,6 +42,20 @@ def inspect_store(url: str) -> SqliteInspector:
 def files_of(url: str) -> tuple[Path, ...]:
     """Return the files that a store at this URL keeps open, with symlinks resolved. Raise as `open_store` does."""
     return files_at(resolve(_path(url)))
+
+
+def absolute_url(url: str) -> str:
+    """Return the URL with an absolute path, so that it names the same store in every working directory.
+
+    Return a URL that does not name a store in a relative path as it is.
+    """
+    try:
+        path = _path(url)
+    except StoreRefused:
+        return url
+    if path.is_absolute():
+        return url
+    return f"sqlite:///{quote(os.fsencode(Path.cwd()))}/{url.removeprefix('sqlite:///')}"
 
 
 def _path(url: str) -> Path:

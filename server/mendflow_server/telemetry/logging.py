@@ -1,28 +1,39 @@
-"""Structured logs on standard output: readable text on a terminal, JSON lines otherwise."""
+"""Structured logs on standard output: readable text on a terminal, JSON lines otherwise.
+
+Steps run in this process, and may redirect, replace or close its standard output, or configure its logging. So the
+server's log has what it needs from its start on, and asks for nothing that a step can change.
+"""
 
 from __future__ import annotations
 
 import codecs
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import structlog
+
+from mendflow_server.telemetry.output import Output
 
 if TYPE_CHECKING:
     from structlog.typing import Processor
 
     from mendflow_server.settings import Settings
 
-__all__ = ["configure_logs"]
+__all__ = ["configure_logs", "fix_loggers", "log_output"]
+
+#: Where the log goes. Logging is configured for the whole process, so this is too.
+OUTPUT: Final[list[Output]] = []
 
 
 def configure_logs(settings: Settings) -> None:
     """Send the logs of the server and of its libraries to standard output, in one format."""
+    output = Output(sys.stdout)
+    OUTPUT[:] = [output]
     level = logging.getLevelName(settings.log_level.upper())
     # A process that was started with standard output closed has none.
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    utf8 = codecs.lookup(_encoding()).name == "utf-8"
+    utf8 = codecs.lookup(output.encoding).name == "utf-8"
     console = settings.log_format == "console" or (settings.log_format == "auto" and terminal)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -41,10 +52,10 @@ def configure_logs(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(_Output()),  # type: ignore[arg-type] # all it needs is write and flush
+        logger_factory=structlog.WriteLoggerFactory(output),  # type: ignore[arg-type] # all it needs is write and flush
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(_Output())
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -57,37 +68,15 @@ def configure_logs(settings: Settings) -> None:
     root.setLevel(level if settings.log_level == "debug" else max(level, logging.WARNING))
 
 
-def _encoding() -> str:
-    return getattr(sys.stdout, "encoding", None) or "utf-8"
+def fix_loggers() -> None:
+    """Give the server's loggers their configuration now and for good, before other code configures structlog."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mendflow_server."):
+            for value in list(vars(module).values()):
+                if isinstance(value, structlog._config.BoundLoggerLazyProxy):  # noqa: SLF001 - it has no public name
+                    value.bind()  # It keeps its first result (cache_logger_on_first_use).
 
 
-class _Output:
-    """Standard output. It may be closed, disconnected or full, which must not stop the server."""
-
-    def write(self, text: str) -> Any:
-        """Write a line."""
-        if sys.stdout is None:
-            return 0
-        try:
-            return sys.stdout.write(text)
-        except UnicodeEncodeError:
-            return self._write_escaped(text)
-        except (OSError, ValueError):
-            return 0
-
-    def _write_escaped(self, text: str) -> Any:
-        # A name may have an unpaired surrogate. Write it escaped, as JSON does.
-        encoding = _encoding()
-        try:
-            return sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        except (OSError, ValueError):
-            return 0
-
-    def flush(self) -> None:
-        """Flush."""
-        if sys.stdout is None:
-            return
-        try:
-            sys.stdout.flush()
-        except (OSError, ValueError):
-            return
+def log_output() -> Output:
+    """Return where the log goes; without a configured log, the standard output of now."""
+    return OUTPUT[0] if OUTPUT else Output(sys.stdout)

@@ -8,7 +8,6 @@ loop, from a queue of bounded size.
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +23,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from mendflow.client.loopback import NO_PROXY, is_loopback
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.telemetry import names, otel_variables
+from mendflow_server.telemetry.logging import log_output
 from mendflow_server.telemetry.span_context import span_context
 from mendflow_server.telemetry.trace_context import SAMPLED, attempt_span_id, workflow_span_id
 
@@ -188,7 +188,8 @@ def _decision(decision: failure_pb2.RetryDecision) -> dict[str, Any]:
 
 def console_exporter() -> SpanExporter:
     """Return an exporter that prints each span on one line, as logs are."""
-    return ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n")
+    out: Any = log_output()
+    return ConsoleSpanExporter(out=out, formatter=lambda span: f"{span.to_json(indent=None)}\n")
 
 
 def otlp_exporter() -> SpanExporter:
