@@ -1,14 +1,15 @@
 """Durable, self-healing workflows in plain async Python.
 
 To write workflows, use `workflow`, `step`, `RetryPolicy`, `sleep`, `gather`,
-`wait_signal`, `progress`, `now`, `uuid4`, `random`, `version` and `attempt`. To
-call a server, use `Client` or `SyncClient`. The errors are in `mendflow.errors`.
+`wait_signal`, `progress`, `now`, `uuid4`, `random`, `version`, `workflow_info`
+and `attempt`. To call a server, use `Client` or `SyncClient`. The errors are in
+`mendflow.errors`.
 """
 
 import mendflow.foreign_variables  # noqa: F401, I001 - must run before anything imports protobuf
 
 from mendflow.authoring.calls import gather, now, random, sleep, uuid4, version, wait_signal
-from mendflow.authoring.context import Attempt, attempt, progress
+from mendflow.authoring.context import Attempt, WorkflowInfo, attempt, progress, workflow_info
 from mendflow.authoring.retry import RetryPolicy
 from mendflow.authoring.step import Step, step
 from mendflow.authoring.workflow import Workflow, workflow
@@ -42,6 +43,7 @@ __all__ = [
     "WorkflowCancelled",
     "WorkflowFailed",
     "WorkflowHandle",
+    "WorkflowInfo",
     "WorkflowTerminated",
     "attempt",
     "gather",
@@ -54,4 +56,5 @@ __all__ = [
     "version",
     "wait_signal",
     "workflow",
+    "workflow_info",
 ]

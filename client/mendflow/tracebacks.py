@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["Frame", "frames_of", "place_of", "users_frames"]
+__all__ = ["Frame", "frames_of", "is_foreign", "place_of", "users_frames"]
 
 _FRAME: Final = re.compile(r'^ *(?:\| *)*File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)$', re.MULTILINE)
 #: Installed packages, the standard library, and Mendflow itself, by parts of a path of any system.
@@ -29,6 +29,11 @@ class Frame(NamedTuple):
         return f"{self.file}:{self.line} in {self.function}"
 
 
+def is_foreign(file: str) -> bool:
+    """Return whether a source file is Mendflow's, a library's or Python's, and not the user's own."""
+    return _FOREIGN.search(file) is not None
+
+
 def frames_of(traceback: str) -> list[Frame]:
     """Return the frames of a traceback's text, the innermost last."""
     return [Frame(found["file"], int(found["line"]), found["function"]) for found in _FRAME.finditer(traceback)]
@@ -37,7 +42,7 @@ def frames_of(traceback: str) -> list[Frame]:
 def users_frames(traceback: str) -> list[Frame]:
     """Return the frames that are neither Mendflow's nor a library's; all frames, if there are no others."""
     frames = frames_of(traceback)
-    return [frame for frame in frames if not _FOREIGN.search(frame.file)] or frames
+    return [frame for frame in frames if not is_foreign(frame.file)] or frames
 
 
 def place_of(traceback: str) -> str:

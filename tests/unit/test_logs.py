@@ -95,6 +95,14 @@ def test_an_exceptions_local_variables_are_not_logged(capsys: pytest.CaptureFixt
     assert "41114111" not in out
 
 
+def library_logs(level: str, text: str) -> None:
+    """Log as a library does, whose file is in site-packages."""
+    library, number = logging.getLogger("grpc"), logging.getLevelName(level.upper())
+    if library.isEnabledFor(number):
+        path = "/venv/lib/python3.11/site-packages/grpc/_server.py"
+        library.handle(library.makeRecord("grpc", number, path, 1, text, (), None))
+
+
 @pytest.mark.parametrize(
     ("level", "own", "foreign"),
     [
@@ -110,7 +118,7 @@ def test_the_level_holds_and_libraries_are_quiet_until_debug(
     configure_logs(load_settings(log_format="json", log_level=level))
     for each in ("debug", "info", "warning", "error"):
         getattr(logger(), each)("own")
-        getattr(logging.getLogger("grpc"), each)("foreign")
+        library_logs(each, "foreign")
     logged = lines(capsys)
     assert [line["level"] for line in logged if line["event"] == "own"] == own
     assert [line["level"] for line in logged if line["event"] == "foreign"] == foreign

@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextvars
 import operator
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mendflow.errors import NotDurable
+from mendflow.errors import NotDurable, NotInWorkflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
-__all__ = ["Attempt", "attempt", "current_run", "progress"]
+__all__ = ["Attempt", "WorkflowInfo", "attempt", "current_run", "progress", "workflow_info"]
 
 
 #: The largest number that an event can hold.
@@ -34,6 +35,14 @@ class CurrentRun(Protocol):
 
     #: True while the runner executes workflow code.
     driving: bool
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the code repeats what the history records."""
+
+    @property
+    def info(self) -> WorkflowInfo:
+        """What the code may know of its workflow."""
 
     @property
     def time(self) -> float:
@@ -55,6 +64,17 @@ class CurrentRun(Protocol):
         """Report the workflow's progress."""
 
 
+@dataclass(frozen=True, slots=True)
+class WorkflowInfo:
+    """What workflow code may know of its own workflow. It is the same in every replay."""
+
+    workflow_id: str
+    workflow_type: str
+    #: When the workflow started (UTC).
+    start_time: datetime
+    labels: Mapping[str, str]
+
+
 RUN: contextvars.ContextVar[CurrentRun | None] = contextvars.ContextVar("mendflow_run", default=None)
 #: True inside a workflow function that was called directly, as a test does. Its steps return awaitables.
 BY_HAND: contextvars.ContextVar[bool] = contextvars.ContextVar("mendflow_by_hand", default=False)
@@ -74,6 +94,18 @@ def current_run(verb: object) -> CurrentRun | None:
         )
         raise NotDurable(msg)
     return run
+
+
+def workflow_info() -> WorkflowInfo:
+    """Return the id, the type, the start time and the labels of the workflow whose code calls this.
+
+    Raise `NotInWorkflow` outside workflow code. A step has them in `attempt`.
+    """
+    run = current_run("workflow_info()")
+    if run is None:
+        msg = "workflow_info() works only inside a workflow; a step has workflow_id and workflow_type in attempt()"
+        raise NotInWorkflow(msg)
+    return run.info
 
 
 class Attempt:

@@ -58,13 +58,14 @@ def serve(new_app: Callable[..., app.App] | None, /, modules: tuple[str, ...], *
         settings = settings.model_copy(update={"store": absolute_url(settings.store)})
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
-    configure_logs(settings)
+    users = configure_logs(settings)
     fix_loggers()
     try:
         loaded = load_workflows(modules)
     except DefinitionError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+    users.packages |= {each.function.__module__.partition(".")[0] for each in loaded.workflows.values()}
     for each in loaded.not_served:
         log.warning("workflow_not_served", workflow_type=each.workflow_type, place=each.place, advice=each.advice)
     sys.exit(run(settings, loaded.workflows, new_app=new_app or app.App))

@@ -30,16 +30,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mendflow.authoring.calls import Call, Gather, SignalWait, Sleep
-from mendflow.authoring.context import RUN
+from mendflow.authoring.context import RUN, WorkflowInfo
 from mendflow.authoring.names import VERSION
 from mendflow.authoring.step import StepCall
 from mendflow.codec import oversize
 from mendflow.errors import PayloadError, SignalTimeout, StepFailed
 from mendflow.v1 import failure_pb2, payload_pb2
-from mendflow_server.history.timestamps import set_time
+from mendflow_server.history.timestamps import seconds, set_time
 from mendflow_server.replay.claims import Claims, opened
 from mendflow_server.replay.fibers import Fiber, Group, explained, not_durable
 from mendflow_server.replay.inputs import input_problem, is_unstable
@@ -213,6 +214,22 @@ class WorkflowRunner:
     def time(self) -> float:
         """The workflow's time: that of the builder."""
         return self.builder.now
+
+    @property
+    def replaying(self) -> bool:
+        """Whether recorded calls remain that the code has not made."""
+        return bool(self._claims.unclaimed)
+
+    @property
+    def info(self) -> WorkflowInfo:
+        """What the code may know of its workflow."""
+        started = self.history.started
+        if started is None:
+            msg = "workflow code ran without a WorkflowStarted event"
+            raise AssertionError(msg)
+        detail = started.workflow_started
+        start_time = datetime.fromtimestamp(seconds(started.time), UTC)
+        return WorkflowInfo(detail.workflow_id, detail.workflow_type, start_time, dict(detail.labels))
 
     def call_made(self, call: object) -> None:
         """Record a call that the code has made and must await before it ends."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from mendflow_server.telemetry.output import Output
+from mendflow_server.telemetry.user_logs import UserLogs, add_code, drop_replayed
 
 if TYPE_CHECKING:
     from structlog.typing import Processor
@@ -26,8 +27,11 @@ __all__ = ["configure_logs", "fix_loggers", "log_output"]
 OUTPUT: Final[list[Output]] = []
 
 
-def configure_logs(settings: Settings) -> None:
-    """Send the logs of the server and of its libraries to standard output, in one format."""
+def configure_logs(settings: Settings) -> UserLogs:
+    """Send the logs of the server, of users' code and of libraries to standard output, in one format.
+
+    Return the filter that distinguishes the last two.
+    """
     output = Output(sys.stdout)
     OUTPUT[:] = [output]
     level = logging.getLevelName(settings.log_level.upper())
@@ -37,6 +41,7 @@ def configure_logs(settings: Settings) -> None:
     console = settings.log_format == "console" or (settings.log_format == "auto" and terminal)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_code,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -50,7 +55,7 @@ def configure_logs(settings: Settings) -> None:
         ]
     )
     structlog.configure(
-        processors=[*shared, *ending],
+        processors=[drop_replayed, *shared, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(output),  # type: ignore[arg-type] # all it needs is write and flush
         cache_logger_on_first_use=True,
@@ -62,10 +67,12 @@ def configure_logs(settings: Settings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
         )
     )
+    users = UserLogs(all_libraries=settings.log_level == "debug")
+    handler.addFilter(users)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # The logs of the libraries are useful only for debugging.
-    root.setLevel(level if settings.log_level == "debug" else max(level, logging.WARNING))
+    root.setLevel(level)
+    return users
 
 
 def fix_loggers() -> None:
