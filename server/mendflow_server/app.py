@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
+from mendflow.authoring.failures.retry import decide
 from mendflow.authoring.workflow import check_steps
 from mendflow_server.api.operator_service import OperatorService
 from mendflow_server.api.reflection import pools_of
@@ -26,7 +27,6 @@ from mendflow_server.execution.crash_marker import CrashMarker
 from mendflow_server.execution.dispatcher import Dispatcher
 from mendflow_server.execution.inbox_reader import InboxReader
 from mendflow_server.execution.services import Services
-from mendflow_server.failures.retry import decide
 from mendflow_server.healing.admission import AdmissionGate
 from mendflow_server.healing.crash_guard import CrashGuard
 from mendflow_server.health.monitor import HealthInputs, HealthMonitor

@@ -9,9 +9,9 @@ import pytest
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from mendflow.authoring.failures.retry import classify
 from mendflow.authoring.retry import RetryPolicy
 from mendflow.v1 import failure_pb2
-from mendflow_server.failures.retry import classify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mendflow import errors
+from mendflow.authoring.failures.retry import classify
 from mendflow.authoring.retry import RetryPolicy
 from mendflow.v1 import failure_pb2
-from mendflow_server.failures.retry import classify
 
 NOW = 1_790_000_000.0
 

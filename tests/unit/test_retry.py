@@ -10,9 +10,9 @@ from google.protobuf import duration_pb2
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mendflow.authoring.failures.retry import cancelled_failure, decide, lost_failure, timeout_failure
 from mendflow.authoring.retry import RetryPolicy
 from mendflow.v1 import failure_pb2
-from mendflow_server.failures.retry import cancelled_failure, decide, lost_failure, timeout_failure
 
 NOW = 1_790_000_000.0
 DAY = 86_400

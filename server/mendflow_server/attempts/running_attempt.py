@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mendflow.authoring.context import ATTEMPT, Attempt, checked_progress
+from mendflow.authoring.failures.retry import cancelled_failure, classify, timeout_failure
 from mendflow.codec import ValueType, oversize
 from mendflow.errors import PayloadError
 from mendflow.v1 import failure_pb2, payload_pb2
 from mendflow_server.attempts.model import AttemptRequest, AttemptResult
-from mendflow_server.failures.retry import cancelled_failure, classify, timeout_failure
 from mendflow_server.runtime.forking import end_forked_child
 
 if TYPE_CHECKING:

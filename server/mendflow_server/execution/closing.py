@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
+from mendflow.authoring.failures.retry import cancelled_failure, classify
 from mendflow.authoring.retry import RetryPolicy
 from mendflow.codec import oversize
 from mendflow.errors import PayloadError
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-from mendflow_server.failures.retry import cancelled_failure, classify
 from mendflow_server.history.workflow_status import WorkflowStatus
 from mendflow_server.store.records import InboxKind
 

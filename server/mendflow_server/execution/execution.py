@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mendflow.authoring.failures.retry import cancelled_failure
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.attempts.model import AttemptResult
 from mendflow_server.execution import closing, stopping
@@ -25,7 +26,6 @@ from mendflow_server.execution.code import WorkflowCode
 from mendflow_server.execution.progress import Progress
 from mendflow_server.execution.steps import StepExecutor
 from mendflow_server.execution.unit_of_work import UnitOfWork
-from mendflow_server.failures.retry import cancelled_failure
 from mendflow_server.healing.engine_faults import NONE
 from mendflow_server.history.builder import HistoryBuilder
 from mendflow_server.history.timestamps import set_time

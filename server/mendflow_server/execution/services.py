@@ -43,7 +43,7 @@ class Services:
     observer: Observer
     crash_marker: CrashMarker
     inbox: InboxReader
-    #: Decides what follows a failed attempt (`mendflow_server.failures.retry.decide`).
+    #: Decides what follows a failed attempt (`mendflow.authoring.failures.retry.decide`).
     decide: Callable[..., RetryDecision]
     #: Returns a random number from 0 up to 1, for the jitter of retries.
     random: Callable[[], float]

@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from mendflow.authoring.failures.retry import cancelled_failure, lost_failure
 from mendflow.authoring.retry import RetryPolicy
 from mendflow.authoring.step import Default
 from mendflow.v1 import event_pb2, failure_pb2
 from mendflow_server.attempts.model import AttemptRequest, AttemptResult
 from mendflow_server.attempts.running_attempt import AttemptListener, RunningAttempt
 from mendflow_server.execution.dispatcher import Actor
-from mendflow_server.failures.retry import cancelled_failure, lost_failure
 from mendflow_server.healing.admission import Decision
 from mendflow_server.history.timestamps import set_time
 

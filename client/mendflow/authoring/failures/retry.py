@@ -1,6 +1,6 @@
 """Decide what follows a failed attempt. Pure: no clock and no randomness of its own.
 
-`mendflow_server.failures.classify` determines the kind of a failure. `decide`
+`mendflow.authoring.failures.classify` determines the kind of a failure. `decide`
 checks the kind, the policy and the time, in this order:
 
 ==========================  ===================================  ==================
@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from mendflow.v1 import failure_pb2
-from mendflow_server.failures.classify import (
+from mendflow.authoring.failures.classify import (
     LONGEST_HINT,
     Classified,
     cancelled_failure,
@@ -36,6 +35,7 @@ from mendflow_server.failures.classify import (
     lost_failure,
     timeout_failure,
 )
+from mendflow.v1 import failure_pb2
 
 if TYPE_CHECKING:
     from mendflow.authoring.retry import RetryPolicy
