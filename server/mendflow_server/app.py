@@ -86,6 +86,9 @@ class Parts:
     engine: Callable[..., Engine] = Engine
     supervisor: Callable[..., Supervisor] = Supervisor
     health: Callable[..., HealthMonitor] = HealthMonitor
+    #: Whether the server opens its ports. Without them, only code in this process reaches it, and no one asks for its
+    #: health.
+    listens: bool = True
 
 
 class App:
@@ -100,6 +103,7 @@ class App:
         self.clock = self._parts.clock()
         self.replica_id = f"{os.uname().nodename[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
         self._random_bytes = RandomBytes()
+        self.grpc: GrpcServer | None = None
         self.grpc_port = 0
         self.http_port = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -160,16 +164,16 @@ class App:
         stack.callback(self.supervisor.close)
         stack.push_async_callback(self._stop_tasks)
         self.health = parts.health(clock, settings, self._signals)
-        await self._listen(stack)
-        watch = LoopWatch(settings.loop_lag_limit)
-        watch.start()
-        stack.callback(watch.stop)
-        self._run(watch.run())
-        self._run(self.grpc.run())
+        if parts.listens:
+            self._run((await self._listen(stack)).run())
+            self._run(self.health.run())
+            watch = LoopWatch(settings.loop_lag_limit)
+            watch.start()
+            stack.callback(watch.stop)
+            self._run(watch.run())
         self._run(self.committer.run())
         self._run(self.supervisor.run())
         self._run(self.supervisor.release_suspects())
-        self._run(self.health.run())
         self._run(self.supervisor.beats(settings.probe_interval, self.committer.probed))
         self._run(self._recover())
 
@@ -208,7 +212,7 @@ class App:
             random=random.Random().random,  # noqa: S311 - for jitter
         )
 
-    async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> GrpcServer:
         settings = self.settings
         trace = partial(trace_from_metadata, random_bytes=self._random_bytes, sampler=build_sampler())
         log_ignored_variables()
@@ -220,14 +224,15 @@ class App:
             health_servicer=self.health.servicer,
             pools=pools_of(self.definitions),
         )
-        self.grpc = GrpcServer(build, settings.grpc_address)
-        self.grpc_port = self.grpc.port
+        grpc = self.grpc = GrpcServer(build, settings.grpc_address)
+        self.grpc_port = grpc.port
         http = HttpServer(settings.http_address, self.health, version=VERSION, replica_id=self.replica_id)
         await http.start()
         stack.push_async_callback(http.stop)
         self.http_port = http.port
-        await self.grpc.start()
-        stack.push_async_callback(self.grpc.stop, 0)
+        await grpc.start()
+        stack.push_async_callback(grpc.stop, 0)
+        return grpc
 
     async def _recover(self) -> None:
         await self.supervisor.recover()
@@ -290,7 +295,8 @@ class App:
         await self._until(lambda: engine.attempts_running == 0 and engine.settled, limit)
         engine.hand_over()
         await self._until(lambda: engine.settled, began + settings.drain_timeout - reserve / 2)
-        await self.grpc.stop(0.5)
+        if self.grpc is not None:
+            await self.grpc.stop(0.5)
         await self.supervisor.record_drain(reserve / 2)
         log.info("drained", attempts_left=engine.attempts_running, seconds=round(self.clock.monotonic() - began, 3))
 

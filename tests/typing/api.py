@@ -19,6 +19,7 @@ from mendflow import (
     workflow,
 )
 from mendflow.errors import RequestError
+from mendflow.testing import AsyncHandle, Handle, WorkflowTest
 from mendflow.v1 import event_pb2, workflow_pb2
 
 
@@ -145,6 +146,22 @@ def call_synchronously(client: SyncClient) -> None:
         assert_type(event, event_pb2.Event)
     for row in client.list():
         assert_type(row, workflow_pb2.Workflow)
+
+
+async def kit() -> None:
+    """Make the calls of a test."""
+    with WorkflowTest(checkout, nightly) as env:
+        run = env.start(checkout, Order("o"), id="o")
+        assert_type(run, Handle[Receipt])
+        assert_type(run.result(), Receipt)
+        assert_type(env.run(nightly), None)
+        env.fake(charge, [OSError("bank"), Receipt(3)])
+        assert run.history.attempts(charge) == 2
+        env.run(checkout, "o-1")  # type: ignore[misc]
+    async with WorkflowTest(checkout) as test:
+        handle = await test.start(checkout, Order("o"))
+        assert_type(handle, AsyncHandle[Receipt])
+        assert_type(await handle.result(), Receipt)
 
 
 async def refused(client: Client, blocking: SyncClient, order: Order) -> None:

@@ -88,8 +88,9 @@ class AttemptRunner:
         return attempt
 
     def close(self) -> None:
-        """Start nothing more."""
+        """Start nothing more, and end the threads: an idle one now, the others when their steps end."""
         self.eager_tasks.close()
+        self.threads.close()
 
     def leave(self, attempt: RunningAttempt) -> None:
         """Note that an attempt is closed while its code still runs. Others may get its slot."""

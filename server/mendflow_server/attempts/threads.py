@@ -16,7 +16,7 @@ class DaemonThreads:
     def __init__(self, limit: int) -> None:
         self.loop_thread = threading.get_ident()
         self._limit = limit
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._count = 0
         self._idle = threading.Semaphore(0)
 
@@ -27,7 +27,13 @@ class DaemonThreads:
             threading.Thread(target=self._serve, name=f"mendflow-step-{self._count}", daemon=True).start()
         self._work.put(work)
 
+    def close(self) -> None:
+        """End each thread once it is idle."""
+        for _ in range(self._count):
+            self._work.put(None)
+
     def _serve(self) -> None:
-        while True:
-            self._work.get()()
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # An idle thread would otherwise keep the last attempt in memory.
             self._idle.release()

@@ -397,6 +397,17 @@ class Engine:
         """Whether everything that happened is committed."""
         return self._services.dispatcher.idle and self._services.committer.idle
 
+    @property
+    def resting(self) -> bool:
+        """Whether no code of a step runs and nothing follows until time passes or a caller acts."""
+        at_rest = self.settled and not self.attempts_running and not self.workflows_loading
+        return at_rest and self._tasks.idle and self._services.inbox.idle
+
+    @property
+    def next_times(self) -> tuple[float | None, float | None]:
+        """When the next timer in memory is due: by the wall clock, and by the monotonic clock."""
+        return self._services.wall_timers.next_time, self._services.monotonic_timers.next_time
+
     def drain(self) -> None:
         """Start nothing more, and release the callers that wait for an end."""
         self._services.admission.close()

@@ -29,6 +29,11 @@ class InboxReader:
     async def _read(self, key: int, then: Callable[[list[Message]], None]) -> None:
         then(await self._retrying.until_done(lambda: self._store.read_inbox(key)))
 
+    @property
+    def idle(self) -> bool:
+        """Whether no inbox is being read."""
+        return self._tasks.idle
+
     def close(self) -> None:
         """Stop reading."""
         self._tasks.cancel()

@@ -84,6 +84,11 @@ class CrashGuard:
                 if suspect.key == key:
                     self.ended(suspect.key, suspect.step_key)
 
+    @property
+    def due(self) -> float | None:
+        """When `tick` has something to do, in monotonic seconds; None if it has nothing to wait for."""
+        return None if self._plan is None else self._plan.due
+
     def tick(self, now: float) -> None:
         """Release the units whose time has come; ``now`` is in monotonic seconds."""
         if self._plan is not None:

@@ -15,6 +15,11 @@ class BackgroundTasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no task runs."""
+        return not self._tasks
+
     def start(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run a coroutine as a task."""
         task = asyncio.get_running_loop().create_task(work)

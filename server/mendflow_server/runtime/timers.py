@@ -62,6 +62,14 @@ class Timers:
         """Call ``callback`` after ``delay`` seconds by this clock."""
         return self.at(self._read() + delay, callback)
 
+    @property
+    def next_time(self) -> float | None:
+        """When the next timer is due; None if there is none."""
+        while self._heap and self._heap[0][2].callback is None:
+            heapq.heappop(self._heap)
+            self._cancelled = max(0, self._cancelled - 1)
+        return self._heap[0][0] if self._heap else None
+
     def forget_one(self) -> None:
         """Count a cancelled timer, and remove the cancelled ones once they are the majority."""
         self._cancelled += 1

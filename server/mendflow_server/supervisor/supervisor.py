@@ -71,6 +71,16 @@ class Supervisor:
         """Whether everything that was in progress at the last process's end is in memory again."""
         return self._recovery.done
 
+    @property
+    def resting(self) -> bool:
+        """Whether recovery is done and no search for due workflows is in progress."""
+        return self.recovered and (self._loading_due is None or self._loading_due.done())
+
+    @property
+    def guard_due(self) -> float | None:
+        """When the next tick may release a suspect, in monotonic seconds; None: no tick will."""
+        return self._guard.due
+
     async def run(self) -> None:
         """Tick until cancelled."""
         while True:

@@ -1,4 +1,4 @@
-"""Helpers for tests of workflows. They require the server: ``pip install 'mendflow[server]'``."""
+"""Replay a recorded history against a workflow function."""
 
 from __future__ import annotations
 
