@@ -19,12 +19,14 @@ from mendflow.errors import (
     WorkflowFailed,
     WorkflowTerminated,
 )
-from mendflow.testing import AsyncEnvironment, Environment, StillOpen, WorkflowTest, replay
+from mendflow.testing import AsyncEnvironment, Environment, StillOpen, WorkflowTest, by_hand, replay
 from pytest_mendflow import NewEnvironment, mendflow_env
 from tests.support.kit_workflows import (
+    SCENARIOS,
     busy,
     changing,
     charge,
+    everything,
     hanging,
     impatient,
     mixed,
@@ -182,6 +184,27 @@ def test_changed_code_is_found_after_a_long_wait(mendflow_env: NewEnvironment) -
     run = env.start(changing)
     with pytest.raises(StillOpen, match="PAUSED"):
         run.result()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_workflow_called_by_hand_does_what_the_engine_does(scenario: str, mendflow_env: NewEnvironment) -> None:
+    env = mendflow_env(everything, attempt_timeout=10_000)
+    run = env.start(everything, scenario)
+    if scenario == "signals":
+        run.signal("go", [1])
+        run.signal("go", [2, 3])
+    on_engine = said = ""
+    try:
+        on_engine = f"returned {run.result()}"
+    except WorkflowFailed as error:
+        on_engine = f"raised {error.failure.type.rpartition('.')[2]}: {error.failure.message}"
+    with by_hand(signals={"go": [[1], [2, 3]]}) as hand:
+        try:
+            said = f"returned {asyncio.run(everything(scenario))}"
+        except Exception as error:  # noqa: BLE001 - compared with the engine's
+            said = f"raised {type(error).__name__}: {error}"
+    assert said == on_engine
+    assert hand.attempts == run.history.steps
 
 
 async def test_an_async_test_has_the_engine_on_its_loop() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -81,3 +82,17 @@ def test_mendflow_and_its_test_kit_import_without_pytest_and_without_the_server(
     assert done.stdout.strip() == (
         "WorkflowTest needs the server (mendflow_server is missing): pip install 'mendflow[server]'"
     ), done.stderr
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
+    page = (ROOT / "docs/testing.md").read_text(encoding="utf-8")
+    shop, *blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    tests = "import asyncio\nfrom mendflow.testing import WorkflowTest\n" + "\n\n".join(
+        # The asynchronous one needs a plugin, which this run leaves out.
+        re.sub(r"^async def (test_\w+)\(\):", r"def \1():\n    asyncio.run(a_\1())\n\nasync def a_\1():", block)
+        for block in blocks
+        if "def test_" in block
+    )
+    done = run_pytest(tmp_path, "-rA", shop=shop, test_shop=tests)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("PASSED") == tests.count("\ndef test_") == 6, done.stdout

@@ -6,8 +6,25 @@ import asyncio
 import threading
 import time
 from datetime import datetime
+from typing import Any
 
-from mendflow import RetryPolicy, SignalTimeout, gather, now, random, sleep, step, uuid4, version, wait_signal, workflow
+from mendflow import (
+    RetryPolicy,
+    SignalTimeout,
+    StepFailed,
+    TransientError,
+    attempt,
+    gather,
+    now,
+    random,
+    sleep,
+    step,
+    uuid4,
+    version,
+    wait_signal,
+    workflow,
+)
+from mendflow.errors import PayloadError
 
 
 @step(retry=RetryPolicy(max_attempts=11, initial_interval=60, backoff_coefficient=1, maximum_interval=60))
@@ -113,6 +130,74 @@ async def mixed(count: int) -> list[str]:
     came = await wait_signal("go", str, timeout=60)
     third = await note(f"{came} {new} {len(ids)} {0 <= random() < 1}")
     return [first, second, third]
+
+
+@step(retry=RetryPolicy(max_attempts=5, initial_interval=60))
+async def flaky(fail: int) -> str:
+    """Fail so many times. Return what the attempt sees."""
+    this = attempt()
+    if this.number <= fail:
+        this.heartbeat(this.number)
+        raise TransientError("later")
+    return f"{this.step_key} {this.number} {this.last_heartbeat}"
+
+
+async def tidy(seconds: float) -> str:
+    """Wait, and clean up when cancelled."""
+    try:
+        await sleep(seconds)
+    except asyncio.CancelledError:
+        raise ValueError(await note("cleaned")) from None
+    return f"slept {seconds}"
+
+
+@workflow(signals={"go": list[int]})
+async def everything(scenario: str) -> list[str]:  # noqa: C901 - one list of scenarios
+    """Behave alike on the engine and by hand."""
+    said: list[str] = []
+    try:
+        match scenario:
+            case "retries":
+                said += await gather(flaky(4), flaky(0), flaky(2))
+                said.append(await flaky(1))
+            case "exhausted":
+                said.append(await flaky(5))
+            case "first failure":
+                said += await gather(tidy(600), flaky(9), tidy(1))
+            case "failures returned":
+                found: Any = await gather(flaky(9), tidy(5), flaky(1), return_exceptions=True)
+                said += [str(each) for each in found]
+            case "nested":
+                inner = [gather(flaky(1), tidy(7200)), gather(tidy(3), flaky(3))]
+                said += [str(each) for each in await gather(*inner, key="outer")]
+            case "signals":
+                said.append(str(await wait_signal("go", list[int], timeout=50)))
+                said += [str(each) for each in await gather(wait_signal("go", list[int]), sleep(5))]
+                said.append(str(await wait_signal("go", list[int], timeout=50)))
+            case "wrong value":
+                said.append(await note(5))  # type: ignore[arg-type]
+            case "error":
+                said.append(str(1 // len(said)))
+            case "forgotten":
+                note("never")
+            case _:
+                said.append(scenario)
+    except (StepFailed, SignalTimeout, PayloadError, ValueError) as error:
+        said.append(f"{type(error).__name__} {str(error).partition(chr(10))[0]}")
+    return said
+
+
+SCENARIOS = (
+    "retries",
+    "exhausted",
+    "first failure",
+    "failures returned",
+    "nested",
+    "signals",
+    "wrong value",
+    "error",
+    "forgotten",
+)
 
 
 @workflow

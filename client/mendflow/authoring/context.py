@@ -3,8 +3,9 @@
 A runner drives workflow code with one ``send`` at a time, in a context of its
 own in which `current_run` returns the run. An attempt's code runs in another
 context, in which `attempt` returns the attempt. In any other context both are
-absent and the authoring functions behave like plain functions, so that unit
-tests need no server.
+absent and the authoring functions behave like plain functions. A workflow that
+is called by hand has a run too (`mendflow.authoring.by_hand`), so that unit tests
+need no server.
 """
 
 from __future__ import annotations
@@ -76,8 +77,6 @@ class WorkflowInfo:
 
 
 RUN: contextvars.ContextVar[CurrentRun | None] = contextvars.ContextVar("mendflow_run", default=None)
-#: True inside a workflow function that was called directly, as a test does. Its steps return awaitables.
-BY_HAND: contextvars.ContextVar[bool] = contextvars.ContextVar("mendflow_by_hand", default=False)
 ATTEMPT: contextvars.ContextVar[Attempt | None] = contextvars.ContextVar("mendflow_attempt", default=None)
 
 

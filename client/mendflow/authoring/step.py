@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from mendflow.authoring.calls import LONGEST, Call
-from mendflow.authoring.context import BY_HAND, current_run
+from mendflow.authoring.context import current_run
 from mendflow.authoring.functions import check_function
 from mendflow.authoring.names import checked_key, checked_name
 from mendflow.authoring.retry import RetryPolicy
@@ -60,20 +60,6 @@ class StepCall(Call[R]):
     def __str__(self) -> str:
         return f"step {self.step.name}()"
 
-    def outside_workflow(self) -> Awaitable[R]:
-        """Return a coroutine that calls the function directly."""
-
-        async def plain() -> R:
-            by_hand = BY_HAND.set(False)
-            try:
-                result: Any = self.step.function(*self.args, **self.kwargs)
-                value: R = await result if inspect.isawaitable(result) else result
-                return value
-            finally:
-                BY_HAND.reset(by_hand)
-
-        return plain()
-
 
 @dataclasses.dataclass(frozen=True)
 class Step(Generic[P, R]):
@@ -108,12 +94,11 @@ class Step(Generic[P, R]):
         """Return an awaitable inside a workflow, and the function's own return value outside."""
         call: StepCall[R] = StepCall(self, args, kwargs)
         run = current_run(call)
-        if run is not None:
-            _ = self._recordable
-            run.call_made(call)
-        elif not BY_HAND.get():
+        if run is None:
             result: Awaitable[R] = self.function(*args, **kwargs)
             return result
+        _ = self._recordable
+        run.call_made(call)
         return call
 
     @functools.cached_property

@@ -8,7 +8,7 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
-from mendflow.authoring.context import BY_HAND
+from mendflow.authoring.by_hand import call_by_hand
 from mendflow.authoring.functions import check_function
 from mendflow.authoring.names import checked_name
 from mendflow.authoring.step import Step
@@ -34,7 +34,7 @@ R = TypeVar("R")
 class Workflow(Generic[I, R]):
     """A decorated workflow function, which is a workflow type.
 
-    A test can call it like the plain function. ``signals`` maps the names of the
+    A test can call it by hand, like the plain function. ``signals`` maps the names of the
     declared signals to their types.
     """
 
@@ -54,16 +54,15 @@ class Workflow(Generic[I, R]):
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, R]:
-        """Return a coroutine that runs the function without a server. Each step runs once, as a plain function."""
+        """Return a coroutine that runs the function by hand: without a server, and without waiting.
 
-        async def by_hand() -> R:
-            token = BY_HAND.set(True)
-            try:
-                return await self.function(*args, **kwargs)
-            finally:
-                BY_HAND.reset(token)
-
-        return by_hand()
+        Steps are retried as on a server. Backoffs, sleeps and the timeouts of signals take no time. Signals come from
+        `mendflow.testing.by_hand`. The coroutine returns what the function returns, and raises what it raises.
+        """
+        code: Any = call_by_hand(self, args, kwargs)
+        code.__qualname__ = self.function.__qualname__  # The warning about a forgotten await has it.
+        called: Coroutine[Any, Any, R] = code
+        return called
 
     def __repr__(self) -> str:
         return f"<workflow {self.name}>"

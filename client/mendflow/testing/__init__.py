@@ -4,6 +4,7 @@
 signals to a workflow that the test calls like a function.
 """
 
+from mendflow.authoring.handed import ByHand, by_hand
 from mendflow.testing.blocking import Environment, Handle
 from mendflow.testing.environment import AsyncEnvironment
 from mendflow.testing.fakes import Fake, FakeCall
@@ -16,6 +17,7 @@ __all__ = [
     "PAYLOAD_LIMIT",
     "AsyncEnvironment",
     "AsyncHandle",
+    "ByHand",
     "Environment",
     "Fake",
     "FakeCall",
@@ -25,5 +27,6 @@ __all__ = [
     "StillOpen",
     "WorkflowHistory",
     "WorkflowTest",
+    "by_hand",
     "replay",
 ]

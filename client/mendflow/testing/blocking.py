@@ -171,7 +171,7 @@ class Environment:
         return self._environment.now
 
     def advance(self, seconds: float | timedelta) -> None:
-        """Let time pass, and run all that falls due meanwhile, in order.
+        """Move the clock, and run all that falls due meanwhile, in order.
 
         Attempts that run have a moment of real time to end first. The timeouts of those that still run then pass too.
         """

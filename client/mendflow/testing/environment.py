@@ -156,7 +156,7 @@ class AsyncEnvironment:
         return datetime.fromtimestamp(self._clock.time(), UTC)
 
     async def advance(self, seconds: float | timedelta) -> None:
-        """Let time pass, and run all that falls due meanwhile, in order.
+        """Move the clock, and run all that falls due meanwhile, in order.
 
         Attempts that run have a moment of real time to end first. The timeouts of those that still run then pass too.
         """

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mendflow.authoring.unawaited import listed
 from mendflow.codec import same_payload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from mendflow.authoring.step import Step
     from mendflow.v1.payload_pb2 import Payload
     from mendflow_server.history.state import CallRecord
 
-__all__ = ["Claims", "listed", "opened"]
-
-#: The most calls that a message names.
-MOST_NAMED = 10
+__all__ = ["Claims", "opened"]
 
 
 class Claims:
@@ -92,10 +90,3 @@ class Claims:
 def opened(record: CallRecord) -> str:
     """Return the label of a recorded call, with the number of the event that opened it."""
     return f"{record.label} (event {record.sequence})"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return the names for a message, at most `MOST_NAMED` of them."""
-    every = list(names)
-    more = len(every) - MOST_NAMED
-    return ", ".join(every[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -35,16 +35,16 @@ from typing import TYPE_CHECKING, Any
 
 from mendflow.authoring.calls import Call, Gather, SignalWait, Sleep
 from mendflow.authoring.context import RUN, WorkflowInfo
+from mendflow.authoring.fibers import Fiber, Group, explained, not_durable
 from mendflow.authoring.names import VERSION
 from mendflow.authoring.step import StepCall
+from mendflow.authoring.unawaited import Unawaited
 from mendflow.codec import oversize
 from mendflow.errors import PayloadError, SignalTimeout, StepFailed
 from mendflow.v1 import failure_pb2, payload_pb2
 from mendflow_server.history.timestamps import seconds, set_time
 from mendflow_server.replay.claims import Claims, opened
-from mendflow_server.replay.fibers import Fiber, Group, explained, not_durable
 from mendflow_server.replay.inputs import input_problem, is_unstable
-from mendflow_server.replay.unawaited import Unawaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable

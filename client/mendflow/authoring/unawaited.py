@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from mendflow.authoring.calls import Gather
 from mendflow.errors import NotAwaited
-from mendflow_server.replay.claims import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from mendflow_server.replay.fibers import Fiber
+    from mendflow.authoring.fibers import Fiber
 
-__all__ = ["Unawaited"]
+__all__ = ["Unawaited", "listed"]
+
+#: The most calls that a message names.
+MOST_NAMED = 10
 
 
 def _references(calls: Mapping[object, Any]) -> list[int]:
@@ -64,3 +66,10 @@ class Unawaited:
         names = [str(call) for call in self.calls if id(call) not in inside] + self.coroutines
         msg = f"the workflow ended without awaiting {listed(names)}; write `await` before each"
         return NotAwaited(msg)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the names for a message, at most `MOST_NAMED` of them."""
+    every = list(names)
+    more = len(every) - MOST_NAMED
+    return ", ".join(every[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,390 @@
+"""Workflows called by hand: the code runs as on a server, without one, and without waiting.
+
+The run drives the workflow's code as the server's runner does: each call blocks
+a fiber, and outcomes are delivered one at a time. Steps run as tasks of the
+caller's event loop. The clock stands still while a step runs. When nothing
+else can happen it moves to the next due time, so that sleeps, timeouts of
+signals and backoffs take no time. Nothing is recorded and nothing is replayed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import contextvars
+import heapq
+import inspect
+import itertools
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mendflow.authoring.calls import Call, Gather, SignalWait, Sleep
+from mendflow.authoring.context import RUN
+from mendflow.authoring.fibers import Fiber, Group, explained, not_durable
+from mendflow.authoring.hand_steps import HandStep, Outcome
+from mendflow.authoring.handed import HANDED, ByHand
+from mendflow.authoring.step import StepCall
+from mendflow.authoring.unawaited import Unawaited
+from mendflow.codec import ValueType
+from mendflow.errors import NotInWorkflow, PayloadError, SignalTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+
+__all__ = ["call_by_hand"]
+
+_ANY = ValueType[Any].of(Any)
+
+
+class Definition(Protocol):
+    """The part of a workflow that a run needs."""
+
+    name: str
+    function: Callable[..., Coroutine[Any, Any, Any]]
+
+    @property
+    def input_type(self) -> ValueType[Any] | None:
+        """The type of the parameter."""
+
+    @property
+    def output_type(self) -> ValueType[Any]:
+        """The type of the result."""
+
+    @property
+    def signals(self) -> Mapping[str, ValueType[Any]]:
+        """The types of the declared signals."""
+
+
+async def call_by_hand(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a workflow to its end and return its result. Called by another workflow, it is a part of that one."""
+    if RUN.get() is not None:
+        return await definition.function(*args, **kwargs)
+    input_type = definition.input_type
+    if input_type is not None:
+        bound = inspect.signature(definition.function).bind(*args, **kwargs)
+        args, kwargs = tuple(input_type.decode(input_type.encode(value)) for value in bound.arguments.values()), {}
+    hand = HANDED.get() or ByHand({}, None, {})
+    value = await _Run(definition, definition.function(*args, **kwargs), hand).to_end()
+    return definition.output_type.decode(definition.output_type.encode(value))
+
+
+class _Wait:
+    """A call that blocks a fiber."""
+
+    __slots__ = ("call", "fiber", "step")
+
+    def __init__(self, fiber: Fiber, call: Call[Any]) -> None:
+        self.fiber = fiber
+        self.call = call
+        #: None for other calls than that of a step.
+        self.step: HandStep | None = None
+
+
+class _Run:
+    """One workflow called by hand (`mendflow.authoring.context.CurrentRun`)."""
+
+    def __init__(self, definition: Definition, code: Coroutine[Any, Any, Any], hand: ByHand) -> None:
+        self.driving = False
+        self.time = time.time() if hand.start is None else hand.start
+        self._definition = definition
+        self._hand = hand
+        self._root = Fiber(code, "")
+        self._current = self._root
+        self._open = {self._root}
+        self._done: Outcome | None = None
+        #: The blocked calls, by key.
+        self._waits: dict[str, _Wait] = {}
+        #: The waits for each signal, oldest first.
+        self._signal_waits: dict[str, list[str]] = {}
+        #: The fibers to run before the next delivery, the last one first.
+        self._runnable: list[tuple[Fiber, Any, BaseException | None]] = []
+        #: The outcomes to deliver, oldest first.
+        self._ready: collections.deque[tuple[str, Any, BaseException | None]] = collections.deque()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
+        self._to_start: collections.deque[HandStep] = collections.deque()
+        self._running: dict[asyncio.Task[Outcome], HandStep] = {}
+        self._unawaited = Unawaited()
+        #: The context of steps, and that of the workflow's code.
+        self._outside = contextvars.copy_context()
+        self._inside = contextvars.copy_context()
+        self._inside.run(RUN.set, self)
+
+    # What authoring functions call (`CurrentRun`).
+
+    def call_made(self, call: object) -> None:
+        """Register a call that the code must await."""
+        self._unawaited.calls[call] = self._current
+
+    def forgotten(self, what: str) -> None:
+        """Register something that the code dropped."""
+        self._unawaited.coroutines.append(what)
+
+    def record_value(self, name: str, make: Callable[[], str]) -> str:
+        """Return a new value, since nothing is recorded."""
+        del name
+        return make()
+
+    def version(self, name: str) -> bool:
+        """Return what the test handed in for this name, or True."""
+        return self._hand.versions.get(name, True)
+
+    def report_progress(self, done: int, total: int, message: str) -> None:
+        """Do nothing: there are no watchers."""
+
+    # The run.
+
+    async def to_end(self) -> Any:
+        """Run the code to its end; return what it returned, or raise what it raised."""
+        self._runnable.append((self._root, None, None))
+        try:
+            while self._done is None:
+                await self._advance()
+        finally:
+            self._close()
+            if self._running:
+                await asyncio.wait(self._running)
+        if self._done.error is not None:
+            raise self._done.error
+        return self._done.value
+
+    async def _advance(self) -> None:
+        """Do the next thing: run code, deliver an outcome, start attempts, wait for one, or move the clock."""
+        if self._runnable:
+            self._inside.run(self._run_runnable)
+        elif self._ready:
+            key, value, error = self._ready.popleft()
+            waiting = self._waits.pop(key, None)
+            if waiting is not None:
+                if waiting.fiber.cancelled:
+                    waiting.fiber.cancelled = False
+                    value, error = None, asyncio.CancelledError()
+                self._runnable.append((waiting.fiber, value, error))
+        elif self._to_start:
+            self._start_attempt(self._to_start.popleft())
+        elif self._match_signals():
+            pass
+        elif self._running:
+            await self._wait_for_attempts()
+        elif self._timers:
+            due, _, call = heapq.heappop(self._timers)
+            self.time = max(self.time, due)
+            call()
+        else:
+            raise self._stuck()
+
+    def _close(self) -> None:
+        """Cancel the steps that run, and drop the code that has not ended."""
+        for task in self._running:
+            task.cancel()
+        for fiber in list(self._open):
+            if not fiber.done:
+                fiber.done = True
+                with contextlib.suppress(BaseException):  # A finally block may raise anything, and the code has ended.
+                    self._inside.run(fiber.drop)
+
+    def _stuck(self) -> NotInWorkflow:
+        names = [each.call.name for each in self._waits.values() if isinstance(each.call, SignalWait)]
+        name = names[0] if names else ""
+        return NotInWorkflow(
+            f"{self._definition.name} waits for signal {name!r} and nothing sends it; hand it in: "
+            f"`with mendflow.testing.by_hand(signals={{{name!r}: [...]}}):`"
+        )
+
+    # Code.
+
+    def _run_runnable(self) -> None:
+        self.driving = True
+        try:
+            while self._runnable and self._done is None:
+                fiber, value, error = self._runnable.pop()
+                if fiber.begun or self._may_begin(fiber):
+                    self._run_fiber(fiber, value, error)
+        finally:
+            self.driving = False
+
+    def _may_begin(self, fiber: Fiber) -> bool:
+        """Return whether a branch may begin. It may not once another branch of its gather has failed."""
+        group = fiber.group
+        if group is None or group.failure is None:
+            fiber.begun = True
+            return True
+        fiber.done = True
+        self._open.discard(fiber)
+        for call in fiber.drop():
+            self._unawaited.calls.pop(call, None)
+        self._branch_ended(group)
+        return False
+
+    def _run_fiber(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
+        """Run a fiber until it blocks or ends."""
+        fiber.blocked = None
+        if error is not None:
+            self._unawaited.release_kept(fiber)
+        while True:
+            self._current = fiber
+            try:
+                awaited = fiber.code.send(value) if error is None else fiber.code.throw(error)
+            except StopIteration as stop:
+                self._end(fiber, stop.value, None)
+                return
+            except BaseException as raised:  # noqa: BLE001 - the gather handles any exception of its branch
+                self._end(fiber, None, explained(raised))
+                return
+            value = None
+            try:
+                error = self._await(fiber, awaited)
+            except (TypeError, ValueError, PayloadError) as refused:
+                error = refused
+            if error is None:
+                return
+
+    def _end(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
+        fiber.done = True
+        self._open.discard(fiber)
+        group = fiber.group
+        if group is None:
+            self._done = Outcome(value, error if error is not None else self._unawaited.error())
+            return
+        if error is not None:
+            self._unawaited.release_kept(fiber)
+        if error is None or group.return_exceptions:
+            group.results[fiber.index] = value if error is None else error
+        elif group.failure is None:
+            group.failure = error
+            if not group.cancelled:
+                group.cancelled = True
+                for other in group.fibers:
+                    self._cancel(other)
+        self._branch_ended(group)
+
+    def _branch_ended(self, group: Group) -> None:
+        group.remaining -= 1
+        if group.remaining:
+            return
+        owner = group.owner
+        if owner.cancelled:
+            owner.cancelled = False
+            self._runnable.append((owner, None, asyncio.CancelledError()))
+        else:
+            self._runnable.append((owner, group.results, group.failure))
+
+    # Calls.
+
+    def _await(self, fiber: Fiber, awaited: object) -> BaseException | None:
+        """Block the fiber on what it awaits, or return the error to raise there."""
+        if not isinstance(awaited, Call):
+            return not_durable(fiber.code, awaited)
+        self._unawaited.calls.pop(awaited, None)
+        if isinstance(awaited, StepCall):
+            step = awaited.step
+            payload = step.arguments.encode(awaited.args, awaited.kwargs)
+            key = self._block(fiber, step.key or step.name, awaited)
+            started = self._waits[key].step = HandStep(key, step, payload)
+            self._to_start.append(started)
+        elif isinstance(awaited, Sleep):
+            key = self._block(fiber, awaited.key or "sleep", awaited)
+            self._at(awaited.seconds, lambda: self._ready.append((key, None, None)))
+        elif isinstance(awaited, SignalWait):
+            name = awaited.name
+            key = self._block(fiber, awaited.key or f"signal:{name}", awaited)
+            self._signal_waits.setdefault(name, []).append(key)
+            if awaited.timeout is not None:
+                self._at(awaited.timeout, lambda: self._ready.append((key, None, SignalTimeout(name))))
+        elif isinstance(awaited, Gather):
+            self._start_gather(fiber, awaited)
+        else:
+            return not_durable(fiber.code, awaited)
+        return None
+
+    def _block(self, fiber: Fiber, name: str, call: Call[Any]) -> str:
+        key = fiber.blocked = fiber.key(name)
+        self._waits[key] = _Wait(fiber, call)
+        return key
+
+    def _at(self, delay: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (self.time + delay, next(self._count), call))
+
+    def _start_gather(self, fiber: Fiber, call: Gather) -> None:
+        scope = fiber.key(call.key or "gather")
+        group = fiber.blocked = Group(fiber, len(call.branches), return_exceptions=call.return_exceptions)
+        for index, branch in enumerate(call.branches):
+            group.fibers.append(Fiber.of_branch(branch, f"{scope}[{index}]/", group, index))
+        self._open.update(group.fibers)
+        if group.fibers:
+            self._runnable.extend((child, None, None) for child in reversed(group.fibers))
+        else:
+            self._runnable.append((fiber, [], None))
+
+    def _match_signals(self) -> bool:
+        """Deliver the signals that have come to the oldest waits for them; return whether there were any."""
+        for name, keys in self._signal_waits.items():
+            while keys and self._hand.has_signal(name):
+                waiting = self._waits.get(keys.pop(0))
+                if waiting is None or not isinstance(waiting.call, SignalWait):
+                    continue  # The wait timed out or was cancelled.
+                value, error = self._signal(waiting.call, self._hand.take_signal(name))
+                self._ready.append((str(waiting.fiber.blocked), value, error))
+                return True
+        return False
+
+    def _signal(self, call: SignalWait[Any], data: Any) -> tuple[Any, BaseException | None]:
+        """Return a signal's data as the wait's type, or the error to raise there."""
+        declared = self._definition.signals.get(call.name)
+        try:
+            payload = (declared or ValueType.of(Any if data is None else type(data))).encode(data)
+        except PayloadError:
+            if declared is None or not isinstance(data, dict | list):
+                raise
+            payload = _ANY.encode(data)
+        try:
+            return call.value_type.decode(payload), None
+        except PayloadError as error:
+            return None, error
+
+    # Cancelling.
+
+    def _cancel(self, fiber: Fiber) -> None:
+        """Make the fiber's wait end in CancelledError."""
+        waiting = [fiber]
+        while waiting:
+            each = waiting.pop()
+            if each.done or each.blocked is None:
+                continue
+            each.cancelled = True
+            if isinstance(each.blocked, Group):
+                each.blocked.cancelled = True
+                waiting.extend(reversed(each.blocked.fibers))
+                continue
+            key = each.blocked
+            step = self._waits[key].step if key in self._waits else None
+            if step is None or not step.cancel():
+                self._ready.append((key, None, asyncio.CancelledError()))
+
+    # Attempts.
+
+    def _start_attempt(self, step: HandStep) -> None:
+        if not step.cancelled:
+            attempts = self._hand.attempts
+            attempts[step.key] = attempts.get(step.key, 0) + 1
+            self._running[step.start(self._definition.name, self.time, self._outside)] = step
+
+    async def _wait_for_attempts(self) -> None:
+        try:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._cancel(self._root)
+            return
+        for task in [task for task in self._running if task.done()]:
+            step = self._running.pop(task)
+            outcome = step.outcome_of(task, self.time)
+            if isinstance(outcome, float):
+                self._at(outcome, partial(self._to_start.append, step))
+            elif outcome.ends:
+                self._done = outcome
+                return
+            else:
+                self._ready.append((step.key, outcome.value, outcome.error))
