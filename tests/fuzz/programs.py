@@ -123,7 +123,8 @@ _leaves = st.sampled_from(
 )
 
 
-def _inner(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+def inner_programs(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Return programs with these parts inside."""
     some = st.lists(parts, min_size=1, max_size=4)
     return st.one_of(
         st.builds(lambda word, each: [word, *each], st.sampled_from(["gather", "settled", "sequence"]), some),
@@ -136,10 +137,10 @@ def _inner(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-programs = st.recursive(_leaves, _inner, max_leaves=14)
+programs = st.recursive(_leaves, inner_programs, max_leaves=14)
 #: Programs in which a death finds something to interrupt.
 slow_programs = st.lists(
-    st.recursive(st.one_of(_leaves, st.just(["nap"])), _inner, max_leaves=6), min_size=2, max_size=5
+    st.recursive(st.one_of(_leaves, st.just(["nap"])), inner_programs, max_leaves=6), min_size=2, max_size=5
 ).map(lambda parts: ["sequence", *parts])
 
 

@@ -108,7 +108,7 @@ def test_a_hung_step_times_out_when_the_test_lets_time_pass(mendflow_env: NewEnv
     env = mendflow_env(hanging)
     run = env.start(hanging)
     with pytest.raises(StillOpen, match=r"hanging-1: hang attempt 1 runs .*advance\(\)"):
-        run.result(timeout=0.2)
+        run.result(timeout=1)
     env.advance(10)
     assert run.history.count("attempt_failed:hang:1") == 1
     env.advance(10 + 60)

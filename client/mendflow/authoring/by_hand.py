@@ -378,13 +378,13 @@ class _Run:
         except asyncio.CancelledError:
             self._cancel(self._root)
             return
-        for task in [task for task in self._running if task.done()]:
-            step = self._running.pop(task)
-            outcome = step.outcome_of(task, self.time)
-            if isinstance(outcome, float):
-                self._at(outcome, partial(self._to_start.append, step))
-            elif outcome.ends:
-                self._done = outcome
-                return
-            else:
-                self._ready.append((step.key, outcome.value, outcome.error))
+        # One at a time: what follows from an outcome comes before the next outcome.
+        task = next(task for task in self._running if task.done())
+        step = self._running.pop(task)
+        outcome = step.outcome_of(task, self.time)
+        if isinstance(outcome, float):
+            self._at(outcome, partial(self._to_start.append, step))
+        elif outcome.ends:
+            self._done = outcome
+        else:
+            self._ready.append((step.key, outcome.value, outcome.error))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mendflow.authoring.workflow import Workflow
     from mendflow.testing.clock import TestClock
     from mendflow.testing.fakes import Fakes
-    from mendflow.testing.points import PointReached
+    from mendflow.testing.points import CrashPoint
     from mendflow_server.attempts.model import AttemptRequest
     from mendflow_server.attempts.running_attempt import AttemptListener, RunningAttempt
     from mendflow_server.settings import Settings
@@ -39,6 +39,8 @@ __all__ = ["Life", "settings_in"]
 
 #: Later than any time that a workflow waits for, in microseconds.
 _END_OF_TIME: Final = 1 << 62
+#: Longer than any test, in seconds.
+_LONG: Final = 31_536_000.0
 #: An engine that rests for so many turns of the loop rests.
 _TURNS: Final = 3
 #: How often a wait looks, in seconds.
@@ -49,7 +51,9 @@ PATIENCE: Final = 2.0
 
 def settings_in(directory: Path, given: Mapping[str, Any]) -> Settings:
     """Return the settings of a test's engine. Raise `mendflow_server.settings.SettingsError`."""
-    return load_settings(**{"store": f"sqlite:///{directory / 'mendflow.db'}", "event_loop": "asyncio", **given})
+    # The addresses are not used, and those of the environment may be refused.
+    values = {"store": f"sqlite:///{directory / 'mendflow.db'}", "grpc_address": "127.0.0.1:0", **given}
+    return load_settings(**{"http_address": "127.0.0.1:0", **values})
 
 
 class _Caller:
@@ -85,7 +89,7 @@ class _FakingAttempts:
 class _CrashingStore:
     """A store around another one. At the crash it commits nothing more, and no commit returns."""
 
-    def __init__(self, inner: Store, points: list[PointReached], crashed: asyncio.Future[None]) -> None:
+    def __init__(self, inner: Store, points: list[CrashPoint], crashed: asyncio.Future[None]) -> None:
         self._inner = inner
         self._points = points
         self._crashed = crashed
@@ -97,24 +101,23 @@ class _CrashingStore:
         """Commit a batch; see `Store.commit`."""
         if self._crashed.done():
             await asyncio.Event().wait()
-        point = self._point_in(batch)
-        if point is None:
+        reached = self._reached_by(batch)
+        if not reached:
             return await self._inner.commit(batch)
-        self._points.remove(point)
-        if not point.before:
+        for point in reached:
+            self._points.remove(point)
+        if not any(point.before for point in reached):
             await self._inner.commit(batch)
         if not self._crashed.done():
             self._crashed.set_result(None)
         await asyncio.Event().wait()
         raise AssertionError
 
-    def _point_in(self, batch: Batch) -> PointReached | None:
+    def _reached_by(self, batch: Batch) -> list[CrashPoint]:
         if not self._points:
-            return None
+            return []
         events = [event_pb2.Event.FromString(data) for change in batch.changes for _, data in change.events]
-        # Each point counts the events, also when another one is reached.
-        found = [point for point in self._points if point.reached(events)]
-        return found[0] if found else None
+        return [point for point in self._points if point.reached(events)]
 
 
 class Life:
@@ -126,7 +129,7 @@ class Life:
         definitions: Mapping[str, Workflow[Any, Any]],
         clock: TestClock,
         fakes: Fakes,
-        points: list[PointReached],
+        points: list[CrashPoint],
     ) -> None:
         self._clock = clock
         #: Is resolved when this life crashes.
@@ -144,6 +147,7 @@ class Life:
             listens=False,
         )
         self._app = App(settings, definitions, parts=parts)
+        self._started = False
         #: The calls of the test that have not returned.
         self._calls = 0
 
@@ -151,6 +155,7 @@ class Life:
         """Start the engine on its store, and wait until it has recovered what an earlier life left."""
         app = self._app
         await app.__aenter__()
+        self._started = True
         self._service = WorkflowService(app.engine, app.settings, trace=trace_from_metadata, version="test")
         self._operator = OperatorService(app.engine, app.settings)
         while not app.supervisor.recovered:  # noqa: ASYNC110 - recovery has no end that can be awaited
@@ -160,6 +165,8 @@ class Life:
         """Stop the engine as at a crash, without another commit."""
         if not self.crashed.done():
             self.crashed.set_result(None)
+        if not self._started:
+            return
         running = [each.task for each in self._app.services.attempts.running if each.task is not None]
         await self._app.__aexit__()
         if running:
@@ -181,7 +188,7 @@ class Life:
         """Wait until a workflow has ended."""
         app = self._app
         row = await app.engine.find(workflow_id)
-        await app.engine.wait_end(row, wait=float(_END_OF_TIME))
+        await app.engine.wait_end(row, wait=_LONG)
 
     @property
     def _at_rest(self) -> bool:

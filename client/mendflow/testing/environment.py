@@ -15,7 +15,7 @@ from mendflow.errors import DefinitionError
 from mendflow.testing.clock import TestClock
 from mendflow.testing.fakes import Fake, Fakes
 from mendflow.testing.handle import AsyncHandle, StillOpen
-from mendflow.testing.points import PointReached
+from mendflow.testing.points import CrashPoint
 from mendflow.v1 import event_pb2, workflow_service_pb2
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class AsyncEnvironment:
         self._clock = TestClock(None if start_time is None else start_time.timestamp())
         self._fakes = Fakes(_step_names(workflows))
         #: The points at which the engine will crash.
-        self._points: list[PointReached] = []
+        self._points: list[CrashPoint] = []
         self._numbers: dict[str, itertools.count[int]] = {}
         self._moving = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
@@ -76,10 +76,13 @@ class AsyncEnvironment:
 
     async def close(self, *, check: bool = True) -> None:
         """Stop the engine. With ``check``, raise AssertionError if a crash point was not reached."""
-        if self._restarting is not None:
-            self._restarting.cancel()
-            await asyncio.gather(self._restarting, return_exceptions=True)
-        await self._life.stop()
+        try:
+            await self._current()  # A restart in progress must not be left half done.
+        finally:
+            if self._restarting is not None:
+                self._restarting.cancel()
+                await asyncio.gather(self._restarting, return_exceptions=True)
+            await self._life.stop()
         if check and self._points:
             points = ", ".join(str(point) for point in self._points)
             msg = f"the engine did not reach the crash point {points}; `history.points` lists the points of a workflow"
@@ -141,7 +144,7 @@ class AsyncEnvironment:
 
         Raise ValueError if the point begins with no kind of event.
         """
-        self._points.append(PointReached(point, nth=nth, before=before))
+        self._points.append(CrashPoint(point, nth=nth, before=before))
 
     async def crash(self) -> None:
         """Crash the engine now, and start it again on the same store."""
@@ -169,10 +172,9 @@ class AsyncEnvironment:
             with contextlib.suppress(StillOpen):
                 await self.settle(GRACE)
             async with self._moving:
-                life = await self._current()
-                due = await life.next_time()
+                due = await self._on_current(lambda life: life.next_time())
                 last = due is None or due > target
-                life.pass_time(target if last or due is None else due)
+                (await self._current()).pass_time(target if last or due is None else due)
             if last:
                 break
         with contextlib.suppress(StillOpen):
@@ -242,12 +244,14 @@ class AsyncEnvironment:
     async def _skip(self) -> bool | None:
         """Move to the next due time if everything rests. Return whether time moved; None if nothing is due."""
         async with self._moving:
+            if not await (await self._current()).rests():
+                return False
+            due = await self._on_current(lambda life: life.next_time())
             life = await self._current()
             if not await life.rests():
                 return False
-            due = await life.next_time()
-            if due is None or not await life.rests():
-                return None if due is None else False
+            if due is None:
+                return None
             life.pass_time(due)
             return True
 
@@ -283,8 +287,9 @@ class AsyncEnvironment:
         await asyncio.shield(life.crashed)
         self.crashes += 1
         await life.stop()
-        self._life = self._new_life()
-        await self._life.start()
+        following = self._new_life()
+        await following.start()
+        self._life = following  # Not before: calls wait for a life that has started.
         self._watch_for_crash()
 
 

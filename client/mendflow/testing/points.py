@@ -9,7 +9,7 @@ from mendflow.v1 import event_pb2
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PointReached", "matches", "name_of"]
+__all__ = ["CrashPoint", "matches", "name_of"]
 
 KINDS: Final = tuple(field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields)
 
@@ -44,8 +44,8 @@ def check_point(point: str) -> None:
         raise ValueError(msg)
 
 
-class PointReached:
-    """A point of the test's histories at which something happens once."""
+class CrashPoint:
+    """A point of the test's histories at which the engine crashes, once."""
 
     def __init__(self, point: str, *, nth: int, before: bool) -> None:
         check_point(point)
