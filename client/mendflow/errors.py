@@ -95,7 +95,7 @@ class MendflowError(Exception):
 
 
 class NotInWorkflow(MendflowError):
-    """An authoring function was called outside a workflow."""
+    """An authoring function was called outside a workflow, or a workflow called by hand waits for a missing signal."""
 
 
 class NotDurable(MendflowError):
