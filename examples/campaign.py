@@ -153,7 +153,7 @@ def send(server: MailServer, message: Message) -> Delivery:
             # Report the reply for the only recipient instead of a table with one row.
             code, reply = error.recipients[message.recipient]
             raise smtplib.SMTPResponseException(code, reply.decode(errors="replace")) from None
-    return Delivery(message.recipient, mail["Message-ID"], attempt().number)
+    return Delivery(message.recipient, message_id(attempt().idempotency_key), attempt().number)
 
 
 def _address(text: str) -> Address:

@@ -83,7 +83,7 @@ class Bounded:
 
 decimals = st.decimals(allow_nan=False, allow_infinity=False)
 items = st.builds(Item, texts, decimals, st.frozensets(texts, max_size=3), st.none() | texts)
-moments = st.datetimes(timezones=st.none() | st.just(UTC))
+moments = st.datetimes(timezones=st.none() | st.just(UTC)).map(lambda moment: moment.replace(fold=0))
 orders = st.builds(
     lambda items, made, colour, limit: Order(items=items, made=made, colour=colour, theLimit=limit),
     st.lists(items, max_size=3),

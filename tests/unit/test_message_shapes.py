@@ -45,6 +45,11 @@ class Masked(pydantic.BaseModel):
 class TwoNames(pydantic.BaseModel):
     a: int = pydantic.Field(validation_alias="in", serialization_alias="out")
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def rename(cls, members: Any) -> Any:
+        return {"in": members["out"]}
+
 
 class Millis(pydantic.BaseModel, ser_json_temporal="milliseconds"):
     a: dt.timedelta

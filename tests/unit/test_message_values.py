@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from typing_extensions import TypedDict
 
 from mendflow.codec import ValueType
-from mendflow.codec.roundtrip import difference
+from mendflow.codec.difference import difference
 from mendflow.codec.values import JsonType
 from mendflow.errors import PayloadError
 from mendflow.protogen.descriptors import Descriptors, file_name
@@ -93,9 +93,13 @@ class Note(TypedDict):
     weight: NotRequired[float | None]
 
 
+def unfolded(moment: dt.datetime) -> dt.datetime:
+    return moment.replace(fold=0)
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 int64 = st.integers(-(1 << 63), (1 << 63) - 1)
-zones = st.sampled_from([dt.UTC, dt.timezone(dt.timedelta(hours=5, minutes=30)), dt.timezone(-dt.timedelta(hours=8))])
+first, last = dt.datetime(1, 1, 3), dt.datetime(9999, 12, 29)  # noqa: DTZ001 - the zone is drawn
 years = dt.timedelta(days=3_652_000)
 trees: st.SearchStrategy[Tree] = st.deferred(
     lambda: st.builds(Tree, texts, st.lists(trees, max_size=2), st.none() | trees)
@@ -124,8 +128,8 @@ LEAVES: list[Pair] = [
     (float, st.floats(allow_nan=False, allow_infinity=False)),
     (bool, st.booleans()),
     (str, texts),
-    (dt.datetime, st.datetimes(dt.datetime(1, 1, 3), dt.datetime(9999, 12, 29), timezones=zones)),  # noqa: DTZ001
-    (pydantic.NaiveDatetime, st.datetimes()),
+    (dt.datetime, st.datetimes(first, last, timezones=st.just(dt.UTC)).map(unfolded)),
+    (pydantic.NaiveDatetime, st.datetimes().map(unfolded)),
     (dt.timedelta, st.timedeltas(-years, years)),
     (dt.date, st.dates()),
     (decimal.Decimal, st.decimals(allow_nan=False, allow_infinity=False)),
@@ -261,6 +265,17 @@ def test_json_and_message_have_the_same_value(data: st.DataObject, pair: Pair) -
         assert difference(value, from_message) is None
         # A value decoded from a message encodes to the same message.
         assert with_codec.answer(from_message, as_message) == as_message
+
+
+@pytest.mark.parametrize("offset", [dt.timedelta(hours=5, minutes=30), dt.timedelta(hours=-8)])
+def test_a_message_has_the_moment_of_a_datetime_without_its_offset(offset: dt.timedelta) -> None:
+    value_type, message, lock = shape_of(dt.datetime)
+    form = form_of(message, lock)
+    moment = dt.datetime(2020, 1, 1, 12, tzinfo=dt.timezone(offset))
+    with_codec = value_type.with_message_codec(lambda: form)
+    from_message = with_codec.decode(with_codec.answer(moment, A_MESSAGE))
+    assert from_message == moment
+    assert from_message.utcoffset() == dt.timedelta(0)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)

@@ -123,7 +123,7 @@ anything = st.recursive(
 def slow(annotation: Any) -> JsonType[Any]:
     """Return the same type without the shortcut."""
     value_type: JsonType[Any] = JsonType(annotation)
-    value_type._is_plain = None  # noqa: SLF001 - what it is compared with
+    value_type._is_plain = value_type._is_exact = None  # noqa: SLF001 - what it is compared with
     return value_type
 
 

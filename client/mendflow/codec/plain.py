@@ -17,10 +17,10 @@ from pydantic import JsonValue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["is_plain", "plain_test"]
+__all__ = ["LARGEST_INT", "LEAST_INT", "holds_plain", "is_plain", "plain_test"]
 
 #: Where integers end that every reader of JSON and of messages takes.
-_LEAST_INT, _LARGEST_INT = -(1 << 63), (1 << 63) - 1
+LEAST_INT, LARGEST_INT = -(1 << 63), (1 << 63) - 1
 #: How deep a plain tree may be. It also ends the search in a value that contains itself; pydantic reads 200 levels.
 _DEEPEST = 100
 #: Annotations that take every plain tree.
@@ -49,11 +49,11 @@ def plain_test(annotation: Any) -> Callable[[Any], bool] | None:
 def is_plain(value: Any) -> bool:
     """Return whether a value is a plain tree: dict, list, str, int of 64 bits, finite float, bool and None."""
     kind = type(value)
-    return _holds_plain(value if kind is dict or kind is list else (value,), _DEEPEST)
+    return holds_plain(value if kind is dict or kind is list else (value,), _DEEPEST)
 
 
-def _holds_plain(container: Any, deeper: int) -> bool:  # noqa: C901 - a function for each part takes twice as long
-    """Return whether all parts of a dict, list or tuple are plain trees, at most so much ``deeper``."""
+def holds_plain(container: Any, deeper: int = _DEEPEST) -> bool:  # noqa: C901 - a function for each part takes twice as long
+    """Return whether all parts of a dict, or all items of a collection, are plain trees, at most so much ``deeper``."""
     if type(container) is dict:
         for key in container:
             if type(key) is not str:
@@ -64,12 +64,12 @@ def _holds_plain(container: Any, deeper: int) -> bool:  # noqa: C901 - a functio
         if kind is str or kind is bool or part is None:
             continue
         if kind is int:
-            if not _LEAST_INT <= part <= _LARGEST_INT:
+            if not LEAST_INT <= part <= LARGEST_INT:
                 return False
         elif kind is float:
             if part - part != 0.0:  # NaN and infinities: their difference is NaN. Half the time of math.isfinite.
                 return False
-        elif not (kind is dict or kind is list) or not deeper or not _holds_plain(part, deeper - 1):
+        elif not (kind is dict or kind is list) or not deeper or not holds_plain(part, deeper - 1):
             return False
     return True
 
@@ -79,7 +79,7 @@ def _or_none(test: Callable[[Any], bool] | None) -> Callable[[Any], bool] | None
 
 
 def _is_int(value: Any) -> bool:
-    return type(value) is int and _LEAST_INT <= value <= _LARGEST_INT
+    return type(value) is int and LEAST_INT <= value <= LARGEST_INT
 
 
 def _is_str(value: Any) -> bool:
@@ -95,11 +95,11 @@ def _is_float(value: Any) -> bool:
 
 
 def _is_dict(value: Any) -> bool:
-    return type(value) is dict and _holds_plain(value, _DEEPEST)
+    return type(value) is dict and holds_plain(value, _DEEPEST)
 
 
 def _is_list(value: Any) -> bool:
-    return type(value) is list and _holds_plain(value, _DEEPEST)
+    return type(value) is list and holds_plain(value, _DEEPEST)
 
 
 def _is_list_of_dicts(value: Any) -> bool:

@@ -19,6 +19,9 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError, SchemaError, ValidationError, to_json
 from typing_extensions import override
 
+from mendflow.codec.abstract import concrete
+from mendflow.codec.difference import difference
+from mendflow.codec.exact import exact_test
 from mendflow.codec.plain import plain_test
 from mendflow.codec.problems import (
     foreign_problems,
@@ -29,7 +32,8 @@ from mendflow.codec.problems import (
     type_name,
     validation_problems,
 )
-from mendflow.codec.roundtrip import GUESSED, difference, kinds_in, not_finite, ordered
+from mendflow.codec.roundtrip import FLOATS, kinds_in, may_overflow, not_finite, ordered
+from mendflow.codec.unrecordable import unrecordable
 from mendflow.errors import DefinitionError, PayloadError
 from mendflow.v1 import payload_pb2, workflow_service_pb2
 
@@ -45,6 +49,8 @@ T = TypeVar("T")
 #: The errors that pydantic raises for a type without a schema.
 SCHEMA_ERRORS = (PydanticUserError, SchemaError, NameError, TypeError, RecursionError)
 _TYPE_URL = "type.googleapis.com/"
+#: What pydantic writes in a key in place of a lone surrogate.
+_REPLACED = "\ufffd".encode()
 
 
 class MessageCodec(Protocol):
@@ -89,6 +95,13 @@ class ValueType(ABC, Generic[T]):
     def decode(self, payload: payload_pb2.Payload | None) -> T:
         """Return the value of ``payload``. Raise `PayloadError` if it does not match the type."""
 
+    def accept(self, payload: payload_pb2.Payload | None) -> T:
+        """Return the value of a payload that a caller sent.
+
+        Raise `PayloadError` if it does not match the type, or has a number that cannot be recorded, such as 1e999.
+        """
+        return self.decode(payload)
+
     def answer(self, value: T, request: payload_pb2.Payload | None) -> payload_pb2.Payload:
         """Return the payload of a result, as a message if the input was a message and the type has one."""
         del request
@@ -121,13 +134,20 @@ class JsonType(ValueType[T]):
 
     def __init__(self, annotation: Any) -> None:
         self.name = type_name(annotation)
-        self._annotation = annotation
-        self._adapter = adapter_of(annotation, self.name)
-        kinds = kinds_in(self._adapter.core_schema)
-        self._guessed = bool(kinds & GUESSED)
+        self._annotation = concrete(annotation)
+        self._adapter = adapter_of(self._annotation, self.name)
+        schema = self._adapter.core_schema
+        lost = unrecordable(schema)
+        if lost is not None:
+            raise DefinitionError(f"{self.name} cannot be recorded: {': '.join(filter(None, lost))}")
+        kinds = kinds_in(schema)
         self._has_sets = bool(kinds & {"set", "frozenset"})
+        self._has_floats = bool(kinds & FLOATS)
         self._to_json = self._adapter.serializer.to_json
         self._is_plain = plain_test(annotation)
+        exact = None if self._is_plain else exact_test(schema)
+        self._is_exact = exact and exact.passes
+        self._is_constrained = exact is not None and exact.constrained
         self._validate = self._adapter.validator.validate_json
         self._message_codec: Callable[[], MessageCodec] | None = None
 
@@ -160,6 +180,18 @@ class JsonType(ValueType[T]):
         return self._load(text)
 
     @override
+    def accept(self, payload: payload_pb2.Payload | None) -> T:
+        value = self.decode(payload)
+        if self._has_floats and payload is not None and (not payload.json or may_overflow(payload.json)):
+            try:
+                self._check_finite(value)
+            except PayloadError:
+                raise
+            except Exception:  # noqa: BLE001 - the value's class may raise anything, when it is written
+                return value
+        return value
+
+    @override
     def answer(self, value: T, request: payload_pb2.Payload | None) -> payload_pb2.Payload:
         payload = self.encode(value)
         if self._message_codec is not None and request is not None and request.HasField("message"):
@@ -182,43 +214,60 @@ class JsonType(ValueType[T]):
     @override
     def dump(self, value: T) -> bytes:
         try:
-            try:
-                if self._is_plain is not None and self._is_plain(value):
-                    # The value needs no round trip, and collecting warnings would release the GIL.
-                    # Not by the type's own serializer, which writes a lone surrogate in a key as another text.
-                    try:
-                        return to_json(value)
-                    except ValueError:
-                        pass  # A lone surrogate has no text. The error below names its place.
-                text = self._to_json(value, by_alias=True, warnings="error")
-                if self._has_sets:
-                    text = self._sorted(value)
-            except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                raise self.error(serialization_problems(error)) from error
-            self._check_roundtrip(value, text)
+            text = self._proven(value)
+            return self._compared(value) if text is None else text
         except PayloadError:
             raise
         except BaseException as error:  # the value's class may raise anything
             raise self.error(foreign_problems(error)) from error
+
+    def _proven(self, value: T) -> bytes | None:
+        """Return the text of a value that is proven to come back. It needs no round trip, or no comparison.
+
+        Return None for another value, and for one with an invalid part, so that the error names its place.
+        """
+        # Collecting warnings would release the GIL, and such a value gives none.
+        try:
+            if self._is_plain is not None:
+                # Not by the type's own serializer, which writes a lone surrogate in a key as another text.
+                return to_json(value) if self._is_plain(value) else None
+            if self._is_exact is None or not self._is_exact(value):
+                return None
+            text = self._sorted(value) if self._has_sets else self._to_json(value, by_alias=True, warnings=False)
+            if _REPLACED in text:
+                return None  # It may be that lone surrogate.
+            if self._is_constrained:
+                self._validate(text)
+        except ValueError:
+            return None
         return text
 
-    def _check_roundtrip(self, value: T, text: bytes) -> None:
-        """Raise `PayloadError` if ``text`` is not decoded as ``value``."""
+    def _compared(self, value: T) -> bytes:
+        """Return the text of a value. Raise `PayloadError` if a reader would get another value."""
+        try:
+            text = self._to_json(value, by_alias=True, warnings="error")
+            if self._has_sets:
+                text = self._sorted(value)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self.error(serialization_problems(error)) from error
         if b"null" in text or b"NaN" in text or b"Infinity" in text:
             # pydantic writes NaN as null, or as NaN if a model's config says so.
-            problem = not_finite(self._adapter.serializer.to_python(value, by_alias=True, warnings=False))
-            if problem is not None:
-                raise self.error([problem])
+            self._check_finite(value)
             back = self._load(text)
         else:
             try:
                 back = self._validate(text)
             except ValueError as error:
                 raise self._unreadable(error) from error
-        if self._guessed:
-            problem = difference(value, back)
-            if problem is not None:
-                raise self.error([problem])
+        problem = difference(value, back)
+        if problem is not None:
+            raise self.error([problem])
+        return text
+
+    def _check_finite(self, value: T) -> None:
+        problem = not_finite(self._adapter.serializer.to_python(value, by_alias=True, warnings=False))
+        if problem is not None:
+            raise self.error([problem])
 
     def _sorted(self, value: T) -> bytes:
         plain = self._adapter.serializer.to_python(value, by_alias=True)

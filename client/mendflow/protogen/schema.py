@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from mendflow.codec.unrecordable import names_read
 from mendflow.codec.values import JsonType, adapter_of
 from mendflow.errors import DefinitionError
 from mendflow.protogen.comments import documentation, field_comments
@@ -372,16 +373,7 @@ def _member(name: str, schema: Any, config: Any, place: _Place, problems: list[t
     if "return_schema" in schema:
         return str(schema.get("alias", name))
     written = str(schema.get("serialization_alias", name))
-    alias = schema.get("validation_alias", name)
-    if isinstance(alias, str):
-        read = {alias}
-    else:
-        # The alias is one path, or a list of alternative paths.
-        paths = alias if all(isinstance(part, list) for part in alias) else [alias]
-        read = {path[0] for path in paths if len(path) == 1}
-    if config.get("populate_by_name") or config.get("validate_by_name"):
-        read.add(name)
-    if written not in read:
+    if written not in names_read(name, schema, config):
         problems.append((place.path, f"is written as {written!r} but not read by that name; use one alias for both"))
     return written
 

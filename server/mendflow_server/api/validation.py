@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import from_json
 
-from mendflow.codec import oversize
+from mendflow.codec import may_overflow, not_finite, oversize
 from mendflow.codec.problems import check_unique
 from mendflow.errors import MessageNotExported, PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
@@ -286,7 +286,7 @@ def decode_signal(value_type: ValueType[Any] | None, payload: Payload | None) ->
 
 def _decode(value_type: ValueType[Any], payload: Payload | None, field: str) -> object:
     try:
-        decoded: object = value_type.decode(payload)
+        decoded: object = value_type.accept(payload)
     except MessageNotExported as error:
         raise MessagesNotExported(error.workflow, error.command, field) from error
     except PayloadError as error:
@@ -313,10 +313,13 @@ def _check_well_formed(payload: Payload, field: str) -> None:
     if kind == "json":
         try:
             # The workflow reads it with the same parser, which has the same limit of depth.
-            from_json(payload.json, allow_inf_nan=False)
+            value = from_json(payload.json, allow_inf_nan=False)
         except ValueError as error:
             raise InputMismatch([("", f"must be valid JSON: {error}")], field) from error
         _check_unique(payload.json, field)
+        problem = not_finite(value) if may_overflow(payload.json) else None
+        if problem is not None:
+            raise InputMismatch([problem], field)
     elif kind == "message" and not payload.message.TypeName():
         raise InputMismatch([("message.type_url", "must name a message type")], field)
 
