@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic_core import TzInfo
 from typing_extensions import TypedDict
 
 from mendflow.codec import Arguments, ValueType
@@ -584,7 +585,10 @@ EXACT: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (tuple[float, ...], st.lists(finite | odd, max_size=3).map(tuple)),
     (set[int], st.sets(integers, max_size=3) | st.sets(st.sampled_from([1, Level.LOW, True, 1.5]))),
     (frozenset[str], st.frozensets(texts | st.sampled_from([Text("b"), Word.A, "\ud800"]), max_size=3)),
-    (datetime, st.datetimes(timezones=st.none() | st.just(UTC) | st.just(BERLIN))),
+    (
+        datetime,
+        st.datetimes(timezones=st.none() | st.sampled_from([UTC, BERLIN, TzInfo(0), TzInfo(3600), TzInfo(3630)])),
+    ),
     (date, st.dates()),
     (time, st.times(timezones=st.none() | st.just(UTC))),
     (timedelta, st.timedeltas()),

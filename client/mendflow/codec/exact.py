@@ -14,6 +14,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic_core import TzInfo
+
 from mendflow.codec.plain import LARGEST_INT, LEAST_INT, holds_plain, is_plain
 
 if TYPE_CHECKING:
@@ -310,7 +312,10 @@ def _is_finite_decimal(value: Any) -> bool:
 
 
 def _is_utc_or_naive(value: Any) -> bool:
-    return type(value) is datetime and (value.tzinfo is None or value.tzinfo is UTC) and not value.fold
+    if type(value) is not datetime or value.fold:
+        return False
+    zone = value.tzinfo
+    return zone is None or zone is UTC or (type(zone) is TzInfo and not zone.utcoffset(None))
 
 
 def _is_naive_time(value: Any) -> bool:
