@@ -11,9 +11,9 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mendflow import step, workflow
-from mendflow.codec import Arguments
+from mendflow.codec import Arguments, ValueType
 from mendflow.v1.payload_pb2 import Payload
-from mendflow_server.replay.inputs import input_problem
+from mendflow_server.replay.inputs import input_problem, is_unstable
 from mendflow_server.replay.workflow_runner import NonDeterminism
 from tests.support.simulation import Simulation
 
@@ -163,3 +163,20 @@ def test_an_input_type_with_a_random_default_is_hinted_at_where_it_is_first_seen
     again = Simulation(checkout, checkout.input_type.decode(started), live.all_events)
     with pytest.raises(NonDeterminism, match="a default that differs on every read"):
         again.begin()
+
+
+@dataclasses.dataclass
+class OrderWithNewToken:
+    id: str
+    token: str = dataclasses.field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self.token = uuid4().hex
+
+
+def test_an_input_that_is_another_at_each_read_is_unstable_although_it_cannot_be_recorded() -> None:
+    payload = Payload(json='{"id":"o","cents":5}')
+    assert is_unstable(ValueType.of(OrderWithNewToken), payload)
+    assert is_unstable(ValueType.of(OrderWithToken), payload)
+    assert not is_unstable(ValueType.of(Order), payload)
+    assert not is_unstable(ValueType.of(OrderWithNewToken), Payload(json="{}"))

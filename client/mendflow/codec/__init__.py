@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from mendflow.codec.arguments import Arguments, parameter_type, return_type
 from mendflow.codec.compare import lost_member, oversize, payload_size, same_payload, shown
+from mendflow.codec.difference import difference
 from mendflow.codec.roundtrip import may_overflow, not_finite
 from mendflow.codec.values import ValueType
 
 __all__ = [
     "Arguments",
     "ValueType",
+    "difference",
     "lost_member",
     "may_overflow",
     "not_finite",
