@@ -214,33 +214,31 @@ class JsonType(ValueType[T]):
     @override
     def dump(self, value: T) -> bytes:
         try:
-            text = self._proven(value)
+            if self._is_plain is not None and self._is_plain(value):
+                # Not by the type's own serializer, which writes a lone surrogate in a key as another text.
+                try:
+                    return to_json(value)
+                except ValueError:
+                    pass  # A lone surrogate has no text. The error below names its place.
+            text = self._exact(value) if self._is_exact is not None and self._is_exact(value) else None
             return self._compared(value) if text is None else text
         except PayloadError:
             raise
         except BaseException as error:  # the value's class may raise anything
             raise self.error(foreign_problems(error)) from error
 
-    def _proven(self, value: T) -> bytes | None:
-        """Return the text of a value that is proven to come back. It needs no round trip, or no comparison.
+    def _exact(self, value: T) -> bytes | None:
+        """Return the text of a value that is proven to come back, or None if it may have an invalid part.
 
-        Return None for another value, and for one with an invalid part, so that the error names its place.
+        Such a value gives no warnings, and collecting them would release the GIL.
         """
-        # Collecting warnings would release the GIL, and such a value gives none.
         try:
-            if self._is_plain is not None:
-                # Not by the type's own serializer, which writes a lone surrogate in a key as another text.
-                return to_json(value) if self._is_plain(value) else None
-            if self._is_exact is None or not self._is_exact(value):
-                return None
             text = self._sorted(value) if self._has_sets else self._to_json(value, by_alias=True, warnings=False)
-            if _REPLACED in text:
-                return None  # It may be that lone surrogate.
             if self._is_constrained:
                 self._validate(text)
         except ValueError:
             return None
-        return text
+        return None if _REPLACED in text else text  # It may be a lone surrogate in a key.
 
     def _compared(self, value: T) -> bytes:
         """Return the text of a value. Raise `PayloadError` if a reader would get another value."""
