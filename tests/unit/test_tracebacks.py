@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from typing import NoReturn
 
 import pytest
 
@@ -48,7 +47,7 @@ def test_the_frames_of_a_group_are_found() -> None:
     ]
 
 
-def _raise_group() -> NoReturn:
+def _raise_group() -> None:
     try:
         int("inner")
     except ValueError as error:

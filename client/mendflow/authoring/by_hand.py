@@ -17,11 +17,12 @@ import heapq
 import inspect
 import itertools
 import time
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mendflow.authoring.calls import Call, Gather, SignalWait, Sleep
-from mendflow.authoring.context import RUN
+from mendflow.authoring.context import RUN, WorkflowInfo
 from mendflow.authoring.fibers import Fiber, Group, explained, not_durable
 from mendflow.authoring.hand_steps import HandStep, Outcome
 from mendflow.authoring.handed import HANDED, ByHand
@@ -89,6 +90,7 @@ class _Run:
     def __init__(self, definition: Definition, code: Coroutine[Any, Any, Any], hand: ByHand) -> None:
         self.driving = False
         self.time = time.time() if hand.start is None else hand.start
+        self._start_time = datetime.fromtimestamp(self.time, UTC)
         self._definition = definition
         self._hand = hand
         self._root = Fiber(code, "")
@@ -114,6 +116,16 @@ class _Run:
         self._inside.run(RUN.set, self)
 
     # What authoring functions call (`CurrentRun`).
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the code repeats what is recorded: never."""
+        return False
+
+    @property
+    def info(self) -> WorkflowInfo:
+        """A workflow with the id "by-hand", which started when it was called."""
+        return WorkflowInfo("by-hand", self._definition.name, self._start_time, {})
 
     def call_made(self, call: object) -> None:
         """Register a call that the code must await."""
