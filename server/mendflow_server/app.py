@@ -21,7 +21,7 @@ from mendflow_server.api.reflection import pools_of
 from mendflow_server.api.server import build_grpc_server
 from mendflow_server.api.server_watchdog import GrpcServer
 from mendflow_server.api.workflow_service import WorkflowService
-from mendflow_server.attempts.attempt_runner import AttemptRunner
+from mendflow_server.attempts.attempt_runner import THREADS_PER_SLOT, AttemptRunner
 from mendflow_server.engine.engine import Engine
 from mendflow_server.execution.crash_marker import CrashMarker
 from mendflow_server.execution.dispatcher import Dispatcher
@@ -181,7 +181,7 @@ class App:
         """Build what executions share."""
         settings, clock, parts = self.settings, self.clock, self._parts
         loop = asyncio.get_running_loop()
-        marker = CrashMarker(self.store.crash_marker_path)
+        marker = CrashMarker(self.store.crash_marker_path, threads=THREADS_PER_SLOT * settings.thread_slots)
         stack.callback(marker.close)
         spans = build_exporter()
         if spans is not None:
@@ -194,6 +194,8 @@ class App:
             threads=settings.thread_slots,
             payload_limit=settings.payload_limit,
             cancel_grace=settings.cancel_grace,
+            loop_mark=marker.loop_mark,
+            thread_marks=marker.thread_marks,
         )
         dispatcher = Dispatcher(clock, attempts.task_slots.offer)
         return Services(

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from tests.support.stories import Act, Story, Watch
 
 CLIENTS: Final = 4
-#: The pause between two looks at the progress, in seconds, and the number of looks without progress that count as some.
+#: The pause between two looks at the progress, in seconds, and the number of looks without progress that count as some:
+#: as 1, and each time as twice as much while the server is up, so that a life in which all wait does not last a minute.
 LOOK: Final = 0.002
 LONG_LOOK: Final = 100
 
@@ -76,6 +77,7 @@ class Load:
         self._before = 0  # The progress of all lives before this one.
         self._looks = 0
         self._idle = 0
+        self._stride = 1
         self._open: set[str] = set()
         self._calls = 0
 
@@ -138,7 +140,7 @@ class Load:
         effects = read_effects(self._server.directory / EFFECTS)
         copy = copy_store(self._server.store, self._server.directory / f"at-death-{number}")
         self._before = self._progress()
-        self._now = Moment(number, 0)
+        self._now, self._stride = Moment(number, 0), 1
         self._server.start(wait=False)
         stored = await asyncio.to_thread(read_store, copy, self._known)
         shutil.rmtree(copy.parent)
@@ -175,9 +177,12 @@ class Load:
             self._read_effects()
             self.pressure.look()
             now = self._progress()
-            self._idle = 0 if now != before else self._idle + 1
-            if self._idle >= LONG_LOOK:
-                self._looks += 1
+            if now != before:
+                self._idle, self._stride = 0, 1
+            self._idle += 1
+            if self._idle > LONG_LOOK:
+                self._looks += self._stride
+                self._stride = 2 * self._stride if len(self.lives) > self._now.life else 1
                 self._idle = 0
             before = self._progress()
             async with self._moved:

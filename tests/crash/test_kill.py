@@ -189,6 +189,30 @@ async def is_quarantined(client: Client, workflow_id: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_after_two_kills_from_outside_only_what_had_a_thread_or_the_loop_waits_for_its_turn(
+    tmp_path: Path,
+) -> None:
+    names = [f"waits-{number}" for number in range(3)]
+    with serving_process(tmp_path) as server:
+        async with Client(server.grpc_address) as client:
+            for name in names:
+                await client.start("holds", 3_600.0, id=name)
+            await client.start("holds_thread", 3_600.0, id="executes")
+            for attempt in (1, 2):
+                while sum(line.split()[2] == str(attempt) for line in server.journal) < len(names) + 1:
+                    await asyncio.sleep(0.01)
+                server.kill()
+                server.start()
+            while len(server.journal) < 3 * len(names) + 2:
+                await asyncio.sleep(0.01)
+            lost: dict[str, list[int]] = {}
+            for name in (*names, "executes"):
+                events = await history(client, name)
+                lost[name] = [each.attempt_failed.decision.reason for each in events if each.HasField("attempt_failed")]
+    once, held = failure_pb2.RETRY_REASON_LOST, failure_pb2.RETRY_REASON_SUSPECTED
+    assert lost == {**{name: [once, once] for name in names}, "executes": [once, held]}
+
+
 async def test_a_poison_workflow_is_quarantined_and_the_rest_lives_on(tmp_path: Path) -> None:
     with serving_process(tmp_path) as server:
         async with Client(server.grpc_address, retry_for=60) as client:

@@ -93,7 +93,7 @@ async def test_an_error_in_one_workflow_does_not_affect_the_others(
 
     for name in ("ended_at_once", "flush"):
         monkeypatch.setattr(Execution, name, fails_once(name, getattr(Execution, name), lambda self, *_: self))
-    launch = fails_once("launch", AttemptRunner.launch, lambda _self, _order, listener, _context: listener)
+    launch = fails_once("launch", AttemptRunner.launch, lambda _self, _order, listener, _context, _record: listener)
     monkeypatch.setattr(AttemptRunner, "launch", launch)
     async with serving(tmp_path, definitions=MINE) as server:
         await begin(server, 3)

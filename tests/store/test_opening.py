@@ -219,7 +219,7 @@ async def test_store_of_the_first_schema_is_migrated_with_its_ledger(tmp_path: P
     store = SqliteStore(path)
     await store.open()
     try:
-        assert await store.suspects() == [Suspect(7, "charge", crashes=2, alone=1, held=True)]
+        assert await store.suspects() == [Suspect(7, "charge", evidence=2, alone=1, held=True)]
         assert await store.in_progress(after_key=0, limit=10) == []
     finally:
         await store.close()

@@ -78,9 +78,9 @@ def attempt_without_record(build: Build) -> Build:
             pass
 
     class Twice(AttemptRunner):
-        def launch(self, request: AttemptRequest, listener: Any, context: Any) -> RunningAttempt:
-            super().launch(request._replace(number=request.number + 100), Deaf(), context.copy())
-            return super().launch(request, listener, context)
+        def launch(self, request: AttemptRequest, listener: Any, context: Any, on_record: Any) -> RunningAttempt:
+            super().launch(request._replace(number=request.number + 100), Deaf(), context.copy(), on_record)
+            return super().launch(request, listener, context, on_record)
 
     return build.with_parts(attempts=Twice)
 

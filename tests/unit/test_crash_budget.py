@@ -13,22 +13,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mendflow_server.healing.crash_budget import Plan, ReleasePlan, Unit, after_crash, patience
+from mendflow_server.healing.crash_budget import EXECUTED, Plan, ReleasePlan, Unit, after_crash, patience
 from mendflow_server.store.records import Suspect
 from tests.support.scale import scaled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 A, B, C, D = (Unit(key, "charge") for key in range(1, 5))
 
 
-def death(ledger: list[Suspect], *flying: Unit, lived: float = 1.0, budget: int = 3) -> Plan:
-    return after_crash(ledger, flying, innocent=False, lived=lived, budget=budget)
+def death(
+    ledger: list[Suspect],
+    *flying: Unit,
+    executing: Collection[Unit] | None = None,
+    lived: float = 1.0,
+    budget: int = 3,
+) -> Plan:
+    """Return the plan after a crash at which these units were in flight; all of them executed if none is named."""
+    executed = flying if executing is None else executing
+    return after_crash(ledger, flying, executing=executed, innocent=False, lived=lived, budget=budget)
 
 
-def suspect(unit: Unit, crashes: int, alone: int = 0, *, held: bool = False) -> Suspect:
-    return Suspect(unit.key, unit.step_key, crashes, alone, held=held)
+def suspect(unit: Unit, crashes: float, alone: int = 0, *, held: bool = False) -> Suspect:
+    """Return an entry of the ledger after so many crashes; one at which the unit only waited is half a crash."""
+    return Suspect(unit.key, unit.step_key, int(crashes * EXECUTED), alone, held=held)
 
 
 # --- one crash after another ---
@@ -62,6 +71,33 @@ def test_in_flight_at_two_crashes_in_a_row_is_held_until_its_turn() -> None:
     assert [entry for entry in plan.ledger if entry.held] == [suspect(A, 2, held=True), suspect(B, 2, held=True)]
 
 
+def test_what_only_waits_at_a_death_is_held_after_twice_as_many() -> None:
+    ledger: list[Suspect] = []
+    for number in range(1, 4):
+        plan = death(ledger, A, B, executing=())
+        assert plan.free == [A, B], number
+        ledger = plan.release_plan.ledger()
+    plan = death(ledger, A, B, executing=())
+    assert plan.free == []
+    assert plan.ledger == [suspect(A, 2, held=True), suspect(B, 2, held=True)]
+
+
+def test_what_executes_at_two_deaths_is_held_and_what_waits_beside_it_is_not() -> None:
+    first = death([], A, B, C, executing={A})
+    assert first.ledger == [suspect(A, 1), suspect(B, 0.5), suspect(C, 0.5)]
+    second = death(first.ledger, A, B, C, executing={A})
+    assert [entry for entry in second.ledger if entry.held] == [suspect(A, 2, held=True)]
+    assert second.free == [B, C]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 7])
+def test_a_killer_that_only_waits_is_blamed_in_full_when_it_is_on_its_own(budget: int) -> None:
+    ledger: list[Suspect] = []
+    for _ in range(1, budget):
+        ledger = death(ledger, A, executing=(), budget=budget).release_plan.ledger()
+    assert death(ledger, A, executing=(), budget=budget).quarantined == [(A, budget)]
+
+
 def test_not_in_flight_at_the_second_death_is_forgotten() -> None:
     plan = death(death([], A, B).ledger, B)
     assert [entry.key for entry in plan.ledger] == [B.key]
@@ -69,7 +105,7 @@ def test_not_in_flight_at_the_second_death_is_forgotten() -> None:
 
 def test_an_innocent_death_clears_all_suspicion_and_frees_the_held() -> None:
     ledger = [suspect(A, 5, 2, held=True), suspect(B, 2, 1)]
-    plan = after_crash(ledger, {B, C}, innocent=True, lived=1.0, budget=3)
+    plan = after_crash(ledger, {B, C}, executing={B}, innocent=True, lived=1.0, budget=3)
     assert (plan.ledger, plan.quarantined, plan.free) == ([], [], [A, B, C])
     assert plan.release_plan.start(0.0) == []
 
@@ -220,6 +256,8 @@ class Job:
     arrives_at: float
     kills_after: float | None = None
     ends_after: float | None = None
+    #: Its code has the loop or a thread all the time. Otherwise it waits, and kills by something else that it began.
+    executes: bool = True
 
     def moments(self, since: float) -> list[tuple[float, str, Unit]]:
         """Return when it does what, if it runs since that time."""
@@ -248,7 +286,8 @@ class World:
             self.crashes += 1
             assert self.crashes <= limit, (self.crashes, self.quarantined)
             ledger, flying, lived = outcome
-            plan = after_crash(ledger, flying, innocent=False, lived=lived, budget=self.budget)
+            executing = {job.unit for job in self.jobs if job.executes and job.unit in flying}
+            plan = after_crash(ledger, flying, executing=executing, innocent=False, lived=lived, budget=self.budget)
             self.quarantined += plan.quarantined
             life += 1
 
@@ -299,6 +338,7 @@ def worlds(draw: st.DrawFn) -> list[Job]:
                 at,
                 kills_after=after if sort == "killer" else None,
                 ends_after=after if sort == "short" else None,
+                executes=draw(st.booleans()),
             )
         )
     return jobs
@@ -384,7 +424,9 @@ def killed_from_outside(
             for unit in released:
                 running[unit] = now + lasts[unit]
                 heapq.heappush(ends, (running[unit], unit))
-        plan = after_crash(plan.release_plan.ledger(), list(running), innocent=False, lived=end, budget=3)
+        plan = after_crash(
+            plan.release_plan.ledger(), list(running), executing=running, innocent=False, lived=end, budget=3
+        )
         quarantined += plan.quarantined
     return quarantined
 

@@ -13,12 +13,15 @@ from mendflow_server.attempts.eager_tasks import EagerTasks
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
+#: The mark of what has the loop, and what it says then.
+MARK = [0, 0]
+ON_RECORD = (7, 2)
 NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name")
 
 
 @pytest.fixture
 async def carriers() -> AsyncIterator[EagerTasks]:
-    made = EagerTasks(asyncio.get_running_loop())
+    made = EagerTasks(asyncio.get_running_loop(), MARK)
     await asyncio.sleep(0)  # The spare task is parked.
     yield made
     made.close()
@@ -29,7 +32,7 @@ def outside(carriers: EagerTasks, coroutine: Coroutine[Any, Any, Any]) -> asynci
     """Begin the coroutine in a callback of the loop, where no task is current, and return the result of `begin`."""
     loop = asyncio.get_running_loop()
     begun = loop.create_future()
-    loop.call_soon(lambda: begun.set_result(carriers.begin(coroutine, contextvars.Context())))
+    loop.call_soon(lambda: begun.set_result(carriers.begin(coroutine, contextvars.Context(), ON_RECORD)))
     return begun
 
 
@@ -88,7 +91,7 @@ async def test_a_cancel_before_the_next_turn_reaches_the_awaited_future(carriers
     begun = loop.create_future()
 
     def begin_and_cancel() -> None:
-        task: Any = carriers.begin(gathers(), contextvars.Context())
+        task: Any = carriers.begin(gathers(), contextvars.Context(), ON_RECORD)
         task.cancel()
         begun.set_result(task)
 
@@ -137,7 +140,7 @@ async def test_a_cancel_ends_a_coroutine_that_yielded_no_future(carriers: EagerT
     begun = loop.create_future()
 
     def begin_and_cancel() -> None:
-        task: Any = carriers.begin(yields(), contextvars.Context())
+        task: Any = carriers.begin(yields(), contextvars.Context(), ON_RECORD)
         task.cancel()
         begun.set_result(task)
 
@@ -158,6 +161,40 @@ async def test_a_coroutine_that_begins_inside_a_task_gets_its_own_task(carriers:
     async def asks() -> Any:
         return asyncio.current_task()
 
-    task: Any = carriers.begin(asks(), contextvars.Context())
+    task: Any = carriers.begin(asks(), contextvars.Context(), ON_RECORD)
     assert await task is task
     assert task is not asyncio.current_task()
+
+
+async def test_a_mark_says_which_coroutine_has_the_loop(carriers: EagerTasks) -> None:
+    seen: list[tuple[int, str, list[int]]] = []
+    loop = asyncio.get_running_loop()
+
+    async def asks(key: int) -> None:
+        seen.append((key, "begins", [*MARK]))
+        await asyncio.sleep(0)
+        seen.append((key, "continues", [*MARK]))
+        try:
+            await loop.create_future()
+        except asyncio.CancelledError:
+            seen.append((key, "is cancelled", [*MARK]))
+
+    def begin(key: int, future: Any) -> None:
+        future.set_result(carriers.begin(asks(key), contextvars.Context(), (key, 10 * key)))
+
+    # While the first one begins, no second task is parked.
+    begun: list[Any] = [loop.create_future(), loop.create_future()]
+    for key, future in zip((7, 8), begun, strict=True):
+        loop.call_soon(begin, key, future)
+
+    tasks = await asyncio.gather(*begun)
+    while len(seen) < 4:
+        assert MARK[0] == 0, "this test has the loop"
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks)
+    assert sorted(seen) == [
+        (key, what, [key, 10 * key]) for key in (7, 8) for what in ("begins", "continues", "is cancelled")
+    ]
+    assert MARK[0] == 0

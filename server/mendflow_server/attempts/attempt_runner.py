@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mendflow.authoring.step import Step
-    from mendflow_server.attempts.model import AttemptRequest
+    from mendflow_server.attempts.model import AttemptRequest, Mark
     from mendflow_server.attempts.running_attempt import AttemptListener
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.runtime.timers import Timers
 
 log = structlog.get_logger("mendflow.attempts")
+
+#: How many threads there may be for each thread slot, because hung code keeps its thread.
+THREADS_PER_SLOT = 2
 
 
 class AttemptRunner:
@@ -41,7 +44,8 @@ class AttemptRunner:
     ``timers`` go by the monotonic clock. ``slots`` bounds attempts of
     ``async def`` steps and ``threads`` those of ``def`` steps. An output, and
     the details of a heartbeat, hold at most ``payload_limit`` bytes. A
-    cancelled attempt has ``cancel_grace`` seconds to end.
+    cancelled attempt has ``cancel_grace`` seconds to end. The attempt that has the
+    loop is in ``loop_mark``; ``thread_marks`` has one for each thread.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class AttemptRunner:
         threads: int,
         payload_limit: int,
         cancel_grace: float,
+        loop_mark: Mark,
+        thread_marks: Sequence[Mark],
     ) -> None:
         self.clock = clock
         self.timers = timers
@@ -61,26 +67,30 @@ class AttemptRunner:
         self.process = os.getpid()
         self.task_slots = Slots(slots)
         self.thread_slots = Slots(threads)
-        self.threads = DaemonThreads(2 * threads)
+        self.threads = DaemonThreads(thread_marks)
         self.running: set[RunningAttempt] = set()
         #: The closed attempts whose code still runs, by the workflow's uid. They outlive the workflow's execution.
         self._left: dict[str, list[RunningAttempt]] = {}
         self._loop = asyncio.get_running_loop()
-        self.eager_tasks = EagerTasks(self._loop)
+        self.eager_tasks = EagerTasks(self._loop, loop_mark)
 
     def slots_for(self, step: Step[..., Any]) -> Slots:
         """Return the slots from which a step's attempts take theirs."""
         return self.task_slots if step.is_async else self.thread_slots
 
     def launch(
-        self, request: AttemptRequest, listener: AttemptListener, context: contextvars.Context
+        self,
+        request: AttemptRequest,
+        listener: AttemptListener,
+        context: contextvars.Context,
+        on_record: tuple[int, int],
     ) -> RunningAttempt:
-        """Run an attempt that holds a slot.
+        """Run an attempt that holds a slot. ``on_record`` is its workflow's key and its AttemptStarted's sequence.
 
         It may have ended when this returns (`RunningAttempt.at_once`); its slot is kept for its workflow then.
         """
         attempt = RunningAttempt(self, request, listener)
-        attempt.start(context)
+        attempt.start(context, on_record)
         if attempt.at_once is None:
             self.running.add(attempt)
         else:

@@ -7,6 +7,8 @@ it starts in the name of a spare task that is parked, by the calls that asyncio
 documents for task implementations ("Extending"). If it suspends, that task
 continues it, and another one is parked. While none is parked, a coroutine
 gets a task of its own in the usual way.
+
+While a coroutine has the loop, a mark says which one (`CrashMarker`).
 """
 
 from __future__ import annotations
@@ -14,31 +16,40 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import types
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Generator
+
+    from mendflow_server.attempts.model import Mark
 
 _T = TypeVar("_T")
 
 
 class EagerTasks:
-    """Starts coroutines on an event loop."""
+    """Starts coroutines on an event loop. ``mark`` is of the coroutine that has the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, mark: Mark) -> None:
         self._loop = loop
+        self._mark = mark
         self._spare = _SpareTask(loop)
         self._closed = False
 
-    def begin(self, coroutine: Coroutine[Any, Any, _T], context: contextvars.Context) -> asyncio.Task[Any] | _T:
+    def begin(
+        self, coroutine: Coroutine[Any, Any, _T], context: contextvars.Context, on_record: tuple[int, int]
+    ) -> asyncio.Task[Any] | _T:
         """Run a coroutine until it ends or suspends; return what it returned, or the task that continues it.
 
-        It must raise nothing, and return no task.
+        It must raise nothing, and return no task. ``on_record`` is what its mark says while it has the loop.
         """
+        mark = self._mark
         spare = self._spare
         if not spare.parked or self._closed or asyncio.current_task(self._loop) is not None:
-            return self._loop.create_task(coroutine, context=context)
+            return self._loop.create_task(_Marked(coroutine, mark, on_record), context=context)
         asyncio.tasks._enter_task(self._loop, spare.task)  # noqa: SLF001 - documented, see above
+        key, mark[1] = on_record
+        mark[0] = key
         try:
             waits_for = context.run(coroutine.send, None)
         except StopIteration as stop:
@@ -47,15 +58,53 @@ class EagerTasks:
                 self._spare = _SpareTask(self._loop)
             return result
         finally:
+            mark[0] = 0
             asyncio.tasks._leave_task(self._loop, spare.task)  # noqa: SLF001
         self._spare = _SpareTask(self._loop)
-        spare.carry(coroutine, context, waits_for)
+        spare.carry(_Marked(coroutine, mark, on_record), context, waits_for)
         return spare.task
 
     def close(self) -> None:
         """Cancel the spare task."""
         self._closed = True
         self._spare.task.cancel()
+
+
+class _Marked(Coroutine[Any, Any, _T]):
+    """A coroutine that is marked whenever it has the loop."""
+
+    __slots__ = ("_coroutine", "_key", "_mark", "_sequence")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, _T], mark: Mark, on_record: tuple[int, int]) -> None:
+        self._coroutine = coroutine
+        self._mark = mark
+        self._key, self._sequence = on_record
+
+    def send(self, value: Any, /) -> Any:
+        """Resume the coroutine with a value."""
+        self._mark[1] = self._sequence
+        self._mark[0] = self._key
+        try:
+            return self._coroutine.send(value)
+        finally:
+            self._mark[0] = 0
+
+    def throw(self, *error: Any) -> Any:
+        """Resume the coroutine with an error."""
+        self._mark[1] = self._sequence
+        self._mark[0] = self._key
+        try:
+            return self._coroutine.throw(*error)
+        finally:
+            self._mark[0] = 0
+
+    def close(self) -> None:
+        """Close the coroutine."""
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        """Return the coroutine's own iterator."""
+        return self._coroutine.__await__()
 
 
 class _SpareTask:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from mendflow.authoring.step import Step
@@ -27,6 +27,13 @@ class AttemptRequest(NamedTuple):
     deadline: float | None
     #: Details of the newest heartbeat of an earlier attempt, as stored; empty: there is none.
     last_heartbeat: bytes
+
+
+class Mark(Protocol):
+    """A place for two numbers that outlive the process: which attempt executes there (`CrashMarker`)."""
+
+    def __setitem__(self, index: int, value: int, /) -> None:
+        """Store the sequence of an AttemptStarted (1), then the key of its workflow (0); a key of 0: none executes."""
 
 
 class AttemptResult(NamedTuple):

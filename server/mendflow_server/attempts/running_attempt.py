@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mendflow_server.attempts.eager_tasks import EagerTasks
+    from mendflow_server.attempts.model import Mark
     from mendflow_server.attempts.threads import DaemonThreads
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.runtime.timers import Timer, Timers
@@ -160,11 +161,14 @@ class RunningAttempt:
         self._ending: failure_pb2.Failure | None = None
         self._limit: Timer | None = None
 
-    def start(self, context: contextvars.Context) -> None:
-        """Run the step's code with these context variables. The attempt's record must be committed."""
+    def start(self, context: contextvars.Context, on_record: tuple[int, int]) -> None:
+        """Run the step's code with these context variables.
+
+        The attempt must be on record: ``on_record`` is its workflow's key and the sequence of its AttemptStarted.
+        """
         host = self.host
         if self.request.step.is_async:
-            begun = host.eager_tasks.begin(self._on_loop(), context)
+            begun = host.eager_tasks.begin(self._on_loop(), context, on_record)
             end_forked_child(host.process, AWAITS)
             if isinstance(begun, AttemptResult):
                 self.running = False
@@ -174,7 +178,7 @@ class RunningAttempt:
                 return
             self.task = begun
         else:
-            host.threads.submit(lambda: context.run(self._on_thread))
+            host.threads.submit(lambda mark: context.run(self._on_thread, mark, on_record))
         if self.request.timeout is not None:
             limit = self.request.timeout
             self._limit = host.timers.after(limit, lambda: self._interrupt(timeout_failure(limit)))
@@ -257,7 +261,9 @@ class RunningAttempt:
             self._ended(result)
         return result
 
-    def _on_thread(self) -> None:
+    def _on_thread(self, mark: Mark, on_record: tuple[int, int]) -> None:
+        mark[1] = on_record[1]
+        mark[0] = on_record[0]
         try:
             ATTEMPT.set(_StepAttempt(self, self.request))
             args, kwargs = self.request.step.arguments.decode(self.request.input)
@@ -270,6 +276,7 @@ class RunningAttempt:
         except BaseException as error:  # noqa: BLE001 - whatever leaves a step is its failure
             end_forked_child(self.host.process, error)
             result = self._failed(error)
+        mark[0] = 0
         self.host.on_loop(self, lambda: self._ended(result))
 
     def _succeeded(self, value: object) -> AttemptResult:

@@ -7,24 +7,34 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from mendflow_server.attempts.model import Mark
 
 
 class DaemonThreads:
-    """Threads that never keep the process from ending; each is created when it is first needed."""
+    """Threads that never keep the process from ending; each is created when it is first needed.
 
-    def __init__(self, limit: int) -> None:
+    ``marks`` has one for each thread.
+    """
+
+    def __init__(self, marks: Sequence[Mark]) -> None:
         self.loop_thread = threading.get_ident()
-        self._limit = limit
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._marks = marks
+        self._work: queue.SimpleQueue[Callable[[Mark], None] | None] = queue.SimpleQueue()
         self._count = 0
         self._idle = threading.Semaphore(0)
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Run ``work`` on a thread. The thread slots, and the attempts that hold none, bound how much runs at once."""
-        if not self._idle.acquire(blocking=False) and self._count < self._limit:
+    def submit(self, work: Callable[[Mark], None]) -> None:
+        """Run ``work`` on a thread, with the thread's mark.
+
+        The thread slots, and the attempts that hold none, bound how much runs at once.
+        """
+        if not self._idle.acquire(blocking=False) and self._count < len(self._marks):
+            mark = self._marks[self._count]
             self._count += 1
-            threading.Thread(target=self._serve, name=f"mendflow-step-{self._count}", daemon=True).start()
+            name = f"mendflow-step-{self._count}"
+            threading.Thread(target=self._serve, args=(mark,), name=name, daemon=True).start()
         self._work.put(work)
 
     def close(self) -> None:
@@ -32,8 +42,8 @@ class DaemonThreads:
         for _ in range(self._count):
             self._work.put(None)
 
-    def _serve(self) -> None:
+    def _serve(self, mark: Mark) -> None:
         while (work := self._work.get()) is not None:
-            work()
+            work(mark)
             del work  # An idle thread would otherwise keep the last attempt in memory.
             self._idle.release()

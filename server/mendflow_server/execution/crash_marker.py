@@ -1,68 +1,91 @@
-"""The crash marker: which workflow's code has the event loop, in a file beside the store.
+"""The crash marker: whose code executes, in a file beside the store.
 
-Workflow code that crashes the process during a replay has no attempt on record
-that could be blamed. So the server writes the workflow's key to this file
-before it runs the code. The file is mapped into memory. A write costs a
-fraction of a microsecond and outlives the process, though not a power cut,
-which is no workflow's doing.
+At a crash the next process wants to know what executed. The code of a workflow
+during a replay has no attempt on record that could be blamed. Of the attempts
+on record, most only wait: for an answer, for a timer, for their turn. So the
+server marks the code in this file before it runs it. The file is mapped into
+memory. A write costs a fraction of a microsecond and outlives the process,
+though not a power cut, which is no workflow's doing.
+
+The file holds the key of the workflow whose code has the event loop, then one
+mark for the attempt that has the loop, then one for each thread of steps. A
+mark is the key of a workflow and the sequence of an AttemptStarted. Its writer
+stores the sequence first. A key of 0 means that nothing executes there.
 """
 
 from __future__ import annotations
 
 import errno
 import mmap
+import struct
 from typing import TYPE_CHECKING
 
 from mendflow_server.store.errors import StoreUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-#: The size of a key.
-_SIZE = 8
+    from mendflow_server.attempts.model import Mark
+
+#: The size of a number, and how many numbers are before the marks, and in a mark.
+_SIZE, _BEFORE, _MARK = 8, 1, 2
 
 
 class CrashMarker:
-    """The marker in the file at ``path``; without a path it keeps nothing.
+    """The marker in the file at ``path``; without a path it keeps nothing. It has marks for so many ``threads``.
 
     Raises `StoreUnavailable` where the file cannot be written.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, threads: int = 0) -> None:
         #: The key of the workflow whose code had the loop when the last process ended; 0: none.
         self.left = 0
-        self._map: mmap.mmap | None = None
-        #: The key in the map, as a list of one.
-        self._cell: memoryview | list[int] = [0]
-        if path is None:
-            return
+        #: The attempts that executed then: keys of workflows, and sequences of AttemptStarted.
+        self.left_attempts: frozenset[tuple[int, int]] = frozenset()
+        count = _BEFORE + _MARK * (1 + threads)
+        #: The numbers in the map, or a list where there is no file.
+        self._cells: memoryview | list[int] = [0] * count
+        #: The mark of the attempt that has the loop.
+        self.loop_mark: Mark = [0] * _MARK
+        self.thread_marks: Sequence[Mark] = [[0] * _MARK for _ in range(threads)]
+        if path is not None:
+            self._map(path, count)
+
+    def _map(self, path: Path, count: int) -> None:
         try:
-            if not path.exists() or path.stat().st_size != _SIZE:
-                path.write_bytes(bytes(_SIZE))
+            numbers = _numbers(path.read_bytes()) if path.exists() else []
+            if len(numbers) != count:
+                path.write_bytes(bytes(count * _SIZE))
             with path.open("r+b") as file:
-                self._map = mmap.mmap(file.fileno(), _SIZE)
+                cells = memoryview(mmap.mmap(file.fileno(), count * _SIZE)).cast("q")
         except OSError as error:
             full = error.errno == errno.ENOSPC
             advice = "free some space on the disk" if full else "make it writable for this server"
             message = f"{path} cannot be written: {error.strerror}; {advice}"
             raise StoreUnavailable(message) from error
-        self._cell = memoryview(self._map).cast("q")
-        self.left = self._cell[0]
-        self.leave()
+        self.left = numbers[0] if numbers else 0
+        marks = zip(numbers[_BEFORE::_MARK], numbers[_BEFORE + 1 :: _MARK], strict=False)
+        self.left_attempts = frozenset(mark for mark in marks if mark[0])
+        for index in range(count):
+            cells[index] = 0
+        self._cells = cells
+        self.loop_mark, *self.thread_marks = (cells[start : start + _MARK] for start in range(_BEFORE, count, _MARK))
 
     def enter(self, key: int) -> None:
         """Record that the code of this workflow gets the event loop."""
-        self._cell[0] = key
+        self._cells[0] = key
 
     def leave(self) -> None:
         """Record that the code has returned the event loop."""
-        self._cell[0] = 0
+        self._cells[0] = 0
 
     def close(self) -> None:
-        """Close the file."""
-        if self._map is not None:
-            if isinstance(self._cell, memoryview):
-                self._cell.release()
-            self._cell = [0]
-            self._map.close()
-            self._map = None
+        """Close the file, as soon as no thread holds its mark any more."""
+        self._cells = [0]
+        self.loop_mark, self.thread_marks = [0] * _MARK, []
+
+
+def _numbers(content: bytes) -> tuple[int, ...]:
+    whole = len(content) // _SIZE
+    return struct.unpack(f"={whole}q", content[: whole * _SIZE])

@@ -193,13 +193,14 @@ class StepExecutor:
         for index, request in enumerate(requests):
             key = request.step_key
             record = self._builder.history.open.get(key)
-            is_open = record is not None and record.started is not None and record.attempt == request.number
-            if is_open and not owner.closed and key not in (self._withdrawn or ()):
+            started = None if record is None or record.attempt != request.number else record.started
+            if started is not None and not owner.closed and key not in (self._withdrawn or ()):
                 try:
                     context = services.observer.attempt_context(
                         self._unit.row, self._builder.history, key, request.number
                     )
-                    attempt = services.attempts.launch(request, owner, context)
+                    on_record = self._unit.row.key, started.sequence
+                    attempt = services.attempts.launch(request, owner, context, on_record)
                 except BaseException:
                     # An internal error evicts this execution; the slots of the other attempts must not go with it.
                     self.cancel_launches(requests[index:])
@@ -210,7 +211,7 @@ class StepExecutor:
                     at_once.append(attempt)
                 continue
             services.attempts.slots_for(request.step).give()
-            if is_open and not owner.closed:
+            if started is not None and not owner.closed:
                 owner.withdrawn(request)
             if self._withdrawn is not None:
                 self._withdrawn.discard(key)

@@ -3,13 +3,20 @@
 Theory of operation
 ===================
 A unit is what can crash a process: an attempt of a step, or workflow code (an
-empty step key). After a crash all that is known is which units were in flight.
-One of them is guilty. The others are its neighbours and must not pay.
+empty step key). After a crash all that is known is which units were in flight,
+and which of these executed: their code had the event loop or a thread. One unit
+in flight is guilty. The others are its neighbours and must not pay.
+
+**The evidence.** A unit that executed may have crashed the process itself. One
+that only waited may have done it too, but by something else that it began: a
+thread, a task, memory. So a crash counts 2 against a unit that executed or was
+the only one in flight, and 1 against any other.
 
 **The ledger** lists the units that could be blamed. A unit in flight at a
-crash enters it with ``crashes`` 1 and continues at once. If it is in flight at
-the next crash too, it has 2 and becomes a *suspect*: the server holds it back
-until its turn. A unit that ends, or runs for the *patience*, leaves the
+crash enters it with that ``evidence`` and continues at once. The evidence of
+crashes in a row adds up. With 4 the unit becomes a *suspect*: the server holds
+it back until its turn. So that takes two crashes at which the unit executed, or
+four at which it waited. A unit that ends, or runs for the *patience*, leaves the
 ledger. The patience is twice the time that the crashed process ran, at least
 5 s and at most 10 min: a unit that crashes the process early does so within it.
 
@@ -59,8 +66,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "ReleasePlan", "Unit", "after_crash", "patience"]
 
-#: At so many crashes in a row a unit must have been in flight to be held back.
-SUSPECTED: Final = 2
+#: The evidence of one crash against a unit that executed, or was the only one in flight, and against any other.
+EXECUTED: Final = 2
+WAITED: Final = 1
+#: A unit with so much evidence from crashes in a row is held back.
+SUSPECTED: Final = 2 * EXECUTED
 #: The least and the most patience, in seconds.
 SHORTEST_PATIENCE: Final = 5.0
 LONGEST_PATIENCE: Final = 600.0
@@ -97,13 +107,20 @@ def patience(lived: float) -> float:
 
 
 def after_crash(
-    ledger: Sequence[Suspect], in_flight: Collection[Unit], *, innocent: bool, lived: float, budget: int
+    ledger: Sequence[Suspect],
+    in_flight: Collection[Unit],
+    *,
+    executing: Collection[Unit],
+    innocent: bool,
+    lived: float,
+    budget: int,
 ) -> Plan:
     """Return the plan for the run after a crash.
 
     ``ledger`` is what the crashed run had written, ``in_flight`` what it left
-    open, ``lived`` how long it ran in seconds. An ``innocent`` end (a recorded
-    drain, a lost lease) clears all suspicion: every unit is free.
+    open, ``executing`` what of that executed when it ended, ``lived`` how long
+    it ran in seconds. An ``innocent`` end (a recorded drain, a lost lease)
+    clears all suspicion: every unit is free.
     """
     before = {Unit(entry.key, entry.step_key): entry for entry in ledger}
     flying = sorted(set(in_flight))
@@ -111,8 +128,8 @@ def after_crash(
     if innocent:
         return Plan([], sorted({*flying, *held}), [], ReleasePlan([], crashed=(), held=(), patience=patience(lived)))
 
-    crashed = [unit for unit in flying if unit in before and before[unit].crashes >= SUSPECTED]
-    unsettled = [unit for unit in flying if unit in before and before[unit].crashes < SUSPECTED]
+    crashed = [unit for unit in flying if unit in before and before[unit].evidence >= SUSPECTED]
+    unsettled = [unit for unit in flying if unit in before and before[unit].evidence < SUSPECTED]
     entries: dict[Unit, Suspect] = {}
     quarantined: list[tuple[Unit, int]] = []
     only_one = len(flying) == 1
@@ -122,11 +139,11 @@ def after_crash(
         entry = before.get(unit, Suspect(unit.key, unit.step_key, 0, 0, held=False))
         blamed = only_one or (crashed == [unit] and not unsettled)
         alone = entry.alone + blamed
-        crashes = entry.crashes + 1
+        evidence = entry.evidence + (EXECUTED if only_one or unit in executing else WAITED)
         if blamed and alone >= enough:
             quarantined.append((unit, alone))
         else:
-            entries[unit] = replace(entry, crashes=crashes, alone=alone, held=crashes >= SUSPECTED)
+            entries[unit] = replace(entry, evidence=evidence, alone=alone, held=evidence >= SUSPECTED)
             last_chance |= blamed and not only_one and alone + 1 == enough
     for unit in held:
         # No suspect ran, so the guilty unit of this crash may be guilty of the earlier ones as well.
@@ -134,7 +151,7 @@ def after_crash(
     # A quarantined workflow takes its other units out of the ledger.
     stopped = {unit.key for unit, _ in quarantined}
     entries = {unit: entry for unit, entry in entries.items() if unit.key not in stopped}
-    waiting = [unit for unit in (*unsettled, *held) if unit in entries]
+    waiting = [unit for unit in (*unsettled, *held) if unit in entries and entries[unit].held]
     release_plan = ReleasePlan(
         entries.values(),
         crashed=[unit for unit in crashed if unit in entries],

@@ -43,16 +43,25 @@ class CrashGuard:
         #: Whether the ledger holds any unit.
         self.has_suspects = False
 
-    async def judge(self, previous: Life | None, ledger: Sequence[Suspect], in_flight: Collection[Unit]) -> int:
+    async def judge(
+        self,
+        previous: Life | None,
+        ledger: Sequence[Suspect],
+        in_flight: Collection[Unit],
+        executing: Collection[Unit],
+    ) -> int:
         """Apply the crash budget to what a previous process left; return how many units are quarantined.
 
         ``previous`` is that process's life (None on a new store), ``ledger``
-        what it had written, ``in_flight`` what it left open.
+        what it had written, ``in_flight`` what it left open, ``executing`` what
+        of that executed when the process ended.
         """
         if previous is None:
             return 0
         lived = max(0, previous.beat_time - previous.start_time) / 1e6
-        plan = after_crash(ledger, in_flight, innocent=previous.drained, lived=lived, budget=self._budget)
+        plan = after_crash(
+            ledger, in_flight, executing=executing, innocent=previous.drained, lived=lived, budget=self._budget
+        )
         self._plan = plan.release_plan
         self._plan.start(self._clock.monotonic())
         suspects = self._plan.ledger()

@@ -253,8 +253,8 @@ class Suspect:
 
     key: int
     step_key: str
-    #: Crashes in a row at which it was in flight.
-    crashes: int
+    #: The evidence against it from crashes in a row (`crash_budget`).
+    evidence: int
     #: Crashes at which it was the only one that could be blamed.
     alone: int
     #: Kept back until its turn.

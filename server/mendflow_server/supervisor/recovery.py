@@ -82,10 +82,13 @@ class Recovery:
         self.begun = True
         ledger = await self._retrying.until_done(self._store.suspects)
         recovered = await self._load([suspect.key for suspect in ledger])
-        in_flight = {unit for each in recovered for unit in _units(each)}
+        in_flight = {unit: sequence for each in recovered for unit, sequence in _units(each)}
+        executing = {unit for unit, sequence in in_flight.items() if (unit.key, sequence) in self._marker.left_attempts}
         if self._marker.left:
-            in_flight.add(Unit(self._marker.left, ""))
-        quarantined = await self._guard.judge(previous, ledger, in_flight)
+            code = Unit(self._marker.left, "")
+            in_flight[code] = 0
+            executing.add(code)
+        quarantined = await self._guard.judge(previous, ledger, in_flight, executing)
         self._engine.open()
         for index, (loaded, history) in enumerate(recovered):
             retry = loaded.row.reason in _RETRIED_BY_CODE
@@ -134,9 +137,13 @@ class Recovery:
         return await self._store.stopped_for(reason, after_key=after, limit=KEY_PAGE)
 
 
-def _units(recovered: _Recovered) -> list[Unit]:
-    """Return what of a workflow was in flight."""
+def _units(recovered: _Recovered) -> list[tuple[Unit, int]]:
+    """Return what of a workflow was in flight, with the sequence of its AttemptStarted."""
     if recovered.history is None:
         return []
     key = recovered.loaded.row.key
-    return [Unit(key, record.key) for record in recovered.history.open_attempts()]
+    return [
+        (Unit(key, record.key), record.started.sequence)
+        for record in recovered.history.open_attempts()
+        if record.started
+    ]

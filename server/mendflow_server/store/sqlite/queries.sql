@@ -248,7 +248,7 @@ DELETE FROM replicas WHERE id NOT IN (SELECT id FROM replicas ORDER BY id DESC L
 UPDATE replicas SET beat_time = ?, drained = max(drained, ?), beats = beats + 1 WHERE replica_id = ?
 
 -- name: suspects
--- Return the crash budget's ledger.
+-- Return the crash budget's ledger. The column crashes holds the evidence of crashes.
 SELECT json_group_array(json_array(key, step_key, crashes, alone, held)) FROM (
     SELECT key, step_key, crashes, alone, held FROM suspects ORDER BY key, step_key
 )

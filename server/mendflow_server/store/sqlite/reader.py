@@ -122,8 +122,8 @@ class Reader:
     def suspects(self) -> list[Suspect]:
         """Return the ledger."""
         return [
-            Suspect(key, step_key, crashes, alone, held=bool(held))
-            for key, step_key, crashes, alone, held in self._all("suspects")
+            Suspect(key, step_key, evidence, alone, held=bool(held))
+            for key, step_key, evidence, alone, held in self._all("suspects")
         ]
 
     def _all(self, name: str, **values: int) -> list[Any]:

@@ -122,7 +122,7 @@ class Writer:
         """Replace the ledger."""
         values: list[object] = []
         for each in suspects:
-            values += (each.key, each.step_key, each.crashes, each.alone, int(each.held))
+            values += (each.key, each.step_key, each.evidence, each.alone, int(each.held))
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(QUERIES["drop_suspects"])
