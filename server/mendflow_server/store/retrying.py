@@ -1,8 +1,8 @@
 """Store calls that the server depends on, each repeated until it succeeds.
 
 While a call fails, `RetryingStore.failure` has the reason for the health checks. When the cause is gone, the call
-succeeds without an operator. Only damage does not pass. A workflow in a damaged part of the file is skipped and not
-changed.
+succeeds without an operator. Only damage does not pass, so a damaged part is read less and less often. A workflow in a
+damaged part of the file is skipped and not changed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("mendflow.engine")
 
-#: The pause before a retry, in seconds.
+#: The pause before a retry, in seconds. After damage each pause is twice as long as the one before, up to the longest.
 PAUSE = 0.25
+LONGEST_PAUSE = 60.0
 
 _T = TypeVar("_T")
 
 
 class RetryingStore:
-    """A store whose calls are repeated until they succeed."""
+    """A store whose calls are repeated until they succeed. ``pause`` waits for so many seconds before a retry."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._store = store
+        self._pause = pause
         #: Why the last call failed; empty after a success.
         self.failure = ""
         #: The keys of workflows in damaged parts of the file. They are skipped for the rest of this process.
@@ -44,6 +46,7 @@ class RetryingStore:
         Raise `StoreDamaged` unless ``also_damaged`` is set.
         """
         failed = ""
+        seconds = PAUSE
         while True:
             try:
                 result = await call()
@@ -55,7 +58,8 @@ class RetryingStore:
                 if failed != str(error):
                     log.warning("store_unavailable", error=str(error))
                 self.failure = failed = str(error)
-                await asyncio.sleep(PAUSE)
+                await self._pause(seconds)
+                seconds = min(2 * seconds, LONGEST_PAUSE) if isinstance(error, StoreDamaged) else PAUSE
             else:
                 if failed:
                     self.failure = ""

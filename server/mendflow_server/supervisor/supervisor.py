@@ -63,6 +63,8 @@ class Supervisor:
         self._interval = tick
         self._loading_due: asyncio.Task[None] | None = None
         self._clock_behind = False
+        #: Why the last read of what is due failed, which is logged once; empty after a success.
+        self._due_failure = ""
         #: When the last tick was, in monotonic seconds.
         self.last_tick = clock.monotonic()
 
@@ -129,8 +131,11 @@ class Supervisor:
         try:
             due = await self._store.due(until, limit=DUE_PAGE + in_memory + len(unreadable))
         except StoreError as error:
-            log.warning("due_not_read", error=str(error))
+            if self._due_failure != str(error):
+                self._due_failure = str(error)
+                log.warning("due_not_read", error=self._due_failure)
             return
+        self._due_failure = ""
         absent = [key for _, key in due if key not in unreadable and not engine.has(key)]
         engine.load(absent[:room])
 
