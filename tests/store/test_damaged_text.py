@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("column", ["explanation = cast(x'ff' as text)", "labels = '{\"shop\": '"])
+@pytest.mark.parametrize(
+    "column",
+    ["explanation = cast(x'ff' as text)", "labels = '{\"shop\": '", "labels = '[1]'", "labels = '{\"shop\": 1}'"],
+)
 async def test_text_that_cannot_be_decoded_is_damage(tmp_path: Path, column: str) -> None:
     path = tmp_path / "mendflow.db"
     store = SqliteStore(path)
@@ -30,8 +33,10 @@ async def test_text_that_cannot_be_decoded_is_damage(tmp_path: Path, column: str
         with contextlib.closing(sqlite3.connect(path)) as other:
             other.execute(f"update workflows set {column} where workflow_id = 'order-1'")
             other.commit()
-        with pytest.raises(StoreDamaged, match="restore a backup"):
+        assert not store.damage
+        with pytest.raises(StoreDamaged, match="restore a backup") as raised:
             await store.find(["order-1"])
+        assert store.damage == str(raised.value), "the health says so"
         trying = RetryingStore(store)
         assert [loaded.row.workflow_id for loaded in await trying.load([damaged.key, whole.key])] == ["order-2"]
         assert trying.unreadable == {damaged.key}
@@ -76,3 +81,21 @@ async def test_damage_in_the_inbox_is_logged_once_and_read_less_and_less_often(t
     assert sorted(line["event"] for line in logs) == ["store_damaged", "store_unavailable"]
     reading.cancel()
     await store.close()
+
+
+async def test_message_of_no_known_kind_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "mendflow.db"
+    store = SqliteStore(path)
+    await store.open()
+    row = await start(store)
+    await send(store, signal())
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.executescript("pragma ignore_check_constraints = on; update inbox set kind = 9")
+        other.commit()
+    try:
+        for read in (store.read_inbox(row.key), store.load([row.key])):
+            with pytest.raises(StoreDamaged, match="a message in the inbox of workflow 'order-1' is damaged"):
+                await read
+        assert "restore a backup" in store.damage
+    finally:
+        await store.close()

@@ -146,9 +146,14 @@ class Damage:
 
     def look_at(self, error: sqlite3.Error, path: Path) -> None:
         """Keep the error if it reports damage."""
-        if not self.found and code_of(error) in _DAMAGED:
-            self.found = explain(error, path)
-            log.critical("store_damaged", error=self.found)
+        if code_of(error) in _DAMAGED:
+            self.keep(explain(error, path))
+
+    def keep(self, words: str) -> None:
+        """Keep what was found, if it is the first."""
+        if not self.found:
+            self.found = words
+            log.critical("store_damaged", error=words)
 
 
 def is_harmless(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mendflow_server.store.errors import StoreError, StoreUnavailable
+from mendflow_server.store.errors import StoreDamaged, StoreError, StoreUnavailable
 from mendflow_server.store.records import Guard, Heartbeat, InboxKind, Loaded, Message, StoredSnapshot, Suspect
 from mendflow_server.store.sqlite.bulk import read_rows, to_json
 from mendflow_server.store.sqlite.connection import connect_reader, in_read_transaction, is_harmless, unavailable
@@ -64,6 +64,9 @@ class Reader:
                 self._connection = None
             self._damage.look_at(error, self._path)
             raise unavailable(error, self._path) from error
+        except StoreDamaged as error:  # SQLite read it, but it makes no sense.
+            self._damage.keep(str(error))
+            raise
         except (UnicodeError, OverflowError) as error:
             message = f"store {self._path} rejected a malformed value: {error}"
             raise StoreError(message) from error
@@ -75,8 +78,7 @@ class Reader:
 
     def find(self, workflow_ids: Sequence[str]) -> dict[str, Row]:
         """Return rows by workflow id."""
-        found = self.read(lambda connection: _many(connection, "find", workflow_ids=workflow_ids))
-        return {row.workflow_id: row for row in map(from_columns, found)}
+        return self.read(partial(_find, workflow_ids=workflow_ids))
 
     def snapshot(self, workflow_id: str) -> StoredSnapshot | None:
         """Return a workflow with its first and final event, or None if there is no such workflow."""
@@ -93,11 +95,7 @@ class Reader:
 
     def read_inbox(self, key: int) -> list[Message]:
         """Return the messages in a workflow's inbox, in the order of commits."""
-        found = self.read(lambda connection: connection.execute(QUERIES["read_inbox"], {"key": key}).fetchall())
-        return [
-            Message(number, workflow_id, InboxKind(kind), request_id, time, content)
-            for number, workflow_id, kind, request_id, time, content in found
-        ]
+        return self.read(partial(_read_inbox, key=key))
 
     def read_events(self, key: int, after_sequence: int, limit: int, max_bytes: int) -> list[bytes]:
         """Return the events after a sequence, within the limits."""
@@ -130,6 +128,11 @@ class Reader:
         return self.read(lambda connection: read_rows(connection, QUERIES[name], values))
 
 
+def _find(connection: sqlite3.Connection, workflow_ids: Sequence[str]) -> dict[str, Row]:
+    rows = map(from_columns, _many(connection, "find", workflow_ids=workflow_ids))
+    return {row.workflow_id: row for row in rows}
+
+
 def _snapshot(connection: sqlite3.Connection, workflow_id: str) -> StoredSnapshot | None:
     found = _many(connection, "find", workflow_ids=[workflow_id])
     if not found:
@@ -149,11 +152,23 @@ def _load(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, Load
     values = {"keys": to_json(keys)}
     for key, number, kind, request_id, time, content in connection.execute(QUERIES["load_inbox"], values).fetchall():
         each = loaded[key]
-        message = Message(number, each.row.workflow_id, InboxKind(kind), request_id, time, content)
-        each.inbox.append(message)
+        each.inbox.append(_message(number, each.row.workflow_id, kind, request_id, time, content))
     for key, step_key, attempt, details in connection.execute(QUERIES["load_heartbeats"], values).fetchall():
         loaded[key].heartbeats.append(Heartbeat(step_key, attempt, details))
     return loaded
+
+
+def _read_inbox(connection: sqlite3.Connection, key: int) -> list[Message]:
+    return [_message(*columns) for columns in connection.execute(QUERIES["read_inbox"], {"key": key}).fetchall()]
+
+
+def _message(number: int, workflow_id: str, kind: int, request_id: str, time: int, content: bytes) -> Message:
+    """Return a message. Raise `StoreDamaged` if its kind is none."""
+    try:
+        return Message(number, workflow_id, InboxKind(kind), request_id, time, content)
+    except ValueError as error:
+        message = f"a message in the inbox of workflow {workflow_id!r} is damaged; stop the server and restore a backup"
+        raise StoreDamaged(message) from error
 
 
 def _load_events(connection: sqlite3.Connection, loaded: dict[int, Loaded]) -> None:

@@ -99,11 +99,17 @@ def to_update(row: Row, guard: Guard) -> tuple[object, ...]:
 
 
 def from_columns(columns: Sequence[Any]) -> Row:
-    """Return the row whose columns are in the order of `COLUMNS`. Raise `StoreDamaged` if its labels are not JSON."""
+    """Return the row whose columns are in the order of `COLUMNS`. Raise `StoreDamaged` if its labels are none."""
     row = Row(*columns)
+    if columns[-1] == "{}":
+        row.labels = {}
+        return row
     try:
-        row.labels = {} if columns[-1] == "{}" else json.loads(columns[-1])
-    except ValueError as error:
+        labels = json.loads(columns[-1])
+    except ValueError:
+        labels = None
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         message = f"the labels of workflow {row.workflow_id!r} are damaged; stop the server and restore a backup"
-        raise StoreDamaged(message) from error
+        raise StoreDamaged(message)
+    row.labels = labels
     return row
