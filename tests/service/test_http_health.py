@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from mendflow_server.health.monitor import HealthInputs, HealthMonitor
 from mendflow_server.http.server import CannotListenHttp, HttpServer
@@ -118,3 +121,55 @@ async def test_after_a_stop_the_port_is_free(health: Health) -> None:
     assert (await again.ask("/health"))[0] == 200
     await again.server.stop()
     await again.server.stop()
+
+
+async def answer_to(server: HttpServer, *parts: bytes) -> bytes:
+    """Send bytes, and return what the server sends until it closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+MALFORMED = {
+    "words": b"come in\r\n\r\n",
+    "a TLS hello": bytes.fromhex("16030100750100007103038f") + bytes(range(97)),
+    "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
+    "zeros": bytes(64),
+    "a long path": b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: here\r\n\r\n",
+    "a long header": b"GET /health HTTP/1.1\r\nHost: here\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+    "many headers": b"GET /health HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(1_000)) + b"\r\n",
+    "a header without a colon": b"GET /health HTTP/1.1\r\nHost: here\r\nnothing\r\n\r\n",
+    "two lengths": b"POST /health HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+    "an odd chunk": b"POST /health HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a version of the future": b"GET /health HTTP/9.9\r\n\r\n",
+    "malformed bytes after a request": b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n\x00\x00\x00\x00\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
+async def test_bytes_that_are_no_request_are_refused_with_at_most_one_line_in_the_log(
+    health: Health, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    caplog.set_level(logging.INFO)
+    with capture_logs() as lines:
+        answer = await asyncio.wait_for(answer_to(health.server, sent), 10)
+    assert b"HTTP/1.1 400 " in answer or b"HTTP/1.0 400 " in answer
+    assert len(lines) + len(caplog.records) <= 1
+    assert not [record for record in caplog.records if record.exc_info]
+    assert not [line for line in lines if line.get("exc_info")]
+    assert (await health.ask("/health"))[0] == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost:"], ids=["nothing", "half a request"])
+async def test_client_that_does_not_finish_its_request_loses_its_connection(health: Health, sent: bytes) -> None:
+    slow = HttpServer("127.0.0.1:0", health.monitor, version="1", replica_id="here", connection_limit=0.05)
+    await slow.start()
+    try:
+        assert await asyncio.wait_for(answer_to(slow, sent), 10) == b""
+    finally:
+        await slow.stop()
