@@ -21,7 +21,7 @@
     │   ├── WrongState            the workflow has ended, or is not stopped
     │   ├── SequenceOutOfRange    a watch starts where there are no events
     │   ├── LimitExceeded         a server limit is reached; retry after .retry_after
-    │   ├── ServerUnavailable     the server is shutting down, recovering, without its store or unreachable
+    │   ├── ServerUnavailable     the server is shutting down, recovering, without its store, silent or unreachable
     │   ├── DeadlineExceeded      the call's timeout passed; the workflow continues
     │   └── ServerFault           internal error in the server
     └── WorkflowEndedError        result(): the workflow ended without a result
@@ -220,7 +220,7 @@ class LimitExceeded(RequestError):
 
 
 class ServerUnavailable(RequestError):
-    """The server is shutting down, recovering, without its store or unreachable."""
+    """The server is shutting down, recovering, without its store, unreachable, or does not answer in time."""
 
 
 class DeadlineExceeded(RequestError):

@@ -23,6 +23,7 @@ from mendflow import (
     WorkflowHandle,
     WorkflowTerminated,
 )
+from mendflow.client.rpc import Caller
 from mendflow.errors import (
     AlreadyStarted,
     DeadlineExceeded,
@@ -37,7 +38,7 @@ from tests.support import workflows
 from tests.support.servers import Server, ServerProcess, free_port, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 
@@ -296,3 +297,61 @@ def test_a_closed_synchronous_client_says_so() -> None:
     client.close()
     with pytest.raises(MendflowError, match="the client is closed"):
         client.types()
+
+
+CALLS: dict[str, Any] = {
+    "start": lambda client: client.start("echo", "hi", id="subject"),
+    "run": lambda client: client.run("echo", "hi", id="subject"),
+    "start_many": lambda client: client.start_many("echo", ["hi"], ids=["subject"]),
+    "signal": lambda client: client.signal("waits", "go", "now"),
+    "cancel": lambda client: client.cancel("waits"),
+    "terminate": lambda client: client.terminate("waits"),
+}
+
+
+@pytest.fixture
+async def silent(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, list[Any]]:
+    """Make the server answer no call that writes until the event is set; return also the requests of such calls."""
+    await server.client.start("wait_for", "x", id="waits")
+    monkeypatch.setattr("mendflow.client.client.MARGIN", 0.0)
+    monkeypatch.setattr("mendflow.client.client.WAIT", 0.2)
+    answers = asyncio.Event()
+    requests: list[Any] = []
+    commit, call = server.app.store.commit, Caller.call
+
+    async def commits_later(batch: Any) -> Any:
+        await answers.wait()
+        return await commit(batch)
+
+    async def noted(caller: Caller, method: Any, request: Any, **options: Any) -> Any:
+        requests.append(type(request).FromString(request.SerializeToString()))
+        if len(requests) == 3:
+            answers.set()
+        return await call(caller, method, request, **options)
+
+    monkeypatch.setattr(server.app.store, "commit", commits_later)
+    monkeypatch.setattr(Caller, "call", noted)
+    return answers, requests
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_call_that_gets_no_answer_is_repeated_with_the_same_request(
+    server: Server, silent: tuple[asyncio.Event, list[Any]], call: Callable[[Client], Awaitable[Any]]
+) -> None:
+    _, requests = silent
+    async with Client(server.address, timeout=0.2) as client:
+        await asyncio.wait_for(call(client), 20)
+    assert len(requests) >= 3
+    assert all(request == requests[0] for request in requests[:3])
+    assert len([each async for each in server.client.list(workflow_type="echo")]) <= 1
+
+
+async def test_server_that_never_answers_is_unavailable_after_the_retries(
+    server: Server, silent: tuple[asyncio.Event, list[Any]]
+) -> None:
+    answers, requests = silent
+    async with Client(server.address, timeout=0.2, retry_for=0.0) as client:
+        with pytest.raises(ServerUnavailable, match=f"{server.address} has not answered within 0.2 s"):
+            await client.start("echo", "hi", id="subject")
+    assert len(requests) == 1
+    answers.set()

@@ -57,8 +57,9 @@ class Client:
     """A connection to a Mendflow server. Use it as an async context manager.
 
     ``timeout`` is the deadline of one call, in seconds. ``retry_for`` is how
-    many seconds calls, results and watches retry an unavailable server; None
-    means no limit. The methods raise errors from `mendflow.errors`.
+    many seconds calls, results and watches retry an unavailable server, also one
+    that does not answer within that deadline; None means no limit. The methods
+    raise errors from `mendflow.errors`.
 
     ``target`` is HOST:PORT, [IPV6]:PORT, or one of gRPC's forms dns:///HOST:PORT
     and unix:PATH. Raise ValueError if it has another form.
@@ -138,7 +139,7 @@ class Client:
         handle: WorkflowHandle[Any] = WorkflowHandle(self, request.workflow_id, _output_type(workflow), started=True)
 
         async def start_and_wait() -> Any:
-            reply = await self.caller.call_and_wait(self.stub.StartWorkflow, request, timeout=WAIT + MARGIN)
+            reply = await self.caller.call_with_retry(self.stub.StartWorkflow, request, timeout=WAIT + MARGIN)
             return await handle._result(reply.workflow)  # noqa: SLF001 - same package
 
         return await within(timeout, request.workflow_id, start_and_wait())
@@ -280,7 +281,7 @@ class Client:
         request = workflow_service_pb2.GetWorkflowRequest(workflow_id=checked("workflow_id", id))
         if wait is not None:
             request.wait.CopyFrom(_duration(wait))
-            reply = await self.caller.call_and_wait(self.stub.GetWorkflow, request, timeout=wait + MARGIN)
+            reply = await self.caller.call_with_retry(self.stub.GetWorkflow, request, timeout=wait + MARGIN)
         else:
             reply = await self.caller.call_with_retry(self.stub.GetWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow

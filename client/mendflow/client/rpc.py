@@ -75,22 +75,23 @@ class Caller:
             raise error_of_rpc(error, self.target) from None
 
     async def call_with_retry(self, method: Callable[..., Any], request: Any, *, timeout: float | None = None) -> Any:
-        """Make an idempotent call, and retry it for ``retry_for`` seconds while the server is unavailable."""
-        window = RetryWindow(self.retry_for)
-        while True:
-            try:
-                return await self.call(method, request, timeout=timeout)
-            except errors.ServerUnavailable as error:
-                await window.wait_or_raise(error)
+        """Make an idempotent call, and retry it for ``retry_for`` seconds while the server is unavailable.
 
-    async def call_and_wait(self, method: Callable[..., Any], request: Any, *, timeout: float) -> Any:
-        """Make a call that waits for a workflow's end. Retry as `call_with_retry` does, also after a deadline."""
+        A server that does not answer within ``timeout`` seconds is unavailable too.
+        """
         window = RetryWindow(self.retry_for)
+        seconds = self.timeout if timeout is None else timeout
         while True:
             try:
-                return await self.call(method, request, timeout=timeout)
-            except (errors.ServerUnavailable, errors.DeadlineExceeded) as error:
-                await window.wait_or_raise(error)
+                return await self.call(method, request, timeout=seconds)
+            except errors.ServerUnavailable as error:
+                unavailable = error
+            except errors.DeadlineExceeded as error:
+                message = f"the server at {self.target} has not answered within {seconds:g} s; the call may take effect"
+                unavailable = errors.ServerUnavailable(
+                    message, code=error.code, reason=error.reason, metadata=error.metadata
+                )
+            await window.wait_or_raise(unavailable)
 
     def retry_window(self, retry_for: float | None) -> RetryWindow:
         """Return a new window of ``retry_for`` seconds."""
