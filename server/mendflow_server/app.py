@@ -43,6 +43,7 @@ from mendflow_server.store.committer import Committer
 from mendflow_server.store.factory import files_of, open_store
 from mendflow_server.store.retrying import RetryingStore
 from mendflow_server.supervisor.loop_watch import LoopWatch
+from mendflow_server.supervisor.purger import Purger
 from mendflow_server.supervisor.recovery import Recovery
 from mendflow_server.supervisor.supervisor import Supervisor
 from mendflow_server.telemetry import (
@@ -86,6 +87,7 @@ class Parts:
     engine: Callable[..., Engine] = Engine
     supervisor: Callable[..., Supervisor] = Supervisor
     health: Callable[..., HealthMonitor] = HealthMonitor
+    purger: Callable[..., Purger] = Purger
     #: Whether the server opens its ports. Without them, only code in this process reaches it, and no one asks for its
     #: health.
     listens: bool = True
@@ -162,6 +164,9 @@ class App:
             settings=settings,
         )
         stack.callback(self.supervisor.close)
+        self.purger = parts.purger(
+            store=self.store, clock=clock, settings=settings, definitions=self.definitions, may_run=self._may_purge
+        )
         stack.push_async_callback(self._stop_tasks)
         self.health = parts.health(clock, settings, self._signals)
         if parts.listens:
@@ -174,6 +179,7 @@ class App:
         self._run(self.committer.run())
         self._run(self.supervisor.run())
         self._run(self.supervisor.release_suspects())
+        self._run(self.purger.run())
         self._run(self.supervisor.beats(settings.probe_interval, self.committer.probed))
         self._run(self._recover())
 
@@ -235,6 +241,10 @@ class App:
         await grpc.start()
         stack.push_async_callback(grpc.stop, 0)
         return grpc
+
+    def _may_purge(self) -> bool:
+        """Return whether the store has time for retention: nothing recovers, fails or ends."""
+        return self.supervisor.recovered and not self.engine.draining and not self.committer.failure
 
     async def _recover(self) -> None:
         await self.supervisor.recover()

@@ -14,6 +14,7 @@
     │   ├── AlreadyStarted           ALREADY_STARTED
     │   ├── WorkflowEnded            WORKFLOW_ENDED
     │   ├── WrongState               WRONG_STATE
+    │   ├── WorkflowHeld             WORKFLOW_HELD
     │   ├── MessagesNotExported      MESSAGES_NOT_EXPORTED
     │   ├── SequenceBeyondEnd        SEQUENCE_BEYOND_END
     │   └── HistoryPurged            HISTORY_PURGED
@@ -61,8 +62,10 @@ __all__ = [
     "TooManyWorkflowsInMemory",
     "UnknownWorkflowType",
     "WorkflowEnded",
+    "WorkflowHeld",
     "WorkflowNotFound",
     "WrongState",
+    "not_ended",
     "truncate",
 ]
 
@@ -222,6 +225,17 @@ class WrongState(Refusal):
         )
 
 
+class WorkflowHeld(Refusal):
+    """An operator holds the workflow, so it cannot be deleted."""
+
+    reason = "WORKFLOW_HELD"
+
+    def __init__(self, workflow_id: str) -> None:
+        super().__init__(
+            f"workflow {_quote(workflow_id)} is held; release it before you delete it", resource=workflow_id
+        )
+
+
 class MessagesNotExported(Refusal):
     """A protobuf message arrived for a type that accepts only JSON. ``command`` exports the type's messages."""
 
@@ -334,6 +348,14 @@ class InternalFault(Refusal):
             f"internal error; search the server log for error_id {error_id}", metadata={"error_id": error_id}
         )
         self.error_id = error_id
+
+
+def not_ended(workflow_id: str, state: int) -> str:
+    """Return the message of a `WrongState` for a workflow that cannot be deleted yet."""
+    return (
+        f"workflow {_quote(workflow_id)} is in state {_state_name(state)}; only a workflow that has ended can be "
+        "deleted, so cancel or terminate it first"
+    )
 
 
 def _inside(field: str, path: str) -> str:

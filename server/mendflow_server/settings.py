@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mendflow.addresses import split_address
@@ -20,6 +20,14 @@ PREFIX = "MENDFLOW_"
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+#: The value of a time that has no limit.
+FOREVER = "forever"
+
+
+def _limit(value: object) -> object:
+    return None if value == FOREVER else value
 
 
 class SettingsError(Exception):
@@ -98,6 +106,12 @@ class Settings(BaseSettings):
     )
     crash_budget: Count = Field(
         3, description="Crashes of the server, with one suspect running alone, after which the suspect is quarantined."
+    )
+
+    retention: Annotated[float | None, Field(gt=0, allow_inf_nan=False), BeforeValidator(_limit)] = Field(
+        2_592_000.0,
+        description="Time for which a workflow is kept after its end, in seconds: 30 days. forever: without limit. "
+        "`@workflow(retention=…)` overrides it.",
     )
 
     watch_heartbeat: Seconds = Field(

@@ -39,7 +39,9 @@ CODE_OF_NUMBER = {code.value[0]: code.name for code in grpc.StatusCode}
 #: The reasons that say when to retry.
 COME_BACK = {"TOO_MANY_WATCHES", "TOO_MANY_WORKFLOWS_IN_MEMORY", "DRAINING", "STORE_UNAVAILABLE"}
 #: The reasons that name a workflow.
-OF_A_WORKFLOW = {"WORKFLOW_NOT_FOUND", "ALREADY_STARTED", "WORKFLOW_ENDED", "WRONG_STATE", "SEQUENCE_BEYOND_END"}
+OF_A_WORKFLOW = {
+    "WORKFLOW_NOT_FOUND", "ALREADY_STARTED", "WORKFLOW_ENDED", "WRONG_STATE", "WORKFLOW_HELD", "SEQUENCE_BEYOND_END",
+}  # fmt: skip
 #: The description of an invalid field without a name: the request could not be parsed.
 UNREADABLE = "the request bytes cannot be parsed as this method's request type"
 

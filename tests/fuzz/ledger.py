@@ -51,6 +51,7 @@ class Ledger:
             "CancelWorkflow": lambda request, _: self._add_reply("cancelled", request.workflow_id, None),
             "TerminateWorkflow": lambda _, response: self._was_terminated(response.workflow),
             "ResumeWorkflow": lambda request, _: self._add_reply("resumed", request.workflow_id, None),
+            "DeleteWorkflow": lambda request, _: self._was_deleted(request.workflow_id),
             "WatchWorkflow": lambda request, response: self._was_shown(request, response.events),
             "ListEvents": lambda request, response: self._was_shown(request, response.events),
         }
@@ -90,6 +91,13 @@ class Ledger:
         # Otherwise the command waits in the inbox.
         if workflow.state == workflow_pb2.WORKFLOW_STATE_TERMINATED:
             self._add_reply("terminated", workflow.workflow_id, None)
+
+    def _was_deleted(self, workflow_id: str) -> None:
+        """Forget what was said of the workflow: a later one may have its id."""
+        self._replies.pop(workflow_id, None)
+        self._touched.discard(workflow_id)
+        self._shown = [each for each in self._shown if each[0] != workflow_id]
+        self.entries["deleted"] += 1
 
     def _was_shown(self, request: Any, events: Iterable[event_pb2.Event]) -> None:
         self._shown.append((request.workflow_id, list(events)))

@@ -72,6 +72,9 @@ LEAVING = [
     called("SignalWorkflow", workflow_id="@full", name="unheard", request_id="r9"),
     called("CancelWorkflow", workflow_id="@backoff"),
     called("TerminateWorkflow", workflow_id="@sleeping"),
+    called("HoldWorkflow", workflow_id="@failed"),
+    called("DeleteWorkflow", workflow_id="@failed"),
+    called("DeleteWorkflow", workflow_id="@succeeded"),
 ]
 
 
@@ -82,7 +85,8 @@ async def fuzzed_server(tmp_path: Path) -> AsyncIterator[tuple[Fuzzed, World]]:
         entries = running.ledger.entries
         print(f"\n{dict(entries)}")  # noqa: T201 - the proof's figures
         # The calls included those that leave something behind.
-        assert all(entries[kind] for kind in ("started", "signalled", "nameless", "cancelled", "refused", "terminated"))
+        kinds = ("started", "signalled", "nameless", "cancelled", "refused", "terminated", "deleted")
+        assert all(entries[kind] for kind in kinds)
 
 
 async def test_every_service_is_fuzzed(server: Server) -> None:
@@ -111,7 +115,10 @@ async def test_any_message_is_answered_by_the_contract(calls: list[Call], fuzzed
     await running.is_sound()
 
 
-TOUCHING = {"SignalWorkflow", "CancelWorkflow", "ResumeWorkflow", "TerminateWorkflow"}
+TOUCHING = {
+    "SignalWorkflow", "CancelWorkflow", "ResumeWorkflow", "TerminateWorkflow", "HoldWorkflow", "ReleaseWorkflow",
+    "DeleteWorkflow",
+}  # fmt: skip
 
 
 def _is_too_large(data: bytes, answer: Answer) -> bool:

@@ -131,6 +131,9 @@ EMPTY: dict[str, tuple[Callable[[Client, str], Any], str]] = {
     "cancel": (lambda client, text: client.cancel(text), "workflow_id"),
     "resume": (lambda client, text: client.resume(text), "workflow_id"),
     "terminate": (lambda client, text: client.terminate(text), "workflow_id"),
+    "hold": (lambda client, text: client.hold(text), "workflow_id"),
+    "release": (lambda client, text: client.release(text), "workflow_id"),
+    "delete": (lambda client, text: client.delete(text), "workflow_id"),
 }
 
 

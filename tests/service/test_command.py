@@ -508,3 +508,25 @@ def test_a_place_that_another_server_uses_is_one_line_of_error(
     assert line.startswith("error: ")
     assert str(places[f"--{taken}-address" if taken != "store" else "--store"]).removeprefix("sqlite:///") in line
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_hold_release_and_delete_take_several_ids(shared: ServerProcess) -> None:
+    for workflow_id in ("kept-1", "kept-2"):
+        run(shared, "start", "echo", "--input", '"x"', "--id", workflow_id, "--wait", "30")
+    run(shared, "start", "wait_for", "--input", '"x"', "--id", "kept-open")
+    done = run(shared, "hold", "kept-1", "kept-missing", "kept-open")
+    assert (done.returncode, done.stdout) == (1, "kept-1 held\nkept-open held\n")
+    assert 'workflow "kept-missing" not found [WORKFLOW_NOT_FOUND]' in done.stderr
+    assert "  held       until mendflow release" in run(shared, "show", "kept-1").stdout
+    assert "held" not in run(shared, "show", "kept-2").stdout
+    assert '"held": true' in run(shared, "show", "kept-1", "--json").stdout.replace('"held":true', '"held": true')
+    done = run(shared, "delete", "kept-1", "kept-2", "kept-2", "kept-open")
+    assert (done.returncode, done.stdout) == (1, "kept-2 deleted\nkept-2 not found, nothing to delete\n")
+    assert "is held; release it before you delete it [WORKFLOW_HELD]" in done.stderr
+    assert "cancel or terminate it first [WRONG_STATE]" in done.stderr
+    done = run(shared, "release", "kept-1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "kept-1 released\n", "")
+    done = run(shared, "delete", "kept-1", "--json")
+    assert (done.returncode, done.stdout) == (0, "{}\n")
+    done = run(shared, "delete", "kept-1")
+    assert (done.returncode, done.stdout) == (0, "kept-1 not found, nothing to delete\n")

@@ -173,8 +173,12 @@ async def test_declared_signals_are_checked_and_others_are_not(door: Door) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["StartWorkflow", "SignalWorkflow", "CancelWorkflow", "ResumeWorkflow", "TerminateWorkflow", "Batch"]
-)
+    "name",
+    [
+        "StartWorkflow", "SignalWorkflow", "CancelWorkflow", "ResumeWorkflow", "TerminateWorkflow", "HoldWorkflow",
+        "ReleaseWorkflow", "DeleteWorkflow", "Batch",
+    ],
+)  # fmt: skip
 async def test_a_caller_that_disconnects_does_not_undo_a_started_call(door: Door, name: str) -> None:
     door.engine.add("w")
     door.engine.gate = asyncio.Event()

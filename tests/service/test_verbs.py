@@ -132,6 +132,26 @@ async def test_each_verb_in_each_state(table: Server, tmp_path: Path, verb: str,
 
 
 @pytest.mark.parametrize("state", STATES)
+async def test_a_workflow_can_be_deleted_only_at_its_end_and_while_it_is_not_held(
+    table: Server, tmp_path: Path, state: str
+) -> None:
+    handle = table.client.handle(await bring_into(table, state, tmp_path))
+    ended = state in STATES[5:]
+    await handle.hold()
+    with pytest.raises(WrongState) as caught:
+        await handle.delete()
+    assert caught.value.reason == ("WORKFLOW_HELD" if ended else "WRONG_STATE")
+    await handle.release()
+    if ended:
+        assert await handle.delete()
+        assert not await handle.delete()
+    else:
+        with pytest.raises(WrongState) as caught:
+            await handle.delete()
+        assert caught.value.metadata["state"] == state
+
+
+@pytest.mark.parametrize("state", STATES)
 async def test_a_second_start_returns_the_existing_workflow(table: Server, tmp_path: Path, state: str) -> None:
     workflow_id = await bring_into(table, state, tmp_path)
     found = await table.client.get(workflow_id)

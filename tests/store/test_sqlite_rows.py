@@ -19,7 +19,7 @@ from mendflow_server.store.sqlite.rows import (
 )
 
 #: Each field has a value of its own.
-VALUES: list[Any] = [*COLUMNS[:-1], {"a": "b"}]
+VALUES: list[Any] = [*COLUMNS[:-2], {"a": "b"}, True]
 ROW = Row(*VALUES)
 
 
@@ -34,7 +34,7 @@ def test_columns_are_the_schema_in_its_order() -> None:
 def test_inserted_values_are_in_the_order_of_the_columns() -> None:
     values = to_insert(ROW, 7)
     assert values[0] == 7
-    assert values[1:-1] == COLUMNS[1:-1]
+    assert values[1:-1] == COLUMNS[1:-2]
     assert json.loads(str(values[-1])) == ROW.labels
 
 
@@ -45,7 +45,7 @@ def test_updated_values_are_in_the_order_of_their_columns() -> None:
 
 
 def test_columns_become_the_same_row() -> None:
-    assert from_columns([*COLUMNS[:-1], json.dumps(ROW.labels)]) == ROW
+    assert from_columns([*COLUMNS[:-2], json.dumps(ROW.labels), 1]) == ROW
 
 
 def test_statements_have_no_placeholder_but_those_of_their_callers() -> None:

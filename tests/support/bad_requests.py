@@ -11,7 +11,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow.v1 import workflow_service_pb2 as ws
-from mendflow.v1.operator_service_pb2 import ResumeWorkflowRequest, TerminateWorkflowRequest
+from mendflow.v1.operator_service_pb2 import (
+    DeleteWorkflowRequest,
+    HoldWorkflowRequest,
+    ReleaseWorkflowRequest,
+    ResumeWorkflowRequest,
+    TerminateWorkflowRequest,
+)
 from mendflow.v1.payload_pb2 import Payload
 
 if TYPE_CHECKING:
@@ -411,6 +417,26 @@ ACT = [
         lambda w: TerminateWorkflowRequest(workflow_id=w.ended),
         *ENDED,
         metadata=SUCCEEDED,
+    ),
+    Case("no id", "HoldWorkflow", lambda w: HoldWorkflowRequest(), *INVALID, ("workflow_id",)),
+    Case("an unknown id", "HoldWorkflow", lambda w: HoldWorkflowRequest(workflow_id=w.missing), *NOT_FOUND),
+    Case("no id", "ReleaseWorkflow", lambda w: ReleaseWorkflowRequest(), *INVALID, ("workflow_id",)),
+    Case("an unknown id", "ReleaseWorkflow", lambda w: ReleaseWorkflowRequest(workflow_id=w.missing), *NOT_FOUND),
+    Case("no id", "DeleteWorkflow", lambda w: DeleteWorkflowRequest(uid="x"), *INVALID, ("workflow_id", "uid")),
+    Case("an unknown id", "DeleteWorkflow", lambda w: DeleteWorkflowRequest(workflow_id=w.missing), *NOT_FOUND),
+    Case(
+        "another uid",
+        "DeleteWorkflow",
+        lambda w: DeleteWorkflowRequest(workflow_id=w.ended, uid="0" * 32),
+        *NOT_FOUND,
+    ),
+    Case(
+        "an open one",
+        "DeleteWorkflow",
+        lambda w: DeleteWorkflowRequest(workflow_id=w.waiting),
+        "FAILED_PRECONDITION",
+        "WRONG_STATE",
+        metadata={"state": "WAITING"},
     ),
 ]
 

@@ -20,7 +20,13 @@ from mendflow.v1 import (
     workflow_service_pb2_grpc,
 )
 from mendflow.v1 import workflow_service_pb2 as ws
-from mendflow.v1.operator_service_pb2 import ResumeWorkflowRequest, TerminateWorkflowRequest
+from mendflow.v1.operator_service_pb2 import (
+    DeleteWorkflowRequest,
+    HoldWorkflowRequest,
+    ReleaseWorkflowRequest,
+    ResumeWorkflowRequest,
+    TerminateWorkflowRequest,
+)
 from mendflow.v1.payload_pb2 import Payload
 from mendflow_server import errors
 from mendflow_server.api.operator_service import OperatorService
@@ -199,6 +205,19 @@ class Engine:
     async def terminate(self, workflow_id: str, *, reason: str, actor: str) -> Row:
         return await self.cancel(workflow_id, reason=reason, request_id="", actor=actor)
 
+    async def set_held(self, workflow_id: str, *, held: bool, actor: str) -> Row:
+        del actor
+        row = await self.find(workflow_id)
+        row.held = held
+        self._finish("hold" if held else "release")
+        return row
+
+    async def delete(self, workflow_id: str, *, uid: str, actor: str) -> None:
+        del uid, actor
+        await self.find(workflow_id)
+        del self.rows[workflow_id]
+        self._finish("delete")
+
     async def watch(
         self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int]
     ) -> AsyncIterator[ws.WatchWorkflowResponse]:
@@ -319,4 +338,7 @@ def every_call(door: Door) -> dict[str, Callable[[], Any]]:
         "CancelWorkflow": lambda: stub.CancelWorkflow(ws.CancelWorkflowRequest(workflow_id="w")),
         "ResumeWorkflow": lambda: operator.ResumeWorkflow(ResumeWorkflowRequest(workflow_id="w")),
         "TerminateWorkflow": lambda: operator.TerminateWorkflow(TerminateWorkflowRequest(workflow_id="w")),
+        "HoldWorkflow": lambda: operator.HoldWorkflow(HoldWorkflowRequest(workflow_id="w")),
+        "ReleaseWorkflow": lambda: operator.ReleaseWorkflow(ReleaseWorkflowRequest(workflow_id="w")),
+        "DeleteWorkflow": lambda: operator.DeleteWorkflow(DeleteWorkflowRequest(workflow_id="w")),
     }

@@ -87,6 +87,7 @@ SAMPLES: list[BaseException] = [
     refusals.AlreadyStarted("order-17", "input"),
     refusals.WorkflowEnded("order-17", workflow_pb2.WORKFLOW_STATE_SUCCEEDED),
     refusals.WrongState("order-17", workflow_pb2.WORKFLOW_STATE_RUNNING),
+    refusals.WorkflowHeld("order-17"),
     refusals.MessagesNotExported("checkout", "mendflow export-protos shop --out protos", "input"),
     refusals.SequenceBeyondEnd("order-17", 9, 4),
     refusals.HistoryPurged("order-17", 12),

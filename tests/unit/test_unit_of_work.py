@@ -43,3 +43,10 @@ def test_late_cancels_that_come_one_after_the_other_make_one_event() -> None:
     assert change.consumed == (1, 2)
     assert [sequence for sequence, _ in change.events] == [1, 2, 3]
     assert change.row.last_sequence == 3
+
+
+def test_a_hold_that_meets_a_commit_in_flight_is_kept() -> None:
+    unit, change = ended()
+    unit.row.held = True
+    unit.settle(change)
+    assert unit.row.held

@@ -37,7 +37,7 @@ DEFAULT = Default()
 
 
 def seconds_of(what: str, value: float | timedelta | None) -> float | None:
-    """Return a timeout in seconds; None means no timeout. Raise `DefinitionError` if it is out of range."""
+    """Return a time in seconds; None means no limit. Raise `DefinitionError` if it is out of range."""
     if value is None:
         return None
     seconds = value if isinstance(value, int | float) else value.total_seconds()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, over
 from mendflow.authoring.by_hand import call_by_hand
 from mendflow.authoring.functions import check_function
 from mendflow.authoring.names import checked_name
-from mendflow.authoring.step import Step
+from mendflow.authoring.step import DEFAULT, Default, Step, seconds_of
 from mendflow.codec import ValueType, parameter_type, return_type
 from mendflow.codec.values import JsonType
 from mendflow.errors import DefinitionError, MessageNotExported
@@ -20,6 +20,7 @@ from mendflow.protogen.lock_path import COMMAND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
+    from datetime import timedelta
 
     from mendflow.codec.values import MessageCodec
     from mendflow.protogen.exports import WorkflowMessages
@@ -35,7 +36,9 @@ class Workflow(Generic[I, R]):
     """A decorated workflow function, which is a workflow type.
 
     A test can call it by hand, like the plain function. ``signals`` maps the names of the
-    declared signals to their types.
+    declared signals to their types. ``retention`` is the time in seconds for which the
+    server keeps a workflow after its end; None means without limit, and `DEFAULT` means
+    the server's ``retention``.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class Workflow(Generic[I, R]):
         signals: Mapping[str, Any],
         *,
         on_error: Literal["fail", "pause"] = "fail",
+        retention: float | Default | None = DEFAULT,
     ) -> None:
         self.function = function
         self.name = name
         #: What an error of the function does to the workflow.
         self.on_error = on_error
         self._signals = dict(signals)
+        self.retention = retention
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, R]:
@@ -158,7 +163,11 @@ def workflow(function: Callable[[], Coroutine[Any, Any, R]], /) -> Workflow[None
 def workflow(function: Callable[[I], Coroutine[Any, Any, R]], /) -> Workflow[I, R]: ...
 @overload
 def workflow(
-    *, name: str | None = ..., signals: Mapping[str, Any] | None = ..., on_error: Literal["fail", "pause"] = ...
+    *,
+    name: str | None = ...,
+    signals: Mapping[str, Any] | None = ...,
+    on_error: Literal["fail", "pause"] = ...,
+    retention: float | timedelta | Default | None = ...,
 ) -> _Decorator: ...
 def workflow(
     function: Callable[..., Any] | None = None,
@@ -167,6 +176,7 @@ def workflow(
     name: str | None = None,
     signals: Mapping[str, Any] | None = None,
     on_error: Literal["fail", "pause"] = "fail",
+    retention: float | timedelta | Default | None = DEFAULT,
 ) -> Any:
     """Make an ``async def`` function with at most one parameter a workflow type.
 
@@ -174,7 +184,9 @@ def workflow(
     ``signals`` maps signal names to types. The server checks the data of a
     declared signal when it arrives. With ``on_error="pause"``, an error that
     the function raises pauses the workflow instead of failing it: it continues
-    when fixed code is served.
+    when fixed code is served. ``retention`` is the time for which the server keeps
+    a workflow after its end, in seconds or as a ``timedelta``; None means without
+    limit, and the default is the server's setting ``MENDFLOW_RETENTION``.
 
     Raise `DefinitionError` if the function cannot be a workflow.
     """
@@ -207,7 +219,8 @@ def workflow(
             msg = f'workflow {target.__name__}: on_error must be "fail" or "pause", not {on_error!r}'
             raise DefinitionError(msg)
         checked = checked_name("workflow name", target.__name__ if name is None else name)
-        return Workflow(target, checked, signals or {}, on_error=on_error)
+        kept = retention if isinstance(retention, Default) else seconds_of("retention", retention)
+        return Workflow(target, checked, signals or {}, on_error=on_error, retention=kept)
 
     return decorate if function is None else decorate(function)
 

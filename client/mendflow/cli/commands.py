@@ -314,6 +314,8 @@ def _show_workflow(workflow: workflow_pb2.Workflow) -> None:
     click.echo(f"  created    {workflow.create_time.ToJsonString()}")
     if workflow.HasField("end_time"):
         click.echo(f"  ended      {workflow.end_time.ToJsonString()}")
+    if workflow.held:
+        click.echo("  held       until mendflow release; neither retention nor mendflow delete deletes it")
     if workflow.labels:
         click.echo(
             f"  labels     {clean(', '.join(f'{name}={value}' for name, value in sorted(workflow.labels.items())))}"
@@ -388,6 +390,47 @@ _add_state_change(
     Client.terminate,
     operator_service_pb2.TerminateWorkflowResponse,
 )
+
+
+def _add_for_each(
+    name: str, summary: str, act: Callable[[Client, str], Coroutine[Any, Any, tuple[Message, str]]]
+) -> None:
+    """Add a command that does the same to several workflows. ``act`` returns the reply and what it did."""
+
+    @click.argument("workflow_ids", metavar="ID...", nargs=-1, required=True, callback=params.none_empty)
+    async def each(client: Client, *, workflow_ids: tuple[str, ...], as_json_: bool) -> int:
+        code = SUCCEEDED
+        for workflow_id in workflow_ids:
+            try:
+                reply, done = await act(client, workflow_id)
+            except (errors.WrongState, errors.WorkflowNotFound, errors.InvalidRequest) as error:
+                _print_error(error)
+                code = NOT_SUCCEEDED
+            else:
+                click.echo(to_json(reply) if as_json_ else f"{clean(workflow_id)} {done}")
+        return code
+
+    each.__name__ = name
+    each.__doc__ = summary
+    command(each)
+
+
+async def _hold(client: Client, workflow_id: str) -> tuple[Message, str]:
+    return operator_service_pb2.HoldWorkflowResponse(workflow=await client.hold(workflow_id)), "held"
+
+
+async def _release(client: Client, workflow_id: str) -> tuple[Message, str]:
+    return operator_service_pb2.ReleaseWorkflowResponse(workflow=await client.release(workflow_id)), "released"
+
+
+async def _delete(client: Client, workflow_id: str) -> tuple[Message, str]:
+    done = "deleted" if await client.delete(workflow_id) else "not found, nothing to delete"
+    return operator_service_pb2.DeleteWorkflowResponse(), done
+
+
+_add_for_each("hold", "Keep workflows from being deleted until they are released.", _hold)
+_add_for_each("release", "Release held workflows.", _release)
+_add_for_each("delete", "Delete workflows that have ended. An id that is not there is no error.", _delete)
 
 
 @command

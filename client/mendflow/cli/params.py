@@ -12,7 +12,7 @@ from mendflow.addresses import check_target
 from mendflow.codec.problems import strict_json
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2
 
-__all__ = ["json_payload", "kind_number", "label", "moment", "not_empty", "server", "state_number"]
+__all__ = ["json_payload", "kind_number", "label", "moment", "none_empty", "not_empty", "server", "state_number"]
 
 
 def server(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -30,6 +30,13 @@ def not_empty(_: click.Context, parameter: click.Parameter, value: str | None) -
     if value is not None and not value.strip():
         raise click.BadParameter("must not be empty", param=parameter)
     return value
+
+
+def none_empty(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ids or names, each as `not_empty` does."""
+    for value in values:
+        not_empty(context, parameter, value)
+    return values
 
 
 def json_payload(_: click.Context, parameter: click.Parameter, value: str | None) -> payload_pb2.Payload | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from google.protobuf.duration_pb2 import Duration
@@ -382,6 +383,35 @@ class Client:
         reply = await self.caller.call_with_retry(self._operator.TerminateWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
+
+    async def hold(self, id: str) -> workflow_pb2.Workflow:
+        """Keep a workflow from being deleted, by retention or `delete`, until `release`. Raise `WorkflowNotFound`."""
+        request = operator_service_pb2.HoldWorkflowRequest(workflow_id=checked("workflow_id", id))
+        reply = await self.caller.call_with_retry(self._operator.HoldWorkflow, request)
+        workflow: workflow_pb2.Workflow = reply.workflow
+        return workflow
+
+    async def release(self, id: str) -> workflow_pb2.Workflow:
+        """Release a held workflow. If its retention is over, the server deletes it. Raise `WorkflowNotFound`."""
+        request = operator_service_pb2.ReleaseWorkflowRequest(workflow_id=checked("workflow_id", id))
+        reply = await self.caller.call_with_retry(self._operator.ReleaseWorkflow, request)
+        workflow: workflow_pb2.Workflow = reply.workflow
+        return workflow
+
+    async def delete(self, id: str) -> bool:
+        """Delete a workflow that has ended, with its history. Return False if there is none with this id.
+
+        The id can be used again. Raise `WrongState` if the workflow has not ended or is held.
+        """
+        try:
+            # The uid makes a retry safe: it cannot delete a later workflow of the same id.
+            uid = (await self.get(id)).uid
+        except errors.WorkflowNotFound:
+            return False
+        request = operator_service_pb2.DeleteWorkflowRequest(workflow_id=id, uid=uid)
+        with contextlib.suppress(errors.WorkflowNotFound):  # Retention, or a call whose reply was lost, deleted it.
+            await self.caller.call_with_retry(self._operator.DeleteWorkflow, request)
+        return True
 
     def decode(self, output_type: ValueType[Any] | None, payload: payload_pb2.Payload | None) -> Any:
         """Return a payload as a value of this type; without a type, as plain JSON or as its message."""

@@ -60,6 +60,15 @@ class ClientVerbs(Protocol):
     async def terminate(self, id: str, reason: str = ...) -> workflow_pb2.Workflow:
         """Terminate the workflow."""
 
+    async def hold(self, id: str) -> workflow_pb2.Workflow:
+        """Hold the workflow."""
+
+    async def release(self, id: str) -> workflow_pb2.Workflow:
+        """Release the workflow."""
+
+    async def delete(self, id: str) -> bool:
+        """Delete the workflow."""
+
     def decode(self, output_type: ValueType[Any] | None, payload: payload_pb2.Payload | None) -> Any:
         """Return a payload as a value of this type."""
 
@@ -175,6 +184,18 @@ class WorkflowHandle(Generic[R]):
     async def terminate(self, reason: str = "") -> workflow_pb2.Workflow:
         """End the workflow at once, without clean-up."""
         return await self._client.terminate(self.id, reason)
+
+    async def hold(self) -> workflow_pb2.Workflow:
+        """Keep the workflow from being deleted until `release`."""
+        return await self._client.hold(self.id)
+
+    async def release(self) -> workflow_pb2.Workflow:
+        """Release the held workflow."""
+        return await self._client.release(self.id)
+
+    async def delete(self) -> bool:
+        """Delete the workflow, which has ended. Return False if there is none with this id."""
+        return await self._client.delete(self.id)
 
 
 async def within(timeout: float | None, workflow_id: str, work: Any) -> Any:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emendflow/v1/error_reason.proto\x12\x0bmendflow.v1*\x99\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12&\n\"ERROR_REASON_UNKNOWN_WORKFLOW_TYPE\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_INPUT_MISMATCH\x10\x03\x12#\n\x1f\x45RROR_REASON_INVALID_PAGE_TOKEN\x10\x04\x12\x1a\n\x16\x45RROR_REASON_TOO_LARGE\x10\x05\x12#\n\x1f\x45RROR_REASON_WORKFLOW_NOT_FOUND\x10\x06\x12 \n\x1c\x45RROR_REASON_ALREADY_STARTED\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_WORKFLOW_ENDED\x10\x08\x12\x1c\n\x18\x45RROR_REASON_WRONG_STATE\x10\t\x12$\n ERROR_REASON_SEQUENCE_BEYOND_END\x10\n\x12\x1f\n\x1b\x45RROR_REASON_HISTORY_PURGED\x10\x0b\x12!\n\x1d\x45RROR_REASON_TOO_MANY_SIGNALS\x10\x0c\x12!\n\x1d\x45RROR_REASON_TOO_MANY_WATCHES\x10\r\x12-\n)ERROR_REASON_TOO_MANY_WORKFLOWS_IN_MEMORY\x10\x0e\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x0f\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x10\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x11\x12&\n\"ERROR_REASON_MESSAGES_NOT_EXPORTED\x10\x12\x42Q\n\x0f\x64\x65v.mendflow.v1B\x10\x45rrorReasonProtoP\x01Z*mendflow.dev/gen/go/mendflow/v1;mendflowv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emendflow/v1/error_reason.proto\x12\x0bmendflow.v1*\xb9\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12&\n\"ERROR_REASON_UNKNOWN_WORKFLOW_TYPE\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_INPUT_MISMATCH\x10\x03\x12#\n\x1f\x45RROR_REASON_INVALID_PAGE_TOKEN\x10\x04\x12\x1a\n\x16\x45RROR_REASON_TOO_LARGE\x10\x05\x12#\n\x1f\x45RROR_REASON_WORKFLOW_NOT_FOUND\x10\x06\x12 \n\x1c\x45RROR_REASON_ALREADY_STARTED\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_WORKFLOW_ENDED\x10\x08\x12\x1c\n\x18\x45RROR_REASON_WRONG_STATE\x10\t\x12$\n ERROR_REASON_SEQUENCE_BEYOND_END\x10\n\x12\x1f\n\x1b\x45RROR_REASON_HISTORY_PURGED\x10\x0b\x12!\n\x1d\x45RROR_REASON_TOO_MANY_SIGNALS\x10\x0c\x12!\n\x1d\x45RROR_REASON_TOO_MANY_WATCHES\x10\r\x12-\n)ERROR_REASON_TOO_MANY_WORKFLOWS_IN_MEMORY\x10\x0e\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x0f\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x10\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x11\x12&\n\"ERROR_REASON_MESSAGES_NOT_EXPORTED\x10\x12\x12\x1e\n\x1a\x45RROR_REASON_WORKFLOW_HELD\x10\x13\x42Q\n\x0f\x64\x65v.mendflow.v1B\x10\x45rrorReasonProtoP\x01Z*mendflow.dev/gen/go/mendflow/v1;mendflowv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.mendflow.v1B\020ErrorReasonProtoP\001Z*mendflow.dev/gen/go/mendflow/v1;mendflowv1'
   _globals['_ERRORREASON']._serialized_start=48
-  _globals['_ERRORREASON']._serialized_end=713
+  _globals['_ERRORREASON']._serialized_end=745
 # @@protoc_insertion_point(module_scope)

@@ -79,8 +79,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 9
     """FAILED_PRECONDITION: the call needs a workflow in another state.
-    ResumeWorkflow needs PAUSED or QUARANTINED. Metadata "state" is the
-    current state.
+    ResumeWorkflow needs PAUSED or QUARANTINED, and DeleteWorkflow needs a
+    final state. Metadata "state" is the current state.
 
     Retry: no. Read the state with GetWorkflow. If the reply to an earlier try
     was lost, that try succeeded.
@@ -149,6 +149,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Retry: no. Send JSON, or ask the operator to run the command and restart
     the server.
     """
+    ERROR_REASON_WORKFLOW_HELD: _ErrorReason.ValueType  # 19
+    """FAILED_PRECONDITION: an operator holds the workflow, so it cannot be
+    deleted.
+
+    Retry: no. Release it with ReleaseWorkflow first, if you may.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in google.rpc.ErrorInfo, domain "mendflow". ErrorInfo.reason is
@@ -214,8 +220,8 @@ Retry: no. Read the outcome with GetWorkflow.
 """
 ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 9
 """FAILED_PRECONDITION: the call needs a workflow in another state.
-ResumeWorkflow needs PAUSED or QUARANTINED. Metadata "state" is the
-current state.
+ResumeWorkflow needs PAUSED or QUARANTINED, and DeleteWorkflow needs a
+final state. Metadata "state" is the current state.
 
 Retry: no. Read the state with GetWorkflow. If the reply to an earlier try
 was lost, that try succeeded.
@@ -283,5 +289,11 @@ exports the messages.
 
 Retry: no. Send JSON, or ask the operator to run the command and restart
 the server.
+"""
+ERROR_REASON_WORKFLOW_HELD: ErrorReason.ValueType  # 19
+"""FAILED_PRECONDITION: an operator holds the workflow, so it cannot be
+deleted.
+
+Retry: no. Release it with ReleaseWorkflow first, if you may.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mendflow.v1 import workflow_pb2 as mendflow_dot_v1_dot_workflow__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mendflow/v1/operator_service.proto\x12\x0bmendflow.v1\x1a\x1amendflow/v1/workflow.proto\"<\n\x15ResumeWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x16ResumeWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\"?\n\x18TerminateWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"D\n\x19TerminateWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow2\xd0\x01\n\x0fOperatorService\x12Y\n\x0eResumeWorkflow\x12\".mendflow.v1.ResumeWorkflowRequest\x1a#.mendflow.v1.ResumeWorkflowResponse\x12\x62\n\x11TerminateWorkflow\x12%.mendflow.v1.TerminateWorkflowRequest\x1a&.mendflow.v1.TerminateWorkflowResponseBU\n\x0f\x64\x65v.mendflow.v1B\x14OperatorServiceProtoP\x01Z*mendflow.dev/gen/go/mendflow/v1;mendflowv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mendflow/v1/operator_service.proto\x12\x0bmendflow.v1\x1a\x1amendflow/v1/workflow.proto\"<\n\x15ResumeWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x16ResumeWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\"?\n\x18TerminateWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"D\n\x19TerminateWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\"*\n\x13HoldWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\"?\n\x14HoldWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\"-\n\x16ReleaseWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\"B\n\x17ReleaseWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\"9\n\x15\x44\x65leteWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteWorkflowResponse2\xde\x03\n\x0fOperatorService\x12Y\n\x0eResumeWorkflow\x12\".mendflow.v1.ResumeWorkflowRequest\x1a#.mendflow.v1.ResumeWorkflowResponse\x12\x62\n\x11TerminateWorkflow\x12%.mendflow.v1.TerminateWorkflowRequest\x1a&.mendflow.v1.TerminateWorkflowResponse\x12S\n\x0cHoldWorkflow\x12 .mendflow.v1.HoldWorkflowRequest\x1a!.mendflow.v1.HoldWorkflowResponse\x12\\\n\x0fReleaseWorkflow\x12#.mendflow.v1.ReleaseWorkflowRequest\x1a$.mendflow.v1.ReleaseWorkflowResponse\x12Y\n\x0e\x44\x65leteWorkflow\x12\".mendflow.v1.DeleteWorkflowRequest\x1a#.mendflow.v1.DeleteWorkflowResponseBU\n\x0f\x64\x65v.mendflow.v1B\x14OperatorServiceProtoP\x01Z*mendflow.dev/gen/go/mendflow/v1;mendflowv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TERMINATEWORKFLOWREQUEST']._serialized_end=271
   _globals['_TERMINATEWORKFLOWRESPONSE']._serialized_start=273
   _globals['_TERMINATEWORKFLOWRESPONSE']._serialized_end=341
-  _globals['_OPERATORSERVICE']._serialized_start=344
-  _globals['_OPERATORSERVICE']._serialized_end=552
+  _globals['_HOLDWORKFLOWREQUEST']._serialized_start=343
+  _globals['_HOLDWORKFLOWREQUEST']._serialized_end=385
+  _globals['_HOLDWORKFLOWRESPONSE']._serialized_start=387
+  _globals['_HOLDWORKFLOWRESPONSE']._serialized_end=450
+  _globals['_RELEASEWORKFLOWREQUEST']._serialized_start=452
+  _globals['_RELEASEWORKFLOWREQUEST']._serialized_end=497
+  _globals['_RELEASEWORKFLOWRESPONSE']._serialized_start=499
+  _globals['_RELEASEWORKFLOWRESPONSE']._serialized_end=565
+  _globals['_DELETEWORKFLOWREQUEST']._serialized_start=567
+  _globals['_DELETEWORKFLOWREQUEST']._serialized_end=624
+  _globals['_DELETEWORKFLOWRESPONSE']._serialized_start=626
+  _globals['_DELETEWORKFLOWRESPONSE']._serialized_end=650
+  _globals['_OPERATORSERVICE']._serialized_start=653
+  _globals['_OPERATORSERVICE']._serialized_end=1131
 # @@protoc_insertion_point(module_scope)

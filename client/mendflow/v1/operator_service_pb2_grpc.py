@@ -45,6 +45,21 @@ class OperatorServiceStub(object):
                 request_serializer=mendflow_dot_v1_dot_operator__service__pb2.TerminateWorkflowRequest.SerializeToString,
                 response_deserializer=mendflow_dot_v1_dot_operator__service__pb2.TerminateWorkflowResponse.FromString,
                 _registered_method=True)
+        self.HoldWorkflow = channel.unary_unary(
+                '/mendflow.v1.OperatorService/HoldWorkflow',
+                request_serializer=mendflow_dot_v1_dot_operator__service__pb2.HoldWorkflowRequest.SerializeToString,
+                response_deserializer=mendflow_dot_v1_dot_operator__service__pb2.HoldWorkflowResponse.FromString,
+                _registered_method=True)
+        self.ReleaseWorkflow = channel.unary_unary(
+                '/mendflow.v1.OperatorService/ReleaseWorkflow',
+                request_serializer=mendflow_dot_v1_dot_operator__service__pb2.ReleaseWorkflowRequest.SerializeToString,
+                response_deserializer=mendflow_dot_v1_dot_operator__service__pb2.ReleaseWorkflowResponse.FromString,
+                _registered_method=True)
+        self.DeleteWorkflow = channel.unary_unary(
+                '/mendflow.v1.OperatorService/DeleteWorkflow',
+                request_serializer=mendflow_dot_v1_dot_operator__service__pb2.DeleteWorkflowRequest.SerializeToString,
+                response_deserializer=mendflow_dot_v1_dot_operator__service__pb2.DeleteWorkflowResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer(object):
@@ -73,6 +88,38 @@ class OperatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HoldWorkflow(self, request, context):
+        """Holds a workflow in any state: neither retention nor DeleteWorkflow deletes
+        it until it is released. Returns OK if it is already held.
+        INVALID_ARGUMENT    INVALID_FIELD
+        NOT_FOUND           WORKFLOW_NOT_FOUND
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseWorkflow(self, request, context):
+        """Releases a held workflow. If its retention is over, the server deletes it
+        soon. Returns OK if it is not held.
+        INVALID_ARGUMENT    INVALID_FIELD
+        NOT_FOUND           WORKFLOW_NOT_FOUND
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteWorkflow(self, request, context):
+        """Deletes a workflow that has ended, with its history. Its id can be used
+        again. If the reply is lost, a retry returns WORKFLOW_NOT_FOUND.
+        INVALID_ARGUMENT    INVALID_FIELD
+        NOT_FOUND           WORKFLOW_NOT_FOUND: there is nothing to delete
+        FAILED_PRECONDITION WRONG_STATE: it has not ended; WORKFLOW_HELD: an
+        operator holds it
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -85,6 +132,21 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.TerminateWorkflow,
                     request_deserializer=mendflow_dot_v1_dot_operator__service__pb2.TerminateWorkflowRequest.FromString,
                     response_serializer=mendflow_dot_v1_dot_operator__service__pb2.TerminateWorkflowResponse.SerializeToString,
+            ),
+            'HoldWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldWorkflow,
+                    request_deserializer=mendflow_dot_v1_dot_operator__service__pb2.HoldWorkflowRequest.FromString,
+                    response_serializer=mendflow_dot_v1_dot_operator__service__pb2.HoldWorkflowResponse.SerializeToString,
+            ),
+            'ReleaseWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseWorkflow,
+                    request_deserializer=mendflow_dot_v1_dot_operator__service__pb2.ReleaseWorkflowRequest.FromString,
+                    response_serializer=mendflow_dot_v1_dot_operator__service__pb2.ReleaseWorkflowResponse.SerializeToString,
+            ),
+            'DeleteWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteWorkflow,
+                    request_deserializer=mendflow_dot_v1_dot_operator__service__pb2.DeleteWorkflowRequest.FromString,
+                    response_serializer=mendflow_dot_v1_dot_operator__service__pb2.DeleteWorkflowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -142,6 +204,87 @@ class OperatorService(object):
             '/mendflow.v1.OperatorService/TerminateWorkflow',
             mendflow_dot_v1_dot_operator__service__pb2.TerminateWorkflowRequest.SerializeToString,
             mendflow_dot_v1_dot_operator__service__pb2.TerminateWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mendflow.v1.OperatorService/HoldWorkflow',
+            mendflow_dot_v1_dot_operator__service__pb2.HoldWorkflowRequest.SerializeToString,
+            mendflow_dot_v1_dot_operator__service__pb2.HoldWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mendflow.v1.OperatorService/ReleaseWorkflow',
+            mendflow_dot_v1_dot_operator__service__pb2.ReleaseWorkflowRequest.SerializeToString,
+            mendflow_dot_v1_dot_operator__service__pb2.ReleaseWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mendflow.v1.OperatorService/DeleteWorkflow',
+            mendflow_dot_v1_dot_operator__service__pb2.DeleteWorkflowRequest.SerializeToString,
+            mendflow_dot_v1_dot_operator__service__pb2.DeleteWorkflowResponse.FromString,
             options,
             channel_credentials,
             insecure,

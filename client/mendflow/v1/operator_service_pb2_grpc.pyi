@@ -47,6 +47,26 @@ class OperatorServiceStub:
       NOT_FOUND           WORKFLOW_NOT_FOUND
       FAILED_PRECONDITION WORKFLOW_ENDED: SUCCEEDED, FAILED or CANCELLED
     """
+    HoldWorkflow: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.HoldWorkflowRequest, _operator_service_pb2.HoldWorkflowResponse]
+    """Holds a workflow in any state: neither retention nor DeleteWorkflow deletes
+    it until it is released. Returns OK if it is already held.
+      INVALID_ARGUMENT    INVALID_FIELD
+      NOT_FOUND           WORKFLOW_NOT_FOUND
+    """
+    ReleaseWorkflow: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ReleaseWorkflowRequest, _operator_service_pb2.ReleaseWorkflowResponse]
+    """Releases a held workflow. If its retention is over, the server deletes it
+    soon. Returns OK if it is not held.
+      INVALID_ARGUMENT    INVALID_FIELD
+      NOT_FOUND           WORKFLOW_NOT_FOUND
+    """
+    DeleteWorkflow: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.DeleteWorkflowRequest, _operator_service_pb2.DeleteWorkflowResponse]
+    """Deletes a workflow that has ended, with its history. Its id can be used
+    again. If the reply is lost, a retry returns WORKFLOW_NOT_FOUND.
+      INVALID_ARGUMENT    INVALID_FIELD
+      NOT_FOUND           WORKFLOW_NOT_FOUND: there is nothing to delete
+      FAILED_PRECONDITION WRONG_STATE: it has not ended; WORKFLOW_HELD: an
+                          operator holds it
+    """
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
@@ -66,6 +86,26 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
       INVALID_ARGUMENT    INVALID_FIELD
       NOT_FOUND           WORKFLOW_NOT_FOUND
       FAILED_PRECONDITION WORKFLOW_ENDED: SUCCEEDED, FAILED or CANCELLED
+    """
+    HoldWorkflow: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.HoldWorkflowRequest, _operator_service_pb2.HoldWorkflowResponse]  # type: ignore[assignment]
+    """Holds a workflow in any state: neither retention nor DeleteWorkflow deletes
+    it until it is released. Returns OK if it is already held.
+      INVALID_ARGUMENT    INVALID_FIELD
+      NOT_FOUND           WORKFLOW_NOT_FOUND
+    """
+    ReleaseWorkflow: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ReleaseWorkflowRequest, _operator_service_pb2.ReleaseWorkflowResponse]  # type: ignore[assignment]
+    """Releases a held workflow. If its retention is over, the server deletes it
+    soon. Returns OK if it is not held.
+      INVALID_ARGUMENT    INVALID_FIELD
+      NOT_FOUND           WORKFLOW_NOT_FOUND
+    """
+    DeleteWorkflow: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.DeleteWorkflowRequest, _operator_service_pb2.DeleteWorkflowResponse]  # type: ignore[assignment]
+    """Deletes a workflow that has ended, with its history. Its id can be used
+    again. If the reply is lost, a retry returns WORKFLOW_NOT_FOUND.
+      INVALID_ARGUMENT    INVALID_FIELD
+      NOT_FOUND           WORKFLOW_NOT_FOUND: there is nothing to delete
+      FAILED_PRECONDITION WRONG_STATE: it has not ended; WORKFLOW_HELD: an
+                          operator holds it
     """
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -95,6 +135,44 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT    INVALID_FIELD
           NOT_FOUND           WORKFLOW_NOT_FOUND
           FAILED_PRECONDITION WORKFLOW_ENDED: SUCCEEDED, FAILED or CANCELLED
+        """
+
+    @_abc_1.abstractmethod
+    def HoldWorkflow(
+        self,
+        request: _operator_service_pb2.HoldWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.HoldWorkflowResponse, _abc.Awaitable[_operator_service_pb2.HoldWorkflowResponse]]:
+        """Holds a workflow in any state: neither retention nor DeleteWorkflow deletes
+        it until it is released. Returns OK if it is already held.
+          INVALID_ARGUMENT    INVALID_FIELD
+          NOT_FOUND           WORKFLOW_NOT_FOUND
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseWorkflow(
+        self,
+        request: _operator_service_pb2.ReleaseWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.ReleaseWorkflowResponse, _abc.Awaitable[_operator_service_pb2.ReleaseWorkflowResponse]]:
+        """Releases a held workflow. If its retention is over, the server deletes it
+        soon. Returns OK if it is not held.
+          INVALID_ARGUMENT    INVALID_FIELD
+          NOT_FOUND           WORKFLOW_NOT_FOUND
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteWorkflow(
+        self,
+        request: _operator_service_pb2.DeleteWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.DeleteWorkflowResponse, _abc.Awaitable[_operator_service_pb2.DeleteWorkflowResponse]]:
+        """Deletes a workflow that has ended, with its history. Its id can be used
+        again. If the reply is lost, a retry returns WORKFLOW_NOT_FOUND.
+          INVALID_ARGUMENT    INVALID_FIELD
+          NOT_FOUND           WORKFLOW_NOT_FOUND: there is nothing to delete
+          FAILED_PRECONDITION WRONG_STATE: it has not ended; WORKFLOW_HELD: an
+                              operator holds it
         """
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -122,8 +122,11 @@ class Workflow(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
-    """The id from the start. It can be used again after the workflow is purged."""
+    """The id from the start. It can be used again after the workflow is deleted,
+    by retention or DeleteWorkflow.
+    """
     uid: _builtins.str
     """The random identity of this execution: 32 hexadecimal digits."""
     workflow_type: _builtins.str
@@ -144,6 +147,10 @@ class Workflow(_message.Message):
     """The replica that drives the workflow, or drove it last."""
     trace_id: _builtins.str
     """The trace that has the workflow's spans: 32 hexadecimal digits."""
+    held: _builtins.bool
+    """Whether an operator holds the workflow: neither retention nor
+    DeleteWorkflow deletes it until it is released.
+    """
     @_builtins.property
     def wake_time(self) -> _timestamp_pb2.Timestamp:
         """When the workflow resumes without an outside event. Absent: never."""
@@ -194,10 +201,11 @@ class Workflow(_message.Message):
         input: _payload_pb2.Payload | None = ...,
         output: _payload_pb2.Payload | None = ...,
         failure: _failure_pb2.Failure | None = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "input", b"input", "output", b"output", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "explanation", b"explanation", "failure", b"failure", "generation", b"generation", "input", b"input", "labels", b"labels", "last_sequence", b"last_sequence", "output", b"output", "reason", b"reason", "replica_id", b"replica_id", "state", b"state", "trace_id", b"trace_id", "uid", b"uid", "wake_time", b"wake_time", "workflow_id", b"workflow_id", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "explanation", b"explanation", "failure", b"failure", "generation", b"generation", "held", b"held", "input", b"input", "labels", b"labels", "last_sequence", b"last_sequence", "output", b"output", "reason", b"reason", "replica_id", b"replica_id", "state", b"state", "trace_id", b"trace_id", "uid", b"uid", "wake_time", b"wake_time", "workflow_id", b"workflow_id", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,6 +48,8 @@ def describe_into(
     workflow.generation = row.generation
     workflow.replica_id = row.replica_id
     workflow.trace_id = row.trace_id
+    if row.held:
+        workflow.held = True
     if row.labels:
         workflow.labels.update(row.labels)
     if started is not None and started.workflow_started.HasField("input"):

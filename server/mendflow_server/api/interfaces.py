@@ -70,7 +70,16 @@ class WorkflowEngine(Protocol):
     async def terminate(self, workflow_id: str, *, reason: str, actor: str) -> Row:
         """End a workflow at once, without clean-up. Return its row."""
 
+    async def set_held(self, workflow_id: str, *, held: bool, actor: str) -> Row:
+        """Hold a workflow, or release it. Return its row."""
+
+    async def delete(self, workflow_id: str, *, uid: str, actor: str) -> None:
+        """Delete a workflow that has ended. An empty ``uid`` is any."""
+
     def watch(
         self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int]
     ) -> AsyncIterator[WatchWorkflowResponse]:
-        """Yield the frames of a watch. Raise a refusal only before the first frame."""
+        """Yield the frames of a watch.
+
+        Raise a refusal only before the first frame, except `Draining` and, for a deleted workflow, `WorkflowNotFound`.
+        """

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cancel",
+    "Delete",
     "Get",
     "ListWorkflows",
     "PageOf",
@@ -41,7 +42,9 @@ __all__ = [
     "Watch",
     "check_batch",
     "check_cancel",
+    "check_delete",
     "check_get",
+    "check_hold",
     "check_list_events",
     "check_list_types",
     "check_list_workflows",
@@ -67,6 +70,7 @@ _LATEST_SECOND: Final = 253_402_300_799  # 9999-12-31
 _REQUEST_ID_PREFIX: Final = "request-"
 
 _is_id = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\-]*").fullmatch
+_is_uid = re.compile(r"[0-9a-f]{32}").fullmatch
 _is_label_name = re.compile(r"[a-zA-Z0-9._/\-]+").fullmatch
 _STATES: Final = frozenset(workflow_pb2.WorkflowState.values()) - {workflow_pb2.WORKFLOW_STATE_UNSPECIFIED}
 _KINDS: Final = frozenset(event_pb2.EventKind.values()) - {event_pb2.EVENT_KIND_UNSPECIFIED}
@@ -112,6 +116,14 @@ class PageOf:
 
     workflow_id: str
     page_size: int
+
+
+@dataclass(slots=True)
+class Delete:
+    """A checked deletion. An empty ``uid`` is any."""
+
+    workflow_id: str
+    uid: str
 
 
 @dataclass(slots=True)
@@ -252,6 +264,27 @@ def check_operator(
     _check_text(violations, "reason", request.reason, _REASON_LENGTH)
     _raise(violations)
     return Cancel(request.workflow_id, request.reason)
+
+
+def check_hold(
+    request: operator_service_pb2.HoldWorkflowRequest | operator_service_pb2.ReleaseWorkflowRequest,
+    settings: Settings,
+) -> str:
+    """Check a hold or a release, and return the workflow's id."""
+    violations: Violations = []
+    _check_workflow_id(violations, request.workflow_id, settings)
+    _raise(violations)
+    return request.workflow_id
+
+
+def check_delete(request: operator_service_pb2.DeleteWorkflowRequest, settings: Settings) -> Delete:
+    """Check a deletion."""
+    violations: Violations = []
+    _check_workflow_id(violations, request.workflow_id, settings)
+    if request.uid and not _is_uid(request.uid):
+        violations.append(("uid", "must be empty or a workflow's uid, which is 32 hexadecimal digits"))
+    _raise(violations)
+    return Delete(request.workflow_id, request.uid)
 
 
 def definition_of(name: str, definitions: Mapping[str, Workflow[Any, Any]]) -> Workflow[Any, Any]:

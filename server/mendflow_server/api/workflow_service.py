@@ -33,6 +33,7 @@ from mendflow_server.api.validation import (
     decode_signal,
     definition_of,
 )
+from mendflow_server.errors import WorkflowNotFound
 from mendflow_server.execution.start_command import StartCommand
 from mendflow_server.store.records import Cursor
 
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["FEATURES", "WorkflowService"]
 
 #: The optional features of this server, as GetServerInfo returns them.
-FEATURES: Final = ("batch_start", "signal_dedup", "wait", "watch_kinds")
+FEATURES: Final = ("batch_start", "delete", "hold", "signal_dedup", "wait", "watch_kinds")
 
 # Clients accept 4 MiB by default. One event or row can add about 1 MiB to a page of this size.
 _PAGE_BYTES: Final = 1 << 20
@@ -174,9 +175,11 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         del context
         checked = check_list_events(request, self._settings)
         row = await self._engine.find(checked.workflow_id)
-        # The uid, not the id, since an id can be used again after its workflow is purged.
+        # The uid, not the id, since an id can be used again after its workflow is deleted.
         after = events_cursor(row.uid, request.page_token)
         events = await self._engine.read_events(row.key, after, limit=checked.page_size, max_bytes=_PAGE_BYTES)
+        if not events and after < row.last_sequence:
+            raise WorkflowNotFound(checked.workflow_id)  # It was deleted meanwhile.
         response = workflow_service_pb2.ListEventsResponse()
         for data in events:
             response.events.add().MergeFromString(data)

@@ -19,6 +19,7 @@ from mendflow_server.engine.commands import CommandSender
 from mendflow_server.engine.loader import Loader
 from mendflow_server.engine.reader import WorkflowReader
 from mendflow_server.engine.requests import Snapshot, StartResult
+from mendflow_server.engine.retention import RetentionCommands
 from mendflow_server.engine.waiters import Waiters
 from mendflow_server.engine.watch_hub import WatchHub
 from mendflow_server.execution.execution import Execution
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from mendflow_server.store.retrying import RetryingStore
 
 log = structlog.get_logger("mendflow.engine")
+
+#: Why a start must be retried that found an ended workflow, which was then deleted.
+_DELETED = "the earlier workflow with this id was deleted meanwhile"
 
 
 class Engine:
@@ -93,6 +97,7 @@ class Engine:
             waiters=self.waiters,
             random_bytes=random_bytes,
         )
+        self._retention = RetentionCommands(services=services, store=store, loader=self.loader)
 
     # Starting.
 
@@ -128,7 +133,10 @@ class Engine:
             # Its wait is over, or the server shuts down.
             snapshot = await self._reader.snapshot(result.row.workflow_id)
         else:
-            snapshot = await self.wait_end(result.row, command.wait)
+            try:
+                snapshot = await self.wait_end(result.row, command.wait)
+            except errors.WorkflowNotFound:
+                raise errors.StoreNotCommitting(_DELETED) from None
         return StartResult(snapshot.row, result.started, snapshot.final)
 
     async def wait_for_capacity(self) -> None:
@@ -229,6 +237,14 @@ class Engine:
         """End a workflow in any open state; return its row afterwards."""
         return await self._commands.terminate(workflow_id, reason=reason, actor=actor)
 
+    async def set_held(self, workflow_id: str, *, held: bool, actor: str) -> Row:
+        """Hold a workflow, or release it; return its row afterwards."""
+        return await self._retention.set_held(workflow_id, held=held, actor=actor)
+
+    async def delete(self, workflow_id: str, *, uid: str, actor: str) -> None:
+        """Delete a workflow that has ended."""
+        await self._retention.delete(workflow_id, uid=uid, actor=actor)
+
     # What executions report (`ExecutionEvents`).
 
     def committed(
@@ -315,6 +331,10 @@ class Engine:
     async def _report_existing(self, workflow_id: str, waiting: list[StartWaiter]) -> None:
         try:
             snapshot = await self._reader.snapshot(workflow_id)
+        except errors.WorkflowNotFound:
+            for waiter in waiting:
+                waiter.refused(errors.StoreNotCommitting(_DELETED))
+            return
         except Exception as error:  # noqa: BLE001 - the callers get it
             for waiter in waiting:
                 waiter.refused(error)

@@ -52,6 +52,8 @@ class Loader:
         self._tasks = BackgroundTasks()
         #: Messages for workflows that are being loaded, by key.
         self._loading: dict[int, list[Message]] = {}
+        #: Workflows that were held or released while they were being loaded, by key.
+        self._held: dict[int, bool] = {}
         #: Keys still to load, and whether to resume a workflow whose code could not replay its history.
         self._waiting: dict[int, bool] = {}
         self._faults = EngineFaults()
@@ -90,7 +92,9 @@ class Loader:
             found = await self._retrying.load(list(page))
         finally:
             missed = [(key, message) for key in page for message in self._loading.pop(key, [])]
+            held = {key: self._held.pop(key) for key in page if key in self._held}
         for loaded in found:
+            loaded.row.held = held.get(loaded.row.key, loaded.row.held)
             self.bring_in(loaded, retry=page[loaded.row.key])
         for key, message in missed:
             self.deliver(key, message)
@@ -146,6 +150,14 @@ class Loader:
             mine.replica_id = self._replica_id
         guard = Guard(row.generation, row.last_sequence)
         return self._new_execution(self._services, self._events, mine, history, guard=guard, workflow=workflow)
+
+    def note_held(self, key: int, *, held: bool) -> None:
+        """Note that an operator has held or released a workflow, in memory or on its way there."""
+        execution = self._cache.get(key)
+        if execution is not None:
+            execution.row.held = held
+        elif key in self._loading:
+            self._held[key] = held
 
     # Messages.
 

@@ -48,8 +48,13 @@ class WorkflowReader:
         return Snapshot(stored.row, _event(stored.first), _event(stored.last))
 
     async def final_event(self, row: Row) -> event_pb2.Event | None:
-        """Return the final event of a workflow that has ended; None: it is open."""
-        return await self.event(row.key, row.last_sequence) if row.state in FINAL_STATES else None
+        """Return the final event of a workflow that has ended; None: it is open. Raises `WorkflowNotFound`."""
+        if row.state not in FINAL_STATES:
+            return None
+        event = await self.event(row.key, row.last_sequence)
+        if event is None:
+            raise errors.WorkflowNotFound(row.workflow_id)  # It was deleted meanwhile.
+        return event
 
     async def event(self, key: int, sequence: int) -> event_pb2.Event | None:
         """Return one event of the workflow with this key; None: there is none of this sequence."""

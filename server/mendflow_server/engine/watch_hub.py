@@ -117,7 +117,8 @@ class WatchHub:
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
         """Yield frames until the workflow's final event has been yielded or filtered out.
 
-        Raises `WorkflowNotFound`, `SequenceBeyondEnd`, `TooManyWatches`, `Draining`.
+        Raises `WorkflowNotFound`, also when the workflow is deleted meanwhile, `SequenceBeyondEnd`, `TooManyWatches`,
+        `Draining`.
         """
         if self.open >= self._settings.watch_limit:
             raise errors.TooManyWatches(self._settings.watch_limit)
@@ -129,6 +130,8 @@ class WatchHub:
             topic.watchers += 1
             # Read again now that the topic collects what comes after.
             row = await self._find(workflow_id)
+            if row.key != key:
+                raise errors.WorkflowNotFound(workflow_id)  # It was deleted, and another one has its id.
             topic.last_sequence = max(topic.last_sequence, row.last_sequence)
             topic.ended = topic.ended or row.state in FINAL_STATES
             if after_sequence > topic.last_sequence:
@@ -168,6 +171,7 @@ class WatchHub:
                 continue
             events = topic.after(cursor) or await self._stored(key, cursor)
             if not events:
+                await self._check_stored(workflow_id, key)
                 raise errors.HistoryPurged(
                     workflow_id, topic.ring[0][0].sequence if topic.ring else topic.last_sequence
                 )
@@ -178,6 +182,12 @@ class WatchHub:
             frame = workflow_service_pb2.WatchWorkflowResponse(events=events, last_sequence=cursor)
             del events  # Who never reads keeps the frame alone.
             yield frame
+
+    async def _check_stored(self, workflow_id: str, key: int) -> None:
+        """Raise `WorkflowNotFound` if the workflow was deleted."""
+        row = (await self._store.find([workflow_id])).get(workflow_id)
+        if row is None or row.key != key:
+            raise errors.WorkflowNotFound(workflow_id)
 
     async def _stored(self, key: int, cursor: int) -> list[event_pb2.Event]:
         stored = await self._store.read_events(key, cursor, limit=FRAME_EVENTS, max_bytes=FRAME_BYTES)

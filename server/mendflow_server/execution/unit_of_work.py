@@ -158,6 +158,7 @@ class UnitOfWork:
         ``committed`` is the change if it was committed; its row is the committed one from now on.
         """
         if committed is not None:
+            committed.row.held = self.row.held  # An operator may have changed it meanwhile.
             row = self.row = committed.row
             self.guard = Guard(row.generation, row.last_sequence)
         sealed, self._sealed = self._sealed, _NOTHING

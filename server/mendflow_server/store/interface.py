@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Loaded,
         Message,
         Page,
+        PurgeResult,
         Row,
         StoredSnapshot,
         Suspect,
@@ -112,3 +113,25 @@ class Store(Protocol):
 
     async def write_suspects(self, suspects: Sequence[Suspect]) -> None:
         """Replace the crash budget's ledger."""
+
+    async def set_held(self, workflow_id: str, *, held: bool) -> Row | None:
+        """Hold a workflow, or release it; return its row. None: there is no such workflow."""
+
+    async def first_ended(self) -> Mapping[str, int]:
+        """Return the earliest end of the workflows that `purge_ended` may purge, by type."""
+
+    async def purge_ended(self, workflow_type: str, until: int, *, limit: int) -> int:
+        """Purge workflows of a type that ended at or before ``until`` and are not held; return how many.
+
+        From then on no method returns anything of them, and their ids can be used again. `reclaim` frees their space.
+        Purge at most ``limit``, the one that ended first coming first.
+        """
+
+    async def purge(self, workflow_id: str, *, uid: str = "") -> PurgeResult:
+        """Purge one workflow as `purge_ended` does, if it has ended and is not held. An empty ``uid`` is any."""
+
+    async def reclaim(self) -> bool:
+        """Free a bounded part of the space of purged workflows; return whether more is left.
+
+        The portion is so small that it delays no commit noticeably.
+        """

@@ -32,6 +32,8 @@ class Row:
     untaken_signals: int
     trace_id: str
     labels: dict[str, str]
+    #: An operator keeps the workflow from being purged. Drivers never write it.
+    held: bool = False
 
     def advanced(
         self,
@@ -62,6 +64,7 @@ class Row:
             untaken_signals,
             self.trace_id,
             self.labels,
+            self.held,
         )
 
 
@@ -188,6 +191,25 @@ class BatchResult:
     messages: list[CommitOutcome]
     message_keys: list[int]
     message_ids: list[int]
+
+
+class PurgeOutcome(enum.Enum):
+    """The outcome of a request to purge one workflow."""
+
+    PURGED = "purged"
+    #: No workflow has this id, or it has another uid.
+    NOT_FOUND = "not_found"
+    #: The workflow has not ended.
+    OPEN = "open"
+    #: An operator holds the workflow.
+    HELD = "held"
+
+
+class PurgeResult(NamedTuple):
+    """The outcome for one workflow, with its state; 0 if it was not found."""
+
+    outcome: PurgeOutcome
+    state: int
 
 
 class StoredSnapshot(NamedTuple):

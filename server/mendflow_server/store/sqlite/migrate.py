@@ -32,6 +32,9 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         message = f"SQLite {sqlite3.sqlite_version} is too old; install SQLite 3.37 or newer"
         raise StoreRefused(message)
     _check_application(connection, path)
+    if connection.execute("PRAGMA page_count").fetchone() == (0,):
+        # Only a new file can be set to give free pages back; see purging.py.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         message = f"{path} cannot use write-ahead logging (journal mode {mode!r}); use a file on a local disk"
@@ -41,16 +44,21 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     """Raise `StoreRefused` unless the file has the newest schema."""
-    _check_application(connection, path)
+    check_used(connection, path)
     version, newest = _version(connection), len(migrations())
-    if not version:
-        message = f"{path} is empty, because no server has used it yet; check the path"
-        raise StoreRefused(message)
     if version < newest:
         message = (
             f"{path} has schema {version}, and this version reads schema {newest}; "
             "start this version's server on it once, or use --server to read from the running server"
         )
+        raise StoreRefused(message)
+
+
+def check_used(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `StoreRefused` unless a server of this version or an older one has used the file."""
+    _check_application(connection, path)
+    if not _version(connection):
+        message = f"{path} is empty, because no server has used it yet; check the path"
         raise StoreRefused(message)
 
 

@@ -7,12 +7,15 @@
 -- rows.py has the other placeholders.
 
 -- name: next_key
--- Return the key of the next new workflow.
-SELECT coalesce(max(key), 0) + 1 FROM workflows
+-- Return the key of the next new workflow. No key is used twice, not even that of a purged workflow.
+SELECT max(
+    coalesce((SELECT max(key) FROM workflows), 0),
+    coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'purged'), 0)
+) + 1
 
 -- name: insert_workflow
 -- Insert new workflows. A row whose workflow id exists is skipped.
-INSERT INTO workflows ({columns})
+INSERT INTO workflows ({inserted})
 SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
 ON CONFLICT (workflow_id) DO NOTHING
 
@@ -137,12 +140,14 @@ ORDER BY key, step_key
 
 -- name: read_events
 -- Return the events after a sequence, oldest first, within both limits but always the first one. The inner query reads
--- only lengths, so that SQLite does not read the events beyond the limit.
+-- only lengths, so that SQLite does not read the events beyond the limit. A purged workflow has no events, also while
+-- some are still there.
 SELECT json_group_array(hex(bytes)) FROM (
     SELECT events.bytes FROM (
         SELECT sequence, sum(size) OVER (ORDER BY sequence) AS together FROM (
             SELECT sequence, length(bytes) AS size FROM events
-            WHERE key = :key AND sequence > :after_sequence ORDER BY sequence LIMIT :limit
+            WHERE key = :key AND sequence > :after_sequence AND EXISTS (SELECT 1 FROM workflows WHERE key = :key)
+            ORDER BY sequence LIMIT :limit
         )
     ) AS sized
     CROSS JOIN events ON events.key = :key AND events.sequence = sized.sequence
@@ -219,6 +224,10 @@ SELECT json_group_array(json_array({columns})) FROM (
     LIMIT :limit
 )
 
+-- name: count_all
+-- Return the number of all workflows, and when the newest one was created. Only a backup counts them, once.
+SELECT count(*), coalesce(max(create_time), 0) FROM workflows INDEXED BY workflows_by_time
+
 -- name: count_open
 -- Return the number of open workflows.
 SELECT count(*) FROM workflows INDEXED BY workflows_by_state WHERE state IN (1, 2, 3, 4, 5, 6)
@@ -261,3 +270,118 @@ DELETE FROM suspects
 -- Insert rows of the ledger.
 INSERT INTO suspects (key, step_key, crashes, alone, held)
 SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
+
+-- name: set_held
+-- Hold a workflow, or release it.
+UPDATE workflows SET held = :held WHERE workflow_id = :workflow_id
+
+-- name: purge_candidate
+-- Return what decides whether a workflow can be purged.
+SELECT key, uid, state, held FROM workflows WHERE workflow_id = :workflow_id
+
+-- name: first_ended
+-- Return the types of the workflows that can be purged, each with its earliest end: two steps in the index for each type.
+WITH RECURSIVE types (name) AS (
+    SELECT min(workflow_type) FROM workflows INDEXED BY workflows_ended WHERE end_time IS NOT NULL AND held = 0
+    UNION ALL
+    SELECT (
+        SELECT min(workflow_type) FROM workflows INDEXED BY workflows_ended
+        WHERE end_time IS NOT NULL AND held = 0 AND workflow_type > types.name
+    ) FROM types WHERE types.name IS NOT NULL
+)
+SELECT json_group_array(json_array(name, (
+    SELECT end_time FROM workflows INDEXED BY workflows_ended
+    WHERE workflow_type = types.name AND end_time IS NOT NULL AND held = 0 ORDER BY end_time LIMIT 1
+))) FROM types WHERE name IS NOT NULL
+
+-- name: expired
+-- Return the keys of the workflows of a type that ended at or before a time and are not held, earliest first.
+SELECT json_group_array(key) FROM (
+    SELECT key FROM workflows INDEXED BY workflows_ended
+    WHERE workflow_type = :workflow_type AND end_time IS NOT NULL AND end_time <= :until AND held = 0
+    ORDER BY end_time LIMIT :limit
+)
+
+-- name: purge_labels
+-- Delete the labels of the workflows with the keys of a JSON array.
+DELETE FROM labels WHERE (name, value, create_time, key) IN (
+    SELECT label.key, label.value, workflows.create_time, workflows.key
+    FROM json_each(:keys) AS wanted
+    CROSS JOIN workflows ON workflows.key = wanted.value
+    CROSS JOIN json_each(workflows.labels) AS label
+)
+
+-- name: purge_rows
+-- Delete the rows of the workflows with the keys of a JSON array.
+DELETE FROM workflows WHERE key IN (SELECT value FROM json_each(:keys))
+
+-- name: purge_inbox
+-- Delete the messages to the workflows with the keys of a JSON array.
+DELETE FROM inbox WHERE key IN (SELECT value FROM json_each(:keys))
+
+-- name: purge_heartbeats
+-- Delete the heartbeats of the workflows with the keys of a JSON array.
+DELETE FROM heartbeats WHERE key IN (SELECT value FROM json_each(:keys))
+
+-- name: purge_suspects
+-- Delete the workflows with the keys of a JSON array from the ledger.
+DELETE FROM suspects WHERE key IN (SELECT value FROM json_each(:keys))
+
+-- name: insert_purged
+-- Note that the workflows with the keys of a JSON array are purged.
+INSERT INTO purged (key) SELECT value FROM json_each(:keys)
+
+-- name: purged
+-- Return the keys of some purged workflows that left something.
+SELECT json_group_array(key) FROM (SELECT key FROM purged WHERE key > 0 ORDER BY key LIMIT :limit)
+
+-- name: reclaim_events
+-- Delete a portion of the events of purged workflows, within both limits but at least one. The inner query reads only
+-- lengths.
+DELETE FROM events WHERE (key, sequence) IN (
+    SELECT key, sequence FROM (
+        SELECT key, sequence, size, sum(size) OVER (ORDER BY key, sequence) AS together FROM (
+            SELECT key, sequence, length(bytes) AS size FROM events
+            WHERE key IN (SELECT value FROM json_each(:keys)) ORDER BY key, sequence LIMIT :limit
+        )
+    ) AS sized
+    WHERE sized.together - sized.size < :max_bytes
+)
+
+-- name: requests_left
+-- Return how many request ids each of the keys of a JSON array has left, up to a total.
+SELECT json_group_array(json_array(key, number)) FROM (
+    SELECT key, count(*) AS number FROM (
+        SELECT key FROM signal_requests WHERE key IN (SELECT value FROM json_each(:keys)) ORDER BY key LIMIT :limit
+    ) GROUP BY key
+)
+
+-- name: reclaim_requests
+-- Delete the request ids of purged workflows with the keys of a JSON array.
+DELETE FROM signal_requests WHERE key IN (SELECT value FROM json_each(:keys))
+
+-- name: reclaim_some_requests
+-- Delete a portion of the request ids of one purged workflow. SQLite would read all of them to find a list of pairs.
+DELETE FROM signal_requests WHERE key = :key AND request_id <= (
+    SELECT max(request_id) FROM (
+        SELECT request_id FROM signal_requests WHERE key = :key ORDER BY request_id LIMIT :limit
+    )
+)
+
+-- name: reclaim_alerts
+-- Delete a portion of the alerts of purged workflows.
+DELETE FROM alerts WHERE id IN (
+    SELECT id FROM alerts INDEXED BY alerts_by_workflow
+    WHERE key IN (SELECT value FROM json_each(:keys)) LIMIT :limit
+)
+
+-- name: drop_purged
+-- Forget the purged workflows with the keys of a JSON array that have nothing left.
+DELETE FROM purged WHERE key IN (SELECT value FROM json_each(:keys))
+    AND NOT EXISTS (SELECT 1 FROM events WHERE events.key = purged.key)
+    AND NOT EXISTS (SELECT 1 FROM signal_requests WHERE signal_requests.key = purged.key)
+    AND NOT EXISTS (SELECT 1 FROM alerts INDEXED BY alerts_by_workflow WHERE alerts.key = purged.key)
+
+-- name: any_purged
+-- Return one row if a purged workflow has left something.
+SELECT 1 FROM purged WHERE key > 0 LIMIT 1

@@ -117,6 +117,10 @@ class Reader:
         """Return the time of the newest life's last beat; 0 if there is no life."""
         return max(self._all("last_beat"), default=0)
 
+    def first_ended(self) -> dict[str, int]:
+        """Return the earliest end of the workflows of each type that can be purged."""
+        return dict(self._all("first_ended"))
+
     def suspects(self) -> list[Suspect]:
         """Return the ledger."""
         return [

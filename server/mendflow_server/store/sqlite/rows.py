@@ -16,8 +16,10 @@ from mendflow_server.store.records import Guard, Row
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: All columns, in the order of `Row`'s fields. ``key`` is the first and ``labels`` the last.
+#: All columns, in the order of `Row`'s fields. ``key`` is the first.
 COLUMNS: Final = tuple(field.name for field in fields(Row))
+#: The columns of an insert. A new workflow is not held, which is the column's default.
+INSERTED_COLUMNS: Final = COLUMNS[: COLUMNS.index("held")]
 #: The columns that change after the insert, in the order in which ``update_workflow`` takes them.
 UPDATED_COLUMNS: Final = (
     "state",
@@ -34,7 +36,7 @@ UPDATED_COLUMNS: Final = (
 GUARDED_COLUMNS: Final = ("key", *Guard._fields)
 
 #: How many values `to_insert` and `to_update` return.
-INSERT_WIDTH: Final = len(COLUMNS)
+INSERT_WIDTH: Final = len(INSERTED_COLUMNS)
 UPDATE_WIDTH: Final = len(UPDATED_COLUMNS) + len(GUARDED_COLUMNS)
 
 #: The smallest number of a final state; see `mendflow.v1.WorkflowState`.
@@ -44,12 +46,14 @@ FIRST_FINAL_STATE: Final = 7
 def fill_in(statement: str) -> str:
     """Return a statement of ``queries.sql`` with the columns in the place of its placeholders.
 
-    ``{columns}`` stands for all columns, ``{assignments}`` for the updated ones, each set to its value, and
-    ``{guard}`` for the comparison with the guard. SQLite names the values of a row ``column1``, ``column2``, ….
+    ``{columns}`` stands for all columns, ``{inserted}`` for those of an insert, ``{assignments}`` for the updated ones,
+    each set to its value, and ``{guard}`` for the comparison with the guard. SQLite names the values of a row
+    ``column1``, ``column2``, ….
     """
     values = [f"{name} = column{number}" for number, name in enumerate((*UPDATED_COLUMNS, *GUARDED_COLUMNS), start=1)]
     return (
         statement.replace("{columns}", ", ".join(COLUMNS))
+        .replace("{inserted}", ", ".join(INSERTED_COLUMNS))
         .replace("{assignments}", ", ".join(values[: len(UPDATED_COLUMNS)]))
         .replace("{guard}", " AND ".join(values[len(UPDATED_COLUMNS) :]))
     )
@@ -59,7 +63,7 @@ def fill_in(statement: str) -> str:
 
 
 def to_insert(row: Row, key: int) -> tuple[object, ...]:
-    """Return the values of ``insert_workflow``, in the order of `COLUMNS`."""
+    """Return the values of ``insert_workflow``, in the order of `INSERTED_COLUMNS`."""
     return (
         key,
         row.workflow_id,
@@ -101,11 +105,13 @@ def to_update(row: Row, guard: Guard) -> tuple[object, ...]:
 def from_columns(columns: Sequence[Any]) -> Row:
     """Return the row whose columns are in the order of `COLUMNS`. Raise `StoreDamaged` if its labels are none."""
     row = Row(*columns)
-    if columns[-1] == "{}":
+    row.held = bool(row.held)
+    given: Any = row.labels
+    if given == "{}":
         row.labels = {}
         return row
     try:
-        labels = json.loads(columns[-1])
+        labels = json.loads(given)
     except ValueError:
         labels = None
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):

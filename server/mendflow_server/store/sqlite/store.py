@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Loaded,
         Message,
         Page,
+        PurgeResult,
         Row,
         StoredSnapshot,
         Suspect,
@@ -188,6 +189,26 @@ class SqliteStore:
     async def write_suspects(self, suspects: Sequence[Suspect]) -> None:
         """See `Store.write_suspects`."""
         await self._write(lambda writer: writer.write_suspects(suspects))
+
+    async def set_held(self, workflow_id: str, *, held: bool) -> Row | None:
+        """See `Store.set_held`."""
+        return await self._write(lambda writer: writer.set_held(workflow_id, held=held))
+
+    async def first_ended(self) -> Mapping[str, int]:
+        """See `Store.first_ended`."""
+        return await self._read(lambda reader: reader.first_ended())
+
+    async def purge_ended(self, workflow_type: str, until: int, *, limit: int) -> int:
+        """See `Store.purge_ended`."""
+        return await self._write(lambda writer: writer.purge_ended(workflow_type, until, limit))
+
+    async def purge(self, workflow_id: str, *, uid: str = "") -> PurgeResult:
+        """See `Store.purge`."""
+        return await self._write(lambda writer: writer.purge(workflow_id, uid))
+
+    async def reclaim(self) -> bool:
+        """See `Store.reclaim`."""
+        return await self._write(lambda writer: writer.reclaim())
 
     def _write(self, work: Callable[[Writer], _T]) -> asyncio.Future[_T]:
         if self._writer is None or self._closing is not None:

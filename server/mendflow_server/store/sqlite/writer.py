@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mendflow_server.store.errors import CommitUnknown, StoreError
 from mendflow_server.store.records import BatchResult, CommitOutcome, Life
-from mendflow_server.store.sqlite.bulk import write_rows
+from mendflow_server.store.sqlite import purging
+from mendflow_server.store.sqlite.bulk import read_rows, to_json, write_rows
 from mendflow_server.store.sqlite.connection import (
     WRITER_PRAGMAS,
     code_of,
@@ -27,12 +28,13 @@ from mendflow_server.store.sqlite.encoder import EncodedChanges
 from mendflow_server.store.sqlite.inbox import InboxWriter
 from mendflow_server.store.sqlite.migrate import prepare
 from mendflow_server.store.sqlite.queries import QUERIES
+from mendflow_server.store.sqlite.rows import from_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mendflow_server.store.records import Batch, Change, Suspect
+    from mendflow_server.store.records import Batch, Change, PurgeResult, Row, Suspect
     from mendflow_server.store.sqlite.connection import Damage
 
 _T = TypeVar("_T")
@@ -49,6 +51,7 @@ class Writer:
         self._signal_limit = signal_limit
         self._damage = damage
         self._connection: sqlite3.Connection | None = None
+        self._pages = purging.PageReturner(path)
 
     def open(self) -> int:
         """Create or migrate the file, and return the key of the next new workflow.
@@ -129,6 +132,36 @@ class Writer:
             write_rows(connection, "insert_suspect", values, 5)
 
         self._transact(work)
+
+    def set_held(self, workflow_id: str, *, held: bool) -> Row | None:
+        """Hold a workflow, or release it; return its row."""
+
+        def work(connection: sqlite3.Connection) -> Row | None:
+            connection.execute(QUERIES["set_held"], {"workflow_id": workflow_id, "held": int(held)})
+            found = read_rows(connection, QUERIES["find"], {"workflow_ids": to_json([workflow_id])})
+            return from_columns(found[0]) if found else None
+
+        return self._transact(work)
+
+    def purge_ended(self, workflow_type: str, until: int, limit: int) -> int:
+        """Purge expired workflows of a type; return how many."""
+        return self._transact(lambda connection: purging.purge_ended(connection, workflow_type, until, limit))
+
+    def purge(self, workflow_id: str, uid: str) -> PurgeResult:
+        """Purge one workflow, if it has ended and is not held."""
+        return self._transact(lambda connection: purging.purge(connection, workflow_id, uid))
+
+    def reclaim(self) -> bool:
+        """Free a portion of the space of purged workflows; return whether more is left."""
+        try:
+            connection = self._connected()
+            if purging.any_purged(connection):
+                return self._transact(purging.reclaim_rows)
+            return self._pages.give_back(connection)
+        except sqlite3.Error as error:
+            self._undo(error)
+            self._damage.look_at(error, self._path)
+            raise translate(error, self._path) from error
 
     def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
