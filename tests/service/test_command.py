@@ -273,10 +273,14 @@ OUTPUTS = {
     "signal": ("signal", "ID", "other"),
     "cancel": ("cancel", "ID"),
     "terminate": ("terminate", "ID"),
+    "hold": ("hold", "ENDED"),
+    "release": ("release", "ENDED"),
+    "delete": ("delete", "ENDED"),
     "types": ("types",),
     "health": ("health",),
     "info": ("info",),
     "export": ("export", "ENDED"),
+    "backup": ("backup", "--store", "STORE", "COPY"),
     "verify": ("verify", "tests.support.workflows"),
     "verify --json": ("verify", "tests.support.workflows", "--json"),
     "export-protos": ("export-protos", "examples.order", "--out", "OUT"),
@@ -301,6 +305,7 @@ def run_in_shell(server: ServerProcess, redirection: str, *arguments: str) -> su
 def with_output(server: ServerProcess, case: str, folder: Path) -> list[str]:
     """Make the workflows that a case needs, and return its arguments."""
     names = {"ID": f"waits-{folder.name}", "ENDED": f"ended-{folder.name}", "OUT": str(folder)}
+    names |= {"STORE": f"sqlite:///{server.store}", "COPY": str(folder / "copy.db")}
     if "ID" in OUTPUTS[case]:
         run(server, "start", "wait_for", "--input", '"x"', "--id", names["ID"])
     if "ENDED" in OUTPUTS[case]:

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from mendflow_server.store.errors import StoreRefused
 from mendflow_server.store.sqlite import SqliteInspector, SqliteStore
+from mendflow_server.store.sqlite.backup import Backup, back_up
 from mendflow_server.store.sqlite.filesystem import files_at, resolve
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ def open_store(url: str, *, signal_limit: int = 1_000, sqlite: Callable[..., Sql
 def inspect_store(url: str) -> SqliteInspector:
     """Open the store at a URL for reading only. Raise `StoreError` if it cannot be opened."""
     return SqliteInspector(_path(url))
+
+
+def back_up_store(url: str, destination: Path) -> Backup:
+    """Copy the store at a URL to a new file. Raise `StoreRefused` if that cannot be, `StoreError` if it fails."""
+    return back_up(_path(url), destination)
 
 
 def files_of(url: str) -> tuple[Path, ...]:

@@ -18,7 +18,7 @@ import os
 import sqlite3
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from mendflow_server.store.errors import StoreError, StoreRefused
 from mendflow_server.store.sqlite.connection import (
@@ -28,7 +28,7 @@ from mendflow_server.store.sqlite.connection import (
     unavailable,
 )
 from mendflow_server.store.sqlite.listing import read_page
-from mendflow_server.store.sqlite.migrate import check_schema
+from mendflow_server.store.sqlite.migrate import check_schema, check_used
 from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.reader import BYTES_AT_ONCE, EVENTS_AT_ONCE, read_events
 
@@ -49,10 +49,24 @@ _NEEDS_SHARED_MEMORY: Final = frozenset(
 _TRIES: Final = 10
 
 
-class SqliteInspector:
-    """A store's file, open for reading only. It takes no lock that could block a server."""
+class _Within(Protocol):
+    """A way to run work on a connection."""
 
-    def __init__(self, path: Path) -> None:
+    def __call__(self, connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], _T], /) -> _T:
+        """Return what ``work`` returns."""
+
+
+def _directly(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], _T], /) -> _T:
+    return work(connection)
+
+
+class SqliteInspector:
+    """A store's file, open for reading only. It takes no lock that could block a server.
+
+    With ``any_version`` the file may be of an older version, and only `run` is of use.
+    """
+
+    def __init__(self, path: Path, *, any_version: bool = False) -> None:
         #: SQLite keeps the log beside the file, not beside a symlink to it.
         self._path = Path(os.path.realpath(path))
         self._log = self._path.with_name(f"{self._path.name}-wal")
@@ -67,7 +81,8 @@ class SqliteInspector:
             message = f"store {path} {what}; use the path of the server's file"
             raise StoreRefused(message)
         try:
-            self._read(lambda connection: check_schema(connection, self._path))
+            check = check_used if any_version else check_schema
+            self._read(lambda connection: check(connection, self._path))
         except sqlite3.Error as error:
             raise translate_at_open(error, self._path) from error
         except BaseException:
@@ -79,6 +94,15 @@ class SqliteInspector:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    @property
+    def mode(self) -> int:
+        """The permissions of the file."""
+        return self._path.stat().st_mode & 0o777
+
+    def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run ``work``, whose statements begin their own transactions. Repeat it if the file changes meanwhile."""
+        return self._translated(work, within=_directly)
 
     def count_open(self) -> int:
         """Return the number of open workflows."""
@@ -99,21 +123,21 @@ class SqliteInspector:
             if not some:
                 return events
 
-    def _translated(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _translated(self, work: Callable[[sqlite3.Connection], _T], *, within: _Within = in_read_transaction) -> _T:
         try:
-            return self._read(work)
+            return self._read(work, within=within)
         except sqlite3.Error as error:
             raise unavailable(error, self._path) from error
         except (UnicodeError, OverflowError, ValueError) as error:
             message = f"store {self._path} has a malformed value: {error}"
             raise StoreError(message) from error
 
-    def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _read(self, work: Callable[[sqlite3.Connection], _T], *, within: _Within = in_read_transaction) -> _T:
         """Run ``work`` on one state of the file. Repeat it if the file changes or the server stops in the meantime."""
         failure: Exception | None = None
         for _ in range(_TRIES):
             try:
-                result = self._transact(work)
+                result = self._transact(work, within)
             except (sqlite3.Error, StoreError) as error:
                 if not self._may_repeat(error):
                     raise
@@ -125,12 +149,12 @@ class SqliteInspector:
         message = f"store {self._path} kept changing during {_TRIES} reads; use --server to read from its server"
         raise StoreError(message) from failure
 
-    def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _transact(self, work: Callable[[sqlite3.Connection], _T], within: _Within) -> _T:
         if self._connection is None:
             self._opened = self._state()
             self._parameters = self._shared if self._has_log() else _IMMUTABLE
             self._connection = connect_inspector(self._path, self._parameters)
-        return in_read_transaction(self._connection, work)
+        return within(self._connection, work)
 
     def _may_repeat(self, error: Exception) -> bool:
         """Return whether a retry may succeed, with another way to read the file if necessary."""
