@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mendflow.client.client import NOTHING
 
@@ -112,10 +112,23 @@ class Environment:
         self._thread = thread
         self._environment = environment
 
+    @overload
     def start(
         self,
-        workflow: Workflow[I, R],
-        input: I = NOTHING,  # type: ignore[assignment]  # stands for no input
+        workflow: Workflow[None, R],
+        input: None = ...,
+        *,
+        id: str | None = ...,
+        labels: Mapping[str, str] | None = ...,
+    ) -> Handle[R]: ...
+    @overload
+    def start(
+        self, workflow: Workflow[I, R], input: I, *, id: str | None = ..., labels: Mapping[str, str] | None = ...
+    ) -> Handle[R]: ...
+    def start(
+        self,
+        workflow: Workflow[Any, R],
+        input: Any = NOTHING,
         *,
         id: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -126,13 +139,11 @@ class Environment:
         """
         return Handle(self._thread, self._thread.run(self._environment.start(workflow, input, id=id, labels=labels)))
 
-    def run(
-        self,
-        workflow: Workflow[I, R],
-        input: I = NOTHING,  # type: ignore[assignment]  # stands for no input
-        *,
-        id: str | None = None,
-    ) -> R:
+    @overload
+    def run(self, workflow: Workflow[None, R], input: None = ..., *, id: str | None = ...) -> R: ...
+    @overload
+    def run(self, workflow: Workflow[I, R], input: I, *, id: str | None = ...) -> R: ...
+    def run(self, workflow: Workflow[Any, R], input: Any = NOTHING, *, id: str | None = None) -> R:
         """Start a workflow and return its result; see `Handle.result`."""
         return self._thread.run(self._environment.run(workflow, input, id=id))
 

@@ -77,13 +77,17 @@ class _FakingAttempts:
         return getattr(self._inner, name)
 
     def launch(
-        self, request: AttemptRequest, listener: AttemptListener, context: contextvars.Context
+        self,
+        request: AttemptRequest,
+        listener: AttemptListener,
+        context: contextvars.Context,
+        on_record: tuple[int, int],
     ) -> RunningAttempt:
         """Run an attempt; see `AttemptRunner.launch`."""
         fake = self._fakes.of(request.step)
         if fake is not None:
             request = request._replace(step=stand_in(request.step, fake))
-        return self._inner.launch(request, listener, context)
+        return self._inner.launch(request, listener, context, on_record)
 
 
 class _CrashingStore:

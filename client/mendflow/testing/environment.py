@@ -7,7 +7,7 @@ import contextlib
 import itertools
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from mendflow.authoring.step import Step
 from mendflow.client.client import NOTHING, encode
@@ -90,10 +90,23 @@ class AsyncEnvironment:
 
     # What a test does.
 
+    @overload
     async def start(
         self,
-        workflow: Workflow[I, R],
-        input: I = NOTHING,  # type: ignore[assignment]  # stands for no input
+        workflow: Workflow[None, R],
+        input: None = ...,
+        *,
+        id: str | None = ...,
+        labels: Mapping[str, str] | None = ...,
+    ) -> AsyncHandle[R]: ...
+    @overload
+    async def start(
+        self, workflow: Workflow[I, R], input: I, *, id: str | None = ..., labels: Mapping[str, str] | None = ...
+    ) -> AsyncHandle[R]: ...
+    async def start(
+        self,
+        workflow: Workflow[Any, R],
+        input: Any = NOTHING,
         *,
         id: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -116,13 +129,11 @@ class AsyncEnvironment:
         await self.call("StartWorkflow", request)
         return AsyncHandle(self, request.workflow_id, workflow)
 
-    async def run(
-        self,
-        workflow: Workflow[I, R],
-        input: I = NOTHING,  # type: ignore[assignment]  # stands for no input
-        *,
-        id: str | None = None,
-    ) -> R:
+    @overload
+    async def run(self, workflow: Workflow[None, R], input: None = ..., *, id: str | None = ...) -> R: ...
+    @overload
+    async def run(self, workflow: Workflow[I, R], input: I, *, id: str | None = ...) -> R: ...
+    async def run(self, workflow: Workflow[Any, R], input: Any = NOTHING, *, id: str | None = None) -> R:
         """Start a workflow and return its result; see `AsyncHandle.result`."""
         return await (await self.start(workflow, input, id=id)).result()
 
