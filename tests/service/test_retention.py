@@ -11,6 +11,7 @@ import pytest
 
 from mendflow import step, wait_signal, workflow
 from mendflow.errors import DefinitionError, InvalidRequest, WorkflowNotFound, WrongState
+from mendflow.testing.engine import settings_in
 from mendflow.v1 import workflow_service_pb2 as ws
 from mendflow.v1.operator_service_pb2 import DeleteWorkflowRequest
 from mendflow_server.app import Parts
@@ -326,6 +327,11 @@ def test_the_setting_is_30_days_and_forever_has_no_limit(monkeypatch: pytest.Mon
     assert load_settings().retention is None
     monkeypatch.setenv("MENDFLOW_RETENTION", "3600")
     assert load_settings().retention == 3600
+
+
+def test_the_test_kit_keeps_workflows_over_skipped_months(tmp_path: Path) -> None:
+    assert settings_in(tmp_path, {}).retention is None
+    assert settings_in(tmp_path, {"retention": 5}).retention == 5
 
 
 async def test_a_malformed_uid_is_refused(aged: Aged) -> None:
