@@ -1,6 +1,6 @@
 """Durable, self-healing workflows in plain async Python.
 
-To write workflows, use `workflow`, `step`, `RetryPolicy`, `sleep`, `gather`,
+To write workflows, use `workflow`, `step`, `RetryPolicy`, `sleep`, `gather`, `first_of`,
 `wait_signal`, `progress`, `now`, `uuid4`, `random`, `version`, `workflow_info`
 and `attempt`. To call a server, use `Client` or `SyncClient`. The errors are in
 `mendflow.errors`.
@@ -8,7 +8,7 @@ and `attempt`. To call a server, use `Client` or `SyncClient`. The errors are in
 
 import mendflow.foreign_variables  # noqa: F401, I001 - must run before anything imports protobuf
 
-from mendflow.authoring.calls import gather, now, random, sleep, uuid4, version, wait_signal
+from mendflow.authoring.calls import first_of, gather, now, random, sleep, uuid4, version, wait_signal
 from mendflow.authoring.context import Attempt, WorkflowInfo, attempt, progress, workflow_info
 from mendflow.authoring.retry import RetryPolicy
 from mendflow.authoring.step import Step, step
@@ -46,6 +46,7 @@ __all__ = [
     "WorkflowInfo",
     "WorkflowTerminated",
     "attempt",
+    "first_of",
     "gather",
     "now",
     "progress",

@@ -11,6 +11,7 @@ from mendflow import (
     SyncWorkflowHandle,
     Workflow,
     WorkflowHandle,
+    first_of,
     gather,
     sleep,
     step,
@@ -82,6 +83,9 @@ async def checkout(order: Order) -> Receipt:
     answer: str | int = await wait_signal("go", str | int, timeout=3)
     maybe: Order | None = await wait_signal("go", Order | None)
     assert_type((answer, maybe), tuple[str | int, Order | None])
+    assert_type(await first_of(wait_signal("go", str), sleep(1)), tuple[int, str | None])
+    assert_type(await first_of(*[ship(order)]), tuple[int, int])
+    assert_type(await gather(*map(ship, [order]), limit=2), list[int])
     orders = [order, order]
     assert_type(await gather(*map(ship, orders), return_exceptions=True), list[int | BaseException])
     assert_type(

@@ -219,9 +219,9 @@ class _Run:
             self.driving = False
 
     def _may_begin(self, fiber: Fiber) -> bool:
-        """Return whether a branch may begin. It may not once another branch of its gather has failed."""
+        """Return whether a branch may begin. It may not once its group is closed."""
         group = fiber.group
-        if group is None or group.failure is None:
+        if group is None or not group.is_closed:
             fiber.begun = True
             return True
         fiber.done = True
@@ -263,26 +263,15 @@ class _Run:
             return
         if error is not None:
             self._unawaited.release_kept(fiber)
-        if error is None or group.return_exceptions:
-            group.results[fiber.index] = value if error is None else error
-        elif group.failure is None:
-            group.failure = error
-            if not group.cancelled:
-                group.cancelled = True
-                for other in group.fibers:
-                    self._cancel(other)
+        if group.branch_returned(fiber, value, error):
+            for other in group.fibers:
+                self._cancel(other)
         self._branch_ended(group)
 
     def _branch_ended(self, group: Group) -> None:
-        group.remaining -= 1
-        if group.remaining:
-            return
-        owner = group.owner
-        if owner.cancelled:
-            owner.cancelled = False
-            self._runnable.append((owner, None, asyncio.CancelledError()))
-        else:
-            self._runnable.append((owner, group.results, group.failure))
+        self._runnable.extend((child, None, None) for child in reversed(group.branch_ended()))
+        if group.remaining == 0:
+            self._runnable.append((group.owner, *group.result()))
 
     # Calls.
 
@@ -321,13 +310,10 @@ class _Run:
         heapq.heappush(self._timers, (self.time + delay, next(self._count), call))
 
     def _start_gather(self, fiber: Fiber, call: Gather) -> None:
-        scope = fiber.key(call.key or "gather")
-        group = fiber.blocked = Group(fiber, len(call.branches), return_exceptions=call.return_exceptions)
-        for index, branch in enumerate(call.branches):
-            group.fibers.append(Fiber.of_branch(branch, f"{scope}[{index}]/", group, index))
+        group = fiber.blocked = Group(fiber, call, fiber.key(call.key or call.name))
         self._open.update(group.fibers)
         if group.fibers:
-            self._runnable.extend((child, None, None) for child in reversed(group.fibers))
+            self._runnable.extend((child, None, None) for child in reversed(group.begin()))
         else:
             self._runnable.append((fiber, [], None))
 

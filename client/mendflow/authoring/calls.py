@@ -25,7 +25,7 @@ from mendflow.errors import NotAwaited, NotDurable, NotInWorkflow
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Sequence
 
-__all__ = ["gather", "now", "random", "sleep", "uuid4", "version", "wait_signal"]
+__all__ = ["first_of", "gather", "now", "random", "sleep", "uuid4", "version", "wait_signal"]
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -101,17 +101,32 @@ class SignalWait(Call[T]):
 
 
 class Gather(Call[Any]):
-    """Branches that run concurrently."""
+    """Branches that run concurrently: at most ``limit`` of them, and with ``is_first`` until one of them ends."""
 
-    __slots__ = ("branches", "key", "return_exceptions")
+    __slots__ = ("branches", "is_first", "key", "limit", "return_exceptions")
 
-    def __init__(self, branches: Sequence[Awaitable[Any]], key: str = "", *, return_exceptions: bool) -> None:
+    def __init__(
+        self,
+        branches: Sequence[Awaitable[Any]],
+        key: str = "",
+        *,
+        return_exceptions: bool = False,
+        limit: int | None = None,
+        is_first: bool = False,
+    ) -> None:
         self.branches = branches
         self.return_exceptions = return_exceptions
         self.key = key
+        self.limit = limit
+        self.is_first = is_first
+
+    @property
+    def name(self) -> str:
+        """The function that made it, and its default key."""
+        return "first_of" if self.is_first else "gather"
 
     def __str__(self) -> str:
-        return "gather()"
+        return f"{self.name}()"
 
     def __await__(self) -> Generator[Any, Any, Any]:
         """Pass this call to the runner. Close the branches if that raises `NotDurable`, since none will be awaited."""
@@ -124,8 +139,31 @@ class Gather(Call[Any]):
             raise
 
     def outside_workflow(self) -> Awaitable[Any]:
-        """Return a gather of asyncio."""
-        return asyncio.gather(*self.branches, return_exceptions=self.return_exceptions)
+        """Return what does the same with tasks of asyncio."""
+        if self.is_first:
+            return _first_of_tasks(self.branches)
+        branches = self.branches
+        if self.limit is not None:
+            slots = asyncio.Semaphore(self.limit)
+            branches = [_within(slots, branch) for branch in branches]
+        return asyncio.gather(*branches, return_exceptions=self.return_exceptions)
+
+
+async def _within(slots: asyncio.Semaphore, branch: Awaitable[T]) -> T:
+    async with slots:
+        return await branch
+
+
+async def _first_of_tasks(branches: Sequence[Awaitable[Any]]) -> tuple[int, Any]:
+    tasks = [asyncio.ensure_future(branch) for branch in branches]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        index = next(index for index, task in enumerate(tasks) if task.done())
+        return index, tasks[index].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _seconds(what: str, value: float | timedelta) -> float:
@@ -220,6 +258,7 @@ def gather(
     /,
     *,
     return_exceptions: Literal[False] = False,
+    limit: int | None = None,
     key: str | None = None,
 ) -> Awaitable[tuple[T1, T2]]: ...
 @overload
@@ -230,6 +269,7 @@ def gather(
     /,
     *,
     return_exceptions: Literal[False] = False,
+    limit: int | None = None,
     key: str | None = None,
 ) -> Awaitable[tuple[T1, T2, T3]]: ...
 @overload
@@ -241,6 +281,7 @@ def gather(
     /,
     *,
     return_exceptions: Literal[False] = False,
+    limit: int | None = None,
     key: str | None = None,
 ) -> Awaitable[tuple[T1, T2, T3, T4]]: ...
 @overload
@@ -253,6 +294,7 @@ def gather(
     /,
     *,
     return_exceptions: Literal[False] = False,
+    limit: int | None = None,
     key: str | None = None,
 ) -> Awaitable[tuple[T1, T2, T3, T4, T5]]: ...
 @overload
@@ -262,6 +304,7 @@ def gather(  # type: ignore[overload-overlap]  # the first match counts
     /,
     *,
     return_exceptions: Literal[True],
+    limit: int | None = None,
     key: str | None = None,
 ) -> Awaitable[tuple[T1 | BaseException, T2 | BaseException]]: ...
 @overload
@@ -272,6 +315,7 @@ def gather(  # type: ignore[overload-overlap]  # the first match counts
     /,
     *,
     return_exceptions: Literal[True],
+    limit: int | None = None,
     key: str | None = None,
 ) -> Awaitable[tuple[T1 | BaseException, T2 | BaseException, T3 | BaseException]]: ...
 @overload
@@ -283,6 +327,7 @@ def gather(  # type: ignore[overload-overlap]  # the first match counts
     /,
     *,
     return_exceptions: Literal[True],
+    limit: int | None = None,
     key: str | None = None,
 ) -> Awaitable[tuple[T1 | BaseException, T2 | BaseException, T3 | BaseException, T4 | BaseException]]: ...
 @overload
@@ -295,32 +340,64 @@ def gather(  # type: ignore[overload-overlap]  # the first match counts
     /,
     *,
     return_exceptions: Literal[True],
+    limit: int | None = None,
     key: str | None = None,
 ) -> Awaitable[
     tuple[T1 | BaseException, T2 | BaseException, T3 | BaseException, T4 | BaseException, T5 | BaseException]
 ]: ...
 @overload
 def gather(
-    *branches: Awaitable[T], return_exceptions: Literal[False] = False, key: str | None = None
+    *branches: Awaitable[T], return_exceptions: Literal[False] = False, limit: int | None = None, key: str | None = None
 ) -> Awaitable[list[T]]: ...
 @overload
 def gather(
-    *branches: Awaitable[T], return_exceptions: Literal[True], key: str | None = None
+    *branches: Awaitable[T], return_exceptions: Literal[True], limit: int | None = None, key: str | None = None
 ) -> Awaitable[list[T | BaseException]]: ...
 @overload
 def gather(
-    *branches: Awaitable[Any], return_exceptions: bool = False, key: str | None = None
+    *branches: Awaitable[Any], return_exceptions: bool = False, limit: int | None = None, key: str | None = None
 ) -> Awaitable[list[Any]]: ...
-def gather(*branches: Awaitable[Any], return_exceptions: bool = False, key: str | None = None) -> Awaitable[Any]:
+def gather(
+    *branches: Awaitable[Any], return_exceptions: bool = False, limit: int | None = None, key: str | None = None
+) -> Awaitable[Any]:
     """Run branches concurrently and return a list of their results, in argument order.
 
     When a branch fails, gather cancels the other branches, waits until they are
     closed, and raises the failure that comes first in the history. With
     ``return_exceptions`` every branch runs to its end, and the list has the
-    exceptions of failed branches in place of results. ``key`` names the scope
-    of the branches' calls and replaces the default key ``gather``.
+    exceptions of failed branches in place of results. At most ``limit``
+    branches run at once; the next one begins when one ends. ``key`` names the
+    scope of the branches' calls and replaces the default key ``gather``.
+
+    Raise ValueError if the limit is below 1.
     """
-    return _registered(Gather(branches, checked_key(key), return_exceptions=return_exceptions))
+    if limit is not None and limit < 1:
+        msg = f"gather(limit={limit}) lets no branch run; use a number from 1 on, or None"
+        raise ValueError(msg)
+    return _registered(Gather(branches, checked_key(key), return_exceptions=return_exceptions, limit=limit))
+
+
+@overload
+def first_of(a: Awaitable[T1], b: Awaitable[T2], /, *, key: str | None = None) -> Awaitable[tuple[int, T1 | T2]]: ...
+@overload
+def first_of(
+    a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], /, *, key: str | None = None
+) -> Awaitable[tuple[int, T1 | T2 | T3]]: ...
+@overload
+def first_of(*branches: Awaitable[T], key: str | None = None) -> Awaitable[tuple[int, T]]: ...
+def first_of(*branches: Awaitable[Any], key: str | None = None) -> Awaitable[tuple[int, Any]]:
+    """Wait for the first of several calls, and return its index and its result. The others are withdrawn.
+
+    A branch is a signal wait, a timer, a step or a coroutine that awaits them. An attempt of a step that runs is
+    cancelled, and the call returns once the branches are closed. If the first branch to end has failed, its error is
+    raised. ``key`` names the scope of the branches' calls and replaces the default key ``first_of``.
+
+    Raise ValueError without a branch.
+    """
+    if not branches:
+        msg = "first_of() needs at least one call to wait for"
+        raise ValueError(msg)
+    return _registered(Gather(branches, checked_key(key), is_first=True))
 
 
 def version(name: str) -> bool:

@@ -79,18 +79,74 @@ class Fiber:
 
 
 class Group:
-    """The branches of one gather."""
+    """The branches of one `gather` or `first_of`, and the rule by which they begin and end.
 
-    __slots__ = ("cancelled", "failure", "fibers", "owner", "remaining", "results", "return_exceptions")
+    A failed branch, and the first branch of `first_of` that ends, closes the group: the others are cancelled, and those
+    that have not begun are dropped. The owner resumes after the last branch has ended.
+    """
 
-    def __init__(self, owner: Fiber, size: int, *, return_exceptions: bool) -> None:
+    __slots__ = ("_call", "_failure", "_first", "_results", "_waiting", "cancelled", "fibers", "owner", "remaining")
+
+    def __init__(self, owner: Fiber, call: Gather, scope: str) -> None:
+        self._call = call
         self.owner = owner
-        self.fibers: list[Fiber] = []
-        self.results: list[Any] = [None] * size
-        self.remaining = size
-        self.return_exceptions = return_exceptions
-        self.failure: BaseException | None = None
+        self.fibers = [
+            Fiber.of_branch(branch, f"{scope}[{index}]/", self, index) for index, branch in enumerate(call.branches)
+        ]
+        self.remaining = len(self.fibers)
+        #: Whether its branches were cancelled.
         self.cancelled = False
+        self._results: list[Any] = [None] * self.remaining
+        self._failure: BaseException | None = None
+        #: The index and the value of the branch that ended first; only of a `first_of`.
+        self._first: tuple[int, Any] | None = None
+        #: The branches that may not begin yet, the next one last.
+        self._waiting: list[Fiber] = []
+
+    def begin(self) -> list[Fiber]:
+        """Return the branches that begin at once, in their order."""
+        limit = self._call.limit or len(self.fibers)
+        self._waiting = self.fibers[limit:][::-1]
+        return self.fibers[:limit]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no branch may begin any more."""
+        return self.cancelled or self._failure is not None
+
+    def branch_returned(self, fiber: Fiber, value: Any, error: BaseException | None) -> bool:
+        """Keep what a branch came to; return whether the other branches must be cancelled."""
+        closes = False
+        if self._call.is_first:
+            if self._first is None and self._failure is None:
+                self._first, self._failure = (fiber.index, value), error
+                closes = True
+        elif error is None or self._call.return_exceptions:
+            self._results[fiber.index] = value if error is None else error
+        elif self._failure is None:
+            self._failure = error
+            closes = True
+        if closes and not self.cancelled:
+            self.cancelled = True
+            return True
+        return False
+
+    def branch_ended(self) -> list[Fiber]:
+        """Count a branch that has ended or was dropped; return those to run now: the next one, or all to drop."""
+        self.remaining -= 1
+        if self.is_closed:
+            following, self._waiting = self._waiting[::-1], []
+            return following
+        return [self._waiting.pop()] if self._waiting else []
+
+    def result(self) -> tuple[Any, BaseException | None]:
+        """Return what the owner gets: a value, or an error to raise."""
+        if self.owner.cancelled:
+            self.owner.cancelled = False
+            return None, asyncio.CancelledError()
+        if self._failure is not None:
+            return None, self._failure
+        return (self._first if self._call.is_first else self._results), None
 
 
 async def wait_for(branch: Any) -> Any:

@@ -325,9 +325,9 @@ class WorkflowRunner:
                 self._run_fiber(fiber, value, error)
 
     def _may_begin(self, fiber: Fiber) -> bool:
-        """Return whether a branch may begin. It may not once another branch of its gather has failed."""
+        """Return whether a branch may begin. It may not once its group is closed."""
         group = fiber.group
-        if group is None or group.failure is None:
+        if group is None or not group.is_closed:
             fiber.begin(self._context)
             return True
         fiber.done = True
@@ -383,27 +383,16 @@ class WorkflowRunner:
             return
         if error is not None:
             self._unawaited.release_kept(fiber)
-        if error is None or group.return_exceptions:
-            group.results[fiber.index] = value if error is None else error
-        elif group.failure is None:
-            group.failure = error
-            if not group.cancelled:
-                group.cancelled = True
-                for other in group.fibers:
-                    self._cancel(other)
+        if group.branch_returned(fiber, value, error):
+            for other in group.fibers:
+                self._cancel(other)
         self._branch_ended(group)
 
     def _branch_ended(self, group: Group) -> None:
-        """Record that a branch has ended. After the last one, resume the owner of the gather."""
-        group.remaining -= 1
+        """Record that a branch has ended. After the last one, resume the owner of the group."""
+        self._runnable.extend((child, None, None) for child in reversed(group.branch_ended()))
         if group.remaining == 0:
-            self._runnable.append((group.owner, *self._gathered(group)))
-
-    def _gathered(self, group: Group) -> tuple[Any, BaseException | None]:
-        if group.owner.cancelled:
-            group.owner.cancelled = False
-            return None, asyncio.CancelledError()
-        return group.results, group.failure
+            self._runnable.append((group.owner, *group.result()))
 
     # Calls.
 
@@ -518,14 +507,10 @@ class WorkflowRunner:
                         self._record_wait(key, call)
 
     def _start_gather(self, fiber: Fiber, call: Gather) -> None:
-        scope = fiber.key(call.key or "gather")
-        group = Group(fiber, len(call.branches), return_exceptions=call.return_exceptions)
-        fiber.blocked = group
-        for index, branch in enumerate(call.branches):
-            group.fibers.append(Fiber.of_branch(branch, f"{scope}[{index}]/", group, index))
+        group = fiber.blocked = Group(fiber, call, fiber.key(call.key or call.name))
         self._fibers.update(group.fibers)
         if group.fibers:
-            self._runnable.extend((child, None, None) for child in reversed(group.fibers))
+            self._runnable.extend((child, None, None) for child in reversed(group.begin()))
         else:
             self._runnable.append((fiber, [], None))
 
