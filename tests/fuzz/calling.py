@@ -54,7 +54,8 @@ class Complaints(logging.Handler):
 
     def listen(self, _: Any, method: str, event: Any) -> Any:
         """Keep a complaint of the server, as a processor of structlog."""
-        if method in ("error", "critical", "exception"):
+        # A workflow that fails is the caller's, not the server's.
+        if method in ("error", "critical", "exception") and event["event"] != "workflow_ended":
             self._heard.append(dict(event))
         raise structlog.DropEvent
 

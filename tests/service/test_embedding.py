@@ -14,6 +14,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from mendflow import MendflowError, sleep, step, workflow
 from mendflow.errors import DefinitionError
@@ -23,7 +24,7 @@ from mendflow_server.store.errors import StoreError
 from tests.support.servers import ROOT, free_port, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 PAGE = ROOT / "docs/embedding.md"
@@ -65,6 +66,16 @@ async def test_it_serves_in_this_loop_and_the_next_one_continues(tmp_path: Path)
         assert (await server.client.get("open", wait=10)).state == workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 
 
+@pytest.fixture
+def _structlog_as_at_the_start() -> Iterator[None]:
+    """Take away what another test has configured."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("_structlog_as_at_the_start")
 async def test_its_log_goes_to_logging_with_its_fields(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mendflow")
     async with EmbeddedServer([doubles], store=store(tmp_path)) as server:
@@ -76,10 +87,10 @@ async def test_its_log_goes_to_logging_with_its_fields(tmp_path: Path, caplog: p
 
 async def test_a_second_server_on_the_file_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     async with EmbeddedServer([doubles], store=store(tmp_path)) as server:
-        tasks = len(asyncio.all_tasks())
+        before = asyncio.all_tasks()
         with pytest.raises(StoreError):
             await EmbeddedServer([doubles], store=store(tmp_path)).__aenter__()
-        assert len(asyncio.all_tasks()) == tasks
+        assert await until(lambda: asyncio.all_tasks() <= before)
         assert await server.client.run(doubles, 1) == 2
 
 

@@ -15,7 +15,9 @@ import pytest
 import mendflow
 import mendflow_server
 from mendflow import errors, histories, testing
+from mendflow.authoring import hand_steps
 from mendflow.client import watch
+from mendflow.codec import exact
 from mendflow.protogen import scalars
 from mendflow.v1 import failure_pb2, workflow_pb2
 from mendflow_server import errors as refusals
@@ -26,6 +28,7 @@ from mendflow_server.http import server as http_server
 from mendflow_server.replay import workflow_runner
 from mendflow_server.runtime import event_loop
 from mendflow_server.store import errors as store_errors
+from mendflow_server.telemetry import otel_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +52,7 @@ PLAIN: list[Callable[[str], BaseException]] = [
     errors.PermanentError,
     histories.BadHistory,
     testing.ReplayFailed,
+    testing.StillOpen,
     server.CannotListen,
     state.UnknownEvent,
     http_server.CannotListenHttp,
@@ -61,6 +65,7 @@ PLAIN: list[Callable[[str], BaseException]] = [
     store_errors.StoreRefused,
     store_errors.CommitUnknown,
     verification.Unreadable,
+    otel_variables.NotExported,
 ]
 SAMPLES: list[BaseException] = [
     *(cls("what failed") for cls in PLAIN),
@@ -69,6 +74,8 @@ SAMPLES: list[BaseException] = [
     errors.MessageNotExported("checkout", "mendflow export-protos shop --out protos"),
     errors.StepFailed("charge#2", FAILURE),
     errors.SignalTimeout("decision"),
+    exact._Unknown("set"),  # noqa: SLF001 - no door raises it
+    hand_steps._AttemptTimeout(2.5),  # noqa: SLF001 - its step raises it as StepFailed
     errors.ThrottledError("slow down", retry_after=2.5),
     errors.WorkflowEndedError("order-17", "it ended"),
     errors.WorkflowFailed("order-17", FAILURE),

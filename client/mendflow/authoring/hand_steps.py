@@ -51,8 +51,11 @@ class _AttemptTimeout(Exception):
     """An attempt exceeded its timeout, in real seconds."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"the attempt exceeded its timeout of {seconds:g} s")
+        super().__init__(seconds)
         self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"the attempt exceeded its timeout of {self.seconds:g} s"
 
 
 class HandStep:

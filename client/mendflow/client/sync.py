@@ -95,6 +95,18 @@ class SyncWorkflowHandle(Generic[R]):
         """End the workflow at once, without clean-up."""
         return self._threads.run(lambda _: self._handle.terminate(reason))
 
+    def hold(self) -> workflow_pb2.Workflow:
+        """Keep the workflow from being deleted until `release`."""
+        return self._threads.run(lambda _: self._handle.hold())
+
+    def release(self) -> workflow_pb2.Workflow:
+        """Release the held workflow."""
+        return self._threads.run(lambda _: self._handle.release())
+
+    def delete(self) -> bool:
+        """Delete the workflow, which has ended. Return False if there is none with this id."""
+        return self._threads.run(lambda _: self._handle.delete())
+
 
 class SyncClient:
     """`Client` for code without asyncio. It has the same methods, which block, and plain iterators.
@@ -281,3 +293,15 @@ class SyncClient:
     def terminate(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
         """End a workflow at once, without clean-up. Raise `WorkflowNotFound` or `WrongState`."""
         return self._threads.run(lambda client: client.terminate(id, reason))
+
+    def hold(self, id: str) -> workflow_pb2.Workflow:
+        """Keep a workflow from being deleted until `release`; see `Client.hold`."""
+        return self._threads.run(lambda client: client.hold(id))
+
+    def release(self, id: str) -> workflow_pb2.Workflow:
+        """Release a held workflow; see `Client.release`."""
+        return self._threads.run(lambda client: client.release(id))
+
+    def delete(self, id: str) -> bool:
+        """Delete a workflow that has ended, with its history; see `Client.delete`."""
+        return self._threads.run(lambda client: client.delete(id))
