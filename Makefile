@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := $(wildcard client server examples bench tests tools)
-# Tests run side by side, one more than there are processors, since some wait; ARGS="-n 0" runs them in one process.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + os.cpu_count())')
+# Tests run side by side, one more than there are processors, since some wait; unit tests do not. ARGS="-n 0" runs them
+# in one process.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + int("-m unit" not in """$(ARGS)"""))')
 
 # A virtual environment has absolute paths, so a moved checkout gets a new one.
 PLACE := $(shell cat $(VENV)/place 2>/dev/null)
