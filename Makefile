@@ -61,9 +61,10 @@ format: $(VENV)/dev ## format the code, and apply the fixes of ruff
 protos: $(VENV)/dev ## generate client/mendflow/v1 from protos/
 	@$(RUN) tools/generate_protos.py
 
-reference: $(VENV)/dev ## write docs/reference.md and docs/errors.md from the comments in protos/
+reference: $(VENV)/dev ## write docs/reference.md and docs/errors.md from protos/, docs/python-api.md from docstrings
 	@$(RUN) tools/generate_reference.py
 	@$(RUN) -m tools.generate_errors
+	@$(RUN) tools/generate_python_api.py
 
 promise: $(VENV)/dev ## at a release, store the contract that later changes are compared with
 	@$(VENV)/bin/buf build protos --exclude-source-info --output tools/contract.binpb
