@@ -8,8 +8,7 @@ RUN python -m venv /opt/mendflow
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY server server
-RUN /opt/mendflow/bin/python -m pip install --no-cache-dir --disable-pip-version-check ".[server,examples]" \
-    && /opt/mendflow/bin/python -m pip uninstall --yes --quiet pip
+RUN /opt/mendflow/bin/python -m pip install --no-cache-dir --disable-pip-version-check ".[server,examples]"
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Mendflow" \
@@ -19,14 +18,20 @@ LABEL org.opencontainers.image.title="Mendflow" \
 RUN groupadd --gid 10001 mendflow \
     && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin mendflow \
     && install --directory --owner=10001 --group=10001 /data
-COPY --from=build /opt/mendflow /opt/mendflow
-COPY examples /app/examples
-WORKDIR /app
+# It belongs to the image's user, so that an image built on this one can run `pip install` without becoming root.
+COPY --from=build --chown=10001:10001 /opt/mendflow /opt/mendflow
 # Python imports workflow modules from /app. Mount your own there, or copy them into an image built on this one.
+WORKDIR /app
+COPY examples examples
+# The files that the examples write into the working directory. Only the volume is writable.
+RUN ln -s /data/ledger.db /data/mailbox.jsonl /data/.demo .
 ENV PATH=/opt/mendflow/bin:$PATH \
+    HOME=/data \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
     MENDFLOW_STORE=sqlite:////data/mendflow.db \
     MENDFLOW_GRPC_ADDRESS=0.0.0.0:50051 \
     MENDFLOW_HTTP_ADDRESS=0.0.0.0:3000

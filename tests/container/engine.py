@@ -51,6 +51,11 @@ class Engine:
         """Return an image's configuration."""
         return cast("dict[str, Any]", json.loads(self.output("image", "inspect", tag))[0])
 
+    @property
+    def read_only(self) -> list[str]:
+        """The options that make every folder but the volumes read-only. podman would leave /tmp and others writable."""
+        return ["--read-only", *(["--read-only-tmpfs=false"] if self.command == "podman" else [])]
+
     def start(self, image: str, *options: str, command: tuple[str, ...] = ()) -> Container:
         """Run an image in the background. Tests run its health checks, because podman leaves them to systemd."""
         started = self.output("run", "--detach", "--no-healthcheck", *options, image, *command)
@@ -73,6 +78,14 @@ class Container:
     def succeeds(self, *command: str) -> bool:
         """Return whether a command inside the container exits with 0."""
         return self.engine.succeeds("exec", self.id, *command)
+
+    def output(self, *command: str) -> str:
+        """Return what a command inside the container prints. Raise AssertionError with its output if it fails."""
+        return self.engine.output("exec", self.id, *command)
+
+    def background(self, *command: str) -> None:
+        """Start a command inside the container."""
+        self.engine.output("exec", "--detach", self.id, *command)
 
     def running(self) -> bool:
         """Return whether the container's process is running."""

@@ -1,10 +1,14 @@
-"""The image builds, serves both ports under any user, keeps its volume, and stops cleanly on SIGTERM."""
+"""The image builds, serves both ports, runs its examples, keeps its volume, and stops cleanly on SIGTERM."""
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,14 +20,14 @@ from mendflow.v1 import payload_pb2, workflow_pb2, workflow_service_pb2, workflo
 from tests.container.manifest import probed_services
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from tests.container.engine import Container, Engine
 
 # Pulling and building the image is slow.
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 START_LIMIT = 30.0
 WAITING = """
 from mendflow import step, wait_signal, workflow
@@ -44,11 +48,12 @@ async def greeting() -> str:
 def serving(
     engine: Engine, image: str, volume: str, *options: str, command: tuple[str, ...] = ()
 ) -> Iterator[Container]:
-    """Run the image as the Deployment does: only /data and /tmp are writable, and the container has no capabilities."""
+    """Run the image with fewer rights than the Deployment gives it: only /data is writable, and not /tmp."""
     container = engine.start(
         image,
         *("--volume", f"{volume}:/data", "--publish", "127.0.0.1::3000", "--publish", "127.0.0.1::50051"),
-        *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+        *engine.read_only,
+        *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
         *options,
         command=command,
     )
@@ -60,8 +65,12 @@ def serving(
 
 
 def wait_until_healthy(container: Container) -> None:
+    wait_until(lambda: healthy(container), container)
+
+
+def wait_until(holds: Callable[[], bool], container: Container) -> None:
     limit = time.monotonic() + START_LIMIT
-    while not healthy(container):
+    while not holds():
         assert container.running(), container.logs()
         assert time.monotonic() < limit, container.logs()
         time.sleep(0.1)
@@ -111,6 +120,39 @@ def test_the_examples_are_served_beyond_loopback(engine: Engine, image: str, vol
             served = stub.ListWorkflowTypes(workflow_service_pb2.ListWorkflowTypesRequest(), timeout=5)
         assert "send_campaign" in {workflow_type.name for workflow_type in served.workflow_types}
         assert container.succeeds(*health_check(engine.image(image)))
+
+
+def test_the_campaign_runs_as_readme_says(engine: Engine, image: str, volume: str) -> None:
+    mail_server, start = (
+        shlex.split(command) for command in re.findall(r"^docker exec .*engine (.+)$", README, re.MULTILINE)
+    )
+    with serving(engine, image, volume) as container:
+        container.background(*mail_server)
+        connect = "import socket; socket.create_connection(('127.0.0.1', 2525)).close()"
+        wait_until(lambda: container.succeeds("python", "-c", connect), container)
+        container.output(*start)
+        sent = container.output("cat", "/data/mailbox.jsonl").splitlines()
+    assert "ada@lovelace.example" in {json.loads(line)["recipients"][0] for line in sent}
+
+
+def test_the_demo_runs_in_the_image(engine: Engine, image: str, volume: str) -> None:
+    with serving(engine, image, volume) as container:
+        assert "SIGKILL" in container.output("python", "-m", "examples.demo")
+
+
+def test_the_order_runs_with_its_own_input(engine: Engine, image: str, volume: str) -> None:
+    with serving(engine, image, volume) as container:
+        container.output("mendflow", "start", "place_order", "--input", "@examples/order.json", "--id", "order-17")
+        container.output("mendflow", "signal", "order-17", "approve", "--data", '{"by": "Ada"}')
+        with workflows(container) as stub:
+            ended = stub.GetWorkflow(
+                workflow_service_pb2.GetWorkflowRequest(workflow_id="order-17", wait=Duration(seconds=60)), timeout=70
+            ).workflow
+        assert "piano" in ended.failure.message, ended
+        read = "from examples.order import entries; print(*entries('ledger.db'), sep='\\n')"
+        lines = container.output("python", "-c", read).splitlines()
+    assert lines[0] == "('reserved', 'lamp', 2)"
+    assert lines[-1] == "('released', 'lamp', 2)"
 
 
 def test_the_health_check_fails_where_no_server_answers(engine: Engine, image: str) -> None:
