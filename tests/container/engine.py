@@ -107,4 +107,4 @@ class Container:
 
     def remove(self) -> None:
         """Remove the container and its volumes."""
-        self.engine.succeeds("rm", "--force", self.id)
+        self.engine.succeeds("rm", "--force", "--volumes", self.id)
