@@ -15,7 +15,7 @@ $(shell rm -rf $(VENV))
 endif
 endif
 
-.PHONY: help demo serve test proofs soak lint style types layers contract format protos reference promise clients bench bench-large clean
+.PHONY: help demo serve test proofs soak lint style types layers contract format protos reference screens promise clients bench bench-large clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
@@ -65,6 +65,9 @@ reference: $(VENV)/dev ## write docs/reference.md and docs/errors.md from protos
 	@$(RUN) tools/generate_reference.py
 	@$(RUN) -m tools.generate_errors
 	@$(RUN) tools/generate_python_api.py
+
+screens: $(VENV)/dev ## write the screens of docs/command-line.md
+	@$(RUN) tools/generate_screens.py
 
 promise: $(VENV)/dev ## at a release, store the contract that later changes are compared with
 	@$(VENV)/bin/buf build protos --exclude-source-info --output tools/contract.binpb

@@ -227,7 +227,9 @@ class App:
         build = partial(
             build_grpc_server,
             settings,
-            workflow_service=WorkflowService(self.engine, settings, trace=trace, version=VERSION),
+            workflow_service=WorkflowService(
+                self.engine, settings, trace=trace, health=lambda: self.health.ready, version=VERSION
+            ),
             operator_service=OperatorService(self.engine, settings),
             health_servicer=self.health.servicer,
             pools=pools_of(self.definitions),

@@ -163,8 +163,8 @@ def test_a_signal_is_sent_once_under_one_request_id(shared: ServerProcess) -> No
     run(shared, "start", "wait_for", "--input", '"x"', "--id", "signalled")
     # Not to the workflow itself before it waits: one that has ended takes no second signal.
     run(shared, "start", "wait_for", "--input", '"x"', "--id", "other")
-    first = run(shared, "signal", "signalled", "more", "--data", "[1]", "--request-id", "r")
-    again = run(shared, "signal", "signalled", "more", "--data", "[1]", "--request-id", "r")
+    more = ("signal", "signalled", "more", "--force", "--data", "[1]", "--request-id", "r")
+    first, again = run(shared, *more), run(shared, *more)
     assert (first.stdout, again.stdout) == (
         "sent\n",
         "ignored: the workflow already has a signal with this request id\n",
@@ -235,17 +235,103 @@ def test_lists_filter_and_accept_the_times_they_show(shared: ServerProcess) -> N
     def listed(*arguments: str) -> list[str]:
         done = run(shared, "list", "--label", "batch=l", *arguments)
         assert done.returncode == 0, done.stderr
-        return [line.split()[-1] if "list-bad" not in line else "list-bad" for line in done.stdout.splitlines()]
+        header, *rows = done.stdout.splitlines()
+        assert header.split() == ["CREATED", "STATE", "TYPE", "ID", "REASON"]
+        return [row.split()[-1] for row in rows]
 
     assert listed() == ["list-bad", "list-2", "list-1", "list-0"]
     assert listed("--state", "succeeded") == ["list-2", "list-1", "list-0"]
     assert listed("--type", "fails") == ["list-bad"]
     assert listed("--limit", "2") == ["list-bad", "list-2"]
+    cut = run(shared, "list", "--label", "batch=l", "--limit", "2").stderr
+    assert cut == "more workflows match; list more with --limit 4\n"
+    assert run(shared, "list", "--label", "batch=l", "--limit", "4").stderr == ""
     # The commands accept the shown times again, in any time zone.
     oldest = run(shared, "list", "--label", "batch=l").stdout.splitlines()[-1][:20]
     for zone in ("UTC", "Asia/Kolkata"):
-        assert len(run(shared, "list", "--label", "batch=l", "--since", oldest, TZ=zone).stdout.splitlines()) == 4
+        assert len(run(shared, "list", "--label", "batch=l", "--since", oldest, TZ=zone).stdout.splitlines()) == 5
         assert run(shared, "list", "--label", "batch=l", "--until", oldest, TZ=zone).stdout == ""
+
+
+def test_a_list_by_attempts_reads_the_histories_of_open_workflows(shared: ServerProcess) -> None:
+    label = ("--label", "batch=attempts")
+    run(shared, "start", "retried", "--input", "2", "--id", "ended-3", *label, "--wait", "30")
+    run(shared, "start", "retried", "--input", "1", "--id", "ended-2", *label, "--wait", "30")
+    run(shared, "start", "wait_for", "--input", '"x"', "--id", "open-0", *label)
+
+    def listed(*arguments: str) -> list[str]:
+        done = run(shared, "list", *label, *arguments, "--json")
+        return [json.loads(line)["workflow_id"] for line in done.stdout.splitlines()]
+
+    assert listed("--min-attempts", "1") == []
+    assert listed("--min-attempts", "3", "--state", "succeeded") == ["ended-3"]
+    assert listed("--min-attempts", "2", "--state", "succeeded") == ["ended-2", "ended-3"]
+    assert run(shared, "list", *label, "--min-attempts", "4", "--state", "succeeded").stderr == "no workflows\n"
+
+
+def test_a_workflow_is_shown_as_a_tree_of_its_calls(shared: ServerProcess) -> None:
+    run(shared, "start", "branches", "--input", "[0, 0]", "--id", "tree", "--wait", "30")
+    shown = run(shared, "show", "tree").stdout
+    assert re.search(r"├── gather\[0\]\n│   └── \S+  succeeded in \d+\.\d\d s\n└── gather\[1\]\n", shown), shown
+    run(shared, "start", "retried", "--input", "2", "--id", "tree-retried", "--wait", "30")
+    shown = run(shared, "show", "tree-retried").stdout
+    assert re.search(r"└── flaky  succeeded in \d\S* s, 3 attempts\n    ├── attempt 1 failed after", shown), shown
+    events = run(shared, "show", "tree-retried", "--events").stdout
+    assert re.search(r"^#2    \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z  flaky attempt 1 started$", events, re.MULTILINE)
+    assert events.count("attempt 2 failed") == 1
+
+
+def test_a_failure_is_shown_with_the_place_in_the_users_own_code(shared: ServerProcess) -> None:
+    run(shared, "start", "fails", "--input", '"broken"', "--id", "placed", "--wait", "30")
+    shown, failed = run(shared, "show", "placed").stdout, run(shared, "result", "placed").stderr
+    for text in (shown, failed):
+        assert "broken" in text
+        assert re.search(r"at \S+/tests/support/workflows\.py:\d+ in refuse$", text, re.MULTILINE), text
+        assert "mendflow_server" not in text
+
+
+def test_a_result_is_json_and_each_state_has_its_exit_code(shared: ServerProcess) -> None:
+    run(shared, "start", "three", "--input", '"x"', "--id", "result-ok")
+    done = run(shared, "result", "result-ok")
+    assert (done.returncode, json.loads(done.stdout)) == (0, "x-1-2-3"), done.stderr
+    run(shared, "start", "fails", "--input", '"no"', "--id", "result-bad")
+    bad = run(shared, "result", "result-bad")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert "result-bad FAILED" in bad.stderr
+    run(shared, "start", "wait_for", "--input", '"x"', "--id", "result-open")
+    late = run(shared, "result", "result-open", "--timeout", "0")
+    assert (late.returncode, late.stdout) == (4, "")
+    assert "has not ended after 0 s" in late.stderr
+    run(shared, "terminate", "result-open")
+    assert run(shared, "result", "result-open").returncode == 1
+    run(shared, "start", "nothing", "--id", "result-none")
+    assert run(shared, "result", "result-none").stdout == "null\n"
+
+
+def test_a_misspelt_signal_is_refused_with_the_declared_ones(shared: ServerProcess) -> None:
+    run(shared, "start", "wait_for", "--input", '"x"', "--id", "misspelt")
+    done = run(shared, "signal", "misspelt", "og")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: the type wait_for declares the signals go, but not 'og'; send it with --force\n"
+    assert "signal og received" not in run(shared, "show", "misspelt", "--events").stdout
+    assert run(shared, "signal", "misspelt", "og", "--force").stdout == "sent\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shells_complete_commands_and_states(shared: ServerProcess, shell: str) -> None:
+    script = run(shared, _MENDFLOW_COMPLETE=f"{shell}_source")
+    assert script.returncode == 0, script.stderr
+    assert "_MENDFLOW_COMPLETE" in script.stdout
+    words = {"COMP_WORDS": "mendflow list --state ", "COMP_CWORD": "qua" if shell == "fish" else "3"}
+    found = run(shared, _MENDFLOW_COMPLETE=f"{shell}_complete", **words)
+    assert "quarantined" in found.stdout
+
+
+def test_help_lists_the_values_of_choices(shared: ServerProcess) -> None:
+    page = " ".join(run(shared, "list", "--help").stdout.split())
+    assert "pending, running, waiting, paused, quarantined" in page
+    page = " ".join(run(shared, "watch", "--help").stdout.split())
+    assert "attempt_failed" in page
 
 
 def test_control_characters_of_a_workflow_reach_a_pipe_escaped(shared: ServerProcess) -> None:
@@ -270,7 +356,9 @@ OUTPUTS = {
     "list": ("list",),
     "list --json": ("list", "--json"),
     "show": ("show", "ENDED"),
-    "signal": ("signal", "ID", "other"),
+    "signal": ("signal", "ID", "other", "--force"),
+    "show --events": ("show", "ENDED", "--events"),
+    "result": ("result", "ENDED"),
     "cancel": ("cancel", "ID"),
     "terminate": ("terminate", "ID"),
     "hold": ("hold", "ENDED"),
@@ -472,13 +560,17 @@ def test_a_terminal_gets_a_bar_and_colours(shared: ServerProcess) -> None:
     assert code == 0
     assert "\x1b[" in text
     assert "━" in text
-    assert "6/6 item 5" in text
+    # When the attempt ends, a line replaces its bar.
+    assert "resumable progress 6 of 6 item 5" in text
     assert "attempt 1 failed: TransientError: half-way" in text
     assert "retries in" in text
     code, text = on_terminal(shared, "watch", "bar", "--json")
     assert code == 0
     assert "\x1b" not in text
-    assert len(parse(text, event_pb2.Event)) >= 6
+    # Indented, because people read a terminal.
+    assert '{\r\n  "sequence": "1",\r\n' in text
+    one_line = text.replace("\r\n}\r\n", "}\n").replace("\r\n", "")
+    assert len(parse(one_line, event_pb2.Event)) >= 6
 
 
 def test_control_characters_of_a_workflow_do_not_reach_a_terminal(shared: ServerProcess) -> None:

@@ -35,6 +35,7 @@ class Script(workflow_service_pb2_grpc.WorkflowServiceServicer, health_pb2_grpc.
     events: list[event_pb2.Event] = field(default_factory=list)
     explanation: str = ""
     statuses: dict[str, int] = field(default_factory=dict)
+    info: ws.GetServerInfoResponse = field(default_factory=ws.GetServerInfoResponse)
     #: The status that ends every call.
     refusal: status_pb2.Status | None = None
     cut: bool = False
@@ -72,6 +73,10 @@ class Script(workflow_service_pb2_grpc.WorkflowServiceServicer, health_pb2_grpc.
     def ListEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._take(request, context)
         return ws.ListEventsResponse(events=self.events)
+
+    def GetServerInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._take(request, context)
+        return self.info
 
     def WatchWorkflow(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         self._take(request, context)
@@ -181,10 +186,21 @@ def test_health_shows_ready_and_alive_separately(
 ) -> None:
     value = health_pb2.HealthCheckResponse.ServingStatus.Value
     script.statuses = {"": int(value(ready)), "liveness": int(value(alive or "NOT_SERVING"))}
+    script.info.health_reasons.append(f"the store is full {HOSTILE}")
+    script.info.health_warnings.append("closed attempts whose code still runs: 1")
     result = mendflow("health")
     assert result.exit_code == code
-    assert result.stdout.splitlines() == [f"ready  {ready}", f"alive  {alive or 'NOT_SERVING'}"]
-    assert json.loads(mendflow("health", "--json").stdout) == {"ready": ready, "alive": alive or "NOT_SERVING"}
+    lines = result.stdout.splitlines()
+    assert lines[:2] == [f"ready  {ready}", f"alive  {alive or 'NOT_SERVING'}"]
+    assert lines[2].startswith("  reason   the store is full ")
+    assert lines[2].isprintable()
+    assert lines[3:] == ["  warning  closed attempts whose code still runs: 1"]
+    assert json.loads(mendflow("health", "--json").stdout) == {
+        "ready": ready,
+        "alive": alive or "NOT_SERVING",
+        "reasons": list(script.info.health_reasons),
+        "warnings": list(script.info.health_warnings),
+    }
 
 
 def refusal(code: int, reason: str, violations: Sequence[tuple[str, str]] = ()) -> status_pb2.Status:
@@ -238,6 +254,7 @@ COMMANDS = [
     ("types",),
     ("health",),
     ("info",),
+    ("result", "w"),
 ]
 
 
@@ -261,7 +278,9 @@ def test_the_option_overrides_the_variable(mendflow: Callable[..., Result], opti
     assert mendflow("list", *option).exit_code == 3
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("show", "w"), ("watch", "w"), ("start", "t", "--wait", "1")])
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("show", "w"), ("show", "w", "--events"), ("watch", "w"), ("start", "t", "--wait", "1")]
+)
 def test_hostile_text_reaches_the_terminal_escaped(
     script: Script, mendflow: Callable[..., Result], arguments: tuple[str, ...]
 ) -> None:
@@ -312,6 +331,8 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no kind at all": (("watch", "w", "--kind", "unspecified"), "attempt_failed"),
     "no time": (("list", "--since", "yesterday"), "2030-01-31T12:00:00"),
     "before the beginning": (("list", "--since", "0001-01-01T00:00:00+14:00"), "2030-01-31T12:00:00"),
+    "attempts of none": (("list", "--min-attempts", "0"), "--min-attempts"),
+    "a negative timeout": (("result", "w", "--timeout", "-1"), "--timeout"),
     "a limit of none": (("list", "--limit", "0"), "--limit"),
     "a negative wait": (("start", "t", "--wait", "-1"), "--wait"),
     "a negative sequence": (("watch", "w", "--after", "-1"), "--after"),
@@ -325,6 +346,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
             ("start", "t", "--id", "  "),
             ("watch", ""),
             ("show", " "),
+            ("result", ""),
             ("signal", "", "go"),
             ("signal", "w", ""),
             ("signal", "w", "go", "--request-id", ""),

@@ -80,7 +80,7 @@ def test_every_kind_of_event_has_its_words(detail: str) -> None:
     assert detail in LINES, f"LINES has no entry for {detail}"
     content, words = LINES[detail]
     line = describe_event(event_of(detail, content))
-    assert line.startswith("#7    12:00:01.233  ")
+    assert line.startswith("#7    2030-01-01 12:00:01.233Z  ")
     assert words in line
     empty = describe_event(event_of(detail, {}))
     assert "unknown to" not in empty

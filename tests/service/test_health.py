@@ -12,6 +12,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc
+from mendflow_server.health.monitor import HealthStatus
 from tests.support.servers import Server, serving
 
 if TYPE_CHECKING:
@@ -65,6 +67,15 @@ async def test_http_returns_the_same_health(server: Server) -> None:
     assert body["replica_id"] == server.app.replica_id
     assert (await get(server, "/health/live"))[0] == 200
     assert (await get(server, "/other"))[0] == 404
+
+
+async def test_the_server_info_has_the_reasons_of_the_health(server: Server) -> None:
+    await ready(server)
+    info = workflow_service_pb2_grpc.WorkflowServiceStub(server.channel).GetServerInfo
+    assert list((await info(workflow_service_pb2.GetServerInfoRequest())).health_reasons) == []
+    server.app.health.ready = HealthStatus(ok=False, reasons=("the store is full",), warnings=("one attempt hangs",))
+    found = await info(workflow_service_pb2.GetServerInfoRequest())
+    assert (list(found.health_reasons), list(found.health_warnings)) == (["the store is full"], ["one attempt hangs"])
 
 
 async def test_a_drain_is_reported_to_every_watcher_though_another_left(tmp_path: Path) -> None:

@@ -9,25 +9,42 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from tests.support.event_samples import HOSTILE, event_of
 
-#: Show progress reports as a watch does, in a separate process with a terminal.
+#: Show events as a watch does, in a separate process with a terminal.
 SHOW = """
+import json
 import sys
 from mendflow.cli.progress_view import ProgressView
 from mendflow.v1 import event_pb2
 
-with ProgressView(json=False) as view:
-    for line in sys.argv[1:]:
-        view.show(event_pb2.Event.FromString(bytes.fromhex(line)))
+pause, how, *lines = sys.argv[1:]
+try:
+    with ProgressView(json=False) as view:
+        for line in lines:
+            view.show(event_pb2.Event.FromString(bytes.fromhex(line)))
+            if pause:
+                view._progress.refresh()
+        if how == "lose":
+            view.connection(False, "gone")
+            view._progress.refresh()
+            view.connection(True, "")
+        view._progress.refresh()
+        if how == "interrupt":
+            raise KeyboardInterrupt
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 
-def on_terminal(*reports: dict[str, Any]) -> tuple[int, str]:
+def on_terminal(*details: tuple[str, dict[str, Any]], pause: bool = False, how: str = "end") -> tuple[int, str]:
+    """Show events on a terminal. With ``pause``, draw the bars after each event."""
     terminal, its_side = pty.openpty()
-    events = [event_of("progress_reported", report).SerializeToString().hex() for report in reports]
+    events = [event_of(*detail).SerializeToString().hex() for detail in details]
     process = subprocess.Popen(
-        [sys.executable, "-c", SHOW, *events],
+        [sys.executable, "-c", SHOW, "pause" if pause else "", how, *events],
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
         stdout=its_side,
         stderr=its_side,
@@ -42,8 +59,17 @@ def on_terminal(*reports: dict[str, Any]) -> tuple[int, str]:
     return process.wait(60), written.decode()
 
 
+def report(**content: Any) -> tuple[str, dict[str, Any]]:
+    return "progress_reported", content
+
+
+def last_screen(text: str) -> str:
+    """Return what was written after the live display was erased for the last time."""
+    return text[text.rindex("\x1b[2K") :]
+
+
 def test_a_bar_shows_a_message_without_its_control_characters_and_markup() -> None:
-    code, text = on_terminal({"step_key": "[/red]send", "done": "1", "total": "2", "message": HOSTILE})
+    code, text = on_terminal(report(step_key="[/red]send", done="1", total="2", message=HOSTILE))
     assert code == 0, text
     assert "1/2" in text
     assert "[/bold][red]" in text
@@ -52,16 +78,62 @@ def test_a_bar_shows_a_message_without_its_control_characters_and_markup() -> No
 
 
 def test_a_bar_of_unknown_length_does_not_look_done_and_learns_its_length() -> None:
-    code, text = on_terminal({"done": "3", "message": "counting"})
+    code, text = on_terminal(report(done="3", message="counting"))
     assert code == 0, text
     assert "3 counting" in text
     assert "3/3" not in text
-    assert "3/9 known" in on_terminal({"done": "3"}, {"done": "3", "total": "9", "message": "known"})[1]
+    assert "3/9 known" in on_terminal(report(done="3"), report(done="3", total="9", message="known"))[1]
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        ("attempt_succeeded", {"step_key": "send", "attempt": 1}),
+        ("attempt_failed", {"step_key": "send", "attempt": 1}),
+        ("call_cancelled", {"key": "send"}),
+        ("workflow_terminated", {}),
+        ("workflow_paused", {}),
+    ],
+    ids=lambda ending: ending[0],
+)
+def test_a_bar_ends_with_its_step_and_leaves_a_line(ending: tuple[str, dict[str, Any]]) -> None:
+    begun = report(step_key="send", attempt=1, done="3", message="mails")
+    code, text = on_terminal(begun, ending, ("alert_raised", {"name": "later"}), pause=True)
+    assert code == 0, text
+    _, _, after = text.partition("send progress 3 mails")
+    assert after, text
+    assert "━" not in after
+    assert "3 mails" not in after
+
+
+def test_a_bar_of_another_step_stays() -> None:
+    other = report(step_key="other", done="1", total="4")
+    begun = report(step_key="send", done="3", total="4")
+    _, text = on_terminal(begun, other, ("attempt_succeeded", {"step_key": "send"}), pause=True)
+    _, _, after = text.partition("send progress 3 of 4")
+    assert "1/4" in after
+
+
+@pytest.mark.parametrize("how", ["end", "interrupt"])
+def test_no_bar_is_left_on_the_screen_when_the_watch_ends(how: str) -> None:
+    code, text = on_terminal(report(step_key="send", done="3", message="mails"), pause=True, how=how)
+    assert code == (0 if how == "end" else 130), text
+    assert "send progress 3 mails" in text
+    assert "━" not in last_screen(text)
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is visible"
+
+
+def test_bars_are_hidden_while_the_connection_is_lost() -> None:
+    _, text = on_terminal(report(step_key="send", done="3", total="4"), pause=True, how="lose")
+    _, _, lost = text.partition("connection lost; reconnecting: gone")
+    lost, _, again = lost.partition("reconnected")
+    assert "3/4" not in lost
+    assert "3/4" in again
 
 
 def test_many_steps_do_not_fill_the_screen_and_the_workflow_keeps_its_bar() -> None:
-    steps = [{"step_key": f"gather[{index}]/send", "done": "1", "total": "5"} for index in range(50)]
-    code, text = on_terminal({"done": "7", "total": "50", "message": "whole"}, *steps)
+    steps = [report(step_key=f"gather[{index}]/send", done="1", total="5") for index in range(50)]
+    code, text = on_terminal(report(done="7", total="50", message="whole"), *steps)
     assert code == 0, text
     last = text[text.rindex("7/50 whole") :]
     assert last.count("1/5") < 10

@@ -14,6 +14,7 @@ from mendflow_server import errors
 from mendflow_server.api.operator_service import OperatorService
 from mendflow_server.api.server import CannotListen, build_grpc_server
 from mendflow_server.api.workflow_service import WorkflowService
+from mendflow_server.health.monitor import HealthStatus
 from mendflow_server.store.errors import CommitUnknown, StoreUnavailable
 from tests.support.stub_engine import HEALTH, SETTINGS, Door, every_call, raw, refusal, refused_by, text
 
@@ -74,7 +75,11 @@ async def test_a_port_in_use_is_a_clear_error(door: Door) -> None:
             SETTINGS,
             f"127.0.0.1:{door.port}",
             workflow_service=WorkflowService(
-                door.engine, SETTINGS, trace=lambda _: event_pb2.TraceContext(), version=""
+                door.engine,
+                SETTINGS,
+                trace=lambda _: event_pb2.TraceContext(),
+                health=lambda: HealthStatus(ok=True),
+                version="",
             ),
             operator_service=OperatorService(door.engine, SETTINGS),
             health_servicer=HEALTH.aio.HealthServicer(),

@@ -421,7 +421,7 @@ def test_the_command_line_shows_an_unknown_message_as_bytes(shop: Caller, tmp_pa
     request.data.message.type_url, request.data.message.value = "type.googleapis.com/a.B", b"\x08\x07"
     shop.stub.SignalWorkflow(request)
     address = shop.server.grpc_address
-    shown = command(tmp_path, "show", "unknown", server=address).stdout
+    shown = command(tmp_path, "show", "unknown", "--events", server=address).stdout
     assert 'signal other received with {"@type": "type.googleapis.com/a.B", "value": "CAc="}' in shown
     lines = command(tmp_path, "show", "unknown", "--json", server=address).stdout.splitlines()
     (received,) = [json.loads(line)["signal_received"] for line in lines if "signal_received" in line]

@@ -33,6 +33,7 @@ from mendflow_server.api.operator_service import OperatorService
 from mendflow_server.api.server import build_grpc_server
 from mendflow_server.api.workflow_service import WorkflowService
 from mendflow_server.engine.requests import Snapshot, StartResult
+from mendflow_server.health.monitor import HealthStatus
 from mendflow_server.settings import load_settings
 from mendflow_server.store.records import Cursor, Filter, Page, Row
 
@@ -255,7 +256,11 @@ async def serving() -> AsyncIterator[Door]:
         SETTINGS,
         "127.0.0.1:0",
         workflow_service=WorkflowService(
-            engine, SETTINGS, trace=lambda _: event_pb2.TraceContext(trace_id="1" * 32), version="1.2.3"
+            engine,
+            SETTINGS,
+            trace=lambda _: event_pb2.TraceContext(trace_id="1" * 32),
+            health=lambda: HealthStatus(ok=True),
+            version="1.2.3",
         ),
         operator_service=OperatorService(engine, SETTINGS),
         health_servicer=HEALTH.aio.HealthServicer(),

@@ -100,5 +100,5 @@ def main() -> None:
 
     Exit codes: 0 the workflow succeeded, 1 it did not succeed, the server
     refused the call or the output cannot be written, 2 wrong usage, 3 the
-    server cannot be reached.
+    server cannot be reached, 4 the workflow has not ended in time (result).
     """

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import shlex
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,22 +15,22 @@ import click
 from mendflow import errors
 from mendflow.addresses import TARGET_FORMS
 from mendflow.cli import params
-from mendflow.cli.event_text import (
-    clean,
-    describe_causes,
-    describe_event,
-    describe_failure,
-    describe_payload,
-    state_name,
-)
+from mendflow.cli.attempt_filter import MOST_HISTORIES, OPEN_STATES, AttemptFilter
+from mendflow.cli.event_text import clean, state_name
 from mendflow.cli.output import escape_unencodable
 from mendflow.cli.payload_decoder import PayloadDecoder, to_json
 from mendflow.cli.progress_view import ProgressView
+from mendflow.cli.reason_text import reason_text
+from mendflow.cli.reports import print_list, print_outcome, print_story, print_workflow
+from mendflow.cli.screen import indented
+from mendflow.cli.times import date_text
+from mendflow.cli.type_text import schema_text, undeclared
+from mendflow.cli.workflow_text import is_final
 from mendflow.client import Client
 from mendflow.v1 import operator_service_pb2, workflow_pb2, workflow_service_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from google.protobuf.message import Message
 
@@ -38,7 +40,7 @@ __all__ = ["COMMANDS", "run_command", "server_option"]
 
 COMMANDS: list[click.Command] = []
 #: The exit codes.
-SUCCEEDED, NOT_SUCCEEDED, UNREACHABLE, INTERRUPTED = 0, 1, 3, 130
+SUCCEEDED, NOT_SUCCEEDED, UNREACHABLE, NOT_ENDED, INTERRUPTED = 0, 1, 3, 4, 130
 #: How long a command retries an unavailable server, and how long a running watch does, in seconds.
 RETRY_FOR, WATCH_RETRY_FOR = 3.0, 120.0
 #: How long one call waits for a workflow's end, in seconds.
@@ -52,14 +54,6 @@ _EXIT_CODES = {
     "workflow_cancelled": NOT_SUCCEEDED,
     "workflow_terminated": NOT_SUCCEEDED,
 }
-_FINAL = frozenset(
-    {
-        workflow_pb2.WORKFLOW_STATE_SUCCEEDED,
-        workflow_pb2.WORKFLOW_STATE_FAILED,
-        workflow_pb2.WORKFLOW_STATE_CANCELLED,
-        workflow_pb2.WORKFLOW_STATE_TERMINATED,
-    }
-)
 
 
 def command(function: Callable[..., Coroutine[Any, Any, int]]) -> click.Command:
@@ -153,7 +147,7 @@ async def start(
     if not as_json_ and (watch_ or not handle.started):
         click.echo(f"{handle.id} {'started' if handle.started else 'already exists'}", err=True)
     if watch_:
-        return await _watch(client, handle, 0, (), json=as_json_)
+        return await _watch(client, handle, 0, (), as_json=as_json_)
     if wait is None and not as_json_:
         click.echo(handle.id)
         return SUCCEEDED
@@ -162,21 +156,22 @@ async def start(
     await decoder.learn(workflow)
     if as_json_:
         reply = workflow_service_pb2.StartWorkflowResponse(workflow=workflow, started=handle.started)
-        click.echo(decoder.to_json(reply))
+        click.echo(decoder.to_json(reply, indented()))
     else:
-        _show_workflow(decoder.readable(workflow))
+        print_workflow(decoder.readable(workflow))
     return SUCCEEDED if wait is None else _exit_code(workflow.state)
 
 
-async def _wait_for_end(client: Client, handle: WorkflowHandle[Any], seconds: float) -> workflow_pb2.Workflow:
+async def _wait_for_end(client: Client, handle: WorkflowHandle[Any], seconds: float | None) -> workflow_pb2.Workflow:
+    """Return the workflow when it has ended, or after so many seconds. None: no limit."""
     loop = asyncio.get_running_loop()
-    limit = loop.time() + seconds
+    limit = float("inf") if seconds is None else loop.time() + seconds
     # The start is committed, so a restart of the server does not affect the workflow: wait for the server.
-    client.caller.retry_for = max(RETRY_FOR, seconds)
+    client.caller.retry_for = WATCH_RETRY_FOR if seconds is None else max(RETRY_FOR, seconds)
     while True:
         left = max(0.0, limit - loop.time())
         workflow = await handle.get(wait=min(left, ONE_WAIT))
-        if workflow.state in _FINAL:
+        if is_final(workflow.state):
             return workflow
         if loop.time() >= limit:
             click.echo(f"{handle.id} has not ended after {seconds:g} s; it continues to run", err=True)
@@ -188,23 +183,29 @@ async def _wait_for_end(client: Client, handle: WorkflowHandle[Any], seconds: fl
 @click.argument("workflow_id", metavar="ID", callback=params.not_empty)
 @click.option("--after", metavar="SEQUENCE", type=click.IntRange(min=0), default=0, help="Start after this event.")
 @click.option(
-    "--kind", "kinds", metavar="KIND", multiple=True, callback=params.kind_number, help="Only this kind. Repeatable."
+    "--kind",
+    "kinds",
+    metavar="KIND",
+    multiple=True,
+    callback=params.kind_number,
+    shell_complete=params.complete_kind,
+    help=f"Only this kind: {params.listed(params.KINDS)}. Repeatable.",
 )
 async def watch(client: Client, *, workflow_id: str, after: int, kinds: list[int], as_json_: bool) -> int:
     """Show a workflow's events, from the first one until the workflow ends."""
     handle = client.handle(workflow_id)
     # Check first, so that an unavailable server is an error within RETRY_FOR seconds.
     await handle.get()
-    return await _watch(client, handle, after, kinds, json=as_json_)
+    return await _watch(client, handle, after, kinds, as_json=as_json_)
 
 
-async def _watch(client: Client, handle: WorkflowHandle[Any], after: int, kinds: Any, *, json: bool) -> int:
+async def _watch(client: Client, handle: WorkflowHandle[Any], after: int, kinds: Any, *, as_json: bool) -> int:
     # The server was available, so wait longer for a restart.
     handle.retry_for = client.caller.retry_for = WATCH_RETRY_FOR
     seen, ending = after, None
     decoder = PayloadDecoder(client)
     try:
-        with ProgressView(json=json, decoder=decoder) as view:
+        with ProgressView(json=as_json, decoder=decoder) as view:
             async for event in handle.watch(after, kinds=kinds, on_connection=view.connection):
                 seen = event.sequence
                 ending = _EXIT_CODES.get(event.WhichOneof("detail") or "")
@@ -230,7 +231,8 @@ def _exit_code(state: int) -> int:
     metavar="STATE",
     multiple=True,
     callback=params.state_number,
-    help="Only this state. Repeatable.",
+    shell_complete=params.complete_state,
+    help=f"Only this state: {params.listed(params.STATES)}. Repeatable.",
 )
 @click.option(
     "--label",
@@ -242,8 +244,15 @@ def _exit_code(state: int) -> int:
 )
 @click.option("--since", metavar="TIME", callback=params.moment, help="Only workflows created at or after this time.")
 @click.option("--until", metavar="TIME", callback=params.moment, help="Only workflows created before this time.")
+@click.option(
+    "--min-attempts",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Only workflows with a step that has had at least N attempts. Without --state, only open workflows. The "
+    f"command reads their histories, at most {MOST_HISTORIES}.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The most workflows to list.")
-async def list_(
+async def list_(  # noqa: PLR0913 - each option is a parameter
     client: Client,
     *,
     workflow_type: str | None,
@@ -251,82 +260,41 @@ async def list_(
     labels: dict[str, str],
     since: Any,
     until: Any,
+    min_attempts: int | None,
     limit: int,
     as_json_: bool,
 ) -> int:
-    """List workflows, newest first."""
-    count = 0
-    found = client.list(
+    """List workflows, newest first, with the reasons for their states. Times are in UTC."""
+    found: AsyncIterator[workflow_pb2.Workflow] = client.list(
         workflow_type=workflow_type or "",
-        states=states,
+        states=states if states or min_attempts is None else OPEN_STATES,
         labels=labels,
         create_time_from=since,
         create_time_until=until,
-        page_size=min(limit, 1_000),
+        # One more than the limit, to know whether there are more.
+        page_size=min(limit + 1, 1_000),
     )
-    async for workflow in found:
-        if as_json_:
-            click.echo(to_json(workflow))
-        else:
-            # Show the zone, so that --since accepts the time as shown.
-            created = workflow.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
-            why = f"  {clean(workflow.explanation)}" if workflow.explanation else ""
-            click.echo(
-                f"{created}  {state_name(workflow.state):<11}  {clean(workflow.workflow_type)}  "
-                f"{clean(workflow.workflow_id)}{why}"
-            )
-        count += 1
-        if count >= limit:
-            break
-    if not count and not as_json_:
-        click.echo("no workflows", err=True)
+    tried = AttemptFilter(client, min_attempts or 1)
+    if min_attempts is not None:
+        found = tried.keep(found)
+    await print_list(found, limit=limit, as_json=as_json_)
+    if tried.cut:
+        advice = "narrow the list with --type, --state, --label, --since or --until"
+        click.echo(f"only the newest {MOST_HISTORIES} histories were read; {advice}", err=True)
     return SUCCEEDED
 
 
 @command
 @click.argument("workflow_id", metavar="ID", callback=params.not_empty)
-async def show(client: Client, *, workflow_id: str, as_json_: bool) -> int:
-    """Show a workflow and its history."""
-    workflow = await client.get(workflow_id)
-    decoder = PayloadDecoder(client)
-    await decoder.learn(workflow)
-    if as_json_:
-        click.echo(decoder.to_json(workflow_service_pb2.GetWorkflowResponse(workflow=workflow)))
-    else:
-        _show_workflow(decoder.readable(workflow))
-    async for event in client.handle(workflow_id).events():
-        await decoder.learn(event)
-        if as_json_:
-            click.echo(decoder.to_json(event))
-            continue
-        click.echo(describe_event(decoder.readable(event)))
-        for cause in describe_causes(event):
-            click.echo(f"{'':20}{cause}")
+@click.option("--events", "events_", is_flag=True, help="Show every event of the history, one on each line.")
+async def show(client: Client, *, workflow_id: str, events_: bool, as_json_: bool) -> int:
+    """Show a workflow and the tree of its calls: steps with their attempts, timers and signals. Times are in UTC."""
+    await print_story(client, workflow_id, events=events_, as_json=as_json_)
     return SUCCEEDED
 
 
-def _show_workflow(workflow: workflow_pb2.Workflow) -> None:
-    click.echo(f"{clean(workflow.workflow_id)}  {clean(workflow.workflow_type)}  {state_name(workflow.state)}")
-    if workflow.explanation:
-        click.echo(f"  reason     {clean(workflow.explanation)}")
-    if workflow.HasField("wake_time"):
-        click.echo(f"  wakes at   {workflow.wake_time.ToJsonString()}")
-    click.echo(f"  created    {workflow.create_time.ToJsonString()}")
-    if workflow.HasField("end_time"):
-        click.echo(f"  ended      {workflow.end_time.ToJsonString()}")
-    if workflow.held:
-        click.echo("  held       until mendflow release; neither retention nor mendflow delete deletes it")
-    if workflow.labels:
-        click.echo(
-            f"  labels     {clean(', '.join(f'{name}={value}' for name, value in sorted(workflow.labels.items())))}"
-        )
-    click.echo(f"  trace      {workflow.trace_id}")
-    if workflow.HasField("input"):
-        click.echo(f"  input      {clean(describe_payload(workflow.input))}")
-    if workflow.HasField("output"):
-        click.echo(f"  output     {clean(describe_payload(workflow.output))}")
-    if workflow.HasField("failure"):
-        click.echo(f"  failure    {clean(describe_failure(workflow.failure))}")
+def _echo_json(message: Message) -> None:
+    click.echo(to_json(message, indented()))
 
 
 @command
@@ -339,13 +307,20 @@ def _show_workflow(workflow: workflow_pb2.Workflow) -> None:
     callback=params.not_empty,
     help="The signal's id. A second signal with the same id is ignored.",
 )
+@click.option("--force", is_flag=True, help="Send a signal that the workflow's type does not declare.")
 async def signal(
-    client: Client, *, workflow_id: str, name: str, payload: Any, request_id: str | None, as_json_: bool
+    client: Client, *, workflow_id: str, name: str, payload: Any, request_id: str | None, force: bool, as_json_: bool
 ) -> int:
-    """Send the signal NAME to a workflow."""
+    """Send the signal NAME to a workflow.
+
+    If the workflow's type declares signals, NAME must be one of them, because no code would take a misspelt one.
+    """
+    if not force and (problem := await undeclared(client, workflow_id, name)):
+        click.echo(f"error: {problem}", err=True)
+        return NOT_SUCCEEDED
     new = await client.signal(workflow_id, name, payload, request_id=request_id)
     if as_json_:
-        click.echo(to_json(workflow_service_pb2.SignalWorkflowResponse(duplicate=not new)))
+        _echo_json(workflow_service_pb2.SignalWorkflowResponse(duplicate=not new))
     else:
         click.echo("sent" if new else "ignored: the workflow already has a signal with this request id")
     return SUCCEEDED
@@ -362,7 +337,7 @@ def _add_state_change(
     async def change(client: Client, *, workflow_id: str, reason: str, as_json_: bool) -> int:
         workflow = await call(client, workflow_id, reason)
         if as_json_:
-            click.echo(to_json(response(workflow=workflow)))
+            _echo_json(response(workflow=workflow))
         else:
             click.echo(f"{clean(workflow.workflow_id)} {state_name(workflow.state)}")
         return SUCCEEDED
@@ -444,32 +419,41 @@ async def types(client: Client, *, name: str | None, as_json_: bool) -> int:
         return NOT_SUCCEEDED
     for each in found:
         if as_json_:
-            click.echo(to_json(each))
+            _echo_json(each)
             continue
         summary = each.description.partition("\n")[0]
         click.echo(f"{clean(each.name)}  {clean(summary)}" if summary else clean(each.name))
         if name is not None:
-            click.echo(f"  input   {_schema(each.input) if each.HasField('input') else 'none'}")
-            click.echo(f"  output  {_schema(each.output)}")
+            click.echo(f"  input   {schema_text(each.input) if each.HasField('input') else 'none'}")
+            click.echo(f"  output  {schema_text(each.output)}")
             for signal_name, schema in sorted(each.signals.items()):
-                click.echo(f"  signal {clean(signal_name)}  {_schema(schema)}")
+                click.echo(f"  signal {clean(signal_name)}  {schema_text(schema)}")
     return SUCCEEDED
-
-
-def _schema(schema: workflow_service_pb2.ValueSchema) -> str:
-    text = schema.json_schema or schema.message_name or "nothing"
-    return clean(f"{text}, or the message {schema.exported_message_name}" if schema.exported_message_name else text)
 
 
 @command
 async def health(client: Client, *, as_json_: bool) -> int:
-    """Show whether the server is ready, and whether it is alive."""
+    """Show whether the server is ready, whether it is alive, and why not."""
     ready, alive = await client.health(), await client.health("liveness")
+    reasons, warnings = await _health_details(client)
     if as_json_:
-        click.echo(f'{{"ready": "{ready}", "alive": "{alive}"}}')
+        status = {"ready": ready, "alive": alive, "reasons": reasons, "warnings": warnings}
+        click.echo(json.dumps(status, ensure_ascii=False, indent=indented()))
     else:
         click.echo(f"ready  {ready}\nalive  {alive}")
+        for name, texts in (("reason", reasons), ("warning", warnings)):
+            for text in texts:
+                click.echo(f"  {name:<8} {clean(text)}")
     return SUCCEEDED if ready == "SERVING" else NOT_SUCCEEDED
+
+
+async def _health_details(client: Client) -> tuple[list[str], list[str]]:
+    """Return the reasons and the warnings; none if the server does not return them."""
+    try:
+        found = await client.server_info()
+    except errors.RequestError as error:
+        return [], [f"the server did not return its reasons: {error}"]
+    return list(found.health_reasons), list(found.health_warnings)
 
 
 @command
@@ -477,11 +461,33 @@ async def info(client: Client, *, as_json_: bool) -> int:
     """Show the server's version, limits and features."""
     found = await client.server_info()
     if as_json_:
-        click.echo(to_json(found))
+        _echo_json(found)
         return SUCCEEDED
-    click.echo(f"mendflow {found.version}, replica {found.replica_id}, up since {found.start_time.ToJsonString()}")
+    click.echo(f"mendflow {found.version}, replica {found.replica_id}, up since {date_text(found.start_time)}")
     for field, value in found.limits.ListFields():
         text = f"{value.seconds} s" if field.name == "wait" else str(value)
         click.echo(f"  {field.name:<20} {text}")
     click.echo(f"features: {clean(', '.join(found.features))}")
     return SUCCEEDED
+
+
+@command
+@click.argument("workflow_id", metavar="ID", callback=params.not_empty)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="Wait at most this long. The default is no limit.",
+)
+async def result(client: Client, *, workflow_id: str, timeout: float | None, as_json_: bool) -> int:
+    """Wait for a workflow's end and print its result as JSON.
+
+    Exit codes: 0 SUCCEEDED, 1 FAILED, CANCELLED or TERMINATED, 4 it has not ended within --timeout.
+    """
+    workflow = await client.get(workflow_id)
+    if not is_final(workflow.state):
+        if reason := reason_text(workflow, time.time()):
+            click.echo(f"{clean(workflow.workflow_id)} {state_name(workflow.state)}: {reason}", err=True)
+        workflow = await _wait_for_end(client, client.handle(workflow_id), timeout)
+    await print_outcome(client, workflow, as_json=as_json_)
+    return _exit_code(workflow.state) if is_final(workflow.state) else NOT_ENDED

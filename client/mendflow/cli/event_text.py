@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from mendflow.cli.times import date_text, precise_text
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from google.protobuf.timestamp_pb2 import Timestamp
-
     from mendflow.v1.payload_pb2 import Payload
 
-__all__ = ["clean", "describe_causes", "describe_event", "describe_failure", "describe_payload", "state_name"]
+__all__ = [
+    "clean",
+    "describe_causes",
+    "describe_event",
+    "describe_failure",
+    "describe_payload",
+    "state_name",
+    "words_of",
+]
 
 #: Longer values are truncated to this many characters.
 LONGEST = 120
@@ -29,7 +36,7 @@ def describe_event(event: event_pb2.Event) -> str:
     detail = event.WhichOneof("detail") or ""
     describe = _DESCRIBERS.get(detail)
     text = _unknown(event, detail) if describe is None else describe(getattr(event, detail))
-    return f"#{event.sequence:<4} {_clock(event.time)}  {clean(text)}"
+    return f"#{event.sequence:<4} {precise_text(event.time)}  {clean(text)}"
 
 
 def state_name(state: int) -> str:
@@ -53,7 +60,7 @@ def describe_payload(payload: Payload | None) -> str:
 
 def describe_failure(failure: failure_pb2.Failure) -> str:
     """Return a failure as short text with its type, message and kind."""
-    kind = _words(failure_pb2.FailureKind, "FAILURE_KIND_", failure.kind)
+    kind = words_of(failure_pb2.FailureKind, "FAILURE_KIND_", failure.kind)
     name = failure.type.rpartition(".")[2]
     message = failure.message if len(failure.message) <= LONGEST else f"{failure.message[:LONGEST]}…"
     return f"{name}: {message} ({kind})" if name else f"{message} ({kind})"
@@ -84,17 +91,9 @@ def _enum_name(enum: Any, prefix: str, number: int) -> str:
     return name.removeprefix(prefix)
 
 
-def _words(enum: Any, prefix: str, number: int) -> str:
+def words_of(enum: Any, prefix: str, number: int) -> str:
+    """Return the name of an enum's value in lower case, such as "max attempts"."""
     return _enum_name(enum, prefix, number).lower().replace("_", " ")
-
-
-def _clock(moment: Timestamp) -> str:
-    return moment.ToDatetime().strftime("%H:%M:%S.") + f"{moment.nanos // 1_000_000:03d}"
-
-
-def _date(moment: Timestamp) -> str:
-    # Include the date, because a sleep of 24 hours ends at the same time of day.
-    return moment.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _by(detail: Any) -> str:
@@ -115,10 +114,10 @@ def _attempt_failed(detail: event_pb2.AttemptFailed) -> str:
         if decision.reason == failure_pb2.RETRY_REASON_SUSPECTED:
             return f"{begin}; will retry in isolation, because it was running during two consecutive crashes"
         delay = decision.delay.seconds + decision.delay.nanos / 1e9
-        reason = _words(failure_pb2.RetryReason, "RETRY_REASON_", decision.reason)
+        reason = words_of(failure_pb2.RetryReason, "RETRY_REASON_", decision.reason)
         left = f", {decision.attempts_left} left" if decision.HasField("attempts_left") else ""
         return f"{begin}; retries in {delay:.2f} s ({reason}{left})"
-    return f"{begin}; {decision.explanation or _words(failure_pb2.RetryAction, 'RETRY_ACTION_', decision.action)}"
+    return f"{begin}; {decision.explanation or words_of(failure_pb2.RetryAction, 'RETRY_ACTION_', decision.action)}"
 
 
 def _progress(detail: event_pb2.ProgressReported) -> str:
@@ -133,7 +132,7 @@ def _cancelled(detail: event_pb2.WorkflowCancelled) -> str:
 
 
 def _paused(detail: event_pb2.WorkflowPaused) -> str:
-    reason = _words(event_pb2.StateReason, "STATE_REASON_", detail.reason)
+    reason = words_of(event_pb2.StateReason, "STATE_REASON_", detail.reason)
     return f"PAUSED ({reason}): {detail.explanation}"
 
 
@@ -166,11 +165,11 @@ _DESCRIBERS: dict[str, Callable[[Any], str]] = {
         f"{detail.step_key} attempt {detail.attempt} succeeded with {describe_payload(detail.output)}"
     ),
     "attempt_failed": _attempt_failed,
-    "timer_started": lambda detail: f"{detail.key} until {_date(detail.fire_time)}",
+    "timer_started": lambda detail: f"{detail.key} until {date_text(detail.fire_time)}",
     "timer_fired": lambda detail: f"{detail.key} fired",
     "signal_received": _signal_received,
     "signal_awaited": lambda detail: (
-        f"waits for signal {detail.name}{f' until {_date(detail.deadline)}' if detail.HasField('deadline') else ''}"
+        f"waits for signal {detail.name}{f' until {date_text(detail.deadline)}' if detail.HasField('deadline') else ''}"
     ),
     "signal_taken": lambda detail: f"{detail.key} took the signal of event {detail.signal_sequence}",
     "signal_timed_out": lambda detail: f"{detail.key} timed out",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,7 +13,34 @@ from mendflow.addresses import check_target
 from mendflow.codec.problems import strict_json
 from mendflow.v1 import event_pb2, payload_pb2, workflow_pb2
 
-__all__ = ["json_payload", "kind_number", "label", "moment", "none_empty", "not_empty", "server", "state_number"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "KINDS",
+    "STATES",
+    "complete_kind",
+    "complete_state",
+    "json_payload",
+    "kind_number",
+    "label",
+    "listed",
+    "moment",
+    "none_empty",
+    "not_empty",
+    "server",
+    "state_number",
+]
+
+
+def _names(enum: Any, prefix: str) -> dict[str, int]:
+    """Return the values of an enum by their short names, without UNSPECIFIED."""
+    return {name.removeprefix(prefix).lower(): number for name, number in enum.items() if number}
+
+
+#: The values of --state and --kind.
+STATES: Final = _names(workflow_pb2.WorkflowState, "WORKFLOW_STATE_")
+KINDS: Final = _names(event_pb2.EventKind, "EVENT_KIND_")
 
 
 def server(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -88,21 +116,38 @@ def label(_: click.Context, parameter: click.Parameter, values: tuple[str, ...])
 
 def state_number(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[int]:
     """Return the numbers of states, which are given by their short names."""
-    return [_enum(workflow_pb2.WorkflowState, "WORKFLOW_STATE_", value, parameter) for value in values]
+    return [_number(STATES, value, parameter) for value in values]
 
 
 def kind_number(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[int]:
     """Return the numbers of event kinds, which are given by their short names."""
-    return [_enum(event_pb2.EventKind, "EVENT_KIND_", value, parameter) for value in values]
+    return [_number(KINDS, value, parameter) for value in values]
 
 
-def _enum(enum: object, prefix: str, value: str, parameter: click.Parameter) -> int:
-    items: list[tuple[str, int]] = enum.items()  # type: ignore[attr-defined] # protobuf's enum wrapper
-    known = {name.removeprefix(prefix).lower(): number for name, number in items if number}
+def complete_state(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """Return the states that begin with a text, for shell completion."""
+    return _completions(STATES, begun)
+
+
+def complete_kind(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """Return the event kinds that begin with a text, for shell completion."""
+    return _completions(KINDS, begun)
+
+
+def listed(known: Mapping[str, int]) -> str:
+    """Return names as text for a help page."""
+    return ", ".join(known)
+
+
+def _number(known: Mapping[str, int], value: str, parameter: click.Parameter) -> int:
     number = known.get(value.lower().replace("-", "_"))
     if number is None:
-        raise click.BadParameter(f"{value!r} must be one of {', '.join(known)}", param=parameter)
+        raise click.BadParameter(f"{value!r} must be one of {listed(known)}", param=parameter)
     return number
+
+
+def _completions(known: Mapping[str, int], begun: str) -> list[str]:
+    return [name for name in known if name.startswith(begun.lower().replace("-", "_"))]
 
 
 def moment(_: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mendflow.client import Client
 
-__all__ = ["PayloadDecoder", "to_json"]
+__all__ = ["PayloadDecoder", "payload_json", "to_json"]
 
 _METHOD: Final = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 #: The timeout of a reflection call, in seconds. Without an answer the messages are shown as bytes.
@@ -26,9 +26,29 @@ _TIMEOUT: Final = 3.0
 _UNKNOWN: Final = "?/google.protobuf.BytesValue"
 
 
-def to_json(message: Message) -> str:
-    """Return a message of the API as one line of protobuf JSON."""
-    return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
+def to_json(message: Message, indent: int | None = None) -> str:
+    """Return a message of the API as protobuf JSON, in one line unless ``indent`` is given."""
+    return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=indent)
+
+
+def payload_json(payload: payload_pb2.Payload, indent: int | None) -> str:
+    """Return a payload that `PayloadDecoder.readable` made as JSON, in one line unless ``indent`` is given.
+
+    Without a value it is null. A text with a number that would lose digits stays as it is.
+    """
+    text = payload.json or "null"
+    if indent is None:
+        return text
+    changed: list[str] = []
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if repr(value) != digits:
+            changed.append(digits)
+        return value
+
+    value = json.loads(text, parse_float=number)
+    return text if changed else json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 class PayloadDecoder:
@@ -58,8 +78,8 @@ class PayloadDecoder:
             payload.json = json.dumps(self._members(payload.message), ensure_ascii=False)
         return shown
 
-    def to_json(self, message: Message) -> str:
-        """Return a message of the API as one line of protobuf JSON, with its payloads decoded."""
+    def to_json(self, message: Message, indent: int | None = None) -> str:
+        """Return a message of the API as `to_json` does, with its payloads decoded."""
         shown = type(message)()
         shown.CopyFrom(message)
         for payload in _payloads(shown):
@@ -68,7 +88,7 @@ class PayloadDecoder:
                 payload.message.type_url += _UNKNOWN
                 payload.message.value = as_bytes.SerializeToString()
         text = json_format.MessageToJson(
-            shown, preserving_proto_field_name=True, indent=None, descriptor_pool=self._known
+            shown, preserving_proto_field_name=True, indent=indent, descriptor_pool=self._known
         )
         return text.replace(f'{_UNKNOWN}"', '"')
 

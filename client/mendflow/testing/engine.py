@@ -161,7 +161,9 @@ class Life:
         app = self._app
         await app.__aenter__()
         self._started = True
-        self._service = WorkflowService(app.engine, app.settings, trace=trace_from_metadata, version="test")
+        self._service = WorkflowService(
+            app.engine, app.settings, trace=trace_from_metadata, health=lambda: app.health.ready, version="test"
+        )
         self._operator = OperatorService(app.engine, app.settings)
         while not app.supervisor.recovered:  # noqa: ASYNC110 - recovery has no end that can be awaited
             await asyncio.sleep(LOOK)

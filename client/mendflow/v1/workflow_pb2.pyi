@@ -136,8 +136,9 @@ class Workflow(_message.Message):
     reason: _event_pb2.StateReason.ValueType
     """The reason for the state, if the state needs one."""
     explanation: _builtins.str
-    """What the workflow waits for (a call's key or a signal's name), or what
-    stopped it.
+    """What the workflow waits for (a call's key or a signal's name; for BACKOFF,
+    as in "charge, attempt 3"), or what stopped it. For people: the text can
+    change.
     """
     last_sequence: _builtins.int
     """The sequence of the newest event."""

@@ -804,6 +804,8 @@ class GetServerInfoResponse(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    HEALTH_REASONS_FIELD_NUMBER: _builtins.int
+    HEALTH_WARNINGS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Mendflow's version."""
     replica_id: _builtins.str
@@ -820,6 +822,18 @@ class GetServerInfoResponse(_message.Message):
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the server's features. Ignore unknown names."""
 
+    @_builtins.property
+    def health_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why the server is not ready, as sentences for people. Empty: it is ready.
+        grpc.health.v1 has the status itself.
+        """
+
+    @_builtins.property
+    def health_warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What an operator should know although the server may be ready, as
+        sentences for people. Empty: nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -828,10 +842,12 @@ class GetServerInfoResponse(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         limits: Global___Limits | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        health_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        health_warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "limits", b"limits", "replica_id", b"replica_id", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "health_reasons", b"health_reasons", "health_warnings", b"health_warnings", "limits", b"limits", "replica_id", b"replica_id", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -119,7 +119,7 @@ class WorkflowServiceStub:
       INVALID_ARGUMENT    INVALID_FIELD, INVALID_PAGE_TOKEN
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.GetServerInfoRequest, _workflow_service_pb2.GetServerInfoResponse]
-    """Returns the server's version, limits and features."""
+    """Returns the server's version, limits, features and health."""
 
 @_typing.type_check_only
 class WorkflowServiceAsyncStub(WorkflowServiceStub):
@@ -212,7 +212,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
       INVALID_ARGUMENT    INVALID_FIELD, INVALID_PAGE_TOKEN
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.GetServerInfoRequest, _workflow_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Returns the server's version, limits and features."""
+    """Returns the server's version, limits, features and health."""
 
 class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     """The rpcs for callers. Every error has google.rpc details: ErrorInfo with a
@@ -362,6 +362,6 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_service_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_service_pb2.GetServerInfoResponse, _abc.Awaitable[_workflow_service_pb2.GetServerInfoResponse]]:
-        """Returns the server's version, limits and features."""
+        """Returns the server's version, limits, features and health."""
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mendflow.v1.event_pb2 import TraceContext
     from mendflow_server.api.interfaces import WorkflowEngine
     from mendflow_server.engine.requests import StartResult
+    from mendflow_server.health.monitor import HealthStatus
     from mendflow_server.settings import Settings
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -67,15 +68,22 @@ _BATCH_BYTES: Final = 2 << 20
 class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     """The rpc handlers. Each checks its request, calls the engine and describes the result.
 
-    ``trace`` returns the trace context of a call's metadata.
+    ``trace`` returns the trace context of a call's metadata. ``health`` returns the readiness of the server.
     """
 
     def __init__(
-        self, engine: WorkflowEngine, settings: Settings, *, trace: Callable[[Any], TraceContext], version: str
+        self,
+        engine: WorkflowEngine,
+        settings: Settings,
+        *,
+        trace: Callable[[Any], TraceContext],
+        health: Callable[[], HealthStatus],
+        version: str,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._trace = trace
+        self._health = health
         self._version = version
         self._shield = Shield()
         # For a signal of another name, the handler does not need to look up the workflow's type.
@@ -244,11 +252,15 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def GetServerInfo(
         self, request: workflow_service_pb2.GetServerInfoRequest, context: Context
     ) -> workflow_service_pb2.GetServerInfoResponse:
-        """Return the version, the id, the features and the limits of this server."""
+        """Return the version, the id, the features, the limits and the health of this server."""
         del request, context
-        settings = self._settings
+        settings, health = self._settings, self._health()
         response = workflow_service_pb2.GetServerInfoResponse(
-            version=self._version, replica_id=self._engine.replica_id, features=FEATURES
+            version=self._version,
+            replica_id=self._engine.replica_id,
+            features=FEATURES,
+            health_reasons=health.reasons,
+            health_warnings=health.warnings,
         )
         set_micros(response.start_time, round(self._engine.start_time * 1_000_000))
         published = response.limits

@@ -138,4 +138,6 @@ def _waiting(
     else:
         reason = event_pb2.STATE_REASON_SIGNAL
     explanation = first.name if first.kind == "signal" else first.key
+    if first.kind == "step":
+        explanation = f"{first.key}, attempt {first.attempt + 1}"
     return WorkflowStatus(waiting, reason, explanation, wake)
