@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 from google.protobuf import json_format
+from rich.cells import cell_len
 
 from mendflow.cli import main
 from mendflow.v1 import event_pb2, operator_service_pb2, workflow_pb2
@@ -267,6 +268,30 @@ def test_a_list_by_attempts_reads_the_histories_of_open_workflows(shared: Server
     assert listed("--min-attempts", "3", "--state", "succeeded") == ["ended-3"]
     assert listed("--min-attempts", "2", "--state", "succeeded") == ["ended-2", "ended-3"]
     assert run(shared, "list", *label, "--min-attempts", "4", "--state", "succeeded").stderr == "no workflows\n"
+
+
+def test_a_list_says_in_words_what_a_workflow_waits_for(shared: ServerProcess) -> None:
+    label = ("--label", "batch=reasons")
+    run(shared, "start", "wait_for", "--input", '"x"', "--id", "reason-signal", *label)
+    run(shared, "start", "retried_late", "--input", '"x"', "--id", "reason-backoff", *label)
+    for name, words in (("reason-signal", "waits for signal go"), ("reason-backoff", "failed: ")):
+        watching = begin(shared, "watch", name)
+        read_until(watching, words)
+        watching.kill()
+        watching.communicate()
+    signal_row, backoff_row = (
+        next(row for row in run(shared, "list", *label).stdout.splitlines() if name in row)
+        for name in ("reason-signal", "reason-backoff")
+    )
+    assert signal_row.endswith("  waits for signal go")
+    assert re.search(r"  backs off: slow_to_retry, attempt 2, (in \d+ s|now)$", backoff_row), backoff_row
+    shown = run(shared, "show", "reason-backoff").stdout
+    assert re.search(r"^  reason     backs off: slow_to_retry, attempt 2, (in \d+ s|now)$", shown, re.MULTILINE), shown
+    assert "TransientError: the first attempt fails" in shown
+    listed = run(shared, "list", *label, "--min-attempts", "1", "--json").stdout
+    assert [json.loads(line)["workflow_id"] for line in listed.splitlines()] == ["reason-backoff"]
+    for name in ("reason-signal", "reason-backoff"):
+        run(shared, "terminate", name)
 
 
 def test_a_workflow_is_shown_as_a_tree_of_its_calls(shared: ServerProcess) -> None:
@@ -532,12 +557,12 @@ def test_a_watch_resumes_across_a_kill_and_reports_it(server_process: ServerProc
     assert rest.splitlines()[-1].endswith('SUCCEEDED with "x: on"')
 
 
-def on_terminal(server: ServerProcess, *arguments: str) -> tuple[int, str]:
+def on_terminal(server: ServerProcess, *arguments: str, columns: int = 120) -> tuple[int, str]:
     """Run the command line on its own terminal. Return its exit code and everything that it wrote."""
     terminal, its_side = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, *arguments],
-        env=environment(MENDFLOW_SERVER=server.grpc_address, TERM="xterm", COLUMNS="120"),
+        env=environment(MENDFLOW_SERVER=server.grpc_address, TERM="xterm", COLUMNS=str(columns)),
         stdin=its_side,
         stdout=its_side,
         stderr=its_side,
@@ -571,6 +596,27 @@ def test_a_terminal_gets_a_bar_and_colours(shared: ServerProcess) -> None:
     assert '{\r\n  "sequence": "1",\r\n' in text
     one_line = text.replace("\r\n}\r\n", "}\n").replace("\r\n", "")
     assert len(parse(one_line, event_pb2.Event)) >= 6
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_a_terminal_gets_lines_of_its_width(shared: ServerProcess, columns: int) -> None:
+    name = "wide-" + "customers-" * 18 + str(columns)
+    run(shared, "start", "fails", "--input", json.dumps("注文 refused " * 30), "--id", name, "--wait", "30")
+    for arguments in (("list", "--limit", "1"), ("show", name), ("watch", name)):
+        text = on_terminal(shared, *arguments, columns=columns)[1]
+        lines = [re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", line) for line in text.replace("\r", "\n").split("\n")]
+        assert max(map(cell_len, lines)) <= columns, arguments
+        assert "注文" in text or arguments[0] == "list"
+
+
+def test_a_result_on_a_terminal_is_indented_and_keeps_its_digits(shared: ServerProcess) -> None:
+    order = '{"id": "é", "amount": 12345678901234567890, "items": []}'
+    run(shared, "start", "typed", "--input", order, "--id", "indented", "--wait", "30")
+    code, text = on_terminal(shared, "result", "indented")
+    assert code == 0
+    assert text.startswith("{\r\n  ")
+    assert json.loads(text) == json.loads(run(shared, "result", "indented").stdout)
+    assert "12345678901234567890" in text
 
 
 def test_control_characters_of_a_workflow_do_not_reach_a_terminal(shared: ServerProcess) -> None:

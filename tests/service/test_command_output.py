@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mendflow.cli import commands, main
+from mendflow.cli import attempt_filter, commands, main
 from mendflow.cli.event_text import describe_event
 from mendflow.v1 import event_pb2, workflow_pb2, workflow_service_pb2_grpc
 from mendflow.v1 import workflow_service_pb2 as ws
@@ -35,6 +35,9 @@ class Script(workflow_service_pb2_grpc.WorkflowServiceServicer, health_pb2_grpc.
     events: list[event_pb2.Event] = field(default_factory=list)
     explanation: str = ""
     statuses: dict[str, int] = field(default_factory=dict)
+    #: The workflows of a list; one of the script's state if there are none.
+    listed: list[workflow_pb2.Workflow] = field(default_factory=list)
+    no_info: bool = False
     info: ws.GetServerInfoResponse = field(default_factory=ws.GetServerInfoResponse)
     #: The status that ends every call.
     refusal: status_pb2.Status | None = None
@@ -68,7 +71,7 @@ class Script(workflow_service_pb2_grpc.WorkflowServiceServicer, health_pb2_grpc.
 
     def ListWorkflows(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._take(request, context)
-        return ws.ListWorkflowsResponse(workflows=[self._workflow()])
+        return ws.ListWorkflowsResponse(workflows=self.listed or [self._workflow()])
 
     def ListEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._take(request, context)
@@ -76,6 +79,8 @@ class Script(workflow_service_pb2_grpc.WorkflowServiceServicer, health_pb2_grpc.
 
     def GetServerInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._take(request, context)
+        if self.no_info:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "an old server")
         return self.info
 
     def WatchWorkflow(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
@@ -201,6 +206,43 @@ def test_health_shows_ready_and_alive_separately(
         "reasons": list(script.info.health_reasons),
         "warnings": list(script.info.health_warnings),
     }
+
+
+def test_a_list_by_attempts_reads_a_bounded_number_of_histories_and_says_so(
+    script: Script, mendflow: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.listed = [workflow_pb2.Workflow(workflow_id=f"w{index}", last_sequence=9) for index in range(4)]
+    script.listed.insert(0, workflow_pb2.Workflow(workflow_id="short", last_sequence=3))
+    script.events = [event_of("attempt_started", {"step_key": "s", "attempt": 2})]
+    monkeypatch.setattr(attempt_filter, "MOST_HISTORIES", 3)
+    result = mendflow("list", "--min-attempts", "2")
+    assert [line.split()[-1] for line in result.stdout.splitlines()[1:]] == ["w0", "w1", "w2"]
+    assert "histories were read; narrow the list with --type" in result.stderr
+    asked = [call.workflow_id for call in script.calls if isinstance(call, ws.ListEventsRequest)]
+    assert asked == ["w0", "w1", "w2"], "a short history needs no reading"
+    listing = next(call for call in script.calls if isinstance(call, ws.ListWorkflowsRequest))
+    assert set(listing.states) == set(attempt_filter.OPEN_STATES)
+
+
+@pytest.mark.parametrize(("code", "words"), [(0, "paused: the workflow function raised KeyError"), (1, "")])
+def test_a_result_reports_once_why_it_waits(
+    script: Script, mendflow: Callable[..., Result], code: int, words: str
+) -> None:
+    ending = workflow_pb2.WORKFLOW_STATE_SUCCEEDED if code == 0 else workflow_pb2.WORKFLOW_STATE_CANCELLED
+    script.states = [int(workflow_pb2.WORKFLOW_STATE_PAUSED)] * 3 * (not code) + [int(ending)]
+    script.explanation = "the workflow function raised KeyError"
+    result = mendflow("result", "w")
+    assert result.exit_code == code
+    assert result.stderr == (f"w PAUSED: {words}\n" if words else "w CANCELLED\n")
+    assert result.stdout == ("null\n" if code == 0 else "")
+
+
+def test_a_server_without_reasons_still_shows_its_health(script: Script, mendflow: Callable[..., Result]) -> None:
+    script.no_info = True
+    result = mendflow("health")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[:2] == ["ready  SERVING", "alive  SERVING"]
+    assert "the server did not return its reasons" in result.stdout
 
 
 def refusal(code: int, reason: str, violations: Sequence[tuple[str, str]] = ()) -> status_pb2.Status:

@@ -101,6 +101,29 @@ def test_a_gather_is_a_branch_also_inside_another() -> None:
     assert "    └── ship  runs" in shown
 
 
+def test_a_pause_has_the_error_and_the_users_frames_until_it_is_resumed() -> None:
+    calls = Calls()
+    _, content = failed()
+    paused = event_of("workflow_paused", {"reason": "STATE_REASON_WORKFLOW_ERROR", "failure": content["failure"]})
+    calls.add(paused)
+    workflow = workflow_pb2.Workflow(state=workflow_pb2.WORKFLOW_STATE_PAUSED)
+    assert "failure    ValueError: no (transient)\n               at /app/flows.py:12 in charge\n" in screen(
+        workflow_head(workflow, NOW, calls.pause_failure)
+    )
+    calls.add(event_of("workflow_resumed", {}))
+    assert calls.pause_failure is None
+
+
+def test_a_cause_has_its_frames_too() -> None:
+    _, content = failed()
+    workflow = workflow_pb2.Workflow()
+    workflow.failure.message = "step charge failed"
+    workflow.failure.cause.message = "no"
+    workflow.failure.cause.traceback = content["failure"]["traceback"]
+    lines = screen(workflow_head(workflow, NOW)).splitlines()
+    assert [line.strip() for line in lines[-2:]] == ["caused by no (unspecified)", "at /app/flows.py:12 in charge"]
+
+
 def test_only_the_newest_attempts_are_shown() -> None:
     details = []
     for attempt in range(1, 31):
