@@ -96,7 +96,7 @@ def reasons() -> str:
 
 def show_items() -> list[Any]:
     """Return what `mendflow show order-17` prints."""
-    workflow = _workflow("order-17", "place_order", "WAITING", "SIGNAL", "approve", 240)
+    workflow = _workflow(*WORKFLOWS[0])
     workflow.input.json = '{"order_id": "order-17", "items": [{"sku": "lamp", "price_cents": 4900}]}'
     calls = Calls()
     for event in events():
@@ -127,8 +127,8 @@ def events() -> Iterator[event_pb2.Event]:
 
 #: Workflows for the list: id, type, state, reason, explanation, and the seconds until the wait is over.
 WORKFLOWS: Final = [
-    ("order-17", "place_order", "WAITING", "SIGNAL", "approve", 240),
-    ("order-18", "place_order", "WAITING", "BACKOFF", "reserve, attempt 3", 12),
+    ("order-17", "place_order", "WAITING", "BACKOFF", "audit, attempt 2", 12),
+    ("order-18", "place_order", "WAITING", "SIGNAL", "approve", 240),
     ("nightly/2030-01-31/eu-central-1/customers-a-to-m", "send_campaign", "WAITING", "TIMER", "sleep#2", 93_600),
     ("order-19", "place_order", "WAITING", "SLOT", "attempts waiting for a slot: 3", None),
     ("order-20", "place_order", "WAITING", "SUSPECTED", "kills", None),

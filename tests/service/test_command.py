@@ -609,6 +609,13 @@ def test_a_terminal_gets_lines_of_its_width(shared: ServerProcess, columns: int)
         assert "注文" in text or arguments[0] == "list"
 
 
+def test_a_schema_on_a_terminal_is_indented(shared: ServerProcess) -> None:
+    assert '  input   {"' in run(shared, "types", "typed").stdout
+    _, text = on_terminal(shared, "types", "typed")
+    assert '  input   {\r\n            "' in text
+    assert on_terminal(shared, "types", "typed", "--json")[1].startswith('{\r\n  "name": "typed"')
+
+
 def test_a_result_on_a_terminal_is_indented_and_keeps_its_digits(shared: ServerProcess) -> None:
     order = '{"id": "é", "amount": 12345678901234567890, "items": []}'
     run(shared, "start", "typed", "--input", order, "--id", "indented", "--wait", "30")

@@ -424,10 +424,10 @@ async def types(client: Client, *, name: str | None, as_json_: bool) -> int:
         summary = each.description.partition("\n")[0]
         click.echo(f"{clean(each.name)}  {clean(summary)}" if summary else clean(each.name))
         if name is not None:
-            click.echo(f"  input   {schema_text(each.input) if each.HasField('input') else 'none'}")
-            click.echo(f"  output  {schema_text(each.output)}")
+            click.echo(f"  input   {schema_text(each.input, indented()) if each.HasField('input') else 'none'}")
+            click.echo(f"  output  {schema_text(each.output, indented())}")
             for signal_name, schema in sorted(each.signals.items()):
-                click.echo(f"  signal {clean(signal_name)}  {schema_text(schema)}")
+                click.echo(f"  signal {clean(signal_name)}  {schema_text(schema, indented())}")
     return SUCCEEDED
 
 

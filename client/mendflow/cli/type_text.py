@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Final
 
 from mendflow.cli.event_text import clean
 
@@ -12,11 +13,19 @@ if TYPE_CHECKING:
 
 __all__ = ["schema_text", "undeclared"]
 
+#: The width of the names before the schemas.
+_MARGIN: Final = " " * 10
 
-def schema_text(schema: workflow_service_pb2.ValueSchema) -> str:
-    """Return a schema as text."""
+
+def schema_text(schema: workflow_service_pb2.ValueSchema, indent: int | None) -> str:
+    """Return a schema as text, in one line unless ``indent`` is given."""
     text = schema.json_schema or schema.message_name or "nothing"
-    return clean(f"{text}, or the message {schema.exported_message_name}" if schema.exported_message_name else text)
+    if indent is not None and schema.json_schema:
+        # The lines continue below the first one.
+        text = json.dumps(json.loads(text), ensure_ascii=False, indent=indent).replace("\n", f"\n{_MARGIN}")
+    if schema.exported_message_name:
+        text = f"{text}, or the message {schema.exported_message_name}"
+    return "\n".join(map(clean, text.split("\n")))
 
 
 async def undeclared(client: Client, workflow_id: str, name: str) -> str:
