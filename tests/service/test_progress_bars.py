@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from tests.support.event_samples import HOSTILE, event_of
 
@@ -39,13 +41,15 @@ except KeyboardInterrupt:
 """
 
 
-def on_terminal(*details: tuple[str, dict[str, Any]], pause: bool = False, how: str = "end") -> tuple[int, str]:
+def on_terminal(
+    *details: tuple[str, dict[str, Any]], pause: bool = False, how: str = "end", columns: int = 120
+) -> tuple[int, str]:
     """Show events on a terminal. With ``pause``, draw the bars after each event."""
     terminal, its_side = pty.openpty()
     events = [event_of(*detail).SerializeToString().hex() for detail in details]
     process = subprocess.Popen(
         [sys.executable, "-c", SHOW, "pause" if pause else "", how, *events],
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
+        env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "40"},
         stdout=its_side,
         stderr=its_side,
     )
@@ -129,6 +133,16 @@ def test_bars_are_hidden_while_the_connection_is_lost() -> None:
     lost, _, again = lost.partition("reconnected")
     assert "3/4" not in lost
     assert "3/4" in again
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+@pytest.mark.parametrize("text", ["customers-" * 20, "注文" * 60, HOSTILE * 10], ids=["long", "wide", "control"])
+def test_a_bar_fits_on_one_line_of_the_screen(text: str, columns: int) -> None:
+    reports = [report(step_key=text, done=str(done), total="20", message=text) for done in (3, 4)]
+    _, written = on_terminal(*reports, pause=True, columns=columns)
+    assert "4/20" in written
+    plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", written).replace("\r", "\n")
+    assert max(map(cell_len, plain.split("\n"))) <= columns
 
 
 def test_many_steps_do_not_fill_the_screen_and_the_workflow_keeps_its_bar() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Self
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mendflow.cli.event_text import clean, describe_event
@@ -61,6 +61,14 @@ _ENDS_WORKFLOW: Final = frozenset(
 MOST_BARS = 6
 
 
+#: The width of the clock, and of the spaces between the columns.
+_CLOCK: Final = 11
+
+
+def _column(width: int) -> Column:
+    return Column(no_wrap=True, overflow="ellipsis", max_width=width)
+
+
 class _Done(ProgressColumn):
     """The column with the completed amount and the workflow's message, which is shown without markup."""
 
@@ -80,10 +88,13 @@ class ProgressView:
             terminal = Console(highlight=False)
         self._live = terminal is not None and not json
         self._console = terminal or Console(highlight=False)
+        # A long step key or message is shortened, so that each bar has one line and all its columns.
+        name, bar = self._console.width // 3, min(40, self._console.width // 5)
+        rest = max(1, self._console.width - name - bar - _CLOCK)
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            _Done(),
+            TextColumn("{task.description}", markup=False, table_column=_column(name)),
+            BarColumn(bar),
+            _Done(_column(rest)),
             TimeElapsedColumn(),
             console=self._console,
             disable=not self._live,
