@@ -198,7 +198,9 @@ async def test_a_workflow_that_catches_the_cancel_and_returns_has_succeeded(tabl
 async def test_two_cancels_at_once_are_one_in_the_history(table: Server) -> None:
     handle = await table.client.start("survives_cancel", 3600.0, id="subject")
     await until_state(table, "subject", "WAITING")
-    await asyncio.gather(handle.cancel("one"), handle.cancel("other"))
+    # The workflow may have ended before the second one arrives.
+    replies = await asyncio.gather(handle.cancel("one"), handle.cancel("other"), return_exceptions=True)
+    assert all(not isinstance(reply, Exception) or isinstance(reply, WrongState) for reply in replies)
     assert await handle.result() == "survived"
     assert len([event async for event in handle.events() if event.HasField("cancel_requested")]) == 1
 

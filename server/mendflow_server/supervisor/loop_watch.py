@@ -76,7 +76,7 @@ class LoopWatch:
         if frame is None:
             return
         stack = [str(Frame(each.filename, each.lineno or 0, each.name)) for each in traceback.extract_stack(frame)]
-        log.error("event_loop_blocked", seconds=round(blocked, 1), **_code_in(frame), stack=stack[-FRAMES:])
+        log.warning("event_loop_blocked", seconds=round(blocked, 1), **_code_in(frame), stack=stack[-FRAMES:])
 
 
 def _code_in(frame: FrameType) -> dict[str, Any]:
