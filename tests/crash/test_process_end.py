@@ -67,7 +67,7 @@ async def test_code_that_does_not_end_does_not_keep_the_process(server: ServerPr
         blocked = events["event_loop_blocked"]
         assert (blocked["workflow_id"], blocked["workflow_type"]) == ("hangs", "hangs")
         assert blocked.get("step_key", "") == way
-        assert any("hanging_workflows.py" in place for place in blocked["stack"])
+        assert any("hanging_workflows.py" in place for place in blocked["frames"])
         assert any("hanging_workflows.py" in place for place in events["exit_forced"]["main_thread"])
     if way == "in_thread":
         assert events["exit_forced"]["threads"] == ["left by a step"]

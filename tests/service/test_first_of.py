@@ -59,6 +59,30 @@ async def decision(hours: int) -> str:
 
 
 @workflow
+async def both_came() -> str:
+    """Wait for two signals that are there already, then for the one that lost."""
+    await works("first")
+    index, value = await first_of(wait_signal("a", str), wait_signal("b", str))
+    other = await wait_signal("b" if index == 0 else "a", str, timeout=60)
+    return f"{index} {value} then {other}"
+
+
+@workflow
+async def failing_taker() -> str:
+    """Fail in the branch that gets its signal first, then wait for the other one."""
+    await works("first")
+
+    async def fails_with_signal() -> None:
+        raise ValueError(await wait_signal("a", str))
+
+    try:
+        await gather(fails_with_signal(), wait_signal("b", str))
+    except ValueError as error:
+        return f"{error} then {await wait_signal('b', str, timeout=60)}"
+    return "did not fail"
+
+
+@workflow
 async def rejected() -> str:
     """Fail with the first one."""
     try:
@@ -95,7 +119,7 @@ async def at_once() -> str:
     return f"{index} {value}"
 
 
-ALL = (decision, rejected, limited, limited_failure, at_once)
+ALL = (decision, both_came, failing_taker, rejected, limited, limited_failure, at_once)
 
 
 def test_the_first_signal_wins_and_the_others_are_withdrawn() -> None:
@@ -105,6 +129,27 @@ def test_the_first_signal_wins_and_the_others_are_withdrawn() -> None:
         run.signal("decision", "later")
         assert run.result() == "0 yes then later"
         assert "never was cancelled" in RAN
+        run.replay()
+
+
+@pytest.mark.parametrize(("sent", "result"), [("ab", "0 A then B"), ("ba", "1 B then A")])
+def test_the_oldest_signal_wins_and_the_other_one_is_kept(sent: str, result: str) -> None:
+    with WorkflowTest(*ALL) as env:
+        env.fake(works, lambda name: asyncio.sleep(0.05, name))
+        run = env.start(both_came)
+        for name in sent:
+            run.signal(name, name.upper())
+        assert run.result() == result
+        run.replay()
+
+
+def test_a_branch_that_is_cancelled_takes_no_signal() -> None:
+    with WorkflowTest(*ALL) as env:
+        env.fake(works, lambda name: asyncio.sleep(0.05, name))
+        run = env.start(failing_taker)
+        run.signal("a", "A")
+        run.signal("b", "B")
+        assert run.result() == "A then B"
         run.replay()
 
 

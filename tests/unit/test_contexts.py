@@ -155,3 +155,22 @@ def test_what_a_branch_set_is_freed_without_the_collector() -> None:
         assert [each() is None for each in kept] == [True, True]
     finally:
         gc.enable()
+
+
+def test_the_branches_of_a_gather_that_is_itself_a_branch_have_the_values_of_its_owner() -> None:
+    @workflow
+    async def directly() -> list[object]:
+        async def inner() -> str:
+            await work("wait")
+            return TENANT.get()
+
+        async def outer() -> list[object]:
+            TENANT.set("owner")
+            return [*await gather(gather(inner(), inner()), inner())]
+
+        return [*await gather(outer()), TENANT.get()]
+
+    live = Simulation(directly).begin()
+    for key in list(live.history.open):
+        live.settle(key)
+    assert live.run.value == [[["owner", "owner"], "owner"], "none"]

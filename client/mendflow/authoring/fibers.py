@@ -65,12 +65,13 @@ class Fiber:
     def begin(self, root: contextvars.Context) -> None:
         """Mark that it begins. A branch gets a copy of its owner's context variables, as a task of asyncio does.
 
-        ``root`` has those of the workflow function. A branch that is one call runs no code that could set any.
+        ``root`` has those of the workflow function. A branch that is one call has its owner's, because it runs no code
+        that could set any.
         """
         self.begun = True
-        if self.group is not None and not isinstance(self.branch, Call):
+        if self.group is not None:
             owner = self.group.owner.context
-            self.context = (root if owner is None else owner).copy()
+            self.context = owner if isinstance(self.branch, Call) else (root if owner is None else owner).copy()
 
     def key(self, name: str) -> str:
         """Return the next key for this name."""

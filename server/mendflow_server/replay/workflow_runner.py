@@ -178,7 +178,7 @@ class WorkflowRunner:
 
     def signal_recorded(self, name: str) -> None:
         """Deliver a signal, which was added to the builder, to the oldest wait for it, if there is one."""
-        self._match_signals(name)
+        self._match_signal(name)
         self._drive()
 
     @property
@@ -496,10 +496,17 @@ class WorkflowRunner:
         self.builder.add(event)
 
     def _take_signals(self) -> None:
-        """Deliver waiting signals to the new waits that are still open, and record the waits without a signal."""
+        """Deliver the oldest waiting signal to a new wait that is still open; without one, record the waits.
+
+        One at a time, because the code that gets it may withdraw the other waits, which must not take a signal then.
+        """
+        mailbox = self.history.mailbox
+        waiting = [(mailbox[name][0], name) for name in self._unmatched if mailbox.get(name) and self._open_wait(name)]
+        if waiting:
+            self._match_signal(min(waiting)[1])
+            return
         names, self._unmatched = self._unmatched, {}
         for name in names:
-            self._match_signals(name)
             for key in self._signal_waits[name]:
                 if key not in self.history.calls:
                     _, call = self._awaiting[key]
@@ -529,18 +536,27 @@ class WorkflowRunner:
             msg = f"{opened(record)}: recorded as {recorded}, called as {f'{kind} {name}'.strip()}"
             raise NonDeterminism(msg)
 
-    def _match_signals(self, name: str) -> None:
-        waits = self._signal_waits.get(name)
-        while waits and self.history.mailbox.get(name):
-            key = waits.pop(0)
-            record = self.history.calls.get(key)
-            if record is not None and record.outcome is not None:
-                continue  # The wait timed out or was cancelled.
-            event = self.builder.new()
-            event.signal_taken.key = key
-            event.signal_taken.signal_sequence = self.history.mailbox[name][0]
-            self.builder.add(event)
-            self._push(key)
+    def _open_wait(self, name: str) -> str:
+        """Return the key of the oldest wait for a signal that has no outcome yet; empty if there is none."""
+        waits = self._signal_waits.get(name, [])
+        while waits:
+            record = self.history.calls.get(waits[0])
+            if record is None or record.outcome is None:
+                return waits[0]
+            waits.pop(0)  # The wait timed out or was cancelled.
+        return ""
+
+    def _match_signal(self, name: str) -> None:
+        """Let the oldest wait for a signal take the oldest signal, if there are both."""
+        key, mailbox = self._open_wait(name), self.history.mailbox.get(name)
+        if not key or not mailbox:
+            return
+        self._signal_waits[name].pop(0)
+        event = self.builder.new()
+        event.signal_taken.key = key
+        event.signal_taken.signal_sequence = mailbox[0]
+        self.builder.add(event)
+        self._push(key)
 
     # Outcomes.
 

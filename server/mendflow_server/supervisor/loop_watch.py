@@ -60,10 +60,13 @@ class LoopWatch:
             await asyncio.sleep(INTERVAL)
 
     def _watch(self) -> None:
-        reported, due = 0.0, self._limit
+        reported, due, looked = 0.0, self._limit, time.monotonic()
         while not self._stopped.wait(INTERVAL):
-            turned = self._turned
-            blocked = time.monotonic() - turned - INTERVAL
+            turned, now = self._turned, time.monotonic()
+            blocked = now - turned - INTERVAL
+            paused, looked = now - looked > 2 * INTERVAL, now
+            if paused:
+                continue  # The whole process stood still, or had no processor; the loop shows itself next.
             if turned != reported:
                 due = self._limit
             if blocked >= due:
@@ -75,8 +78,12 @@ class LoopWatch:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented
         if frame is None:
             return
-        stack = [str(Frame(each.filename, each.lineno or 0, each.name)) for each in traceback.extract_stack(frame)]
-        log.warning("event_loop_blocked", seconds=round(blocked, 1), **_code_in(frame), stack=stack[-FRAMES:])
+        frames = [str(Frame(each.filename, each.lineno or 0, each.name)) for each in traceback.extract_stack(frame)]
+        try:
+            code = _code_in(frame)
+        except Exception as error:  # noqa: BLE001 - it examines objects of the code that runs
+            code = {"code": f"unknown: {type(error).__name__}"}
+        log.warning("event_loop_blocked", seconds=round(blocked, 1), **code, frames=frames[-FRAMES:])
 
 
 def _code_in(frame: FrameType) -> dict[str, Any]:

@@ -1,0 +1,38 @@
+"""The report of a blocked loop, in each format of the log."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from mendflow_server.settings import load_settings
+from mendflow_server.supervisor.loop_watch import LoopWatch
+from mendflow_server.telemetry.logging import configure_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_blocked_loop_is_reported_again_when_the_time_has_doubled(
+    capfd: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    configure_logs(load_settings(log_format=log_format))
+    watch = LoopWatch(limit=0.1)
+    watch.start()
+    text = ""
+    while text.count("event_loop_blocked") < 2:  # The test's timeout ends it.
+        time.sleep(0.05)
+        text += capfd.readouterr().out
+    watch.stop()
+    assert "test_loop_watch.py" in text
