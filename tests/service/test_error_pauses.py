@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from mendflow import Workflow, gather, sleep, step, uuid4, workflow
+from mendflow import PermanentError, StepFailed, Workflow, gather, sleep, step, uuid4, workflow
 from mendflow.errors import DefinitionError
 from mendflow.v1 import event_pb2, workflow_pb2
 from tests.support.servers import serving, until
@@ -66,6 +67,50 @@ async def bad_branch() -> None:
         raise ValueError("branch")
 
     await gather(fails(), sleep(hours=1))
+
+
+GO = asyncio.Event()
+
+
+@step
+async def slow(number: int) -> int:
+    """Wait for the test."""
+    RAN.append("slow began")
+    await GO.wait()
+    RAN.append("slow ended")
+    return number
+
+
+@step
+async def refuses() -> None:
+    """Fail for good."""
+    raise PermanentError("no")
+
+
+def branches(*, fixed: bool = False) -> Workflow[Any, Any]:
+    """Return a type whose second branch has a bug after its step, or is fixed."""
+
+    @workflow(name="branches", on_error="pause")
+    async def branches() -> list[int]:
+        async def second() -> int:
+            charged = await charge(1)
+            if not fixed:
+                raise ValueError("bug")
+            return charged
+
+        return [*await gather(slow(7), second())]
+
+    return branches
+
+
+@workflow(on_error="pause")
+async def handles() -> str:
+    """Handle the failure of a branch's step."""
+    try:
+        await gather(refuses(), sleep(hours=1))
+    except StepFailed:
+        return "handled"
+    return "not handled"
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +203,26 @@ async def test_a_failed_branch_cancels_no_other_branch_on_record(tmp_path: Path)
         await paused(server, "b")
         await server.client.terminate("b")
         assert "call_cancelled" not in await kinds(handle)
+
+
+async def test_an_error_in_a_branch_leaves_the_steps_of_other_branches_running(tmp_path: Path) -> None:
+    GO.clear()
+    async with serving(tmp_path, definitions={"branches": branches()}) as server:
+        await server.client.start("branches", id="b")
+        assert (await paused(server, "b")).reason == event_pb2.STATE_REASON_WORKFLOW_ERROR
+        GO.set()
+        assert await until(lambda: "slow ended" in RAN)
+    async with serving(tmp_path, definitions={"branches": branches(fixed=True)}) as server:
+        handle = server.client.handle("b", result_type=list[int])
+        assert await handle.result(timeout=10) == [7, 1]
+        assert RAN == ["slow began", "charge 1", "slow ended"]
+        events = [event async for event in handle.events()]
+    assert not [event for event in events if event.HasField("attempt_failed")]
+
+
+async def test_a_failed_step_in_a_branch_is_handled_by_the_code_as_ever(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions={"handles": handles}) as server:
+        assert await server.client.run("handles", id="h") == "handled"
 
 
 async def test_without_the_option_an_error_fails_the_workflow(tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ class WorkflowRunner:
 
         A stack replaces recursion, because gathers may be nested to any depth.
         """
-        while self._runnable:
+        while self._runnable and not self.done:
             fiber, value, error = self._runnable.pop()
             if fiber.begun or self._may_begin(fiber):
                 self._run_fiber(fiber, value, error)
@@ -384,9 +384,23 @@ class WorkflowRunner:
         if error is not None:
             self._unawaited.release_kept(fiber)
         if group.branch_returned(fiber, value, error):
+            if error is not None and self._pauses_at_once(group, error):
+                self.done, self.error = True, error
+                return
             for other in group.fibers:
                 self._cancel(other)
         self._branch_ended(group)
+
+    def _pauses_at_once(self, group: Group, error: BaseException) -> bool:
+        """Return whether an error of a branch ends the code here, because the workflow pauses on errors.
+
+        The cancel of the other branches would be on record, and fixed code could never get their results. What happens
+        outside the code may fail a branch as usual.
+        """
+        if self.workflow.on_error != "pause" or self.history.cancel:
+            return False
+        is_outcome = isinstance(error, StepFailed | SignalTimeout | asyncio.CancelledError)
+        return not is_outcome and not all(other.done for other in group.fibers)
 
     def _branch_ended(self, group: Group) -> None:
         """Record that a branch has ended. After the last one, resume the owner of the group."""
@@ -547,7 +561,7 @@ class WorkflowRunner:
         return ""
 
     def _match_signal(self, name: str) -> None:
-        """Let the oldest wait for a signal take the oldest signal, if there are both."""
+        """Match the oldest wait for a signal with the oldest signal, if there are both."""
         key, mailbox = self._open_wait(name), self.history.mailbox.get(name)
         if not key or not mailbox:
             return
