@@ -18,8 +18,13 @@ __all__ = ["Settings", "SettingsError", "load_settings"]
 
 PREFIX = "MENDFLOW_"
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+#: 100 years, in seconds; longer times do not fit into timers.
+LONGEST = 36_525 * 86_400
+#: The largest number that the operating system and gRPC take everywhere.
+MOST = 2**31 - 1
+
+Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
 #: The value of a time that has no limit.

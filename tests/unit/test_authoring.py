@@ -11,7 +11,7 @@ from mendflow import attempt, gather, now, progress, random, sleep, step, uuid4,
 from mendflow.errors import DefinitionError, NotInWorkflow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 
 @step
@@ -230,3 +230,27 @@ def test_a_name_that_is_empty_or_no_string_is_refused(name: Any) -> None:
         step(name=name)(double.function)
     with pytest.raises(DefinitionError, match=f"name {name!r} must be a letter"):
         workflow(name=name)(both.function)
+
+
+@pytest.mark.parametrize("name", ["", "é", " go", "a" * 101, "-go", 5])
+def test_a_signal_name_that_no_caller_can_send_is_refused(name: Any) -> None:
+    with pytest.raises(DefinitionError, match="signal name"):
+        wait_signal(name)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: sleep("1"), TypeError),  # type: ignore[arg-type]
+        (lambda: sleep(True), TypeError),  # noqa: FBT003 - refused
+        (lambda: wait_signal("go", timeout="1"), TypeError),  # type: ignore[call-overload]
+        (lambda: gather(limit=1.5), ValueError),  # type: ignore[call-overload]
+        (lambda: gather(limit=True), ValueError),
+        (lambda: sleep(1, key=5), DefinitionError),  # type: ignore[arg-type]
+    ],
+)
+def test_a_number_of_the_wrong_type_is_refused_where_it_is_given(
+    call: Callable[[], object], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        call()

@@ -65,3 +65,12 @@ def test_settings_cannot_be_changed() -> None:
     settings = load_settings()
     with pytest.raises(ValidationError):
         settings.drain_timeout = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("thread_slots", 10**20), ("request_limit", 10**20), ("evict_after", 1e308), ("drain_timeout", 1e12)],
+)
+def test_a_setting_that_no_system_can_take_is_refused(name: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=f"MENDFLOW_{name.upper()}=.*less than or equal to"):
+        load_settings(**{name: value})

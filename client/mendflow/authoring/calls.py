@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from mendflow.authoring.context import RUN, current_run
-from mendflow.authoring.names import checked_key, checked_name
+from mendflow.authoring.names import checked_key, checked_name, checked_signal
 from mendflow.codec import ValueType
 from mendflow.errors import NotAwaited, NotDurable, NotInWorkflow
 
@@ -167,6 +167,10 @@ async def _first_of_tasks(branches: Sequence[Awaitable[Any]]) -> tuple[int, Any]
 
 
 def _seconds(what: str, value: float | timedelta) -> float:
+    given: object = value
+    if isinstance(given, bool) or not isinstance(given, int | float | timedelta):
+        msg = f"{what} must be a number of seconds or a timedelta, not {value!r}"
+        raise TypeError(msg)
     seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
     if not math.isfinite(seconds) or not 0 <= seconds <= LONGEST:
         msg = f"{what} must be from 0 seconds to 100 years, not {value!r}"
@@ -201,6 +205,8 @@ def sleep(
 
     Raise ValueError if the sum is below 0 or above 100 years, and `DefinitionError` if the key is malformed.
     """
+    if isinstance(seconds, str | bool):
+        _seconds("sleep()", seconds)
     whole = _seconds("sleep()", seconds) if isinstance(seconds, timedelta) else float(seconds)
     total = _seconds("sleep()", whole + minutes * 60 + hours * 3600 + days * 86_400)
     return _registered(Sleep(total, checked_key(key), inserted=inserted))
@@ -244,11 +250,13 @@ def wait_signal(
     ``inserted`` marks a call that you added before calls that open workflows
     have already made (see `Step.with_options`).
 
-    Raise `SignalTimeout` if no signal arrives before the timeout, and `PayloadError` if the data does not match
-    ``value_type``.
+    Raise `SignalTimeout` if no signal arrives before the timeout, `PayloadError` if the data does not match
+    ``value_type``, and `DefinitionError` if no signal can have the name.
     """
     limit = None if timeout is None else _seconds("timeout", timeout)
-    return _registered(SignalWait(name, ValueType.of(value_type), limit, checked_key(key), inserted=inserted))
+    return _registered(
+        SignalWait(checked_signal(name), ValueType.of(value_type), limit, checked_key(key), inserted=inserted)
+    )
 
 
 @overload
@@ -371,8 +379,9 @@ def gather(
 
     Raise ValueError if the limit is below 1.
     """
-    if limit is not None and limit < 1:
-        msg = f"gather(limit={limit}) lets no branch run; use a number from 1 on, or None"
+    given: object = limit
+    if limit is not None and (isinstance(given, bool) or not isinstance(given, int) or limit < 1):
+        msg = f"gather(limit={limit!r}) lets no branch run; use a whole number from 1 on, or None"
         raise ValueError(msg)
     return _registered(Gather(branches, checked_key(key), return_exceptions=return_exceptions, limit=limit))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, over
 
 from mendflow.authoring.by_hand import call_by_hand
 from mendflow.authoring.functions import check_function
-from mendflow.authoring.names import checked_name
+from mendflow.authoring.names import checked_name, checked_signal
 from mendflow.authoring.step import DEFAULT, Default, Step, seconds_of
 from mendflow.codec import ValueType, parameter_type, return_type
 from mendflow.codec.values import JsonType
@@ -215,6 +215,7 @@ def workflow(
             if not isinstance(signal, str):
                 msg = f"workflow {target.__name__}: a signal's name must be a string, not {signal!r}"
                 raise DefinitionError(msg)
+            checked_signal(signal)
         if on_error not in ("fail", "pause"):
             msg = f'workflow {target.__name__}: on_error must be "fail" or "pause", not {on_error!r}'
             raise DefinitionError(msg)

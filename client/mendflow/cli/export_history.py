@@ -25,8 +25,8 @@ __all__ = ["export"]
 @click.option(
     "--out",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write. The default is standard output.",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="The file to write. The default, and -, is standard output.",
 )
 @server_option
 def export(server: str, workflow_id: str, out: Path | None) -> None:
@@ -43,7 +43,7 @@ async def _export(client: Client, *, workflow_id: str, out: Path | None) -> int:
     workflow = await client.get(workflow_id)
     events = [event async for event in client.handle(workflow_id).events()]
     text = history_text(workflow.workflow_id, workflow.workflow_type, events)
-    if out is None:
+    if out is None or str(out) == "-":
         click.echo(text.encode(), nl=False)
         return 0
     try:

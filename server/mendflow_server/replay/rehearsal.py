@@ -61,7 +61,8 @@ def rehearse(
     builder = HistoryBuilder(history)
     builder.now = seconds(newest.time) if now is None else now
     try:
-        run = WorkflowRunner(workflow, builder, _argument(workflow, history.started), payload_limit=payload_limit)
+        argument = _argument(workflow, history.started)
+        run = WorkflowRunner(workflow, builder, argument, payload_limit=payload_limit, is_rehearsal=True)
     except PayloadError as error:
         return Rehearsal(f"the workflow's recorded input no longer matches its type: {error}")
     try:

@@ -77,6 +77,7 @@ class WorkflowRunner:
         "_context",
         "_current",
         "_fibers",
+        "_is_rehearsal",
         "_made",
         "_payload_limit",
         "_ready",
@@ -101,7 +102,13 @@ class WorkflowRunner:
     )
 
     def __init__(
-        self, workflow: Workflow[Any, Any], builder: HistoryBuilder, argument: object, *, payload_limit: int
+        self,
+        workflow: Workflow[Any, Any],
+        builder: HistoryBuilder,
+        argument: object,
+        *,
+        payload_limit: int,
+        is_rehearsal: bool = False,
     ) -> None:
         self.workflow = workflow
         self.builder = builder
@@ -119,6 +126,7 @@ class WorkflowRunner:
         self.value: Any = None
         self.error: BaseException | None = None
         self._payload_limit = payload_limit
+        self._is_rehearsal = is_rehearsal
         self._reports = 0
         self._awaiting: dict[str, tuple[Fiber, Call[Any]]] = {}
         self._signal_waits: dict[str, list[str]] = {}
@@ -217,8 +225,8 @@ class WorkflowRunner:
 
     @property
     def replaying(self) -> bool:
-        """Whether recorded calls remain that the code has not made."""
-        return bool(self._claims.unclaimed)
+        """Whether recorded calls remain that the code has not made, or the run is a rehearsal."""
+        return self._is_rehearsal or bool(self._claims.unclaimed)
 
     @property
     def info(self) -> WorkflowInfo:
