@@ -43,6 +43,15 @@ class Failing(Around):
         return await self._inner.first_ended()
 
 
+class Ahead(SystemClock):
+    """A clock whose monotonic time the test moves ahead."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
 class Stopped(Exception):
     """The test has seen enough."""
 
@@ -104,3 +113,61 @@ async def test_damage_ends_the_purge_and_not_the_server(store: SqliteStore) -> N
     with capture_logs() as logs:
         await asyncio.wait_for(each.run(), 30)
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [("purge_stopped", "error")]
+
+
+class FailingPart(Around):
+    """A store in which the portion of one type, or the reclaim, fails until the test says otherwise."""
+
+    def __init__(self, inner: Any, failing: str, error: Exception) -> None:
+        super().__init__(inner)
+        self.failing = failing
+        self._error = error
+
+    async def purge_ended(self, workflow_type: str, until: int, *, limit: int) -> int:
+        if workflow_type == self.failing:
+            raise self._error
+        return int(await self._inner.purge_ended(workflow_type, until, limit=limit))
+
+    async def reclaim(self) -> bool:
+        if self.failing == "reclaim":
+            raise self._error
+        return bool(await self._inner.reclaim())
+
+
+async def ended(store: SqliteStore, *types: str) -> None:
+    """Commit one finished workflow of each type, whose id is its type."""
+    await commit(store, *[end(await start(store, each, workflow_type=each)) for each in types])
+
+
+@pytest.mark.parametrize(
+    ("error", "event"), [(StoreUnavailable("malformed"), "purge_failed"), (StoreDamaged("page 7"), "purge_stopped")]
+)
+@pytest.mark.parametrize("failing", ["a", "b", "reclaim"])
+async def test_what_fails_in_one_part_keeps_no_other_type_from_being_purged(
+    store: SqliteStore, failing: str, error: Exception, event: str
+) -> None:
+    await ended(store, "a", "b", "c")
+    with capture_logs() as logs:
+        seen = await pauses(FailingPart(store, failing, error), 6)
+    assert set(await store.find(["a", "b", "c"])) == {failing} - {"reclaim"}
+    assert max(seen) <= purger.LOOK, "the others do not wait for it"
+    failures = [entry for entry in logs if entry["event"].startswith(("purge_failed", "purge_stopped"))]
+    assert [entry["event"] for entry in failures] == [event]
+    assert failures[0].get("workflow_type", "reclaim") == failing
+
+
+async def test_a_type_that_failed_is_purged_after_a_while(store: SqliteStore) -> None:
+    await ended(store, "a", "b")
+    failing = FailingPart(store, "a", StoreUnavailable("malformed"))
+    clock = Ahead()
+    each = Purger(
+        store=failing, clock=clock, settings=load_settings(retention=1.0), definitions={}, may_run=lambda: True
+    )  # fmt: skip
+    while await each.step():
+        pass
+    failing.failing = ""
+    await each.step()
+    assert set(await store.find(["a", "b"])) == {"a"}
+    clock.ahead = purger.ERROR_PAUSE
+    await each.step()
+    assert await store.find(["a", "b"]) == {}

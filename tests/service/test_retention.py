@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import sqlite3
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -251,6 +253,18 @@ async def test_delete_removes_a_finished_workflow_at_once_and_its_id_starts_anew
     assert again.started, "with another input, and the request id of a signal is new"
     assert await again.signal("go", request_id="r1")
     assert await again.result() == "other"
+
+
+async def test_a_workflow_with_damaged_labels_can_be_deleted(tmp_path: Path) -> None:
+    async with serving(tmp_path, definitions=DEFINITIONS) as server:
+        await server.client.run(plain, "x", id="w", labels={"team": "a"})
+    with contextlib.closing(sqlite3.connect(tmp_path / "mendflow.db")) as other:
+        other.execute("UPDATE workflows SET labels = '{\"team'")
+        other.commit()
+    async with serving(tmp_path, definitions=DEFINITIONS) as server:
+        await server.operator.DeleteWorkflow(DeleteWorkflowRequest(workflow_id="w"))
+        assert [each async for each in server.client.list(labels={"team": "a"})] == []
+        assert (await server.client.start(plain, "y", id="w")).started
 
 
 async def test_a_deletion_by_uid_spares_a_later_workflow_of_the_same_id(aged: Aged) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -268,3 +269,22 @@ async def test_labels_of_any_text_are_purged(tmp_path: Path, label: str) -> None
     await store.purge("order-1")
     await store.close()
     assert counts(path)["labels"] == 0
+
+
+@pytest.mark.parametrize("labels", ['{"team', "", "[1]", '{"team": 1}', '{"team": null}', "7", "\x00"])
+async def test_damaged_labels_keep_no_workflow_from_being_purged(tmp_path: Path, labels: str) -> None:
+    path = tmp_path / "mendflow.db"
+    store = SqliteStore(path)
+    await store.open()
+    for workflow_id in ("order-1", "order-2", "order-3"):
+        await finish(store, workflow_id, 9_000, labels={"team": workflow_id})
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE workflows SET labels = ? WHERE workflow_id IN ('order-2', 'order-3')", (labels,))
+        other.commit()
+    assert await store.purge("order-3") == PurgeResult(PurgeOutcome.PURGED, SUCCEEDED)
+    assert await store.purge_ended("checkout", 9_000, limit=9) == 2
+    assert await ids(store) == []
+    assert await ids(store, labels=(("team", "order-2"),)) == []
+    await reclaimed(store)
+    await store.close()
+    assert counts(path) == {**dict.fromkeys(TABLES, 0), "labels": 2}

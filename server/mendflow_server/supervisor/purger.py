@@ -2,12 +2,13 @@
 
 Each look reads the earliest end of each type, which costs the same however many workflows have ended. Then the purger
 works in portions. It pauses after each for a multiple of the time that it took, so that the commits of running
-workflows have the store nearly to themselves.
+workflows have the store nearly to themselves. A type whose portion fails is set aside, and the others are purged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -33,7 +34,7 @@ LOOK: Final = 1.0
 #: The shortest pause between two portions, in seconds, and the pause as a multiple of a portion's time.
 PAUSE: Final = 0.02
 PAUSE_FACTOR: Final = 4.0
-#: The pause after an error of the store, in seconds.
+#: The pause after an error of the store, and the time for which what failed is set aside, in seconds.
 ERROR_PAUSE: Final = 30.0
 
 
@@ -58,7 +59,10 @@ class Purger:
         self._sleep = sleep
         #: The number of workflows purged since the log last mentioned it.
         self._purged = 0
-        self._failure = ""
+        #: Why the last look failed, by type. An empty type is what concerns all of them.
+        self._failures: dict[str, str] = {}
+        #: Until when a type is set aside, in monotonic seconds. An empty type is the reclaim.
+        self._set_aside: dict[str, float] = {}
 
     async def run(self) -> None:
         """Purge until cancelled, or until the store is found to be damaged."""
@@ -72,15 +76,14 @@ class Purger:
                 log.error("purge_stopped", error=str(error))  # noqa: TRY400 - the error says all
                 return
             except StoreError as error:
-                self._failed(str(error))
+                self._failed("", str(error))
                 pause = ERROR_PAUSE
             await self._sleep(pause)
 
     async def step(self) -> bool:
         """Purge one portion and free another; return whether more is left to do now."""
         more = await self._purge()
-        more = await self._store.reclaim() or more
-        self._failure = ""
+        more = await self._reclaim() or more
         if self._purged and not more:
             log.info("workflows_purged", count=self._purged)
             self._purged = 0
@@ -90,16 +93,47 @@ class Purger:
         """Purge up to a portion of the workflows of one type; return whether more may be due."""
         now = self._clock.time()
         due = []
-        for workflow_type, first in (await self._store.first_ended()).items():
+        first_ended = await self._store.first_ended()
+        self._failures.pop("", None)
+        for workflow_type, first in first_ended.items():
             retention = self._retention_of(workflow_type)
+            if self._is_set_aside(workflow_type):
+                continue
             if retention is not None and first <= micros_of(now - retention):
                 due.append((workflow_type, micros_of(now - retention)))
         if not due or not self._may_run():
             return False
         workflow_type, until = due[0]
-        count = await self._store.purge_ended(workflow_type, until, limit=PORTION)
+        try:
+            count = await self._store.purge_ended(workflow_type, until, limit=PORTION)
+        except StoreError as error:
+            self._put_aside(workflow_type, error)
+            return len(due) > 1
+        self._failures.pop(workflow_type, None)
         self._purged += count
         return count == PORTION or len(due) > 1
+
+    async def _reclaim(self) -> bool:
+        """Free a portion of what purged workflows left; return whether more is left."""
+        if self._is_set_aside(""):
+            return False
+        try:
+            return await self._store.reclaim()
+        except StoreError as error:
+            self._put_aside("", error)
+            return False
+
+    def _is_set_aside(self, workflow_type: str) -> bool:
+        return self._clock.monotonic() < self._set_aside.get(workflow_type, -math.inf)
+
+    def _put_aside(self, workflow_type: str, error: StoreError) -> None:
+        """Leave a type, or the reclaim, for a while after an error, and until the next start after damage."""
+        if isinstance(error, StoreDamaged):
+            self._set_aside[workflow_type] = math.inf
+            log.error("purge_stopped", error=str(error), **_type_field(workflow_type))
+        else:
+            self._set_aside[workflow_type] = self._clock.monotonic() + ERROR_PAUSE
+            self._failed(workflow_type, str(error))
 
     def _retention_of(self, workflow_type: str) -> float | None:
         """Return how long finished workflows of a type are kept, in seconds; None: without limit."""
@@ -108,7 +142,11 @@ class Purger:
             return self._default
         return definition.retention
 
-    def _failed(self, why: str) -> None:
-        if why != self._failure:
-            self._failure = why
-            log.warning("purge_failed", error=why)
+    def _failed(self, workflow_type: str, why: str) -> None:
+        if why != self._failures.get(workflow_type):
+            self._failures[workflow_type] = why
+            log.warning("purge_failed", error=why, **_type_field(workflow_type))
+
+
+def _type_field(workflow_type: str) -> dict[str, str]:
+    return {"workflow_type": workflow_type} if workflow_type else {}

@@ -303,12 +303,13 @@ SELECT json_group_array(key) FROM (
 )
 
 -- name: purge_labels
--- Delete the labels of the workflows with the keys of a JSON array.
+-- Delete the labels of the workflows with the keys of a JSON array. Damaged labels are no JSON. Their rows stay, and no
+-- list finds them without their workflow, whose key is not used again.
 DELETE FROM labels WHERE (name, value, create_time, key) IN (
     SELECT label.key, label.value, workflows.create_time, workflows.key
     FROM json_each(:keys) AS wanted
     CROSS JOIN workflows ON workflows.key = wanted.value
-    CROSS JOIN json_each(workflows.labels) AS label
+    CROSS JOIN json_each(iif(json_valid(workflows.labels), workflows.labels, '{}')) AS label
 )
 
 -- name: purge_rows
