@@ -171,3 +171,21 @@ async def test_a_type_that_failed_is_purged_after_a_while(store: SqliteStore) ->
     clock.ahead = purger.ERROR_PAUSE
     await each.step()
     assert await store.find(["a", "b"]) == {}
+
+
+async def test_types_take_turns_so_that_none_waits_for_another_to_be_empty(store: SqliteStore) -> None:
+    full = [
+        await start(store, f"{each}-{number}", workflow_type=each)
+        for each in ("a", "b", "c")
+        for number in range(purger.PORTION + 1)
+    ]
+    await commit(store, *map(end, full))
+    order: list[str] = []
+
+    class Noting(Around):
+        async def purge_ended(self, workflow_type: str, until: int, *, limit: int) -> int:
+            order.append(workflow_type)
+            return int(await self._inner.purge_ended(workflow_type, until, limit=limit))
+
+    await pauses(Noting(store), 8)
+    assert order[:6] == ["a", "b", "c", "a", "b", "c"]

@@ -1,8 +1,9 @@
 """Retention: deletes workflows some time after their end, a little at a time.
 
 Each look reads the earliest end of each type, which costs the same however many workflows have ended. Then the purger
-works in portions. It pauses after each for a multiple of the time that it took, so that the commits of running
-workflows have the store nearly to themselves. A type whose portion fails is set aside, and the others are purged.
+works in portions, of each type in turn. It pauses after each for a multiple of the time that it took, so that the
+commits of running workflows have the store nearly to themselves. A type whose portion fails is set aside, and the
+others are purged.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Purger:
         self._sleep = sleep
         #: The number of workflows purged since the log last mentioned it.
         self._purged = 0
+        #: The type that had the last turn.
+        self._turn = ""
         #: Why the last look failed, by type. An empty type is what concerns all of them.
         self._failures: dict[str, str] = {}
         #: Until when a type is set aside, in monotonic seconds. An empty type is the reclaim.
@@ -103,7 +106,9 @@ class Purger:
                 due.append((workflow_type, micros_of(now - retention)))
         if not due or not self._may_run():
             return False
-        workflow_type, until = due[0]
+        # The next one in the order of the alphabet: a type that always has something due keeps no other waiting.
+        workflow_type, until = min(due, key=lambda each: (each[0] <= self._turn, each[0]))
+        self._turn = workflow_type
         try:
             count = await self._store.purge_ended(workflow_type, until, limit=PORTION)
         except StoreError as error:
