@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mendflow import step, workflow
+from mendflow import RetryPolicy, StepFailed, step, wait_signal, workflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -88,3 +90,41 @@ async def nothing() -> None:
 async def ends() -> None:
     """End."""
     await nothing()
+
+
+CRASHES = Path("crash")
+
+
+@step(timeout=0.2, retry=RetryPolicy(max_attempts=1))
+def outlives_its_timeout() -> None:
+    """Crash the server once its attempt is closed and the test wants it."""
+    while not CRASHES.exists():
+        time.sleep(0.01)
+    CRASHES.unlink()
+    os._exit(9)
+
+
+@workflow
+async def leaves_a_thread() -> None:
+    """End while the thread of the step still runs."""
+    with contextlib.suppress(StepFailed):
+        await outlives_its_timeout()
+
+
+@workflow
+async def leaves_a_thread_and_waits() -> None:
+    """Stay open while the thread of the step still runs."""
+    await leaves_a_thread.function()
+    await wait_signal("go")
+
+
+@step(timeout=None)
+async def waits_long() -> None:
+    """Wait, and crash nothing."""
+    await asyncio.sleep(LONG)
+
+
+@workflow
+async def waits_beside() -> None:
+    """Have one attempt in flight."""
+    await waits_long()

@@ -444,3 +444,21 @@ def test_occasional_kills_from_outside_quarantine_no_step_that_outlasts_every_li
     rng = Random(seed)
     steps, lives = (lambda: rng.expovariate(1)), (lambda: rng.uniform(5, 15))
     assert killed_from_outside(rng, step=steps, life=lives, long=1, crashes=20) == []
+
+
+# --- code of closed attempts executes ---
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_what_waits_while_code_of_a_closed_attempt_crashes_the_server_is_never_blamed(budget: int) -> None:
+    ledger: list[Suspect] = []
+    for number in range(1, 12):
+        plan = after_crash(
+            ledger, {A}, executing=(), left_behind=True, innocent=False, lived=1.0, budget=budget
+        )  # fmt: skip
+        assert plan.quarantined == [], number
+        assert [(entry.evidence, entry.alone) for entry in plan.ledger] == [(number, 0)], "it waited"
+        assert [*plan.free, *plan.release_plan.start(0.0)] == [A]
+        ledger = plan.release_plan.ledger()
+    plan = death(ledger, A, executing=(), budget=1)
+    assert plan.quarantined == [(A, 1)], "it is blamed once it is on its own"

@@ -36,6 +36,12 @@ guilty neighbour never brings an innocent unit's count above one, and
 quarantine in company takes at least two. A guilty unit that runs by itself is
 quarantined after exactly ``budget`` crashes.
 
+**What is left behind.** The thread of a step may outlive the attempt, whose
+timeout has closed it. While the workflow is open, that code counts as executing
+code of the workflow: as its attempts in flight, or as its workflow code where
+it has none. The workflow may also have ended. Then the code is no unit, no
+unit was alone, and the crash blames none.
+
 A kill from outside comes at any time and may hit the same suspect more than
 once. So where the next crash would be the last, the next run *rests* first:
 for three times the patience no suspect runs. A guilty unit must wait for its
@@ -111,6 +117,7 @@ def after_crash(
     in_flight: Collection[Unit],
     *,
     executing: Collection[Unit],
+    left_behind: bool = False,
     innocent: bool,
     lived: float,
     budget: int,
@@ -118,8 +125,9 @@ def after_crash(
     """Return the plan for the run after a crash.
 
     ``ledger`` is what the crashed run had written, ``in_flight`` what it left
-    open, ``executing`` what of that executed when it ended, ``lived`` how long
-    it ran in seconds. An ``innocent`` end (a recorded drain, a lost lease)
+    open, ``executing`` what of that executed when it ended, ``left_behind``
+    whether code executed that is none of these units, ``lived`` how long it ran
+    in seconds. An ``innocent`` end (a recorded drain, a lost lease)
     clears all suspicion: every unit is free.
     """
     before = {Unit(entry.key, entry.step_key): entry for entry in ledger}
@@ -132,12 +140,12 @@ def after_crash(
     unsettled = [unit for unit in flying if unit in before and before[unit].evidence < SUSPECTED]
     entries: dict[Unit, Suspect] = {}
     quarantined: list[tuple[Unit, int]] = []
-    only_one = len(flying) == 1
+    only_one = len(flying) == 1 and not left_behind
     enough = budget if only_one else max(budget, LEAST_IN_COMPANY)
     last_chance = False
     for unit in flying:
         entry = before.get(unit, Suspect(unit.key, unit.step_key, 0, 0, held=False))
-        blamed = only_one or (crashed == [unit] and not unsettled)
+        blamed = only_one or (crashed == [unit] and not unsettled and not left_behind)
         alone = entry.alone + blamed
         evidence = entry.evidence + (EXECUTED if only_one or unit in executing else WAITED)
         if blamed and alone >= enough:

@@ -49,18 +49,27 @@ class CrashGuard:
         ledger: Sequence[Suspect],
         in_flight: Collection[Unit],
         executing: Collection[Unit],
+        *,
+        left_behind: bool = False,
     ) -> int:
         """Apply the crash budget to what a previous process left; return how many units are quarantined.
 
         ``previous`` is that process's life (None on a new store), ``ledger``
         what it had written, ``in_flight`` what it left open, ``executing`` what
-        of that executed when the process ended.
+        of that executed when the process ended, ``left_behind`` whether code
+        executed that is none of these.
         """
         if previous is None:
             return 0
         lived = max(0, previous.beat_time - previous.start_time) / 1e6
         plan = after_crash(
-            ledger, in_flight, executing=executing, innocent=previous.drained, lived=lived, budget=self._budget
+            ledger,
+            in_flight,
+            executing=executing,
+            left_behind=left_behind,
+            innocent=previous.drained,
+            lived=lived,
+            budget=self._budget,
         )
         self._plan = plan.release_plan
         self._plan.start(self._clock.monotonic())

@@ -11,7 +11,7 @@ import structlog
 from mendflow.v1 import event_pb2
 from mendflow_server.engine.loader import LOAD_PAGE
 from mendflow_server.healing.crash_budget import Unit
-from mendflow_server.history.state import History
+from mendflow_server.history.state import FINAL_STATES, History
 from mendflow_server.history.timestamps import micros_of
 from mendflow_server.store.records import Life
 
@@ -81,14 +81,15 @@ class Recovery:
         previous = await self._retrying.until_done(lambda: self._store.begin_life(life))
         self.begun = True
         ledger = await self._retrying.until_done(self._store.suspects)
-        recovered = await self._load([suspect.key for suspect in ledger])
+        recovered = await self._load({suspect.key for suspect in ledger})
         in_flight = {unit: sequence for each in recovered for unit, sequence in _units(each)}
         executing = {unit for unit, sequence in in_flight.items() if (unit.key, sequence) in self._marker.left_attempts}
         if self._marker.left:
             code = Unit(self._marker.left, "")
             in_flight[code] = 0
             executing.add(code)
-        quarantined = await self._guard.judge(previous, ledger, in_flight, executing)
+        left_behind = self._blame_owners(recovered, in_flight, executing)
+        quarantined = await self._guard.judge(previous, ledger, in_flight, executing, left_behind=left_behind)
         self._engine.open()
         for index, (loaded, history) in enumerate(recovered):
             retry = loaded.row.reason in _RETRIED_BY_CODE
@@ -107,15 +108,33 @@ class Recovery:
                 seconds=round(self._clock.monotonic() - began, 3),
             )
 
-    async def _load(self, suspects: Iterable[int]) -> list[_Recovered]:
-        keys: set[int] = set(suspects)
+    def _blame_owners(self, recovered: Iterable[_Recovered], in_flight: dict[Unit, int], executing: set[Unit]) -> bool:
+        """Add the owners of closed attempts whose code still executed; return whether an owner has ended."""
+        is_open = {each.loaded.row.key for each in recovered}
+        attempts = {(unit.key, sequence) for unit, sequence in in_flight.items()}
+        ended = False
+        for key, _ in self._marker.left_attempts - attempts:
+            units = {unit for unit in in_flight if unit.key == key}
+            if not units and key in is_open:
+                units = {Unit(key, "")}
+                in_flight[Unit(key, "")] = 0
+            executing |= units
+            ended |= not units
+        return ended
+
+    async def _load(self, suspects: set[int]) -> list[_Recovered]:
+        """Load what is in progress, suspect, or stopped for a reason that may be over, and the owners of marks."""
+        keys = set(suspects)
         keys.update(await self._keys(None))
         for reason in _REASONS:
             keys.update(await self._keys(reason))
-        ordered = sorted(keys)
+        owners = {key for key, _ in self._marker.left_attempts} - keys
+        ordered = sorted(keys | owners)
         recovered: list[_Recovered] = []
         for start in range(0, len(ordered), LOAD_PAGE):
             for loaded in await self._retrying.load(ordered[start : start + LOAD_PAGE]):
+                if loaded.row.key in owners and loaded.row.state in FINAL_STATES:
+                    continue  # It ended before its code did.
                 try:
                     history = History.of(loaded.events)
                 except Exception:  # noqa: BLE001 - the loader reports it when it brings the workflow in
