@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from mendflow_server.telemetry.user_logs import UserLogs
 from tests.support.servers import ServerProcess, serving_process
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MODULES = ("tests.support.logging_workflows",)
@@ -72,7 +75,7 @@ async def test_lines_of_users_code_have_their_code_and_are_not_repeated_by_a_rep
 )
 def test_lines_of_libraries_pass_from_warning_on(path: str, level: int, name: str, *, passes: bool) -> None:
     users = UserLogs(all_libraries=False)
-    users.packages.add("shop")
+    users.serve("shop.flows")
     record = logging.LogRecord(name, level, path, 1, "text", (), None)
     assert users.filter(record) is passes
     assert UserLogs(all_libraries=True).filter(record)
@@ -81,3 +84,43 @@ def test_lines_of_libraries_pass_from_warning_on(path: str, level: int, name: st
 def test_workflow_info_is_refused_outside_a_workflow() -> None:
     with pytest.raises(NotInWorkflow, match="works only inside a workflow"):
         workflow_info()
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield a folder of installed code: a package, a package below a namespace, and single modules."""
+    root = tmp_path / "lib/python3.11/site-packages"
+    for name in ("acme/__init__.py", "acme/flows.py", "space/shop/__init__.py", "space/shop/flows.py", "alone.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("from mendflow import workflow\n\n\n@workflow\nasync def runs() -> None: ...\n")
+    monkeypatch.syspath_prepend(str(root))
+    before = set(sys.modules)
+    yield root
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("served", "path", "passes"),
+    [
+        ("acme.flows", "acme/flows.py", True),
+        ("acme.flows", "acme/deep/steps.py", True),
+        ("acme.flows", "acme_other/steps.py", False),
+        ("acme.flows", "acme/.venv/lib/python3.11/site-packages/httpx/_client.py", False),
+        ("acme.flows", "httpx/_client.py", False),
+        ("acme.flows", "alone.py", False),
+        ("space.shop.flows", "space/shop/steps.py", True),
+        ("space.shop.flows", "space/library/client.py", False),
+        ("alone", "alone.py", True),
+        ("alone", "six.py", False),
+        ("alone", "acme/flows.py", False),
+    ],
+)
+def test_lines_of_installed_code_of_served_workflows_pass_under_any_name(
+    installed: Path, served: str, path: str, *, passes: bool
+) -> None:
+    users = UserLogs(all_libraries=False)
+    users.serve(importlib.import_module(served).runs.function.__module__)
+    for name in ("orders", "root"):
+        record = logging.LogRecord(name, logging.INFO, str(installed / path), 1, "text", (), None)
+        assert users.filter(record) is passes

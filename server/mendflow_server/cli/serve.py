@@ -65,7 +65,8 @@ def serve(new_app: Callable[..., app.App] | None, /, modules: tuple[str, ...], *
     except DefinitionError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-    users.packages |= {each.function.__module__.partition(".")[0] for each in loaded.workflows.values()}
+    for module in {each.function.__module__ for each in loaded.workflows.values()}:
+        users.serve(module)
     for each in loaded.not_served:
         log.warning("workflow_not_served", workflow_type=each.workflow_type, place=each.place, advice=each.advice)
     sys.exit(run(settings, loaded.workflows, new_app=new_app or app.App))

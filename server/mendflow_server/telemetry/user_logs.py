@@ -8,6 +8,8 @@ that replays has logged its lines before, in the run that the history records.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -28,13 +30,40 @@ class UserLogs(logging.Filter):
         super().__init__()
         self._all = all_libraries
         #: The top-level packages of the served workflows. Their loggers are the user's, also if they are installed.
-        self.packages: set[str] = set()
+        self._packages: set[str] = set()
+        #: The files of served modules, and the folders of their packages. A logger may have any name.
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+
+    def serve(self, module: str) -> None:
+        """Note that an imported module has served workflows: it and its package are the user's own code."""
+        names = module.split(".")
+        self._packages.add(names[0])
+        for end in range(1, len(names) + 1):
+            found = sys.modules.get(".".join(names[:end]))
+            file = getattr(found, "__file__", None)
+            if file is None:
+                continue  # A package without an __init__.py, which other distributions may share.
+            if hasattr(found, "__path__"):
+                self._folders.add(os.path.dirname(file))  # noqa: PTH120 - as text, which a record's path is too
+            else:
+                self._files.add(file)
+            return
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the line is logged."""
-        if is_foreign(record.pathname) and record.name.partition(".")[0] not in self.packages:
+        if is_foreign(record.pathname) and not self._is_served(record):
             return self._all or record.levelno >= logging.WARNING
         return not _is_replayed()
+
+    def _is_served(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] in self._packages or record.pathname in self._files:
+            return True
+        # A folder of the user's may have an environment with libraries inside.
+        return any(
+            record.pathname.startswith(folder + os.sep) and not is_foreign(record.pathname[len(folder) :])
+            for folder in self._folders
+        )
 
 
 def add_code(_logger: Any, _method: str, event: EventDict) -> EventDict:
