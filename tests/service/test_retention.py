@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mendflow import step, wait_signal, workflow
+from mendflow import Client, step, wait_signal, workflow
 from mendflow.errors import DefinitionError, InvalidRequest, WorkflowNotFound, WrongState
 from mendflow.testing.engine import settings_in
 from mendflow.v1 import workflow_service_pb2 as ws
@@ -262,7 +262,8 @@ async def test_a_workflow_with_damaged_labels_can_be_deleted(tmp_path: Path) -> 
         other.execute("UPDATE workflows SET labels = '{\"team'")
         other.commit()
     async with serving(tmp_path, definitions=DEFINITIONS) as server:
-        await server.operator.DeleteWorkflow(DeleteWorkflowRequest(workflow_id="w"))
+        async with Client(server.address, retry_for=0.2) as client:
+            assert await client.delete("w")
         assert [each async for each in server.client.list(labels={"team": "a"})] == []
         assert (await server.client.start(plain, "y", id="w")).started
 

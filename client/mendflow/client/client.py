@@ -408,6 +408,16 @@ class Client:
             uid = (await self.get(id)).uid
         except errors.WorkflowNotFound:
             return False
+        except errors.ServerUnavailable as error:
+            if error.reason != "STORE_UNAVAILABLE":
+                raise
+            # Its row may be damaged, which keeps it from being read and not from being deleted. Without a uid, once.
+            request = operator_service_pb2.DeleteWorkflowRequest(workflow_id=id)
+            try:
+                await self.caller.call(self._operator.DeleteWorkflow, request)
+            except errors.WorkflowNotFound:
+                return False
+            return True
         request = operator_service_pb2.DeleteWorkflowRequest(workflow_id=id, uid=uid)
         with contextlib.suppress(errors.WorkflowNotFound):  # Retention, or a call whose reply was lost, deleted it.
             await self.caller.call_with_retry(self._operator.DeleteWorkflow, request)
