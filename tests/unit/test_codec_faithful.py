@@ -502,7 +502,13 @@ def test_a_call_with_abstract_collections_comes_back_each_time_the_same() -> Non
 # Numbers from callers.
 
 
-@pytest.mark.parametrize("text", ["1e999", "-1E+400", '"inf"', '"-Infinity"', '"nan"', '"1e309"', "1" * 400])
+INFINITE = ["1e999", "-1E+400", '"inf"', '"-Infinity"', '"nan"', '"1e309"', "1" * 400]
+#: Other spellings of infinite numbers: a long number with a short exponent, digits with underscores, and escapes.
+INFINITE += ["9" * 290 + "e60", "1" * 301 + "e9", '"1e9_99"', '"1e+_999"', f'"{"9_" * 160}9e300"', f'"1{"_111" * 110}"']
+INFINITE += [r'"1\u0065999"', r'"i\u006ef"', r'"1e\u0039\u0039\u0039"']
+
+
+@pytest.mark.parametrize("text", INFINITE)
 def test_a_number_that_cannot_be_recorded_is_not_accepted(text: str) -> None:
     shapes: list[tuple[Any, str, str]] = [
         (float, text, ""),
@@ -516,10 +522,19 @@ def test_a_number_that_cannot_be_recorded_is_not_accepted(text: str) -> None:
         assert caught.value.problems[0][0] == path
 
 
+def test_an_infinite_number_in_a_part_without_a_field_or_in_a_complex_one_is_not_accepted() -> None:
+    for annotation, json in ((Open, '{"x":1,"y":1e999}'), (complex, '"1e999j"'), (list[complex], '["1", "infj"]')):
+        with pytest.raises(PayloadError, match="is not a JSON number"):
+            ValueType.of(annotation).accept(Payload(json=json))
+
+
 @pytest.mark.parametrize(
     ("annotation", "text", "value"),
     [
         (float, "1e308", 1e308),
+        (float, "9" * 290 + "e-60", float("9" * 290 + "e-60")),
+        (float, "0.5e10", 5e9),
+        (complex, '"1e10+2j"', 1e10 + 2j),
         (float, '"1.5"', 1.5),
         (Any, '{"inf":"nan"}', {"inf": "nan"}),
         (str, '"1e999"', "1e999"),
