@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +36,8 @@ from mendflow.v1 import failure_pb2
 
 #: What the steps below saw: the attempt's number and idempotency key.
 seen: list[tuple[int, str]] = []
+
+TENANT: ContextVar[str] = ContextVar("tenant", default="none")
 
 
 @pytest.fixture(autouse=True)
@@ -371,3 +375,68 @@ async def test_by_hand_counts_the_attempts_and_takes_signals_from_steps() -> Non
 
         assert await both() == 7
         assert hand.attempts == {"charge": 2, "gather[0]/sends": 1}
+
+
+# Context variables, as in test_contexts.py.
+
+
+async def test_a_branch_sees_what_its_owner_set_and_no_other_branchs_values() -> None:
+    async def branch(name: str) -> list[str]:
+        found = [TENANT.get()]
+        TENANT.set(name)
+        await double(1)
+        return [*found, TENANT.get()]
+
+    async def nested(name: str) -> list[object]:
+        TENANT.set(name)
+        return [*await gather(branch(f"{name}1"), branch(f"{name}2")), TENANT.get()]
+
+    @workflow
+    async def shops() -> list[object]:
+        TENANT.set("owner")
+        return [*await gather(branch("a"), nested("b"), limit=1), TENANT.get()]
+
+    a, b, owner = ["owner", "a"], [["b", "b1"], ["b", "b2"], "b"], "owner"
+    assert await shops() == [a, b, owner]
+    assert TENANT.get() == "none"
+
+
+async def test_the_decimal_context_of_one_branch_is_not_that_of_another() -> None:
+    @workflow
+    async def divides() -> list[str]:
+        async def divide(digits: int) -> str:
+            with decimal.localcontext(prec=digits):
+                await double(1)
+                return str(decimal.Decimal(1) / 3)
+
+        return [*await gather(divide(2), divide(5))]
+
+    assert await divides() == ["0.33", "0.33333"]
+
+
+async def test_the_clean_up_of_a_branch_sees_its_own_values() -> None:
+    seen_by: list[str] = []
+
+    async def hold(name: str) -> None:
+        token = TENANT.set(name)
+        try:
+            await wait_signal("never")
+        finally:
+            seen_by.append(TENANT.get())
+            TENANT.reset(token)
+
+    @workflow
+    async def cancels() -> None:
+        await gather(hold("a"), hold("b"), reject())
+
+    with pytest.raises(StepFailed):
+        await cancels()
+    assert sorted(seen_by) == ["a", "b"]
+
+    @workflow
+    async def stuck() -> None:
+        await gather(hold("c"), hold("d"))
+
+    with pytest.raises(NotInWorkflow, match="never"):
+        await stuck()
+    assert sorted(seen_by) == ["a", "b", "c", "d"]

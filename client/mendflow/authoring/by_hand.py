@@ -196,7 +196,8 @@ class _Run:
             if not fiber.done:
                 fiber.done = True
                 with contextlib.suppress(BaseException):  # A finally block may raise anything, and the code has ended.
-                    self._inside.run(fiber.drop)
+                    (fiber.context or self._inside).run(fiber.drop)
+                fiber.context = None
 
     def _stuck(self) -> NotInWorkflow:
         names = [each.call.name for each in self._waits.values() if isinstance(each.call, SignalWait)]
@@ -222,7 +223,7 @@ class _Run:
         """Return whether a branch may begin. It may not once its group is closed."""
         group = fiber.group
         if group is None or not group.is_closed:
-            fiber.begun = True
+            fiber.begin(self._inside)
             return True
         fiber.done = True
         self._open.discard(fiber)
@@ -233,13 +234,18 @@ class _Run:
 
     def _run_fiber(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
         """Run a fiber until it blocks or ends."""
+        code = fiber.code
+        context = fiber.context
         fiber.blocked = None
         if error is not None:
             self._unawaited.release_kept(fiber)
         while True:
             self._current = fiber
             try:
-                awaited = fiber.code.send(value) if error is None else fiber.code.throw(error)
+                if context is not None:
+                    awaited = context.run(code.send, value) if error is None else context.run(code.throw, error)
+                else:
+                    awaited = code.send(value) if error is None else code.throw(error)
             except StopIteration as stop:
                 self._end(fiber, stop.value, None)
                 return
@@ -256,6 +262,7 @@ class _Run:
 
     def _end(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
         fiber.done = True
+        fiber.context = None
         self._open.discard(fiber)
         group = fiber.group
         if group is None:
