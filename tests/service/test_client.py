@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import inspect
 import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -23,6 +26,7 @@ from mendflow import (
     WorkflowHandle,
     WorkflowTerminated,
 )
+from mendflow.client.blocking import LoopThread
 from mendflow.client.rpc import Caller
 from mendflow.errors import (
     AlreadyStarted,
@@ -300,6 +304,88 @@ def test_a_closed_synchronous_client_says_so() -> None:
     client.close()
     with pytest.raises(MendflowError, match="the client is closed"):
         client.types()
+
+
+def close_during(client: SyncClient, call: Callable[[], object], *, begun: Callable[[], bool]) -> list[BaseException]:
+    """Close a client while another thread is in a call; return what the call raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while not begun():
+        assert thread.is_alive()
+        thread.join(0.01)
+    client.close()
+    thread.join(10)
+    assert not thread.is_alive(), "the call hangs"
+    return raised
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_call_in_another_thread_raises_when_the_synchronous_client_is_closed() -> None:
+    client = SyncClient(f"127.0.0.1:{free_port()}", retry_for=None)
+    handle = client.handle("absent", result_type=str)
+    loop_threads = client._threads  # noqa: SLF001 - to see when the call is in progress
+    (error,) = close_during(client, handle.result, begun=lambda: loop_threads._started is not None)  # noqa: SLF001
+    assert type(error) is MendflowError
+    assert "the client is closed" in str(error)
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_watch_and_a_result_raise_when_the_synchronous_client_is_closed(server: Server) -> None:
+    await server.client.start("wait_for", "x", id="waits")
+
+    def use() -> None:
+        client = SyncClient(server.address)
+        handle = client.handle("waits", result_type=str)
+        idle, watched = handle.watch(), handle.watch()
+        next(idle)
+        seen: list[object] = []
+        errors = close_during(client, lambda: seen.extend(watched), begun=lambda: len(seen) > 0)
+        with pytest.raises(MendflowError, match="the client is closed") as caught:
+            next(idle)
+        assert list(map(type, [*errors, caught.value])) == [MendflowError, MendflowError]
+        with pytest.raises(MendflowError, match="the client is closed"):
+            next(handle.watch())
+        closed = SyncClient(server.address)
+        left = closed.handle("waits").watch()
+        next(left)
+        closed.close()
+        left.close()  # type: ignore[attr-defined] # It is a generator.
+        gc.collect()
+
+    await asyncio.to_thread(use)
+    await server.client.terminate("waits")
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_close_ends_every_call_of_other_threads(monkeypatch: pytest.MonkeyPatch, *, swallows: bool) -> None:
+    monkeypatch.setattr("mendflow.client.blocking.LONGEST_END", 0.1)
+    begun = threading.Event()
+
+    async def hang(_: object) -> None:
+        begun.set()
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            if not swallows:
+                raise asyncio.CancelledError
+
+    async def end(_: object) -> None:
+        ended.append(True)
+
+    ended: list[bool] = []
+    loop_thread = LoopThread(object)
+    closing: Any = SimpleNamespace(close=lambda: loop_thread.close(end))
+    (error,) = close_during(closing, lambda: loop_thread.run(hang), begun=begun.is_set)
+    assert type(error) is MendflowError
+    assert ended == [True]
 
 
 CALLS: dict[str, Any] = {

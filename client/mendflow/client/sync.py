@@ -132,7 +132,11 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection and end the thread."""
+        """Close the connection and end the thread.
+
+        Calls that other threads have in progress raise `MendflowError`, as all later calls do. The server may still
+        carry them out.
+        """
         self._threads.close(lambda client: client.close())
 
     # Start workflows.
