@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from mendflow.codec.layout import MODEL_SLOTS, hidden_base, slots_of
 from mendflow.codec.problems import Problem, path_of, type_name
 
 if TYPE_CHECKING:
@@ -73,18 +73,45 @@ def _parts(value: Any, back: Any) -> str | Pairs:
 @functools.lru_cache(maxsize=1024)
 def _comparison(kind: Any) -> Callable[[Any, Any], str | Pairs]:
     """Return how values of a class are compared."""
-    for kinds, compare in _COMPARISONS:
-        if issubclass(kind, kinds):
-            return compare
+    found = next((compare for kinds, compare in _COMPARISONS if issubclass(kind, kinds)), None)
+    base, slots = hidden_base(kind), slots_of(kind)
+    names: tuple[str, ...] = ()
     if dataclasses.is_dataclass(kind):
         names = tuple(field.name for field in dataclasses.fields(kind))
-        fields = frozenset(names)
-        return lambda value, back: _attributes(value, back, fields, names)
-    if getattr(kind, "__eq__", None) is object.__eq__:
-        # Such a class says nothing about sameness, so its attributes do.
-        slots = _slots(kind)
-        return lambda value, back: _attributes(value, back, frozenset(), slots)
-    return _single
+    elif found is None and getattr(kind, "__eq__", None) is not object.__eq__:
+        return _single
+    elif found is not None and (base is None or not (kind.__dictoffset__ or slots)) and found is not _model:
+        return found  # Its items are all that it has, or all that it shows.
+    fields = frozenset(names)
+    # A class that says nothing about sameness is compared by its attributes.
+    names = (*names, *(name for name in slots if name not in fields and name not in MODEL_SLOTS))
+
+    def attributes(value: Any, back: Any) -> str | Pairs:
+        return _attributes(value, back, fields, names)
+
+    if found is _model:
+        return _both(_model, lambda value, back: _named(value, back, names)) if names else _model
+    if base is None:
+        return attributes if found is None else _both(found, attributes)
+    if found is None:
+        problem = f"its class derives from {type_name(base)}, whose state would be lost; {_CONVERT}"
+        return (lambda _value, _back: problem) if fields else attributes
+    return _both(functools.partial(_same_base, base) if found is _single else found, attributes)
+
+
+def _both(
+    first: Callable[[Any, Any], str | Pairs], second: Callable[[Any, Any], str | Pairs]
+) -> Callable[[Any, Any], str | Pairs]:
+    """Return the comparison by both."""
+
+    def compare(value: Any, back: Any) -> str | Pairs:
+        parts = first(value, back)
+        if isinstance(parts, str):
+            return parts
+        more = second(value, back)
+        return more if isinstance(more, str) else [*parts, *more]
+
+    return compare
 
 
 def _changed(back: Any) -> str:
@@ -149,9 +176,13 @@ def _model(value: BaseModel, back: BaseModel) -> str | Pairs:
     return _attributes(value, back, names, (*names, *extra, *(value.__pydantic_private__ or ())))
 
 
+def _named(value: Any, back: Any, names: Iterable[str]) -> Pairs:
+    return [(name, getattr(value, name, _UNSET), getattr(back, name, _UNSET)) for name in names]
+
+
 def _attributes(value: Any, back: Any, fields: AbstractSet[str], names: Iterable[str]) -> str | Pairs:
     """Return the pairs of these attributes, and of what an object carries beside its fields."""
-    pairs: Pairs = [(name, getattr(value, name, _UNSET), getattr(back, name, _UNSET)) for name in names]
+    pairs = _named(value, back, names)
     carried = getattr(value, "__dict__", {})
     for name in () if carried.keys() <= fields else carried.keys() - fields:
         if isinstance(inspect.getattr_static(type(value), name, None), functools.cached_property):
@@ -194,6 +225,17 @@ def _single(value: Any, back: Any) -> str | Pairs:
     return [] if _is_true(same) else f"{value!r:.100} {_changed(back)}"
 
 
+def _same_base(base: Any, value: Any, back: Any) -> str | Pairs:
+    """Compare what the builtin that a class derives from compares, since the class may compare other things."""
+    if base.__eq__(value, back) is True:
+        return []
+    return f"its {type_name(base)}, {base.__repr__(value):.100}, would be decoded as {base.__repr__(back):.100}"
+
+
+def _exception(value: BaseException, back: BaseException) -> str | Pairs:
+    return [("args", value.args, back.args), ("__cause__", value.__cause__, back.__cause__)]
+
+
 def _is_true(same: Any) -> bool:
     """Return the result of a comparison. An array has many, and a class whose result is no truth value is trusted."""
     if isinstance(same, bool):
@@ -204,15 +246,6 @@ def _is_true(same: Any) -> bool:
         return True
 
 
-def _slots(kind: type) -> tuple[str, ...]:
-    return tuple(
-        name
-        for cls in kind.__mro__
-        for name, member in vars(cls).items()
-        if isinstance(member, types.MemberDescriptorType) and cls.__module__ != "builtins"
-    )
-
-
 #: The first that fits compares a value of a class.
 _COMPARISONS: tuple[tuple[Any, Callable[[Any, Any], str | Pairs]], ...] = (
     ((str, int, bytes), _single),
@@ -220,5 +253,6 @@ _COMPARISONS: tuple[tuple[Any, Callable[[Any, Any], str | Pairs]], ...] = (
     (Mapping, _members),
     (AbstractSet, _elements),
     (BaseModel, _model),
+    (BaseException, _exception),
     ((datetime, time), _moment),
 )

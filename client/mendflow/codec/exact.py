@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import TzInfo
 
+from mendflow.codec.layout import MODEL_SLOTS, shows_fields
 from mendflow.codec.plain import LARGEST_INT, LEAST_INT, holds_plain, is_plain
 
 if TYPE_CHECKING:
@@ -159,7 +160,10 @@ class _Reader:
         del depth
         self.check_keys(node, "cls", "members", "sub_type", "missing")
         cls = node["cls"]
-        if issubclass(cls, enum.Flag) or any(type(each.value) not in (str, int) for each in node["members"]):
+        values = [each.value for each in node["members"]]
+        if issubclass(cls, enum.Flag) or not all(type(each) is str or _is_int(each) for each in values):
+            raise _Unknown
+        if len(set(values)) != len(values):  # An enum may have a property instead of its members' values.
             raise _Unknown
         return _of_class(cls)
 
@@ -222,6 +226,8 @@ class _Reader:
         self._check_class(node, fields)
         tests = [(name, self._field(name, each, depth)) for name, each in fields["fields"].items()]
         cls, size = node["cls"], len(tests)
+        if not shows_fields(cls, fields["fields"], MODEL_SLOTS):
+            raise _Unknown
 
         def one(value: Any) -> bool:
             if type(value) is not cls or value.__pydantic_extra__ is not None:
@@ -241,6 +247,8 @@ class _Reader:
         self._check_class(node, arguments)
         tests = [(each["name"], self._field(each["name"], each, depth)) for each in arguments["fields"]]
         cls, size = node["cls"], len(tests)
+        if not shows_fields(cls, [name for name, _ in tests]) or hasattr(cls, "__getattr__"):
+            raise _Unknown
         if not cls.__dictoffset__:
             return _each(
                 lambda value: type(value) is cls and all(test(getattr(value, name, ...)) for name, test in tests)
