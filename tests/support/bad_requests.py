@@ -194,6 +194,27 @@ READ = [
         *INVALID,
         ("wait",),
     ),
+    Case(
+        "a malformed uid",
+        "GetWorkflow",
+        lambda w: ws.GetWorkflowRequest(workflow_id=w.ended, uid="x"),
+        *INVALID,
+        ("uid",),
+    ),
+    Case("another uid", "GetWorkflow", lambda w: ws.GetWorkflowRequest(workflow_id=w.ended, uid="0" * 32), *NOT_FOUND),
+    Case(
+        "a malformed uid",
+        "WatchWorkflow",
+        lambda w: ws.WatchWorkflowRequest(workflow_id=w.ended, uid="x"),
+        *INVALID,
+        ("uid",),
+    ),
+    Case(
+        "another uid",
+        "WatchWorkflow",
+        lambda w: ws.WatchWorkflowRequest(workflow_id=w.ended, uid="0" * 32),
+        *NOT_FOUND,
+    ),
     Case("no id", "WatchWorkflow", lambda w: ws.WatchWorkflowRequest(), *INVALID, ("workflow_id",)),
     Case("an unknown id", "WatchWorkflow", lambda w: ws.WatchWorkflowRequest(workflow_id=w.missing), *NOT_FOUND),
     Case(

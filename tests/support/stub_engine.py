@@ -162,7 +162,8 @@ class Engine:
         snapshot = await self.wait_end(result.row, command.wait)
         return StartResult(snapshot.row, result.started, snapshot.final)
 
-    async def get(self, workflow_id: str, *, wait: float) -> Snapshot:
+    async def get(self, workflow_id: str, *, wait: float, uid: str) -> Snapshot:
+        del uid
         return await self.wait_end(await self.find(workflow_id), wait)
 
     async def find(self, workflow_id: str) -> Row:
@@ -220,9 +221,9 @@ class Engine:
         self._finish("delete")
 
     async def watch(
-        self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int]
+        self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int], uid: str
     ) -> AsyncIterator[ws.WatchWorkflowResponse]:
-        del kinds
+        del kinds, uid
         row = await self.find(workflow_id)
         if after_sequence > row.last_sequence:
             raise errors.SequenceBeyondEnd(workflow_id, after_sequence, row.last_sequence)

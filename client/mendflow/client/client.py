@@ -181,7 +181,8 @@ class Client:
         """
         request = self._request(workflow, input, id, labels)
         reply = await self.caller.call_with_retry(self.stub.StartWorkflow, request)
-        return WorkflowHandle(self, request.workflow_id, _output_type(workflow), started=reply.started)
+        output_type, uid = _output_type(workflow), reply.workflow.uid
+        return WorkflowHandle(self, request.workflow_id, output_type, started=reply.started, uid=uid)
 
     async def start_many(
         self,
@@ -230,9 +231,9 @@ class Client:
         outcomes: list[Any] = []
         for request, outcome in zip(batch.requests, reply.outcomes, strict=True):
             if outcome.HasField("response"):
-                outcomes.append(
-                    WorkflowHandle(self, request.workflow_id, _output_type(workflow), started=outcome.response.started)
-                )
+                started, uid = outcome.response.started, outcome.response.workflow.uid
+                output_type = _output_type(workflow)
+                outcomes.append(WorkflowHandle(self, request.workflow_id, output_type, started=started, uid=uid))
             else:
                 outcomes.append(error_of_status(outcome.error, self.target))
         return outcomes
@@ -279,7 +280,11 @@ class Client:
 
         With ``wait``, return when it has ended, or after that many seconds.
         """
-        request = workflow_service_pb2.GetWorkflowRequest(workflow_id=checked("workflow_id", id))
+        return await self._get(id, wait=wait)
+
+    async def _get(self, id: str, *, wait: float | None, uid: str = "") -> workflow_pb2.Workflow:
+        """Return a workflow, if it has this uid. An empty ``uid`` is any."""
+        request = workflow_service_pb2.GetWorkflowRequest(workflow_id=checked("workflow_id", id), uid=uid)
         if wait is not None:
             request.wait.CopyFrom(_duration(wait))
             reply = await self.caller.call_with_retry(self.stub.GetWorkflow, request, timeout=wait + MARGIN)

@@ -48,6 +48,9 @@ class ClientVerbs(Protocol):
     async def get(self, id: str, *, wait: float | None = ...) -> workflow_pb2.Workflow:
         """Return the workflow."""
 
+    async def _get(self, id: str, *, wait: float | None, uid: str) -> workflow_pb2.Workflow:
+        """Return the workflow, if it has this uid. An empty ``uid`` is any."""
+
     async def signal(self, id: str, name: str, data: Any = ..., *, request_id: str | None = ...) -> bool:
         """Send a signal. Return False if it is a duplicate."""
 
@@ -77,12 +80,14 @@ class WorkflowHandle(Generic[R]):
     """A workflow by its id. ``started`` is True if the call that returned this handle started the workflow."""
 
     def __init__(
-        self, client: ClientVerbs, workflow_id: str, output_type: ValueType[R] | None, *, started: bool
+        self, client: ClientVerbs, workflow_id: str, output_type: ValueType[R] | None, *, started: bool, uid: str = ""
     ) -> None:
         self._client = client
         self._output_type = output_type
         self.id = workflow_id
         self.started = started
+        #: The uid that a start returned. A workflow that gets the id after a delete has another one.
+        self._uid = uid
         #: How many seconds a watch retries an unavailable server. None: no limit.
         self.retry_for = client.caller.retry_for
 
@@ -100,6 +105,7 @@ class WorkflowHandle(Generic[R]):
         """Yield the workflow's events after a sequence, until the workflow ends.
 
         Every event comes once and in order, also across restarts of the server.
+        Raise `WorkflowNotFound` if the workflow is deleted meanwhile.
         ``kinds`` are values of ``mendflow.v1.EventKind``; an empty collection
         means all kinds. The client calls ``on_connection`` with (False, reason)
         when it loses the server, and with (True, "") when it has reconnected. A
@@ -111,6 +117,7 @@ class WorkflowHandle(Generic[R]):
             self._client.caller,
             self._client.stub,
             self.id,
+            uid=self._uid,
             after_sequence=after_sequence,
             kinds=kinds,
             on_connection=on_connection,
@@ -122,17 +129,23 @@ class WorkflowHandle(Generic[R]):
         """Wait for the workflow's end and return its result.
 
         Raise `WorkflowFailed`, `WorkflowCancelled` or `WorkflowTerminated` if it
-        has no result. Raise `DeadlineExceeded` after ``timeout`` seconds (None:
-        no limit); the workflow continues.
+        has no result, and `WorkflowNotFound` if it is deleted meanwhile. Raise
+        `DeadlineExceeded` after ``timeout`` seconds (None: no limit); the
+        workflow continues.
         """
         result: R = await within(timeout, self.id, self._result())
         return result
 
     async def _result(self, workflow: workflow_pb2.Workflow | None = None) -> R:
         loop = asyncio.get_running_loop()
+        uid = self._uid if workflow is None else workflow.uid
         while workflow is None or workflow.state in _OPEN_STATES:
             called = loop.time()
-            workflow = await self.get(wait=WAIT)
+            # The first answer comes at once, so that the uid is known before the server may become unavailable.
+            workflow = await self._client._get(self.id, wait=WAIT if uid else None, uid=uid)  # noqa: SLF001 - same package
+            if not uid:
+                uid = workflow.uid
+                continue
             if workflow.state in _OPEN_STATES and loop.time() - called < WAIT / 2:
                 # A server that is shutting down answers at once. Pause before the retry.
                 await asyncio.sleep(random.uniform(*DRAIN_PAUSE))  # noqa: S311 - jitter

@@ -11,13 +11,12 @@ from mendflow import errors
 from mendflow.client.error_mapping import error_of_rpc
 from mendflow.client.process import refuse_forked_child
 from mendflow.client.propagation import trace_metadata
-from mendflow.v1 import workflow_service_pb2
+from mendflow.v1 import event_pb2, workflow_service_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 
     from mendflow.client.rpc import Caller
-    from mendflow.v1 import event_pb2
     from mendflow.v1.workflow_service_pb2_grpc import WorkflowServiceAsyncStub
 
 __all__ = ["SILENCE", "watch"]
@@ -37,11 +36,12 @@ _DISCONNECTS: Final = frozenset(
 _TRANSPORT: Final = ("rst_stream", "goaway", "socket", "connection", "transport", "stream removed")
 
 
-async def watch(
+async def watch(  # noqa: PLR0913 - one place calls it
     caller: Caller,
     stub: WorkflowServiceAsyncStub,
     workflow_id: str,
     *,
+    uid: str,
     after_sequence: int,
     kinds: Collection[int],
     on_connection: Callable[[bool, str], None] | None,
@@ -50,19 +50,24 @@ async def watch(
 ) -> AsyncGenerator[event_pb2.Event, None]:
     """Yield a workflow's events until it ends. Closing the iterator cancels the call.
 
-    Raise `WorkflowNotFound`, `SequenceOutOfRange`, `InvalidRequest` or
-    `LimitExceeded` if the server refuses the watch, `ServerUnavailable` after
-    ``retry_for`` seconds without the server, and `ServerFault` if an event is
-    missing.
+    ``uid`` is the workflow's uid. If it is empty, the event WorkflowStarted has
+    it, or the server is asked for it. Raise `WorkflowNotFound`, also if the
+    workflow is deleted and another one has its id, `SequenceOutOfRange`,
+    `InvalidRequest` or `LimitExceeded` if the server refuses the watch,
+    `ServerUnavailable` after ``retry_for`` seconds without the server, and
+    `ServerFault` if an event is missing.
     """
     cursor = after_sequence
     window = caller.retry_window(retry_for)
     connected = True
+    sees_start = not after_sequence and (not kinds or event_pb2.EVENT_KIND_WORKFLOW_STARTED in kinds)
     while True:
-        request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=workflow_id, after_sequence=cursor)
+        request = workflow_service_pb2.WatchWorkflowRequest(workflow_id=workflow_id, after_sequence=cursor, uid=uid)
         request.kinds.extend(kinds)  # type: ignore[arg-type]  # an enum's numbers
         frames = _frames(caller, stub, request, silence)
         try:
+            if not uid and not sees_start:
+                uid = request.uid = await _uid_of(caller, stub, workflow_id)
             async for frame in frames:
                 if not connected and on_connection is not None:
                     on_connection(True, "")  # noqa: FBT003 - the callback's signature
@@ -70,6 +75,7 @@ async def watch(
                 window.succeeded()
                 for event in _new_events(frame, cursor, dense=not kinds):
                     cursor = event.sequence
+                    uid = uid or event.workflow_started.uid
                     yield event
                 cursor = max(cursor, frame.last_sequence)
         except _Disconnected as disconnected:
@@ -89,6 +95,15 @@ class _Disconnected(Exception):
     def __init__(self, error: errors.RequestError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+async def _uid_of(caller: Caller, stub: WorkflowServiceAsyncStub, workflow_id: str) -> str:
+    """Return the workflow's uid. Raise `_Disconnected` without the server, and a `RequestError` if it refuses."""
+    try:
+        reply = await caller.call(stub.GetWorkflow, workflow_service_pb2.GetWorkflowRequest(workflow_id=workflow_id))
+    except errors.RequestError as error:
+        raise (_Disconnected(error) if _is_disconnect(grpc.StatusCode[error.code], error) else error) from None
+    return str(reply.workflow.uid)
 
 
 async def _frames(

@@ -30,7 +30,7 @@ from mendflow.v1 import payload_pb2 as mendflow_dot_v1_dot_payload__pb2
 from mendflow.v1 import workflow_pb2 as mendflow_dot_v1_dot_workflow__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mendflow/v1/workflow_service.proto\x12\x0bmendflow.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17mendflow/v1/event.proto\x1a\x19mendflow/v1/payload.proto\x1a\x1amendflow/v1/workflow.proto\"\x92\x02\n\x14StartWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x15\n\rworkflow_type\x18\x02 \x01(\t\x12#\n\x05input\x18\x03 \x01(\x0b\x32\x14.mendflow.v1.Payload\x12=\n\x06labels\x18\x04 \x03(\x0b\x32-.mendflow.v1.StartWorkflowRequest.LabelsEntry\x12\'\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x15StartWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\x12\x0f\n\x07started\x18\x02 \x01(\x08\"Q\n\x1a\x42\x61tchStartWorkflowsRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.mendflow.v1.StartWorkflowRequest\"J\n\x1b\x42\x61tchStartWorkflowsResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.mendflow.v1.StartOutcome\"v\n\x0cStartOutcome\x12\x36\n\x08response\x18\x01 \x01(\x0b\x32\".mendflow.v1.StartWorkflowResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"j\n\x14WatchWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12%\n\x05kinds\x18\x03 \x03(\x0e\x32\x16.mendflow.v1.EventKind\"R\n\x15WatchWorkflowResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.mendflow.v1.Event\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\"R\n\x12GetWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x13GetWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\"\xdb\x02\n\x14ListWorkflowsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\rworkflow_type\x18\x03 \x01(\t\x12*\n\x06states\x18\x04 \x03(\x0e\x32\x1a.mendflow.v1.WorkflowState\x12=\n\x06labels\x18\x05 \x03(\x0b\x32-.mendflow.v1.ListWorkflowsRequest.LabelsEntry\x12\x34\n\x10\x63reate_time_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x63reate_time_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Z\n\x15ListWorkflowsResponse\x12(\n\tworkflows\x18\x01 \x03(\x0b\x32\x15.mendflow.v1.Workflow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x11ListEventsRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.mendflow.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x15SignalWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\"\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x14.mendflow.v1.Payload\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"+\n\x16SignalWorkflowResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\"P\n\x15\x43\x61ncelWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"A\n\x16\x43\x61ncelWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\"A\n\x18ListWorkflowTypesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"g\n\x19ListWorkflowTypesResponse\x12\x31\n\x0eworkflow_types\x18\x01 \x03(\x0b\x32\x19.mendflow.v1.WorkflowType\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x87\x02\n\x0cWorkflowType\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\'\n\x05input\x18\x03 \x01(\x0b\x32\x18.mendflow.v1.ValueSchema\x12(\n\x06output\x18\x04 \x01(\x0b\x32\x18.mendflow.v1.ValueSchema\x12\x37\n\x07signals\x18\x05 \x03(\x0b\x32&.mendflow.v1.WorkflowType.SignalsEntry\x1aH\n\x0cSignalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.mendflow.v1.ValueSchema:\x02\x38\x01\"e\n\x0bValueSchema\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x16\n\x0cmessage_name\x18\x02 \x01(\tH\x00\x12\x1d\n\x15\x65xported_message_name\x18\x03 \x01(\tB\x08\n\x06schema\"\x16\n\x14GetServerInfoRequest\"\xd4\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x06limits\x18\x04 \x01(\x0b\x32\x13.mendflow.v1.Limits\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\x12\x16\n\x0ehealth_reasons\x18\x06 \x03(\t\x12\x17\n\x0fhealth_warnings\x18\x07 \x03(\t\"\xb4\x02\n\x06Limits\x12\x15\n\rpayload_bytes\x18\x01 \x01(\x03\x12\x15\n\rrequest_bytes\x18\x02 \x01(\x03\x12\x16\n\x0ehistory_events\x18\x03 \x01(\x03\x12\x1a\n\x12workflow_id_length\x18\x04 \x01(\x05\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x17\n\x0funtaken_signals\x18\x07 \x01(\x05\x12\x0f\n\x07watches\x18\x08 \x01(\x05\x12\x1b\n\x13workflows_in_memory\x18\t \x01(\x05\x12\x10\n\x08\x61ttempts\x18\n \x01(\x05\x12\x0f\n\x07threads\x18\x0b \x01(\x05\x12\'\n\x04wait\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06labels\x18\r \x01(\x05\x32\x98\x07\n\x0fWorkflowService\x12V\n\rStartWorkflow\x12!.mendflow.v1.StartWorkflowRequest\x1a\".mendflow.v1.StartWorkflowResponse\x12h\n\x13\x42\x61tchStartWorkflows\x12\'.mendflow.v1.BatchStartWorkflowsRequest\x1a(.mendflow.v1.BatchStartWorkflowsResponse\x12X\n\rWatchWorkflow\x12!.mendflow.v1.WatchWorkflowRequest\x1a\".mendflow.v1.WatchWorkflowResponse0\x01\x12P\n\x0bGetWorkflow\x12\x1f.mendflow.v1.GetWorkflowRequest\x1a .mendflow.v1.GetWorkflowResponse\x12V\n\rListWorkflows\x12!.mendflow.v1.ListWorkflowsRequest\x1a\".mendflow.v1.ListWorkflowsResponse\x12M\n\nListEvents\x12\x1e.mendflow.v1.ListEventsRequest\x1a\x1f.mendflow.v1.ListEventsResponse\x12Y\n\x0eSignalWorkflow\x12\".mendflow.v1.SignalWorkflowRequest\x1a#.mendflow.v1.SignalWorkflowResponse\x12Y\n\x0e\x43\x61ncelWorkflow\x12\".mendflow.v1.CancelWorkflowRequest\x1a#.mendflow.v1.CancelWorkflowResponse\x12\x62\n\x11ListWorkflowTypes\x12%.mendflow.v1.ListWorkflowTypesRequest\x1a&.mendflow.v1.ListWorkflowTypesResponse\x12V\n\rGetServerInfo\x12!.mendflow.v1.GetServerInfoRequest\x1a\".mendflow.v1.GetServerInfoResponseBU\n\x0f\x64\x65v.mendflow.v1B\x14WorkflowServiceProtoP\x01Z*mendflow.dev/gen/go/mendflow/v1;mendflowv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mendflow/v1/workflow_service.proto\x12\x0bmendflow.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17mendflow/v1/event.proto\x1a\x19mendflow/v1/payload.proto\x1a\x1amendflow/v1/workflow.proto\"\x92\x02\n\x14StartWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x15\n\rworkflow_type\x18\x02 \x01(\t\x12#\n\x05input\x18\x03 \x01(\x0b\x32\x14.mendflow.v1.Payload\x12=\n\x06labels\x18\x04 \x03(\x0b\x32-.mendflow.v1.StartWorkflowRequest.LabelsEntry\x12\'\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x15StartWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\x12\x0f\n\x07started\x18\x02 \x01(\x08\"Q\n\x1a\x42\x61tchStartWorkflowsRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.mendflow.v1.StartWorkflowRequest\"J\n\x1b\x42\x61tchStartWorkflowsResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.mendflow.v1.StartOutcome\"v\n\x0cStartOutcome\x12\x36\n\x08response\x18\x01 \x01(\x0b\x32\".mendflow.v1.StartWorkflowResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"w\n\x14WatchWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12%\n\x05kinds\x18\x03 \x03(\x0e\x32\x16.mendflow.v1.EventKind\x12\x0b\n\x03uid\x18\x04 \x01(\t\"R\n\x15WatchWorkflowResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.mendflow.v1.Event\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\"_\n\x12GetWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0b\n\x03uid\x18\x03 \x01(\t\">\n\x13GetWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\"\xdb\x02\n\x14ListWorkflowsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\rworkflow_type\x18\x03 \x01(\t\x12*\n\x06states\x18\x04 \x03(\x0e\x32\x1a.mendflow.v1.WorkflowState\x12=\n\x06labels\x18\x05 \x03(\x0b\x32-.mendflow.v1.ListWorkflowsRequest.LabelsEntry\x12\x34\n\x10\x63reate_time_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x63reate_time_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Z\n\x15ListWorkflowsResponse\x12(\n\tworkflows\x18\x01 \x03(\x0b\x32\x15.mendflow.v1.Workflow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x11ListEventsRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.mendflow.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x15SignalWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\"\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x14.mendflow.v1.Payload\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"+\n\x16SignalWorkflowResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\"P\n\x15\x43\x61ncelWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"A\n\x16\x43\x61ncelWorkflowResponse\x12\'\n\x08workflow\x18\x01 \x01(\x0b\x32\x15.mendflow.v1.Workflow\"A\n\x18ListWorkflowTypesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"g\n\x19ListWorkflowTypesResponse\x12\x31\n\x0eworkflow_types\x18\x01 \x03(\x0b\x32\x19.mendflow.v1.WorkflowType\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x87\x02\n\x0cWorkflowType\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\'\n\x05input\x18\x03 \x01(\x0b\x32\x18.mendflow.v1.ValueSchema\x12(\n\x06output\x18\x04 \x01(\x0b\x32\x18.mendflow.v1.ValueSchema\x12\x37\n\x07signals\x18\x05 \x03(\x0b\x32&.mendflow.v1.WorkflowType.SignalsEntry\x1aH\n\x0cSignalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.mendflow.v1.ValueSchema:\x02\x38\x01\"e\n\x0bValueSchema\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x16\n\x0cmessage_name\x18\x02 \x01(\tH\x00\x12\x1d\n\x15\x65xported_message_name\x18\x03 \x01(\tB\x08\n\x06schema\"\x16\n\x14GetServerInfoRequest\"\xd4\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x06limits\x18\x04 \x01(\x0b\x32\x13.mendflow.v1.Limits\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\x12\x16\n\x0ehealth_reasons\x18\x06 \x03(\t\x12\x17\n\x0fhealth_warnings\x18\x07 \x03(\t\"\xb4\x02\n\x06Limits\x12\x15\n\rpayload_bytes\x18\x01 \x01(\x03\x12\x15\n\rrequest_bytes\x18\x02 \x01(\x03\x12\x16\n\x0ehistory_events\x18\x03 \x01(\x03\x12\x1a\n\x12workflow_id_length\x18\x04 \x01(\x05\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x17\n\x0funtaken_signals\x18\x07 \x01(\x05\x12\x0f\n\x07watches\x18\x08 \x01(\x05\x12\x1b\n\x13workflows_in_memory\x18\t \x01(\x05\x12\x10\n\x08\x61ttempts\x18\n \x01(\x05\x12\x0f\n\x07threads\x18\x0b \x01(\x05\x12\'\n\x04wait\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06labels\x18\r \x01(\x05\x32\x98\x07\n\x0fWorkflowService\x12V\n\rStartWorkflow\x12!.mendflow.v1.StartWorkflowRequest\x1a\".mendflow.v1.StartWorkflowResponse\x12h\n\x13\x42\x61tchStartWorkflows\x12\'.mendflow.v1.BatchStartWorkflowsRequest\x1a(.mendflow.v1.BatchStartWorkflowsResponse\x12X\n\rWatchWorkflow\x12!.mendflow.v1.WatchWorkflowRequest\x1a\".mendflow.v1.WatchWorkflowResponse0\x01\x12P\n\x0bGetWorkflow\x12\x1f.mendflow.v1.GetWorkflowRequest\x1a .mendflow.v1.GetWorkflowResponse\x12V\n\rListWorkflows\x12!.mendflow.v1.ListWorkflowsRequest\x1a\".mendflow.v1.ListWorkflowsResponse\x12M\n\nListEvents\x12\x1e.mendflow.v1.ListEventsRequest\x1a\x1f.mendflow.v1.ListEventsResponse\x12Y\n\x0eSignalWorkflow\x12\".mendflow.v1.SignalWorkflowRequest\x1a#.mendflow.v1.SignalWorkflowResponse\x12Y\n\x0e\x43\x61ncelWorkflow\x12\".mendflow.v1.CancelWorkflowRequest\x1a#.mendflow.v1.CancelWorkflowResponse\x12\x62\n\x11ListWorkflowTypes\x12%.mendflow.v1.ListWorkflowTypesRequest\x1a&.mendflow.v1.ListWorkflowTypesResponse\x12V\n\rGetServerInfo\x12!.mendflow.v1.GetServerInfoRequest\x1a\".mendflow.v1.GetServerInfoResponseBU\n\x0f\x64\x65v.mendflow.v1B\x14WorkflowServiceProtoP\x01Z*mendflow.dev/gen/go/mendflow/v1;mendflowv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,47 +57,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTOUTCOME']._serialized_start=740
   _globals['_STARTOUTCOME']._serialized_end=858
   _globals['_WATCHWORKFLOWREQUEST']._serialized_start=860
-  _globals['_WATCHWORKFLOWREQUEST']._serialized_end=966
-  _globals['_WATCHWORKFLOWRESPONSE']._serialized_start=968
-  _globals['_WATCHWORKFLOWRESPONSE']._serialized_end=1050
-  _globals['_GETWORKFLOWREQUEST']._serialized_start=1052
-  _globals['_GETWORKFLOWREQUEST']._serialized_end=1134
-  _globals['_GETWORKFLOWRESPONSE']._serialized_start=1136
-  _globals['_GETWORKFLOWRESPONSE']._serialized_end=1198
-  _globals['_LISTWORKFLOWSREQUEST']._serialized_start=1201
-  _globals['_LISTWORKFLOWSREQUEST']._serialized_end=1548
+  _globals['_WATCHWORKFLOWREQUEST']._serialized_end=979
+  _globals['_WATCHWORKFLOWRESPONSE']._serialized_start=981
+  _globals['_WATCHWORKFLOWRESPONSE']._serialized_end=1063
+  _globals['_GETWORKFLOWREQUEST']._serialized_start=1065
+  _globals['_GETWORKFLOWREQUEST']._serialized_end=1160
+  _globals['_GETWORKFLOWRESPONSE']._serialized_start=1162
+  _globals['_GETWORKFLOWRESPONSE']._serialized_end=1224
+  _globals['_LISTWORKFLOWSREQUEST']._serialized_start=1227
+  _globals['_LISTWORKFLOWSREQUEST']._serialized_end=1574
   _globals['_LISTWORKFLOWSREQUEST_LABELSENTRY']._serialized_start=451
   _globals['_LISTWORKFLOWSREQUEST_LABELSENTRY']._serialized_end=496
-  _globals['_LISTWORKFLOWSRESPONSE']._serialized_start=1550
-  _globals['_LISTWORKFLOWSRESPONSE']._serialized_end=1640
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1642
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1721
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1723
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1804
-  _globals['_SIGNALWORKFLOWREQUEST']._serialized_start=1806
-  _globals['_SIGNALWORKFLOWREQUEST']._serialized_end=1920
-  _globals['_SIGNALWORKFLOWRESPONSE']._serialized_start=1922
-  _globals['_SIGNALWORKFLOWRESPONSE']._serialized_end=1965
-  _globals['_CANCELWORKFLOWREQUEST']._serialized_start=1967
-  _globals['_CANCELWORKFLOWREQUEST']._serialized_end=2047
-  _globals['_CANCELWORKFLOWRESPONSE']._serialized_start=2049
-  _globals['_CANCELWORKFLOWRESPONSE']._serialized_end=2114
-  _globals['_LISTWORKFLOWTYPESREQUEST']._serialized_start=2116
-  _globals['_LISTWORKFLOWTYPESREQUEST']._serialized_end=2181
-  _globals['_LISTWORKFLOWTYPESRESPONSE']._serialized_start=2183
-  _globals['_LISTWORKFLOWTYPESRESPONSE']._serialized_end=2286
-  _globals['_WORKFLOWTYPE']._serialized_start=2289
-  _globals['_WORKFLOWTYPE']._serialized_end=2552
-  _globals['_WORKFLOWTYPE_SIGNALSENTRY']._serialized_start=2480
-  _globals['_WORKFLOWTYPE_SIGNALSENTRY']._serialized_end=2552
-  _globals['_VALUESCHEMA']._serialized_start=2554
-  _globals['_VALUESCHEMA']._serialized_end=2655
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=2657
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=2679
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=2682
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=2894
-  _globals['_LIMITS']._serialized_start=2897
-  _globals['_LIMITS']._serialized_end=3205
-  _globals['_WORKFLOWSERVICE']._serialized_start=3208
-  _globals['_WORKFLOWSERVICE']._serialized_end=4128
+  _globals['_LISTWORKFLOWSRESPONSE']._serialized_start=1576
+  _globals['_LISTWORKFLOWSRESPONSE']._serialized_end=1666
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1668
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1747
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1749
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1830
+  _globals['_SIGNALWORKFLOWREQUEST']._serialized_start=1832
+  _globals['_SIGNALWORKFLOWREQUEST']._serialized_end=1946
+  _globals['_SIGNALWORKFLOWRESPONSE']._serialized_start=1948
+  _globals['_SIGNALWORKFLOWRESPONSE']._serialized_end=1991
+  _globals['_CANCELWORKFLOWREQUEST']._serialized_start=1993
+  _globals['_CANCELWORKFLOWREQUEST']._serialized_end=2073
+  _globals['_CANCELWORKFLOWRESPONSE']._serialized_start=2075
+  _globals['_CANCELWORKFLOWRESPONSE']._serialized_end=2140
+  _globals['_LISTWORKFLOWTYPESREQUEST']._serialized_start=2142
+  _globals['_LISTWORKFLOWTYPESREQUEST']._serialized_end=2207
+  _globals['_LISTWORKFLOWTYPESRESPONSE']._serialized_start=2209
+  _globals['_LISTWORKFLOWTYPESRESPONSE']._serialized_end=2312
+  _globals['_WORKFLOWTYPE']._serialized_start=2315
+  _globals['_WORKFLOWTYPE']._serialized_end=2578
+  _globals['_WORKFLOWTYPE_SIGNALSENTRY']._serialized_start=2506
+  _globals['_WORKFLOWTYPE_SIGNALSENTRY']._serialized_end=2578
+  _globals['_VALUESCHEMA']._serialized_start=2580
+  _globals['_VALUESCHEMA']._serialized_end=2681
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=2683
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=2705
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=2708
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=2920
+  _globals['_LIMITS']._serialized_start=2923
+  _globals['_LIMITS']._serialized_end=3231
+  _globals['_WORKFLOWSERVICE']._serialized_start=3234
+  _globals['_WORKFLOWSERVICE']._serialized_end=4154
 # @@protoc_insertion_point(module_scope)

@@ -222,10 +222,16 @@ class WatchWorkflowRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     KINDS_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow. Required."""
     after_sequence: _builtins.int
     """The server sends the events after this sequence. 0: all events."""
+    uid: _builtins.str
+    """Watch the workflow only if this is its uid; otherwise NOT_FOUND. So a watch
+    that resumes never continues with a later workflow of the same id. Can be
+    empty.
+    """
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.EventKind.ValueType]:
         """The server sends only these kinds. Empty: all kinds. An excluded event
@@ -238,10 +244,11 @@ class WatchWorkflowRequest(_message.Message):
         workflow_id: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
         kinds: _abc.Iterable[_event_pb2.EventKind.ValueType] | None = ...,
+        uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "kinds", b"kinds", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "kinds", b"kinds", "uid", b"uid", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,8 +290,14 @@ class GetWorkflowRequest(_message.Message):
 
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow. Required."""
+    uid: _builtins.str
+    """Return the workflow only if this is its uid; otherwise NOT_FOUND. So a wait
+    that is repeated never returns a later workflow of the same id. Can be
+    empty.
+    """
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
         """How long to wait for the workflow's end, at most 60 s. After that the
@@ -296,10 +309,11 @@ class GetWorkflowRequest(_message.Message):
         *,
         workflow_id: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
+        uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uid", b"uid", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,8 +46,11 @@ class WorkflowEngine(Protocol):
     async def wait_for_capacity(self) -> None:
         """Apply backpressure: wait until few commits are in flight."""
 
-    async def get(self, workflow_id: str, *, wait: float) -> Snapshot:
-        """Return a workflow, after waiting at most ``wait`` seconds for its end. ``started`` is always set."""
+    async def get(self, workflow_id: str, *, wait: float, uid: str) -> Snapshot:
+        """Return a workflow, after waiting at most ``wait`` seconds for its end. ``started`` is always set.
+
+        An empty ``uid`` is any.
+        """
 
     async def find(self, workflow_id: str) -> Row:
         """Return the row of a workflow. Raise `WorkflowNotFound`."""
@@ -77,9 +80,9 @@ class WorkflowEngine(Protocol):
         """Delete a workflow that has ended. An empty ``uid`` is any."""
 
     def watch(
-        self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int]
+        self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int], uid: str
     ) -> AsyncIterator[WatchWorkflowResponse]:
-        """Yield the frames of a watch.
+        """Yield the frames of a watch. An empty ``uid`` is any.
 
         Raise a refusal only before the first frame, except `Draining` and, for a deleted workflow, `WorkflowNotFound`.
         """

@@ -87,19 +87,21 @@ class Start:
 
 @dataclass(slots=True)
 class Get:
-    """A valid get. ``wait`` is in seconds."""
+    """A valid get. ``wait`` is in seconds. An empty ``uid`` is any."""
 
     workflow_id: str
     wait: float
+    uid: str
 
 
 @dataclass(slots=True)
 class Watch:
-    """A valid watch. An empty ``kinds`` selects all kinds."""
+    """A valid watch. An empty ``kinds`` selects all kinds, and an empty ``uid`` is any."""
 
     workflow_id: str
     after_sequence: int
     kinds: frozenset[int]
+    uid: str
 
 
 @dataclass(slots=True)
@@ -172,8 +174,9 @@ def check_get(request: workflow_service_pb2.GetWorkflowRequest, settings: Settin
     violations: Violations = []
     _check_workflow_id(violations, request.workflow_id, settings)
     wait = _check_wait(violations, request.wait, settings) if request.HasField("wait") else 0.0
+    _check_uid(violations, request.uid)
     _raise(violations)
-    return Get(request.workflow_id, wait)
+    return Get(request.workflow_id, wait, request.uid)
 
 
 def check_watch(request: workflow_service_pb2.WatchWorkflowRequest, settings: Settings) -> Watch:
@@ -183,8 +186,9 @@ def check_watch(request: workflow_service_pb2.WatchWorkflowRequest, settings: Se
     if request.after_sequence < 0:
         violations.append(("after_sequence", "must not be negative"))
     _check_enum(violations, "kinds", request.kinds, _KINDS, "EventKind")
+    _check_uid(violations, request.uid)
     _raise(violations)
-    return Watch(request.workflow_id, request.after_sequence, frozenset(request.kinds))
+    return Watch(request.workflow_id, request.after_sequence, frozenset(request.kinds), request.uid)
 
 
 def check_list_workflows(request: workflow_service_pb2.ListWorkflowsRequest, settings: Settings) -> ListWorkflows:
@@ -281,10 +285,14 @@ def check_delete(request: operator_service_pb2.DeleteWorkflowRequest, settings: 
     """Check a deletion."""
     violations: Violations = []
     _check_workflow_id(violations, request.workflow_id, settings)
-    if request.uid and not _is_uid(request.uid):
-        violations.append(("uid", "must be empty or a workflow's uid, which is 32 hexadecimal digits"))
+    _check_uid(violations, request.uid)
     _raise(violations)
     return Delete(request.workflow_id, request.uid)
+
+
+def _check_uid(violations: Violations, uid: str) -> None:
+    if uid and not _is_uid(uid):
+        violations.append(("uid", "must be empty or a workflow's uid, which is 32 hexadecimal digits"))
 
 
 def definition_of(name: str, definitions: Mapping[str, Workflow[Any, Any]]) -> Workflow[Any, Any]:

@@ -133,7 +133,9 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         """Yield a workflow's events as they are committed."""
         del context
         checked = check_watch(request, self._settings)
-        frames = self._engine.watch(checked.workflow_id, after_sequence=checked.after_sequence, kinds=checked.kinds)
+        frames = self._engine.watch(
+            checked.workflow_id, after_sequence=checked.after_sequence, kinds=checked.kinds, uid=checked.uid
+        )
         try:
             async for frame in frames:
                 yield frame
@@ -148,7 +150,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         """Return one workflow, and wait for its end if the request says so."""
         del context
         asked = check_get(request, self._settings)
-        ending = await self._engine.get(asked.workflow_id, wait=asked.wait)
+        ending = await self._engine.get(asked.workflow_id, wait=asked.wait, uid=asked.uid)
         return workflow_service_pb2.GetWorkflowResponse(
             workflow=describe(ending.row, started=ending.started, final=ending.final)
         )

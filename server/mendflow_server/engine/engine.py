@@ -179,15 +179,19 @@ class Engine:
         """Return a workflow's committed row. Raises `WorkflowNotFound`."""
         return await self._reader.find(workflow_id)
 
-    async def get(self, workflow_id: str, *, wait: float) -> Snapshot:
+    async def get(self, workflow_id: str, *, wait: float, uid: str = "") -> Snapshot:
         """Return a workflow with its first and final event; wait up to ``wait`` seconds for its end.
 
-        Raises `WorkflowNotFound`.
+        An empty ``uid`` is any. Raises `WorkflowNotFound`, also when the workflow is deleted meanwhile.
         """
         snapshot = await self._reader.snapshot(workflow_id)
+        if uid and snapshot.row.uid != uid:
+            raise errors.WorkflowNotFound(workflow_id)
         if wait <= 0 or snapshot.final is not None:
             return snapshot
         ended = await self.wait_end(snapshot.row, wait)
+        if ended.row.uid != snapshot.row.uid:
+            raise errors.WorkflowNotFound(workflow_id)  # It was deleted, and another one has its id.
         return Snapshot(ended.row, snapshot.started, ended.final)
 
     async def wait_end(self, row: Row, wait: float) -> Snapshot:
@@ -212,10 +216,10 @@ class Engine:
         return await self._reader.events(key, after_sequence, limit=limit, max_bytes=max_bytes)
 
     def watch(
-        self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int]
+        self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int], uid: str = ""
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
-        """Yield frames of a workflow's events until its end."""
-        return self.watchers.watch(workflow_id, after_sequence=after_sequence, kinds=kinds)
+        """Yield frames of a workflow's events until its end. An empty ``uid`` is any."""
+        return self.watchers.watch(workflow_id, after_sequence=after_sequence, kinds=kinds, uid=uid)
 
     # Commands.
 

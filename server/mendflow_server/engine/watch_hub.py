@@ -113,9 +113,9 @@ class WatchHub:
             topic.wake()
 
     async def watch(
-        self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int]
+        self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int], uid: str = ""
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
-        """Yield frames until the workflow's final event has been yielded or filtered out.
+        """Yield frames until the workflow's final event has been yielded or filtered out. An empty ``uid`` is any.
 
         Raises `WorkflowNotFound`, also when the workflow is deleted meanwhile, `SequenceBeyondEnd`, `TooManyWatches`,
         `Draining`.
@@ -130,7 +130,7 @@ class WatchHub:
             topic.watchers += 1
             # Read again now that the topic collects what comes after.
             row = await self._find(workflow_id)
-            if row.key != key:
+            if row.key != key or (uid and row.uid != uid):
                 raise errors.WorkflowNotFound(workflow_id)  # It was deleted, and another one has its id.
             topic.last_sequence = max(topic.last_sequence, row.last_sequence)
             topic.ended = topic.ended or row.state in FINAL_STATES
