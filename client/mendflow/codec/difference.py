@@ -36,15 +36,27 @@ _UNSET = object()
 _SIMPLE = frozenset({str, int, bool, bytes, type(None)})
 
 
-def difference(value: Any, back: Any, places: Places = ()) -> Problem | None:
-    """Return the first place where ``back`` differs from ``value``, with both values, or None if they are the same."""
+def difference(
+    value: Any, back: Any, places: Places = (), *, is_named: Callable[[Places], bool] | None = None
+) -> Problem | None:
+    """Return the first place where ``back`` differs from ``value``, with both values, or None if they are the same.
+
+    ``is_named`` returns whether the annotation names the type of the part at a place, so no other type stands in for
+    it.
+    """
+    if is_named is not None and (type(value), type(back)) in _STAND_INS and is_named(places):
+        name, other = type_name(type(value)), type_name(type(back))
+        return path_of(places), (
+            f"{value!r:.100} is of type {name} and {_changed(back)} of type {other}, because its annotation has both; "
+            f"convert it to {other}, or annotate it with one of them"
+        )
     parts = _parts(value, back)
     if isinstance(parts, str):
         return path_of(places), parts
     for place, a, b in parts:
         if type(a) in _SIMPLE and type(a) is type(b) and a == b:
             continue
-        problem = difference(a, b, (*places, place))
+        problem = difference(a, b, (*places, place), is_named=is_named)
         if problem is not None:
             return problem
     return None

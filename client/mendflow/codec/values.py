@@ -22,6 +22,7 @@ from typing_extensions import override
 from mendflow.codec.abstract import concrete
 from mendflow.codec.difference import difference
 from mendflow.codec.exact import exact_test
+from mendflow.codec.own_type import names_own_type
 from mendflow.codec.plain import plain_test
 from mendflow.codec.problems import (
     foreign_problems,
@@ -257,7 +258,7 @@ class JsonType(ValueType[T]):
                 back = self._validate(text)
             except ValueError as error:
                 raise self._unreadable(error) from error
-        problem = difference(value, back)
+        problem = difference(value, back, is_named=functools.partial(names_own_type, self._adapter.core_schema, value))
         if problem is not None:
             raise self.error([problem])
         return text
