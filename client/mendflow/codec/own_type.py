@@ -56,8 +56,8 @@ def _choices(schema: Any, value: Any, definitions: dict[str, Any]) -> Iterator[d
         if not node.get("root_model"):
             waiting.extend(node[name] for name in _SAME if isinstance(node.get(name), dict))
         choices = node.get("choices", ())
-        for choice in choices.values() if isinstance(choices, dict) else choices:
-            waiting.append(choice[0] if isinstance(choice, tuple) else choice)
+        choices = choices.values() if isinstance(choices, dict) else choices
+        waiting.extend(choice[0] if isinstance(choice, tuple) else choice for choice in choices)
         waiting.extend(node.get("steps", ()))
 
 
