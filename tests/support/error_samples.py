@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mendflow import errors, histories, testing
 from mendflow.authoring import hand_steps
-from mendflow.client import watch
+from mendflow.client import blocking, watch
 from mendflow.codec import exact
 from mendflow.protogen import scalars
 from mendflow.v1 import failure_pb2, workflow_pb2
@@ -72,6 +72,7 @@ SAMPLES: list[BaseException] = [
     errors.WorkflowCancelled("order-17"),
     errors.WorkflowTerminated("order-17"),
     scalars.NotConvertible("must be a number").inside("price").inside(3),
+    blocking._Closed("the client is closed"),  # noqa: SLF001 - no door raises it
     watch._Disconnected(errors.ServerUnavailable("away", **DETAILS)),  # noqa: SLF001 - no door raises it
     refusals.Refusal("refused", **{key: DETAILS[key] for key in ("metadata", "violations", "retry_after")}),
     refusals.InvalidField("wait", "must not be negative"),

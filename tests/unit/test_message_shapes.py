@@ -65,10 +65,6 @@ class Twice(enum.Enum):
     RED = 2
 
 
-class Odd(enum.Enum):
-    PAIR = (1, 2)
-
-
 @dataclasses.dataclass
 class Item:
     price: int | str
@@ -116,7 +112,6 @@ def whole(annotation: Any) -> tuple[MessageSchema, list[tuple[str, str]]]:
         (Millis, "Millis.a", "timedelta has no message type"),
         (Mode, "Mode", "flags"),
         (Twice, "Twice", "Twice.RED must be unique in upper case"),
-        (Odd, "Odd", "the value of Odd.PAIR must be a string, int or float"),
         (Clash, "Clash.lineA", "the same field name as line_a"),
         (Foreign, "Foreign.größe", "ASCII"),
         (Literal["a", 1], "Literal['a', 1]", "literal has no message type"),
