@@ -8,7 +8,7 @@ RUN python -m venv /opt/mendflow
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY server server
-RUN /opt/mendflow/bin/python -m pip install --no-cache-dir --disable-pip-version-check ".[server,examples]"
+RUN /opt/mendflow/bin/python -m pip install --no-cache-dir --disable-pip-version-check ".[server,postgres,examples]"
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Mendflow" \

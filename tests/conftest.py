@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests.support.postgres import Postgres, postgres_server
 from tests.support.servers import ROOT, Server, ServerProcess, serving, serving_process
 
 if TYPE_CHECKING:
@@ -98,6 +99,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def record_figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Return a function that takes a line for the end of the run."""
     return functools.partial(record_property, "figure")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that all tests of this worker share, each with a schema of its own."""
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture

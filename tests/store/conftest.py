@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mendflow_server.store.interface import Store
+    from tests.support.postgres import Postgres
 
 
 class Backend(Protocol):
@@ -28,9 +29,20 @@ class SqliteBackend:
         return open_store(f"sqlite:///{self.path}")
 
 
-@pytest.fixture(params=["sqlite"])
-def backend(tmp_path: Path) -> Backend:
+class PostgresBackend:
+    def __init__(self, server: Postgres) -> None:
+        self.url = server.url(server.schema())
+
+    def make(self) -> Store:
+        return open_store(self.url)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     """Return each backend in turn, so that the suite runs on all of them."""
+    if request.param == "postgres":
+        # Asked for only here, so that a run without these tests needs no PostgreSQL.
+        return PostgresBackend(request.getfixturevalue("postgres"))
     return SqliteBackend(tmp_path / "mendflow.db")
 
 

@@ -6,13 +6,17 @@ import asyncio
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mendflow_server.store.factory import open_store
 from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard, InboxKind, Message, Row
-from mendflow_server.store.sqlite import SqliteStore
 from tests.store.builders import RUNNING, SUCCEEDED, make_row
+
+if TYPE_CHECKING:
+    from tests.support.postgres import Postgres
 
 LIMIT = 3
 IDS = ["a", "b", "c", "d"]
@@ -132,8 +136,8 @@ class Model:
         return CommitOutcome.COMMITTED
 
 
-async def run(drawn: list[tuple[list[Wanted], list[Message]]], path: Path) -> None:
-    store, model = SqliteStore(path, signal_limit=LIMIT), Model()
+async def run(drawn: list[tuple[list[Wanted], list[Message]]], url: str) -> None:
+    store, model = open_store(url, signal_limit=LIMIT), Model()
     await store.open()
     highest = 0
     for changes, sent in drawn:
@@ -162,4 +166,12 @@ async def run(drawn: list[tuple[list[Wanted], list[Message]]], path: Path) -> No
 @given(batches)
 def test_the_store_follows_the_model(drawn: list[tuple[list[Wanted], list[Message]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(run(drawn, Path(folder) / "mendflow.db"))
+        asyncio.run(run(drawn, f"sqlite:///{Path(folder) / 'mendflow.db'}"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(drawn=batches)
+def test_the_store_in_postgresql_follows_the_model(
+    postgres: Postgres, drawn: list[tuple[list[Wanted], list[Message]]]
+) -> None:
+    asyncio.run(run(drawn, postgres.url(postgres.schema())))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote_to_bytes
 
+from mendflow_server.store.addresses import is_postgres
 from mendflow_server.store.errors import StoreRefused
 from mendflow_server.store.sqlite import SqliteInspector, SqliteStore
 from mendflow_server.store.sqlite.backup import Backup, back_up
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from mendflow_server.store.interface import Store
 
-_FORMS: Final = "sqlite:///relative.db or sqlite:////absolute/path.db"
+_FILES: Final = "sqlite:///relative.db or sqlite:////absolute/path.db"
+_FORMS: Final = f"{_FILES}, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 #: The start of a query or a fragment, and a percent sign that begins no escape.
 _NOT_LITERAL: Final = re.compile(r"[?#]|%(?![0-9A-Fa-f]{2})")
 
@@ -30,24 +32,47 @@ def open_store(url: str, *, signal_limit: int = 1_000, sqlite: Callable[..., Sql
     ``sqlite:////absolute/path.db`` is absolute. In the path ``%XX`` is a byte, so that each file has a URL. ``%``,
     ``?`` and ``#`` must be escaped, and every other character stands for itself.
 
+    ``postgresql://user:password@host:port/database?options`` is as asyncpg and libpq read it.
+
     ``signal_limit`` is the most untaken signals of a workflow.
     """
+    if is_postgres(url):
+        return _open_postgres(url, signal_limit)
     return sqlite(_path(url), signal_limit=signal_limit)
+
+
+def _open_postgres(url: str, signal_limit: int) -> Store:
+    # Imported here: only a server on PostgreSQL needs asyncpg.
+    try:
+        from mendflow_server.store.postgres import PostgresStore  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "asyncpg":
+            raise
+        message = "a store in PostgreSQL needs the package asyncpg; install mendflow[server,postgres]"
+        raise StoreRefused(message) from None
+    scheme, _, rest = url.partition("://")
+    return PostgresStore(f"{scheme.lower()}://{rest}", signal_limit=signal_limit)
 
 
 def inspect_store(url: str) -> SqliteInspector:
     """Open the store at a URL for reading only. Raise `StoreError` if it cannot be opened."""
+    if is_postgres(url):
+        message = "only an SQLite file can be read without its server; use --server to read from the running server"
+        raise StoreRefused(message)
     return SqliteInspector(_path(url))
 
 
 def back_up_store(url: str, destination: Path) -> Backup:
     """Copy the store at a URL to a new file. Raise `StoreRefused` if that cannot be, `StoreError` if it fails."""
+    if is_postgres(url):
+        message = "a store in PostgreSQL is backed up by PostgreSQL's own tools; use pg_dump, or a base backup with WAL"
+        raise StoreRefused(message)
     return back_up(_path(url), destination)
 
 
 def files_of(url: str) -> tuple[Path, ...]:
     """Return the files that a store at this URL keeps open, with symlinks resolved. Raise as `open_store` does."""
-    return files_at(resolve(_path(url)))
+    return () if is_postgres(url) else files_at(resolve(_path(url)))
 
 
 def absolute_url(url: str) -> str:
@@ -66,24 +91,20 @@ def absolute_url(url: str) -> str:
 
 def _path(url: str) -> Path:
     scheme, separator, rest = url.partition("://")
-    if scheme in {"postgresql", "postgres"}:
-        # The message does not repeat the URL, which may have a password.
-        message = f"PostgreSQL is not supported yet; use {_FORMS}"
-        raise StoreRefused(message)
     if scheme != "sqlite" or not separator:
         message = f"unknown kind of store; use {_FORMS}"
         raise StoreRefused(message)
     if not rest.startswith("/"):
-        message = f"store URL {url!r} does not name a file; use {_FORMS}"
+        message = f"store URL {url!r} does not name a file; use {_FILES}"
         raise StoreRefused(message)
     # urlsplit is not used, because it drops tabs and line ends.
     path = _decoded(rest[1:], url)
     # "sqlite:////" has an empty name.
     if not path.strip("/") or path.endswith("/") or "\0" in path:
-        message = f"store URL {url!r} does not name a file; use {_FORMS}"
+        message = f"store URL {url!r} does not name a file; use {_FILES}"
         raise StoreRefused(message)
     if path == ":memory:":
-        message = f"an in-memory store would lose its workflows at exit; use {_FORMS}"
+        message = f"an in-memory store would lose its workflows at exit; use {_FILES}"
         raise StoreRefused(message)
     return Path(path)
 
@@ -95,7 +116,7 @@ def _decoded(text: str, url: str) -> str:
         character = problem[0]
         message = (
             f"store URL {url!r} has the character {character} in its path; write %{ord(character):02X} if it belongs "
-            f"to the name of the file, or use {_FORMS}"
+            f"to the name of the file, or use {_FILES}"
         )
         raise StoreRefused(message)
     try:

@@ -1,0 +1,96 @@
+"""Encode the changes of a batch as the arrays of one statement."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from mendflow_server.store.errors import StoreError
+from mendflow_server.store.postgres.queries import QUERIES
+from mendflow_server.store.postgres.rows import ARRAYS, text, to_insert, to_update
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mendflow_server.store.records import Change
+
+_first = itemgetter(0)
+
+
+class EncodedChanges:
+    """The rows of some changes, for each table."""
+
+    __slots__ = ("_alerts", "_consumed", "_ended", "_events", "_heartbeats", "_labels", "_new", "_updates")
+
+    def __init__(self) -> None:
+        self._new: list[tuple[object, ...]] = []
+        self._updates: list[tuple[object, ...]] = []
+        self._events: list[tuple[object, ...]] = []
+        self._labels: list[tuple[object, ...]] = []
+        self._ended: list[tuple[object, ...]] = []
+        self._consumed: list[tuple[object, ...]] = []
+        #: By key and step, because one statement can write a row only once.
+        self._heartbeats: dict[tuple[int, str], tuple[object, ...]] = {}
+        self._alerts: list[tuple[object, ...]] = []
+
+    def add(self, change: Change, key: int) -> None:
+        """Add a change whose row has this key. Raise `StoreError` if the history would have a gap."""
+        row, guard = change.row, change.guard
+        last = 0 if guard is None else guard.last_sequence
+        for sequence, content in change.events:
+            last += 1
+            if sequence != last:
+                raise _gap(change)
+            self._events.append((key, sequence, content))
+        if row.last_sequence != last:
+            raise _gap(change)
+        if guard is None:
+            self._new.append(to_insert(row, key))
+            for name, value in row.labels.items():
+                self._labels.append((name, value, row.create_time, key))
+        else:
+            self._updates.append(to_update(row, guard))
+            if change.final:
+                self._ended.append((key,))
+        if change.consumed or change.alerts or change.heartbeats:
+            self._add_beside(change, key)
+
+    def _add_beside(self, change: Change, key: int) -> None:
+        for message_id in dict.fromkeys(change.consumed):
+            self._consumed.append((message_id, key))
+        for alert in change.alerts:
+            self._alerts.append((alert.time, key, alert.name, alert.severity, text(alert.message)))
+        if not change.final:
+            for beat in change.heartbeats:
+                step_key = text(beat.step_key)
+                self._heartbeats[(key, step_key)] = (key, step_key, beat.attempt, beat.details)
+
+    def statement(self) -> tuple[str, list[Sequence[Any]]]:
+        """Return the statement that writes the changes, and its arrays."""
+        # Rows are locked in the order of their keys, so that two batches never wait for each other.
+        self._updates.sort(key=_first)
+        values: list[Sequence[Any]] = []
+        _add_columns(values, "inserted_arrays", self._new)
+        _add_columns(values, "updated_arrays", self._updates)
+        _add_columns(values, "event_arrays", self._events)
+        _add_columns(values, "label_arrays", self._labels)
+        _add_columns(values, "ended_arrays", self._ended)
+        if not (self._consumed or self._heartbeats or self._alerts):
+            return QUERIES["commit"], values
+        _add_columns(values, "consumed_arrays", self._consumed)
+        _add_columns(values, "heartbeat_arrays", list(self._heartbeats.values()))
+        _add_columns(values, "alert_arrays", self._alerts)
+        return QUERIES["commit_beside"], values
+
+
+def _add_columns(values: list[Sequence[Any]], name: str, rows: list[tuple[object, ...]]) -> None:
+    values.extend(zip(*rows, strict=True) if rows else [()] * len(ARRAYS[name]))
+
+
+def _gap(change: Change) -> StoreError:
+    """Return the error for a gap, which is an internal error of the driver. Nothing may be written."""
+    message = (
+        f"the new events of workflow {change.row.workflow_id!r} leave a gap after its last sequence; "
+        "this is an internal error"
+    )
+    return StoreError(message)

@@ -1,0 +1,117 @@
+"""Explain PostgreSQL's errors, and translate them to the store's.
+
+No exception of asyncpg leaves this package. PostgreSQL's own words are repeated, because they never have a password.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import asyncpg
+
+from mendflow_server.store.errors import CommitUnknown, StoreDamaged, StoreError, StoreRefused, StoreUnavailable
+
+#: Everything that a call of asyncpg may raise.
+FAILURES: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+#: What to do about a condition, by SQLSTATE, or by its class of two characters.
+_ADVICE: Final = {
+    "08": "the connection was lost; check that PostgreSQL runs and is reachable",
+    "28P01": "PostgreSQL refused the password; check the user and the password in the store's URL",
+    "28": "PostgreSQL refused the login; check the user in the store's URL, and pg_hba.conf",
+    "3D000": "the database does not exist; create it, or correct its name in the store's URL",
+    "3F000": "the schema does not exist; create it, or correct search_path in the store's URL",
+    "25006": "the database is read-only, as a standby is; use the primary, or make the database writable",
+    "42501": "the user of the store may not do this; grant it CREATE and USAGE on the schema, or make it the owner",
+    "42P01": "a table of the store is missing; restore a backup",
+    "53100": "the disk of the database is full; free some space",
+    "53200": "the database is out of memory; give it more, or lower its limits",
+    "53300": "the database has too many connections; raise max_connections, or close some",
+    "53": "the database lacks resources; check its log",
+    "57014": "the database cancelled the statement; raise its statement_timeout, or find what blocks it",
+    "55P03": "another transaction holds a lock for too long; find it in pg_stat_activity",
+    "57P01": "the database ended the connection; check that PostgreSQL runs",
+    "57P02": "the database crashed; check its log",
+    "57P03": "the database is starting, stopping or recovering; wait, or check its log",
+    "58": "the database has a problem with its disk; check its log",
+    "XX001": "the database is damaged; stop the server and restore a backup",
+    "XX002": "an index of the database is damaged; stop the server, and REINDEX or restore a backup",
+}
+
+_DAMAGED: Final = frozenset({"XX001", "XX002"})
+#: Conditions that do not pass without an operator. The server refuses to start with them.
+_LASTING: Final = ("28", "3D", "3F", "42", "0A")
+#: Conditions caused by the statement's values.
+_BY_CALLER: Final = ("22", "23")
+#: After these a statement may be repeated at once: another transaction was in the way.
+_REPEATABLE: Final = frozenset({"40001", "40P01"})
+#: With these the database ends the connection. It may have committed before.
+_CUT: Final = ("08", "57P0")
+
+
+def state_of(error: BaseException) -> str:
+    """Return the SQLSTATE of an error; empty if it has none."""
+    return str(getattr(error, "sqlstate", None) or "")
+
+
+def explain(error: BaseException, place: str) -> str:
+    """Return a message with what happened to the store and what to do."""
+    state = state_of(error)
+    words = " ".join(str(error).split()) or type(error).__name__
+    advice = _ADVICE.get(state) or _ADVICE.get(state[:2])
+    if advice is None and not isinstance(error, asyncpg.PostgresError):
+        if isinstance(error, TimeoutError):
+            advice = "the database did not answer in time; check that it runs, is reachable and is not overloaded"
+            return f"store {place}: {advice}"
+        if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+            advice = "no database answers there; start PostgreSQL, or correct the host and the port in the store's URL"
+        elif isinstance(error, OSError):
+            advice = "cannot reach the database; check that it runs, and the host and the port in the store's URL"
+        else:
+            advice = _ADVICE["08"]
+    return f"store {place}: {advice} ({words})" if advice else f"store {place}: {words}"
+
+
+def is_repeatable(error: BaseException) -> bool:
+    """Return whether the transaction failed only because of another one, and may be repeated at once."""
+    return state_of(error) in _REPEATABLE
+
+
+def by_caller(error: BaseException) -> bool:
+    """Return whether the values of the statement caused the error."""
+    # For a value that it cannot encode asyncpg raises an error of its own, without a state.
+    own = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+    return own or state_of(error).startswith(_BY_CALLER)
+
+
+def cuts(error: BaseException) -> bool:
+    """Return whether the connection is lost, or no longer of use."""
+    state = state_of(error)
+    return not isinstance(error, asyncpg.PostgresError) or state.startswith(_CUT) or state == "25006"
+
+
+def unavailable(error: BaseException, place: str) -> StoreError:
+    """Return the store's error for one after which nothing was changed."""
+    if by_caller(error):
+        return StoreError(f"store {place} rejected a malformed value: {error}")
+    message = explain(error, place)
+    return StoreDamaged(message) if state_of(error) in _DAMAGED else StoreUnavailable(message)
+
+
+def of_write(error: BaseException, place: str) -> StoreError:
+    """Return the store's error for one that a statement that writes raised."""
+    if by_caller(error) or (isinstance(error, asyncpg.PostgresError) and not state_of(error).startswith(_CUT)):
+        return unavailable(error, place)
+    return CommitUnknown(f"commit outcome unknown: {explain(error, place)}")
+
+
+def at_open(error: BaseException, place: str) -> StoreError:
+    """Return the store's error for one that was raised while the store was opened."""
+    message = explain(error, place)
+    return StoreRefused(message) if state_of(error).startswith(_LASTING) else StoreUnavailable(message)

@@ -1,0 +1,219 @@
+"""The locks of the server that owns the store. PostgreSQL releases them when the server or its connection ends.
+
+There are two session advisory locks, both on the schema. The server holds the first on a connection of its own: that
+makes it the owner. The session that writes holds the second. So it can be seen whether the backend of an earlier
+commit is gone: its lock is free. The owner ends a backend that still has it, of this process or of one before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from mendflow_server.store.errors import StoreError, StoreRefused, StoreUnavailable
+from mendflow_server.store.postgres import failures
+from mendflow_server.store.postgres.connection import close, drop
+from mendflow_server.store.postgres.failures import FAILURES
+from mendflow_server.store.postgres.queries import QUERIES
+
+if TYPE_CHECKING:
+    from mendflow_server.store.postgres.connection import Connection, Connector
+
+log = structlog.get_logger("mendflow.store")
+
+#: The first numbers of the locks; the second is the schema's. "MFLW" is the owner's.
+OWNER: Final = 0x4D464C57
+WRITER: Final = OWNER + 1
+MIGRATION: Final = OWNER + 2
+
+#: How long a start waits for the lock. The backend of a killed server needs a moment to notice.
+PATIENCE: Final = 1.5
+#: The pause before another look, in seconds.
+LOOK: Final = 0.05
+#: The pause before the lock is tried again that was lost, in seconds.
+RETRY: Final = 0.25
+#: How often the owner asks whether its connection still lives, in seconds.
+PING: Final = 5.0
+#: How long the writer waits for the end of an earlier backend, in seconds.
+END_TIMEOUT: Final = 5.0
+
+_SCHEMA: Final = "SELECT oid::bigint FROM pg_namespace WHERE nspname = current_schema()"
+_TRY: Final = "SELECT pg_try_advisory_lock($1, $2)"
+_HOLDER: Final = """
+SELECT locks.pid, activity.application_name, host(activity.client_addr) AS address
+FROM pg_locks AS locks LEFT JOIN pg_stat_activity AS activity ON activity.pid = locks.pid
+WHERE locks.locktype = 'advisory' AND locks.granted AND locks.objsubid = 2
+    AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND locks.classid::bigint = $1 AND locks.objid::bigint = $2
+"""
+
+
+class Ownership:
+    """The lock of the server that owns the store, and the task that gets it back when its connection is lost."""
+
+    def __init__(self, connector: Connector, *, patience: float = PATIENCE) -> None:
+        self._connector = connector
+        self._patience = patience
+        self._connection: Connection | None = None
+        self._schema = 0
+        self._lost = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        #: The replica id of this process, once its life is recorded.
+        self.replica_id = ""
+        #: Why the store cannot be used; empty while this server owns it.
+        self.failure = ""
+
+    def check(self) -> None:
+        """Raise `StoreUnavailable` unless this server owns the store."""
+        if self.failure:
+            raise StoreUnavailable(self.failure)
+
+    async def take(self) -> Connection:
+        """Become the owner. Return the lock's connection, on which the schema may be migrated now.
+
+        Raise `StoreRefused` if another server is the owner.
+        """
+        try:
+            self._connection = await self._connector.connect()
+            holder = await self._try(self._connection, self._patience)
+        except FAILURES as error:
+            await self.release()
+            raise failures.at_open(error, self._connector.place) from error
+        except StoreRefused:
+            await self.release()
+            raise
+        if holder:
+            await self.release()
+            raise StoreRefused(self._in_use(holder))
+        self._watch(self._connection)
+        return self._connection
+
+    def keep(self) -> None:
+        """Begin to keep the lock."""
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    async def release(self) -> None:
+        """Release the lock. May be called twice."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        connection, self._connection = self._connection, None
+        await close(connection)
+
+    async def take_writer(self, connection: Connection) -> None:
+        """Take the writer's lock for this connection, and end the backend that still has it.
+
+        Only the owner may do that, and PostgreSQL says who that is. Raise `StoreUnavailable` if the backend does not
+        end.
+        """
+        owner = self._connection
+        held = [pid for pid, *_ in await connection.fetch(_HOLDER, OWNER, self._schema)]
+        if owner is None or owner.is_closed() or held != [owner.get_server_pid()]:
+            message = f"store {self._connector.place}: this server has lost the store's lock and tries to get it back"
+            raise StoreUnavailable(message)
+        limit = time.monotonic() + END_TIMEOUT
+        while not await connection.fetchval(_TRY, WRITER, _signed(self._schema)):
+            if time.monotonic() > limit:
+                message = (
+                    f"store {self._connector.place}: the database does not end the connection of an earlier commit; "
+                    f"see pg_locks for the advisory lock ({WRITER}, {self._schema})"
+                )
+                raise StoreUnavailable(message)
+            for pid, *_ in await connection.fetch(_HOLDER, WRITER, self._schema):
+                log.warning("earlier_backend_ended", backend=pid)
+                await connection.execute("SELECT pg_terminate_backend($1)", pid)
+            await asyncio.sleep(LOOK)
+
+    async def _try(self, connection: Connection, patience: float) -> str:
+        """Try to get the lock; return who has it, or an empty text."""
+        schema = await connection.fetchval(_SCHEMA)
+        if schema is None:
+            message = (
+                f"store {self._connector.place}: no schema of the search_path exists; create it, or correct "
+                "search_path in the store's URL"
+            )
+            raise StoreRefused(message)
+        self._schema = schema
+        limit = time.monotonic() + patience
+        while not await connection.fetchval(_TRY, OWNER, _signed(schema)):
+            found = await connection.fetch(_HOLDER, OWNER, schema)
+            if found and time.monotonic() > limit:
+                pid, name, address = found[0]
+                return f"{name or 'a server'} at {address or 'a local socket'}, backend {pid}"
+            await asyncio.sleep(LOOK)
+        return ""
+
+    def _in_use(self, holder: str) -> str:
+        return (
+            f"{self._connector.place} is in use by another server ({holder}); stop that server, or use another "
+            "database or schema"
+        )
+
+    def _watch(self, connection: Connection) -> None:
+        self._lost.clear()
+        connection.add_termination_listener(self._note_loss)
+
+    def _note_loss(self, connection: Connection) -> None:
+        if connection is self._connection and not self.failure:
+            self.failure = (
+                f"store {self._connector.place}: the connection that holds the store's lock was lost; this server "
+                "continues when the database answers and the lock is free"
+            )
+            self._lost.set()
+
+    async def _keep(self) -> None:
+        """Ask from time to time whether the connection lives, and get the lock back when it does not."""
+        while True:
+            try:
+                await asyncio.wait_for(self._lost.wait(), PING)
+            except TimeoutError:
+                await self._ping()
+                continue
+            log.error("store_lock_lost", error=self.failure)
+            while not await self._regain():  # noqa: ASYNC110 - the database notifies of nothing
+                await asyncio.sleep(RETRY)
+            log.info("store_lock_regained")
+
+    async def _ping(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            await connection.execute("SELECT 1", timeout=PING)
+        except FAILURES:
+            self._note_loss(connection)
+            drop(connection)
+
+    async def _regain(self) -> bool:
+        connection = None
+        try:
+            connection = await self._connector.connect()
+            holder = await self._try(connection, 0)
+            newest = "" if holder else await connection.fetchval(QUERIES["newest_replica"])
+        except FAILURES as error:
+            self.failure = failures.explain(error, self._connector.place)
+        except StoreError as error:
+            self.failure = str(error)
+        else:
+            if holder:
+                self.failure = self._in_use(holder)
+            elif self.replica_id and newest != self.replica_id:
+                self.failure = (
+                    f"store {self._connector.place}: another server ({newest}) has used the store since this one lost "
+                    "its lock; restart this server"
+                )
+            elif not connection.is_closed():
+                self._connection = connection
+                self._watch(connection)
+                self.failure = ""
+                return True
+        await close(connection)
+        return False
+
+
+def _signed(number: int) -> int:
+    """Return an object id as the lock functions take it: PostgreSQL's integers are signed."""
+    return number - 2**32 if number >= 2**31 else number

@@ -1,0 +1,149 @@
+"""The sessions that read, and the one that writes: each connects when it must, and translates what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+
+from mendflow_server.store.errors import StoreDamaged, StoreUnavailable
+from mendflow_server.store.postgres import failures
+from mendflow_server.store.postgres.connection import close, drop
+from mendflow_server.store.postgres.failures import FAILURES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mendflow_server.store.errors import StoreError
+    from mendflow_server.store.postgres.connection import Connection, Connector
+    from mendflow_server.store.postgres.ownership import Ownership
+
+_T = TypeVar("_T")
+
+log = structlog.get_logger("mendflow.store")
+
+#: How often a transaction is repeated at once that only another one was in the way of.
+_ATTEMPTS: Final = 5
+
+
+class Damage:
+    """The damage that the sessions of one store found. It is logged once and kept, because it does not pass."""
+
+    def __init__(self) -> None:
+        self.found = ""
+
+    def look_at(self, error: StoreError) -> StoreError:
+        """Keep the error if it reports damage, and return it."""
+        if isinstance(error, StoreDamaged) and not self.found:
+            self.found = str(error)
+            log.critical("store_damaged", error=self.found)
+        return error
+
+
+class ReadingSession:
+    """A session that only reads."""
+
+    def __init__(self, connector: Connector, ownership: Ownership, damage: Damage) -> None:
+        self._connector = connector
+        self._ownership = ownership
+        self._damage = damage
+        self._connection: Connection | None = None
+
+    async def run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """Do the work, and once more if its connection turned out to be lost: a read changes nothing."""
+        self._ownership.check()
+        fresh = self._connection is None or self._connection.is_closed()
+        try:
+            return await self._run(work)
+        except FAILURES as error:
+            if fresh or not failures.cuts(error):
+                raise self._damage.look_at(failures.unavailable(error, self._connector.place)) from error
+        except StoreDamaged as error:  # PostgreSQL read it, but it makes no sense.
+            self._damage.look_at(error)
+            raise
+        try:
+            return await self._run(work)
+        except FAILURES as error:
+            raise self._damage.look_at(failures.unavailable(error, self._connector.place)) from error
+
+    async def _run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._connector.connect()
+        try:
+            return await work(self._connection)
+        except FAILURES as error:
+            if failures.cuts(error) and not failures.by_caller(error):
+                drop(self._connection)
+                self._connection = None
+            raise
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await close(self._connection)
+
+
+class WritingSession:
+    """The one session that writes. It has a lock of its own, so that an earlier one can be seen gone.
+
+    A commit whose connection was lost may still be on its way in the database. So before this session does anything
+    else it connects anew and takes that lock, for which `Ownership.take_writer` ends the earlier backend.
+    """
+
+    def __init__(self, connector: Connector, ownership: Ownership, damage: Damage) -> None:
+        self._connector = connector
+        self._ownership = ownership
+        self._damage = damage
+        self._connection: Connection | None = None
+        #: Whether a commit may still be on its way, so that nothing that is read shows its outcome.
+        self.unsettled = False
+
+    async def run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """Do the work, which is one transaction. Raise `CommitUnknown` if it may have been committed."""
+        self._ownership.check()
+        for attempt in range(_ATTEMPTS):
+            connection = await self._connected()
+            try:
+                return await work(connection)
+            except FAILURES as error:
+                if failures.is_repeatable(error) and attempt < _ATTEMPTS - 1:
+                    await asyncio.sleep(0.01 * attempt)
+                    continue
+                translated = failures.of_write(error, self._connector.place)
+                if failures.cuts(error) and not failures.by_caller(error):
+                    self.unsettled = True
+                    self._drop()
+                raise self._damage.look_at(translated) from error
+        raise AssertionError
+
+    async def settle(self, _: Connection) -> None:
+        """Do nothing: that the session has a connection proves that no earlier commit is on its way."""
+
+    async def _connected(self) -> Connection:
+        if self._connection is not None and self._connection.is_closed():
+            self._drop()
+        if self._connection is None:
+            connection = None
+            try:
+                connection = await self._connector.connect()
+                await self._ownership.take_writer(connection)
+            except FAILURES as error:
+                if connection is not None:
+                    drop(connection)
+                raise failures.unavailable(error, self._connector.place) from error
+            except StoreUnavailable:
+                if connection is not None:
+                    drop(connection)
+                raise
+            self._connection = connection
+            self.unsettled = False
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            drop(self._connection)
+            self._connection = None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await close(self._connection)

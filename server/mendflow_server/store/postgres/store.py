@@ -1,0 +1,242 @@
+"""The store as the engine sees it: sessions do the work one after the other, and a future returns each result."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from mendflow_server.store.errors import StoreUnavailable
+from mendflow_server.store.postgres import failures, migrate, purging, reader, writer
+from mendflow_server.store.postgres.connection import Connector
+from mendflow_server.store.postgres.encoder import EncodedChanges
+from mendflow_server.store.postgres.failures import FAILURES
+from mendflow_server.store.postgres.lanes import Lanes
+from mendflow_server.store.postgres.listing import read_page
+from mendflow_server.store.postgres.marker import crash_marker_path
+from mendflow_server.store.postgres.ownership import Ownership
+from mendflow_server.store.postgres.queries import QUERIES
+from mendflow_server.store.postgres.sessions import Damage, ReadingSession, WritingSession
+from mendflow_server.store.records import Life
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from mendflow_server.store.postgres.connection import Connection
+    from mendflow_server.store.records import (
+        Batch,
+        BatchResult,
+        Cursor,
+        Filter,
+        Guard,
+        Loaded,
+        Message,
+        Page,
+        PurgeResult,
+        Row,
+        StoredSnapshot,
+        Suspect,
+    )
+
+_T = TypeVar("_T")
+
+#: With some sessions that read, a long list does not delay a load.
+_READERS: Final = 3
+#: The number of keys in a block. The sequence in ``migrations/0001.sql`` advances by it.
+_BLOCK: Final = 1_000
+
+
+class PostgresStore:
+    """A `Store` in a schema of a PostgreSQL database, for one server at a time.
+
+    Cancelling a caller does not cancel its work; the caller only loses the result. A change or message that violates
+    the schema raises a plain `StoreError`, and nothing of its batch is written.
+    """
+
+    def __init__(self, url: str, *, signal_limit: int = 1_000) -> None:
+        self._connector = Connector(url)
+        self._place = self._connector.place
+        self._signal_limit = signal_limit
+        self._damage = Damage()
+        self._ownership = Ownership(self._connector)
+        self._writing = WritingSession(self._connector, self._ownership, self._damage)
+        self._writer: Lanes | None = None
+        self._readers: Lanes | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._marker: Path | None = None
+        #: The keys of the block that are not used yet.
+        self._keys: range = range(0)
+
+    @property
+    def damage(self) -> str:
+        """See `Store.damage`."""
+        return self._damage.found
+
+    @property
+    def crash_marker_path(self) -> Path | None:
+        """See `Store.crash_marker_path`. The marker is among the temporary files of this machine."""
+        return self._marker
+
+    async def open(self) -> None:
+        """See `Store.open`. The lock is a session advisory lock on the schema."""
+        if self._writer is not None or self._closing is not None:
+            message = f"store {self._place} has been opened already"
+            raise StoreUnavailable(message)
+        try:
+            connection = await self._ownership.take()
+            try:
+                await migrate.prepare(connection, self._place)
+                newest = await connection.fetchrow(QUERIES["newest_life"], "")
+            except FAILURES as error:
+                raise failures.at_open(error, self._place) from error
+            previous = None if newest is None else Life(newest[0], newest[1], newest[2], drained=newest[3])
+            self._marker = crash_marker_path(self._place, previous)
+            self._ownership.keep()
+            self._writer = Lanes([self._writing])
+            self._readers = Lanes(
+                [ReadingSession(self._connector, self._ownership, self._damage) for _ in range(_READERS)]
+            )
+            await self._write(self._writing.settle)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Finish the queued work and release the store."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for lanes in (self._readers, self._writer):
+            if lanes is not None:
+                await lanes.stop()
+        await self._ownership.release()
+
+    async def commit(self, batch: Batch) -> BatchResult:
+        """See `Store.commit`."""
+        return await self._write(partial(self._commit, batch=batch))
+
+    async def _commit(self, connection: Connection, batch: Batch) -> BatchResult:
+        # The lane is entered before a block of keys is asked for: commits keep their order.
+        encoded = EncodedChanges()
+        keys: list[int] = []
+        for change in batch.changes:
+            key = change.row.key
+            if change.guard is None:
+                if not self._keys:
+                    first: int = await connection.fetchval(QUERIES["next_keys"])
+                    self._keys = range(first, first + _BLOCK)
+                # A change that is rejected leaves a gap in the keys, which is harmless.
+                key, self._keys = self._keys[0], self._keys[1:]
+            keys.append(key)
+            encoded.add(change, key)
+        return await writer.commit(connection, batch, keys, encoded, self._signal_limit)
+
+    async def heads(self, keys: Sequence[int]) -> Mapping[int, Guard]:
+        """See `Store.heads`."""
+        await self._settle()
+        return await self._read(partial(writer.read_heads, keys=keys))
+
+    async def find(self, workflow_ids: Sequence[str]) -> Mapping[str, Row]:
+        """See `Store.find`."""
+        await self._settle()
+        return await self._read(partial(reader.find, workflow_ids=workflow_ids))
+
+    async def load(self, keys: Sequence[int]) -> list[Loaded]:
+        """See `Store.load`."""
+        await self._settle()
+        return await self._read(partial(reader.load, keys=keys))
+
+    async def snapshot(self, workflow_id: str) -> StoredSnapshot | None:
+        """See `Store.snapshot`."""
+        return await self._read(partial(reader.snapshot, workflow_id=workflow_id))
+
+    async def read_inbox(self, key: int) -> list[Message]:
+        """See `Store.read_inbox`."""
+        return await self._read(partial(reader.read_inbox, key=key))
+
+    async def read_events(self, key: int, after_sequence: int, *, limit: int, max_bytes: int) -> list[bytes]:
+        """See `Store.read_events`."""
+        return await self._read(
+            partial(reader.read_events, key=key, after=after_sequence, limit=limit, max_bytes=max_bytes)
+        )
+
+    async def list_workflows(self, condition: Filter, *, limit: int, after: Cursor | None) -> Page:
+        """See `Store.list_workflows`."""
+        return await self._read(partial(read_page, condition=condition, limit=limit, after=after))
+
+    async def due(self, until: int, *, limit: int) -> list[tuple[int, int]]:
+        """See `Store.due`."""
+        return await self._read(lambda connection: reader.pairs(connection, "due", until, limit))
+
+    async def in_progress(self, *, after_key: int, limit: int) -> list[int]:
+        """See `Store.in_progress`."""
+        return await self._read(lambda connection: reader.first_column(connection, "in_progress", after_key, limit))
+
+    async def stopped_for(self, reason: int, *, after_key: int, limit: int) -> list[int]:
+        """See `Store.stopped_for`."""
+        return await self._read(
+            lambda connection: reader.first_column(connection, "stopped_for", reason, after_key, limit)
+        )
+
+    async def last_beat(self) -> int:
+        """See `Store.last_beat`."""
+        return max(await self._read(lambda connection: reader.first_column(connection, "last_beat")), default=0)
+
+    async def begin_life(self, life: Life) -> Life | None:
+        """See `Store.begin_life`. The store keeps the last ten lives."""
+        previous = await self._write(partial(writer.begin_life, life=life))
+        self._ownership.replica_id = life.replica_id
+        return previous
+
+    async def beat(self, replica_id: str, time: int, *, drained: bool = False) -> None:
+        """See `Store.beat`. A later beat does not clear ``drained``."""
+        await self._write(partial(writer.beat, replica_id=replica_id, time=time, drained=drained))
+
+    async def suspects(self) -> list[Suspect]:
+        """See `Store.suspects`."""
+        return await self._read(reader.suspects)
+
+    async def write_suspects(self, suspects: Sequence[Suspect]) -> None:
+        """See `Store.write_suspects`."""
+        await self._write(partial(writer.write_suspects, suspects=suspects))
+
+    async def set_held(self, workflow_id: str, *, held: bool) -> Row | None:
+        """See `Store.set_held`."""
+        return await self._write(partial(writer.set_held, workflow_id=workflow_id, held=held))
+
+    async def first_ended(self) -> Mapping[str, int]:
+        """See `Store.first_ended`."""
+        return dict(await self._read(lambda connection: reader.pairs(connection, "first_ended")))
+
+    async def purge_ended(self, workflow_type: str, until: int, *, limit: int) -> int:
+        """See `Store.purge_ended`."""
+        return await self._write(partial(purging.purge_ended, workflow_type=workflow_type, until=until, limit=limit))
+
+    async def purge(self, workflow_id: str, *, uid: str = "") -> PurgeResult:
+        """See `Store.purge`."""
+        return await self._write(partial(purging.purge, workflow_id=workflow_id, uid=uid))
+
+    async def reclaim(self) -> bool:
+        """See `Store.reclaim`."""
+        return await self._write(purging.reclaim)
+
+    async def _settle(self) -> None:
+        """Wait until no commit of an unknown outcome is on its way, so that what is read now stays so."""
+        if self._writing.unsettled:
+            await self._write(self._writing.settle)
+
+    def _write(self, work: Callable[[Connection], Awaitable[_T]]) -> asyncio.Future[_T]:
+        if self._writer is None or self._closing is not None:
+            raise StoreUnavailable(self._not_open())
+        return self._writer.submit(work)
+
+    def _read(self, work: Callable[[Connection], Awaitable[_T]]) -> asyncio.Future[_T]:
+        if self._readers is None or self._closing is not None:
+            raise StoreUnavailable(self._not_open())
+        return self._readers.submit(work)
+
+    def _not_open(self) -> str:
+        return f"store {self._place} is not open"

