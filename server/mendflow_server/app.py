@@ -40,6 +40,7 @@ from mendflow_server.runtime.random_bytes import RandomBytes
 from mendflow_server.runtime.timers import Timers
 from mendflow_server.runtime.version import VERSION
 from mendflow_server.store.committer import Committer
+from mendflow_server.store.addresses import shown
 from mendflow_server.store.factory import files_of, open_store
 from mendflow_server.store.retrying import RetryingStore
 from mendflow_server.supervisor.loop_watch import LoopWatch
@@ -359,7 +360,7 @@ async def _serve(
             version=VERSION,
             grpc=_bound(settings.grpc_address, app.grpc_port),
             http=_bound(settings.http_address, app.http_port),
-            store=settings.store,
+            store=shown(settings.store),
             replica_id=app.replica_id,
             workflows=sorted(app.definitions),
         )

@@ -46,7 +46,9 @@ class Settings(BaseSettings):
 
     store: str = Field(
         "sqlite:///mendflow.db",
-        description="URL of the store: sqlite:///relative.db or sqlite:////absolute.db.",
+        description="URL of the store: sqlite:///relative.db, sqlite:////absolute.db or "
+        "postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
+        repr=False,  # It may have a password.
     )
     grpc_address: str = Field(
         "127.0.0.1:50051", description="Address of the gRPC server, HOST:PORT. Port 0 stands for any free port."

@@ -33,7 +33,11 @@ log = structlog.get_logger("mendflow.serve")
 
 @click.command()
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
-@click.option("--store", metavar="URL", help="URL of the store: sqlite:///relative.db or sqlite:////absolute.db.")
+@click.option(
+    "--store",
+    metavar="URL",
+    help="URL of the store: sqlite:///relative.db, sqlite:////absolute.db or postgresql://USER@HOST/DATABASE.",
+)
 @click.option("--grpc-address", metavar="HOST:PORT", help="Address of the gRPC server (127.0.0.1:50051).")
 @click.option("--http-address", metavar="HOST:PORT", help="Address of the HTTP server with /health (127.0.0.1:3000).")
 @click.option(

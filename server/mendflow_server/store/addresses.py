@@ -26,12 +26,13 @@ def shown(url: str) -> str:
     if not is_postgres(url):
         return url
     scheme, _, rest = url.partition("://")
+    rest = _SECRET.sub(_hide, rest)
     # The last "@" of the URL: one before it is part of the password, and one in the query hides too much at worst.
     login, at, place = rest.rpartition("@")
     if at:
         user, colon, _ = login.partition(":")
         rest = f"{user}{colon and ':' + _HIDDEN}@{place}"
-    return f"{scheme}://{_SECRET.sub(_hide, rest)}"
+    return f"{scheme}://{rest}"
 
 
 def _hide(found: re.Match[str]) -> str:
