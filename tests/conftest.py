@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 from tests.support.postgres import Postgres, postgres_server
-from tests.support.servers import ROOT, Server, ServerProcess, serving, serving_process
+from tests.support.servers import ROOT, STORES, Server, ServerProcess, serving, serving_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -106,6 +106,13 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server that all tests of this worker share, each with a schema of its own."""
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def all_on_postgres(request: pytest.FixtureRequest) -> None:
+    """With MENDFLOW_TEST_STORE=postgres, give each server that names no store a schema of PostgreSQL."""
+    if os.environ.get("MENDFLOW_TEST_STORE") == "postgres":
+        STORES["url"] = request.getfixturevalue("postgres").url_for
 
 
 @pytest.fixture

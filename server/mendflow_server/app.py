@@ -39,8 +39,8 @@ from mendflow_server.runtime.interpreter import collect_less, share_lock
 from mendflow_server.runtime.random_bytes import RandomBytes
 from mendflow_server.runtime.timers import Timers
 from mendflow_server.runtime.version import VERSION
-from mendflow_server.store.committer import Committer
 from mendflow_server.store.addresses import shown
+from mendflow_server.store.committer import Committer
 from mendflow_server.store.factory import files_of, open_store
 from mendflow_server.store.retrying import RetryingStore
 from mendflow_server.supervisor.loop_watch import LoopWatch

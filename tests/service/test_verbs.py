@@ -9,7 +9,7 @@ import pytest
 
 from mendflow.errors import AlreadyStarted, WrongState
 from mendflow.v1 import event_pb2, workflow_pb2
-from tests.support.servers import DEFINITIONS, Server, serving
+from tests.support.servers import DEFINITIONS, Server, serving, sqlite_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -76,9 +76,11 @@ async def quarantine(server: Server, workflow_id: str) -> None:
     server.app.services.dispatcher.enqueue(execution, lambda: execution._quarantine("", 3))  # noqa: SLF001
 
 
-@pytest.fixture
-async def table(tmp_path: Path) -> AsyncIterator[Server]:
-    async with serving(tmp_path, definitions=DEFINITIONS) as running:
+@pytest.fixture(params=["sqlite", "postgres"])
+async def table(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    """Return a server on each kind of store in turn."""
+    place = request.getfixturevalue("postgres").url_for if request.param == "postgres" else sqlite_url
+    async with serving(tmp_path, definitions=DEFINITIONS, store=place(tmp_path)) as running:
         yield running
 
 

@@ -233,7 +233,7 @@ async def test_after_another_server_the_first_does_not_continue(postgres: Postgr
 async def test_a_store_without_its_database_says_what_to_do(postgres: Postgres) -> None:
     for url, error, says in [
         ("postgresql://user:secret@127.0.0.1:1/db", StoreUnavailable, "no database answers there; start PostgreSQL"),
-        (f"postgresql://a:secret@127.0.0.1:{postgres.port}/none", StoreRefused, 'grant|check the user'),
+        (f"postgresql://a:secret@127.0.0.1:{postgres.port}/none", StoreRefused, "grant|check the user"),
         (postgres.url(password="secret").replace("/postgres?", "/none?"), StoreRefused, "does not exist; create it"),
         (postgres.url("nowhere", password="secret"), StoreRefused, "no schema of the search_path exists"),
         ("postgresql://user:sec:re/t@host:port/db", StoreRefused, "cannot be read; use postgresql://USER"),

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class Postgres:
         self._programs = POSTGRES_BIN_PATH
         self.port = free_port()
         self._as: dict[str, Any] = {}
+        self._schemas: dict[Path, str] = {}
         if os.geteuid() == 0:
             entry = utils.ensure_user_exists(USER)
             assert entry is not None
@@ -103,8 +105,15 @@ class Postgres:
         return name
 
     def schema(self) -> str:
-        """Make a schema as `new_schema` does, outside of a loop."""
-        return asyncio.run(self.new_schema())
+        """Make a schema as `new_schema` does, whether or not a loop runs here."""
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, self.new_schema()).result()
+
+    def url_for(self, directory: Path) -> str:
+        """Return the URL of the schema of a server in this directory."""
+        if directory not in self._schemas:
+            self._schemas[directory] = self.schema()
+        return self.url(self._schemas[directory])
 
 
 @contextlib.contextmanager

@@ -51,10 +51,19 @@ def free_port() -> int:
             return port
 
 
+def sqlite_url(directory: Path) -> str:
+    """Return the URL of the store of a server in this directory."""
+    return f"sqlite:///{directory / 'mendflow.db'}"
+
+
+#: What gives each directory its store. The fixture `all_on_postgres` replaces it.
+STORES = {"url": sqlite_url}
+
+
 def settings_for(directory: Path, **overrides: Any) -> Settings:
     """Return settings for a server of its own in this directory."""
     values: dict[str, Any] = {
-        "store": f"sqlite:///{directory / 'mendflow.db'}",
+        "store": overrides.get("store") or STORES["url"](directory),
         "grpc_address": "127.0.0.1:0",
         "http_address": "127.0.0.1:0",
         "drain_timeout": 2.0,
@@ -173,7 +182,7 @@ class ServerProcess:
         }
         root = ["-m", "tests.support.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.cli"]
         command = [sys.executable, *root, "serve", *self.modules]
-        command += ["--store", self.url or f"sqlite:///{self.store}"]
+        command += ["--store", self.url or STORES["url"](self.directory)]
         command += ["--grpc-address", self.grpc_address, "--http-address", self.http_address]
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.directory)
