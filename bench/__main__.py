@@ -18,13 +18,13 @@ from bench import large, servers
 from bench.rows import ECHO_ROW, ROWS, Bench
 
 
-def measure(runs: int, scale: float, only: str) -> dict[str, list[float]]:
+def measure(runs: int, scale: float, only: str, store: str) -> dict[str, list[float]]:
     """Return the figures of each row, one for each run. Each run has a new server and a new store."""
     figures: dict[str, list[float]] = {row.name: [] for row in ROWS if only in row.name or row.name == ECHO_ROW}
     for _ in range(runs):
         with tempfile.TemporaryDirectory(prefix="mendflow-bench-") as name, servers.echo() as echo:
             directory = Path(name)
-            with servers.mendflow(directory) as server:
+            with servers.mendflow(directory, store) as server:
                 bench = Bench(server, echo, directory, scale)
                 for row in ROWS:
                     if row.name in figures:
@@ -58,10 +58,11 @@ def report(figures: dict[str, list[float]]) -> list[dict[str, Any]]:
     return rows
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[dict[str, Any]], store: str) -> None:
     """Print the table."""
+    kind = "PostgreSQL" if store else "SQLite synchronous=FULL"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    table = Table(title=f"three steps a workflow, SQLite synchronous=FULL, {python}")
+    table = Table(title=f"three steps a workflow, {kind}, {python}")
     for name in ("", "median", "min", "max", "of the echo", "least", "goal"):
         table.add_column(name, justify="left" if not name else "right")
     for row in rows:
@@ -96,14 +97,20 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="how many runs, each with a new server (3)")
     parser.add_argument("--scale", type=float, default=1.0, help="how much each row does (1.0)")
     parser.add_argument("--only", default="", help="only rows whose name contains this")
+    parser.add_argument(
+        "--store",
+        default="",
+        metavar="URL",
+        help="a PostgreSQL database instead of an SQLite file",
+    )
     parser.add_argument("--large", action="store_true", help="with 100,000 and 1,000,000 workflows in the store")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     given = parser.parse_args()
     if given.large:
         show_large(asyncio.run(large.measure(given.scale, given.only)), given.json)
         return
-    rows = report(measure(given.runs, given.scale, given.only))
-    show(rows)
+    rows = report(measure(given.runs, given.scale, given.only, given.store))
+    show(rows, given.store)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

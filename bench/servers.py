@@ -59,15 +59,31 @@ class Running:
 
 
 @contextlib.contextmanager
-def mendflow(directory: Path) -> Iterator[Running]:
-    """Serve the benchmark's workflows on the SQLite file in a directory."""
+def mendflow(directory: Path, store: str = "") -> Iterator[Running]:
+    """Serve the benchmark's workflows on the SQLite file in a directory, or in a new schema of a PostgreSQL store."""
+    url = _new_schema(store) if store else f"sqlite:///{directory / FILE}"
     grpc_port, http_port = free_port(), free_port()
     command = [sys.executable, "-m", "mendflow.cli", "serve", "bench.workflows"]
-    command += ["--store", f"sqlite:///{directory / FILE}", "--log-level", "warning"]
+    command += ["--store", url, "--log-level", "warning"]
     command += ["--grpc-address", f"127.0.0.1:{grpc_port}", "--http-address", f"127.0.0.1:{http_port}"]
     with _process(command) as process:
         _wait_for(f"http://127.0.0.1:{http_port}/health")
         yield Running(f"127.0.0.1:{grpc_port}", process)
+
+
+def _new_schema(url: str) -> str:
+    """Make a schema in the database at a URL, and return the URL of a store in it."""
+    import asyncpg  # noqa: PLC0415 - only for PostgreSQL
+
+    name = f"bench_{time.time_ns()}"
+
+    async def make() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"CREATE SCHEMA {name}")
+        await connection.close()
+
+    asyncio.run(make())
+    return f"{url}{'&' if '?' in url else '?'}search_path={name}"
 
 
 @contextlib.contextmanager

@@ -353,6 +353,7 @@ async def _serve(
     settings = app.settings
     async with app:
         belongings.ports = frozenset({app.grpc_port, app.http_port})
+        belongings.connections = app.store.connections
         collect_less()
         share_lock()
         log.info(

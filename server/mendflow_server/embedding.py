@@ -66,6 +66,7 @@ class EmbeddedServer:
             belongings.files = files_of(self.settings.store)
             self._app = app = await stack.enter_async_context(App(self.settings, self.definitions))
             belongings.ports = frozenset({app.grpc_port, app.http_port})
+            belongings.connections = app.store.connections
             stack.push_async_callback(app.drain)
             self._client = await stack.enter_async_context(Client(self.grpc_address))
             self._stack = stack.pop_all()

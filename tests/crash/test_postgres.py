@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -170,3 +172,25 @@ def test_a_server_without_the_extra_says_what_to_install(tmp_path: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert "install mendflow[server,postgres]" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+@pytest.mark.parametrize("how", ["executor", "process"])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_a_killed_servers_children_do_not_keep_its_lock(
+    postgres: Postgres, tmp_path: Path, how: str, loop: str
+) -> None:
+    environment = {"MENDFLOW_EVENT_LOOP": loop}
+    url = postgres.url(postgres.schema())
+    with serving_process(tmp_path, modules=("fork_workflows",), url=url, environment=environment) as server:
+        async with Client(server.grpc_address) as client:
+            pids = await client.run("orphans", how)
+            try:
+                server.kill()
+                for pid in pids:
+                    os.kill(pid, 0)  # It outlives the server.
+                server.start()
+                assert await client.run("looks", "os.fork") == "os.fork"
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["Belongings", "armed", "end_forked_child"]
 
@@ -41,12 +41,15 @@ class Belongings:
 
     ``files`` are compared by inode, so a descriptor is found whatever code opened
     it. A TCP socket whose local port is in ``ports`` listens for the server or
-    was accepted by it.
+    was accepted by it. ``connections`` returns the sockets that the server
+    opened itself: while a child has one, the other side would not notice the
+    server's end.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Sequence[signal.Signals]) -> None:
         self.files: tuple[Path, ...] = ()
         self.ports: frozenset[int] = frozenset()
+        self.connections: Callable[[], Iterable[int]] = tuple
         self.signals = tuple(signals)
         self._loop = loop
         self._loop_thread = threading.get_ident()
@@ -75,6 +78,8 @@ class Belongings:
                 found = path.stat()
                 inodes.add((found.st_dev, found.st_ino))
         ours = [number for number in _open_descriptors() if self._is_ours(number, inodes)]
+        with contextlib.suppress(Exception):  # The child must drop the rest in any case.
+            ours += set(self.connections()) - set(ours)
         return ours + [number for number in (_poller_of(self._loop),) if number is not None and number >= 0]
 
     def _is_ours(self, number: int, inodes: set[tuple[int, int]]) -> bool:

@@ -46,6 +46,9 @@ class Store(Protocol):
     def crash_marker_path(self) -> Path | None:
         """The path of the server's crash marker; None if this kind of store has no place for one."""
 
+    def connections(self) -> Sequence[int]:
+        """Return the descriptors of the store's connections, which a forked child must not keep; none for files."""
+
     async def open(self) -> None:
         """Lock the store for this process and migrate its schema to the newest version.
 

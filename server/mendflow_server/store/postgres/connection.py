@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import asyncpg
@@ -56,6 +57,7 @@ class Connector:
         self._url = url
         #: The database as messages name it: the URL without its password.
         self.place = shown(url)
+        self._made: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._name = f"mendflow {os.uname().nodename[:40]} {os.getpid()}"
 
     async def connect(self) -> Connection:
@@ -86,7 +88,19 @@ class Connector:
         except BaseException:
             connection.terminate()
             raise
+        self._made.add(connection)
         return connection
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of the open connections."""
+        found = []
+        for connection in list(self._made):
+            # asyncpg has no public way to a connection's socket.
+            transport = getattr(connection, "_transport", None)
+            used = None if transport is None else transport.get_extra_info("socket")
+            if used is not None and (number := used.fileno()) >= 0:
+                found.append(number)
+        return found
 
 
 async def close(connection: Connection | None) -> None:

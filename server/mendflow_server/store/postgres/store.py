@@ -78,6 +78,10 @@ class PostgresStore:
         """See `Store.crash_marker_path`. The marker is among the temporary files of this machine."""
         return self._marker
 
+    def connections(self) -> Sequence[int]:
+        """See `Store.connections`. A child that has one would hold the lock after the server's end."""
+        return self._connector.descriptors()
+
     async def open(self) -> None:
         """See `Store.open`. The lock is a session advisory lock on the schema."""
         if self._writer is not None or self._closing is not None:

@@ -80,6 +80,10 @@ class SqliteStore:
         """See `Store.crash_marker_path`. The marker is beside the database."""
         return crash_marker_path(self._path)
 
+    def connections(self) -> Sequence[int]:
+        """See `Store.connections`. `files_of` has the files."""
+        return ()
+
     async def open(self) -> None:
         """See `Store.open`. The lock file is beside the database."""
         if self._writer is not None or self._closing is not None:
