@@ -179,6 +179,35 @@ async def test_a_second_server_is_refused_until_the_first_closes(postgres: Postg
     await third.close()
 
 
+async def test_an_ordinary_role_needs_no_privilege_but_its_schema(postgres: Postgres, schema: str) -> None:
+    role = f"ordinary_{schema}"
+    await postgres.execute(f"CREATE ROLE {role} LOGIN", f"ALTER SCHEMA {schema} OWNER TO {role}")
+    url = postgres.url(schema).replace("//postgres@", f"//{role}@")
+    store = open_store(url)
+    await store.open()
+    row = await start(store)
+    with pytest.raises(StoreRefused, match=r"in use by another server \(mendflow "):
+        await open_store(url).open()
+    # It may end its own earlier backend.
+    async with committing(store) as committer:
+        async with blocked(postgres, schema):
+            outcome = submitted(committer, follow(row, b"three"))
+            (pid,) = await waiting(postgres)
+            connection = await asyncpg.connect(url)
+            assert await connection.fetchval("SELECT pg_terminate_backend($1)", pid)
+            await connection.close()
+            assert await until(lambda: committer.failure)
+        assert await outcome is CommitOutcome.COMMITTED
+    await store.close()
+
+
+async def test_the_refusal_of_a_role_without_its_schema_says_what_to_grant(postgres: Postgres, schema: str) -> None:
+    role = f"stranger_{schema}"
+    await postgres.execute(f"CREATE ROLE {role} LOGIN", f"GRANT USAGE ON SCHEMA {schema} TO {role}")
+    with pytest.raises(StoreRefused, match="grant it CREATE and USAGE on the schema"):
+        await open_store(postgres.url(schema).replace("//postgres@", f"//{role}@")).open()
+
+
 async def test_a_lost_lock_stops_everything_until_it_is_back(postgres: Postgres, schema: str, store: Store) -> None:
     row = await start(store)
     oid = (await postgres.fetch("SELECT oid::bigint FROM pg_namespace WHERE nspname = $1", schema))[0][0]
