@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: The user that PostgreSQL runs as where the tests run as root, which it refuses.
 USER = "embedded_postgres"
 
+#: The variable with the folder of another version's programs.
+PROGRAMS = "MENDFLOW_TEST_POSTGRES_PROGRAMS"
+
 _numbers = itertools.count(1)
 
 
@@ -38,7 +41,7 @@ class Postgres:
             from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415
         self.directory = directory
         self.data = directory / "data"
-        self._programs = POSTGRES_BIN_PATH
+        self._programs = Path(os.environ.get(PROGRAMS, POSTGRES_BIN_PATH))
         self.port = free_port()
         self._as: dict[str, Any] = {}
         self._schemas: dict[Path, str] = {}

@@ -3,6 +3,9 @@
 There are two session advisory locks, both on the schema. The server holds the first on a connection of its own: that
 makes it the owner. The session that writes holds the second. So it can be seen whether the backend of an earlier
 commit is gone: its lock is free. The owner ends a backend that still has it, of this process or of one before.
+
+A new server has both locks before its recovery reads anything. So one that has lost the first and has not noticed yet
+can no longer commit.
 """
 
 from __future__ import annotations
