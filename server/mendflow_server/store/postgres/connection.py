@@ -38,6 +38,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     # A statement sees the newest rows, and repeats its check of a row that it had to wait for.
     "default_transaction_isolation": "read committed",
     "client_encoding": "UTF8",
+    # The connection that holds the lock is idle by its nature.
+    "idle_session_timeout": "0",
     # The database notices within half a minute that this machine is gone, and releases the lock.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",

@@ -142,9 +142,11 @@ class Ownership:
         self._schema = schema
         limit = time.monotonic() + patience
         while not await connection.fetchval(_TRY, OWNER, _signed(schema)):
-            found = await connection.fetch(_HOLDER, OWNER, schema)
-            if found and time.monotonic() > limit:
-                pid, name, address = found[0]
+            if time.monotonic() > limit:
+                found = await connection.fetchrow(_HOLDER, OWNER, schema)
+                if found is None:
+                    return "a session that has just ended or is not visible"
+                pid, name, address = found
                 return f"{name or 'a server'} at {address or 'a local socket'}, backend {pid}"
             await asyncio.sleep(LOOK)
         return ""
