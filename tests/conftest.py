@@ -112,7 +112,8 @@ def postgres() -> Iterator[Postgres]:
 def all_on_postgres(request: pytest.FixtureRequest) -> None:
     """With MENDFLOW_TEST_STORE=postgres, give each server that names no store a schema of PostgreSQL."""
     if os.environ.get("MENDFLOW_TEST_STORE") == "postgres":
-        STORES["url"] = request.getfixturevalue("postgres").url_for
+        postgres: Postgres = request.getfixturevalue("postgres")
+        STORES.update(url=postgres.url_for, dump=postgres.dump)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mendflow.v1 import event_pb2
 from tests.support.files import whole_lines
+from tests.support.servers import STORES, no_dump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -176,6 +178,10 @@ def read_store(path: Path, known: dict[bytes, event_pb2.Event] | None = None) ->
 
     ``known`` holds the events of many readings of one store, so that memory holds each event once.
     """
+    if not path.exists() and STORES["dump"] is not no_dump:
+        with tempfile.TemporaryDirectory() as folder:
+            STORES["dump"](path.parent, Path(folder) / path.name)
+            return read_store(Path(folder) / path.name, known)
     known = {} if known is None else known
     histories: dict[str, History] = collections.defaultdict(list)
     inbox: dict[str, list[tuple[int, str]]] = collections.defaultdict(list)
@@ -207,6 +213,7 @@ def read_store(path: Path, known: dict[bytes, event_pb2.Event] | None = None) ->
 def copy_store(store: Path, to: Path) -> Path:
     """Copy the file of a killed server before the next server changes it, and return the copy's path."""
     to.mkdir()
+    STORES["dump"](store.parent, to / store.name)
     for suffix in ("", "-wal"):
         path = Path(f"{store}{suffix}")
         if path.exists():

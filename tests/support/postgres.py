@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 import warnings
@@ -117,6 +118,33 @@ class Postgres:
         if directory not in self._schemas:
             self._schemas[directory] = self.schema()
         return self.url(self._schemas[directory])
+
+    def dump(self, directory: Path, to: Path) -> None:
+        """Copy the schema of a server in this directory, as of one moment, to a SQLite file."""
+        with ThreadPoolExecutor(1) as thread:
+            tables = thread.submit(asyncio.run, self._read(self.url_for(directory))).result()
+        with contextlib.closing(sqlite3.connect(to)) as copy:
+            for name, (columns, rows) in tables.items():
+                copy.execute(f"create table {name} ({', '.join(columns)})")
+                places = ", ".join("?" * len(columns))
+                copy.executemany(f"insert into {name} values ({places})", rows)
+            copy.commit()
+
+    async def _read(self, url: str) -> dict[str, tuple[list[str], list[tuple[Any, ...]]]]:
+        connection = await asyncpg.connect(url)
+        try:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                tables = {}
+                query = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+                for (name,) in await connection.fetch(query):
+                    if name == "store_schema":
+                        continue
+                    found = await connection.prepare(f"SELECT * FROM {name}")
+                    columns = [attribute.name for attribute in found.get_attributes()]
+                    tables[name] = (columns, [tuple(row) for row in await found.fetch()])
+                return tables
+        finally:
+            await connection.close()
 
 
 @contextlib.contextmanager

@@ -56,8 +56,12 @@ def sqlite_url(directory: Path) -> str:
     return f"sqlite:///{directory / 'mendflow.db'}"
 
 
-#: What gives each directory its store. The fixture `all_on_postgres` replaces it.
-STORES = {"url": sqlite_url}
+def no_dump(_: Path, __: Path) -> None:
+    """Do nothing: the store is a SQLite file."""
+
+
+#: What gives each directory its store, and what copies it to a SQLite file. `all_on_postgres` replaces both.
+STORES: dict[str, Any] = {"url": sqlite_url, "dump": no_dump}
 
 
 def settings_for(directory: Path, **overrides: Any) -> Settings:
