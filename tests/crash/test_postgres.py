@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,12 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mendflow import Client
+from tests.crash.test_forks import orphans_end
 from tests.support.postgres import Postgres, postgres_server
 from tests.support.servers import ServerProcess, free_port, serving_process, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+__all__ = ["orphans_end"]
 
 SECRET = "only-the-database-may-know"
 QUICK = {
@@ -185,12 +187,8 @@ async def test_a_killed_servers_children_do_not_keep_its_lock(
     with serving_process(tmp_path, modules=("fork_workflows",), url=url, environment=environment) as server:
         async with Client(server.grpc_address) as client:
             pids = await client.run("orphans", how)
-            try:
-                server.kill()
-                for pid in pids:
-                    os.kill(pid, 0)  # It outlives the server.
-                server.start()
-                assert await client.run("looks", "os.fork") == "os.fork"
-            finally:
-                for pid in pids:
-                    os.kill(pid, signal.SIGKILL)
+            server.kill()
+            for pid in pids:
+                os.kill(pid, 0)  # It outlives the server.
+            server.start()
+            assert await client.run("looks", "os.fork") == "os.fork"
