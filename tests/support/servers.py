@@ -166,6 +166,14 @@ class ServerProcess:
         return self.directory / "mendflow.db"
 
     @property
+    def store_url(self) -> str:
+        """The URL of the store. Some servers have their file elsewhere."""
+        if self.url:
+            return self.url
+        url: str = f"sqlite:///{self.store}" if STORES["url"] is sqlite_url else STORES["url"](self.directory)
+        return url
+
+    @property
     def journal(self) -> list[str]:
         """What the steps wrote: one line for each real execution."""
         return whole_lines(self.directory / "journal.txt")
@@ -186,7 +194,7 @@ class ServerProcess:
         }
         root = ["-m", "tests.support.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.cli"]
         command = [sys.executable, *root, "serve", *self.modules]
-        command += ["--store", self.url or STORES["url"](self.directory)]
+        command += ["--store", self.store_url]
         command += ["--grpc-address", self.grpc_address, "--http-address", self.http_address]
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.directory)
