@@ -147,11 +147,11 @@ async def test_a_signal_that_arrives_while_a_recovery_reads_is_taken(tmp_path: P
     app = App(settings_for(tmp_path), MINE)
     judged, read, sent = CrashGuard.judge, asyncio.Event(), asyncio.Event()
 
-    async def judge(self: CrashGuard, *what: Any) -> int:
+    async def judge(self: CrashGuard, *what: Any, **more: Any) -> int:
         # The recovery has read the workflow and its inbox, but has not loaded them yet.
         read.set()
         await sent.wait()
-        return await judged(self, *what)
+        return await judged(self, *what, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CrashGuard, "judge", judge)
