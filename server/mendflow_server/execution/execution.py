@@ -23,12 +23,12 @@ from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.attempts.model import AttemptResult
 from mendflow_server.execution import closing, stopping
 from mendflow_server.execution.code import WorkflowCode
+from mendflow_server.execution.message_recorder import MessageRecorder
 from mendflow_server.execution.progress import Progress
 from mendflow_server.execution.steps import StepExecutor
 from mendflow_server.execution.unit_of_work import UnitOfWork
 from mendflow_server.healing.engine_faults import NONE
 from mendflow_server.history.builder import HistoryBuilder
-from mendflow_server.history.timestamps import set_time
 from mendflow_server.history.workflow_status import WorkflowStatus, derive_status, next_time
 from mendflow_server.store.records import CommitOutcome, InboxKind, Message
 
@@ -95,10 +95,10 @@ class Execution:
         "_faulted",
         "_held",
         "_history_warned",
+        "_messages",
         "_not_served",
         "_progress",
         "_result_came",
-        "_seen",
         "_services",
         "_steps",
         "_timer",
@@ -134,8 +134,7 @@ class Execution:
         self.queued = 0
         #: When it last came to rest, in monotonic seconds.
         self.rested = 0.0
-        #: Messages of the inbox that are in the history.
-        self._seen: set[int] | None = None
+        self._messages: MessageRecorder | None = None
         #: Its code waits until the crash guard releases it.
         self._held = False
         self._not_served = False
@@ -176,11 +175,6 @@ class Execution:
             )
             and self._steps.idle
         )
-
-    @property
-    def running(self) -> Sequence[RunningAttempt]:
-        """The attempts whose code runs."""
-        return tuple(self._steps.running.values())
 
     # Beginning.
 
@@ -514,69 +508,46 @@ class Execution:
     # Messages.
 
     def deliver(self, message: Message) -> None:
-        """Take a message from the inbox into the history, once."""
-        if self._seen is None:
-            self._seen = set()
-        if message.id in self._seen or self.history.final is not None:
+        """Take a message from the inbox into the history, once, and continue with what follows from it."""
+        messages = self._messages
+        if messages is None:
+            messages = self._messages = MessageRecorder(self._services, self._builder, self._unit)
+        if not messages.take(message):
             return
-        self._seen.add(message.id)
-        self._unit.consume(message.id)
+        if message.kind is InboxKind.TERMINATE:
+            self._finish(closing.terminated(self._builder, event_pb2.WorkflowTerminated.FromString(message.content)))
+            return
+        stopped_reason = self.history.stopped_reason  # A cancel ends a pause.
+        event = messages.record(message)
+        if event is None:
+            return
         if message.kind is InboxKind.SIGNAL:
-            event = self._builder.new()
-            event.signal_received.MergeFromString(message.content)
-            self._builder.add(event)
             runner = self._code.runner
             if runner is not None and not self.history.stopped:
                 self._after_drive(self._code.drive(runner.signal_recorded, event.signal_received.name))
         elif message.kind is InboxKind.CANCEL:
-            self._take_cancel(message)
-        elif message.kind is InboxKind.RESUME:
-            self._take_resume(message)
+            self._clean_up(stopped_reason)
         else:
-            detail = event_pb2.WorkflowTerminated.FromString(message.content)
-            self._finish(closing.terminated(self._builder, detail))
+            self._services.admission.guard.forgive(self.row.key)
+            if self._faulted:
+                self._pause(_ENGINE_FAULT, self._faulted, "")
+            else:
+                self.resume()
 
-    def _take_cancel(self, message: Message) -> None:
-        if self.history.cancel:
-            return
-        cannot_run = (
-            self.history.stopped == workflow_pb2.WORKFLOW_STATE_QUARANTINED
-            or self.history.stopped_reason == _WORKFLOW_ERROR
-        )
-        event = self._builder.new()
-        event.cancel_requested.MergeFromString(message.content)
-        deadline = self._builder.now + self._services.settings.cleanup_timeout
-        set_time(event.cancel_requested.cleanup_deadline, deadline)
-        self._builder.add(event)
-        self._report_act(event)
+    def _clean_up(self, stopped_reason: int) -> None:
+        """Cancel the code, which was stopped for this reason; end without clean-up if it cannot or must not run."""
         runner = self._code.runner
-        if cannot_run or not self._code.is_served or self._faulted or self._code.is_held:
-            # Its code cannot or must not run, so there is no clean-up.
-            self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=False))
-        elif runner is not None:
-            self._after_drive(self._code.drive(runner.cancel_recorded))
-        else:
+        quarantined = self.history.stopped == workflow_pb2.WORKFLOW_STATE_QUARANTINED
+        cannot_run = quarantined or stopped_reason == _WORKFLOW_ERROR or not self._code.is_served
+        if not (cannot_run or self._faulted or self._code.is_held):
+            if runner is not None:
+                self._after_drive(self._code.drive(runner.cancel_recorded))
+                return
             self.resume()
-            if self.history.stopped and self.history.final is None:
-                # It was paused, and its code still cannot run, so there is no clean-up to wait for.
-                self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=False))
-
-    def _take_resume(self, message: Message) -> None:
-        if not self.history.stopped:
-            return
-        event = self._builder.new()
-        event.workflow_resumed.MergeFromString(message.content)
-        self._builder.add(event)
-        self._report_act(event)
-        self._services.admission.guard.forgive(self.row.key)
-        if self._faulted:
-            self._pause(_ENGINE_FAULT, self._faulted, "")
-        else:
-            self.resume()
-
-    def _report_act(self, event: event_pb2.Event) -> None:
-        observer, unit = self._services.observer, self._unit
-        unit.add_effect(lambda: observer.operator_act(unit.row, event))
+            if self.history.final is not None or not self.history.stopped:
+                return
+            # It was paused, and its code still cannot run.
+        self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=False))
 
     # Committing.
 
