@@ -21,7 +21,8 @@ from mendflow_server.api.reflection import pools_of
 from mendflow_server.api.server import build_grpc_server
 from mendflow_server.api.server_watchdog import GrpcServer
 from mendflow_server.api.workflow_service import WorkflowService
-from mendflow_server.attempts.attempt_runner import THREADS_PER_SLOT, AttemptRunner
+from mendflow_server.attempts.attempt_runner import AttemptRunner
+from mendflow_server.attempts.slots import RUNNING_PER_SLOT
 from mendflow_server.engine.engine import Engine
 from mendflow_server.execution.crash_marker import CrashMarker
 from mendflow_server.execution.dispatcher import Dispatcher
@@ -173,9 +174,7 @@ class App:
         if parts.listens:
             self._run((await self._listen(stack)).run())
             self._run(self.health.run())
-            watch = LoopWatch(settings.loop_lag_limit)
-            watch.start()
-            stack.callback(watch.stop)
+            watch = stack.enter_context(LoopWatch(settings.loop_lag_limit))
             self._run(watch.run())
         self._run(self.committer.run())
         self._run(self.supervisor.run())
@@ -188,7 +187,7 @@ class App:
         """Build what executions share."""
         settings, clock, parts = self.settings, self.clock, self._parts
         loop = asyncio.get_running_loop()
-        marker = CrashMarker(self.store.crash_marker_path, threads=THREADS_PER_SLOT * settings.thread_slots)
+        marker = CrashMarker(self.store.crash_marker_path, threads=RUNNING_PER_SLOT * settings.thread_slots)
         stack.callback(marker.close)
         spans = build_exporter()
         if spans is not None:

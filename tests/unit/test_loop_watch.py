@@ -30,11 +30,9 @@ def test_a_blocked_loop_is_reported_again_when_the_time_has_doubled(
     # The module's own logger keeps the configuration that it was first used with.
     monkeypatch.setattr(loop_watch, "log", structlog.get_logger("mendflow.loop"))
     configure_logs(load_settings(log_format="console"))
-    watch = LoopWatch(limit=0.1)
-    watch.start()
     text = ""
-    while text.count("event_loop_blocked") < 2:  # The test's timeout ends it.
-        time.sleep(0.05)
-        text += capfd.readouterr().out
-    watch.stop()
+    with LoopWatch(limit=0.1):
+        while text.count("event_loop_blocked") < 2:  # The test's timeout ends it.
+            time.sleep(0.05)
+            text += capfd.readouterr().out
     assert "test_loop_watch.py" in text

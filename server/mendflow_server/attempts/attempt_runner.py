@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("mendflow.attempts")
 
-#: How many threads there may be for each thread slot, because hung code keeps its thread.
-THREADS_PER_SLOT = 2
-
 
 class AttemptRunner:
     """All running attempts of this process.

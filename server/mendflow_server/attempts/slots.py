@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 #: After so many attempts that ended at once, the line gets the slot instead of the same workflow.
 SHARE = 8
+#: The most attempts whose code runs, for each slot: one that holds it, and one that is closed.
+RUNNING_PER_SLOT = 2
 
 
 class Slots:
@@ -55,7 +57,7 @@ class Slots:
     @property
     def exhausted(self) -> bool:
         """Whether the code of closed attempts holds every slot, so that no attempt can start."""
-        return self.left >= 2 * self.size
+        return self.left >= RUNNING_PER_SLOT * self.size
 
     def keep(self) -> None:
         """Return a slot that the same workflow may take again at once; the caller offers the rest afterwards.

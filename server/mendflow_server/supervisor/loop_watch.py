@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
 
@@ -37,7 +37,7 @@ FRAMES: Final = 12
 
 
 class LoopWatch:
-    """Watches the running loop. ``limit`` is how long it may not turn, in seconds."""
+    """Watches the running loop, as a context manager. ``limit`` is how long it may not turn, in seconds."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -45,11 +45,12 @@ class LoopWatch:
         self._turned = time.monotonic()
         self._stopped = threading.Event()
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         """Watch from now on."""
         threading.Thread(target=self._watch, name="mendflow-loop-watch", daemon=True).start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop watching."""
         self._stopped.set()
 
