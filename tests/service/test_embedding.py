@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
@@ -121,7 +122,7 @@ def answer(url: str, method: str, ended: Callable[[], int | None]) -> str:
                 text: str = reply.read().decode()
                 return text
         except urllib.error.URLError:
-            continue
+            time.sleep(0.02)
     raise AssertionError("the program has ended")
 
 

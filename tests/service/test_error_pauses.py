@@ -122,15 +122,11 @@ def _nothing_ran() -> Iterator[None]:
 
 async def paused(server: Server, workflow_id: str) -> workflow_pb2.Workflow:
     """Wait until the workflow is paused, and return it."""
-    found = workflow_pb2.Workflow()
-
-    async def is_paused() -> bool:
-        found.CopyFrom(await server.client.get(workflow_id))
-        return found.state == workflow_pb2.WORKFLOW_STATE_PAUSED
-
-    while not await is_paused():  # The test's timeout ends it.
-        pass
-    return found
+    while True:  # The test's timeout ends it.
+        found = await server.client.get(workflow_id)
+        if found.state == workflow_pb2.WORKFLOW_STATE_PAUSED:
+            return found
+        await asyncio.sleep(0.005)
 
 
 async def kinds(handle: WorkflowHandle[Any]) -> list[str]:
