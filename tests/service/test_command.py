@@ -23,8 +23,8 @@ from rich.cells import cell_len
 from mendflow.cli import main
 from mendflow.v1 import event_pb2, operator_service_pb2, workflow_pb2
 from mendflow.v1 import workflow_service_pb2 as ws
-from tests.support.command_line import as_text, run_command
-from tests.support.command_process import COMMAND, SECONDS, environment, serve
+from tests.support.command_line import as_text, run_command, serve
+from tests.support.command_process import COMMAND, SECONDS, environment
 from tests.support.servers import free_port, serving_process
 
 if TYPE_CHECKING:

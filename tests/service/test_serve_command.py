@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.command_line import as_text, run_command
-from tests.support.command_process import SECONDS, environment, serve
+from tests.support.command_line import as_text, run_command, serve
+from tests.support.command_process import SECONDS, environment
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -65,6 +65,11 @@ def as_text(done: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedPro
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+def serve(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `mendflow serve`, which must fail before it serves."""
+    return as_text(run_command(["serve", *arguments], {"FORCE_COLOR": "1"}, directory=directory))
+
+
 def _run(arguments: list[str], directory: Path, environment: dict[str, str], standard: list[Path]) -> None:
     for number, path in enumerate(standard):
         descriptor = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
