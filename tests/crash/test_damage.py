@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.crash.volumes import Caller
 
+pytestmark = pytest.mark.proof
+
 SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 ADVICE = "the file is damaged; stop the server and restore a backup"
 PAGE = 4_096

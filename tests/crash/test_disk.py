@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+pytestmark = pytest.mark.proof
+
 SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 
 

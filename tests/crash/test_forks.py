@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["receiver"]
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+pytestmark = [pytest.mark.proof, pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")]
 
 LOOPS = ["uvloop", "asyncio"]
 WAYS = [

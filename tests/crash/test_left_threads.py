@@ -14,6 +14,8 @@ from tests.support.servers import serving_process
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.proof
+
 MODULES = ("tests.support.hanging_workflows",)
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.proof
+
 __all__ = ["orphans_end"]
 
 SECRET = "only-the-database-may-know"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from tests.crash.power import Cut
 
+pytestmark = pytest.mark.proof
+
 COUNT = scaled(80, 1_500)
 CUTS = scaled(5, 50)
 #: How many syncs the short form tries.

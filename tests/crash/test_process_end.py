@@ -15,6 +15,8 @@ from tests.support.servers import ServerProcess, serving_process, until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.proof
+
 MODULES = ("tests.support.hanging_workflows",)
 #: In seconds. The drain takes at most this long.
 DRAIN = {"MENDFLOW_DRAIN_TIMEOUT": "1", "MENDFLOW_EXIT_TIMEOUT": "3", "MENDFLOW_LOOP_LAG_LIMIT": "0.5"}

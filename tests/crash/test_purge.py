@@ -16,6 +16,8 @@ from tests.support.servers import ServerProcess
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.proof
+
 WORKFLOWS = 400
 KILLS = 4
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mendflow_server.store.interface import Store
     from mendflow_server.store.records import Batch, BatchResult
 
+pytestmark = pytest.mark.proof
+
 SUCCEEDED = workflow_pb2.WORKFLOW_STATE_SUCCEEDED
 SOON = {"commit_age_limit": 0.3, "commit_patience": 0.3, "probe_interval": 0.2, "good_probes": 1}
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

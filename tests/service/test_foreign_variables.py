@@ -16,6 +16,8 @@ from tests.support.servers import serving_process
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.proof
+
 #: Nothing listens on this port.
 NOWHERE = "http://127.0.0.1:9"
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mendflow_server.store.interface import Store
     from tests.support.postgres import Postgres
 
+pytestmark = pytest.mark.proof
+
 #: What the session that writes is doing, as PostgreSQL sees it.
 WRITERS = """
 SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'mendflow %' AND state = 'active'
