@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mendflow import Client
+from mendflow_server.store.damage import Damage
 from mendflow_server.store.sqlite import connection, writer
 from tests.crash.load import Load
 from tests.crash.power import PoweredServer, build_platter, mixed, syncs
@@ -251,7 +252,7 @@ def test_the_writers_connection_syncs_each_commit(
 
     monkeypatch.setattr(writer, "connect_writer", connect_and_keep)
     for _ in range(1 if create else 2):
-        opened = writer.Writer(tmp_path / "mendflow.db", 1_000, connection.Damage())
+        opened = writer.Writer(tmp_path / "mendflow.db", 1_000, Damage())
         opened.open()
         assert made[-1].execute("pragma synchronous").fetchone() == (2,)
         assert made[-1].execute("pragma journal_mode").fetchone() == ("wal",)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
+from mendflow_server.store.purging import ROWS_AT_ONCE
 from mendflow_server.store.records import Alert, Filter, Heartbeat, PurgeOutcome, PurgeResult, Suspect
-from mendflow_server.store.sqlite import SqliteStore, purging
+from mendflow_server.store.sqlite import SqliteStore
 from mendflow_server.store.sqlite.migrate import APPLICATION_ID, migrations
 from tests.store.builders import RUNNING, SUCCEEDED, commit, end, follow, send, signal, start
 
@@ -150,7 +151,7 @@ async def test_a_long_history_is_freed_in_portions_and_seen_by_no_reader_meanwhi
     before = counts(path)["events"]
     while await store.reclaim():
         after = counts(path)["events"]
-        assert before - after <= purging.ROWS_AT_ONCE
+        assert before - after <= ROWS_AT_ONCE
         before = after
         for row in (long, large):
             assert await store.read_events(row.key, 0, limit=9, max_bytes=9_999) == []
@@ -213,7 +214,7 @@ async def test_request_ids_are_freed_in_portions(tmp_path: Path) -> None:
     before = counts(path)["signal_requests"]
     while await store.reclaim():
         after = counts(path)["signal_requests"]
-        assert before - after <= purging.ROWS_AT_ONCE
+        assert before - after <= ROWS_AT_ONCE
         before = after
     assert before == 2
     await store.close()

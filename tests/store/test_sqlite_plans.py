@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mendflow_server.store.columns import GUARDED_COLUMNS, INSERTED_COLUMNS, UPDATED_COLUMNS
 from mendflow_server.store.records import Filter
 from mendflow_server.store.sqlite import SqliteStore
 from mendflow_server.store.sqlite.queries import QUERIES
-from mendflow_server.store.sqlite.rows import INSERT_WIDTH, UPDATE_WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,7 +23,8 @@ SMALL = {"newest_life", "last_beat", "drop_old_lives", "suspects", "drop_suspect
 
 #: The number of values in a row.
 WIDTHS = {
-    "insert_workflow": INSERT_WIDTH, "update_workflow": UPDATE_WIDTH, "insert_event": 3, "insert_label": 4,
+    "insert_workflow": len(INSERTED_COLUMNS), "update_workflow": len(UPDATED_COLUMNS) + len(GUARDED_COLUMNS),
+    "insert_event": 3, "insert_label": 4,
     "consume_message": 2, "write_heartbeat": 4, "drop_heartbeats": 1, "insert_alert": 5, "insert_message": 5,
     "insert_request": 2, "insert_suspect": 5,
 }  # fmt: skip

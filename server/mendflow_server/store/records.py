@@ -9,7 +9,13 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: The smallest number of a final state; see `mendflow.v1.WorkflowState`.
+FIRST_FINAL_STATE: Final = 7
 
 
 @dataclass(slots=True)
@@ -176,6 +182,12 @@ class Batch:
 
     changes: list[Change] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+
+    def set_keys(self, keys: Sequence[int], outcomes: Sequence[CommitOutcome]) -> None:
+        """Set the keys of the new workflows that are committed now. A row without a key is not in the store."""
+        for change, key, outcome in zip(self.changes, keys, outcomes, strict=True):
+            if change.guard is None and outcome is CommitOutcome.COMMITTED:
+                change.row.key = key
 
 
 @dataclass(slots=True)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from mendflow_server.store.errors import StoreError
-from mendflow_server.store.postgres.queries import QUERIES
-from mendflow_server.store.postgres.rows import ARRAYS, text, to_insert, to_update
+from mendflow_server.store.columns import UPDATED_COLUMNS, to_insert, to_update
+from mendflow_server.store.errors import history_gap
+from mendflow_server.store.postgres.queries import ARRAYS, QUERIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mendflow_server.store.records import Change
 
-_first = itemgetter(0)
+#: The key of an updated row, which follows the values that are written.
+_key_of_update: Final = itemgetter(len(UPDATED_COLUMNS))
 
 
 class EncodedChanges:
@@ -40,16 +41,16 @@ class EncodedChanges:
         for sequence, content in change.events:
             last += 1
             if sequence != last:
-                raise _gap(change)
+                raise history_gap(row.workflow_id)
             self._events.append((key, sequence, content))
         if row.last_sequence != last:
-            raise _gap(change)
+            raise history_gap(row.workflow_id)
         if guard is None:
-            self._new.append(to_insert(row, key))
+            self._new.append(to_insert(row, key, _text(row.explanation)))
             for name, value in row.labels.items():
                 self._labels.append((name, value, row.create_time, key))
         else:
-            self._updates.append(to_update(row, guard))
+            self._updates.append(to_update(row, guard, _text(row.explanation)))
             if change.final:
                 self._ended.append((key,))
         if change.consumed or change.alerts or change.heartbeats:
@@ -59,16 +60,16 @@ class EncodedChanges:
         for message_id in dict.fromkeys(change.consumed):
             self._consumed.append((message_id, key))
         for alert in change.alerts:
-            self._alerts.append((alert.time, key, alert.name, alert.severity, text(alert.message)))
+            self._alerts.append((alert.time, key, alert.name, alert.severity, _text(alert.message)))
         if not change.final:
             for beat in change.heartbeats:
-                step_key = text(beat.step_key)
+                step_key = _text(beat.step_key)
                 self._heartbeats[(key, step_key)] = (key, step_key, beat.attempt, beat.details)
 
     def statement(self) -> tuple[str, list[Sequence[Any]]]:
         """Return the statement that writes the changes, and its arrays."""
         # Rows are locked in the order of their keys, so that two batches never wait for each other.
-        self._updates.sort(key=_first)
+        self._updates.sort(key=_key_of_update)
         values: list[Sequence[Any]] = []
         _add_columns(values, "inserted_arrays", self._new)
         _add_columns(values, "updated_arrays", self._updates)
@@ -83,14 +84,10 @@ class EncodedChanges:
         return QUERIES["commit_beside"], values
 
 
+def _text(given: str) -> str:
+    """Return a text as PostgreSQL takes it, which knows no NUL. The history keeps the original."""
+    return given.replace("\0", "\N{SYMBOL FOR NULL}") if "\0" in given else given
+
+
 def _add_columns(values: list[Sequence[Any]], name: str, rows: list[tuple[object, ...]]) -> None:
     values.extend(zip(*rows, strict=True) if rows else [()] * len(ARRAYS[name]))
-
-
-def _gap(change: Change) -> StoreError:
-    """Return the error for a gap, which is an internal error of the driver. Nothing may be written."""
-    message = (
-        f"the new events of workflow {change.row.workflow_id!r} leave a gap after its last sequence; "
-        "this is an internal error"
-    )
-    return StoreError(message)

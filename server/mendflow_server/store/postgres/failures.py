@@ -9,7 +9,14 @@ from typing import Final
 
 import asyncpg
 
-from mendflow_server.store.errors import CommitUnknown, StoreDamaged, StoreError, StoreRefused, StoreUnavailable
+from mendflow_server.store.errors import (
+    CommitUnknown,
+    StoreDamaged,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    malformed_value,
+)
 
 #: Everything that a call of asyncpg may raise.
 FAILURES: Final = (
@@ -96,15 +103,15 @@ def cuts(error: BaseException) -> bool:
     return not isinstance(error, asyncpg.PostgresError) or state.startswith(_CUT) or state == "25006"
 
 
-def unavailable(error: BaseException, place: str) -> StoreError:
+def unavailable(error: Exception, place: str) -> StoreError:
     """Return the store's error for one after which nothing was changed."""
     if by_caller(error):
-        return StoreError(f"store {place} rejected a malformed value: {error}")
+        return malformed_value(place, error)
     message = explain(error, place)
     return StoreDamaged(message) if state_of(error) in _DAMAGED else StoreUnavailable(message)
 
 
-def of_write(error: BaseException, place: str) -> StoreError:
+def of_write(error: Exception, place: str) -> StoreError:
     """Return the store's error for one that a statement that writes raised."""
     if by_caller(error) or (isinstance(error, asyncpg.PostgresError) and not state_of(error).startswith(_CUT)):
         return unavailable(error, place)

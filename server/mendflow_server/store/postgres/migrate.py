@@ -7,17 +7,19 @@ migration that a server must know to run on it, and servers of two neighbouring 
 from __future__ import annotations
 
 import re
-from importlib.resources import files
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mendflow_server.runtime.version import VERSION
 from mendflow_server.store.errors import StoreRefused
 from mendflow_server.store.postgres.ownership import MIGRATION
+from mendflow_server.store.sql_files import read_migrations
 
 if TYPE_CHECKING:
     from mendflow_server.store.postgres.connection import Connection
 
 _OLDEST_POSTGRES: Final = 14
+#: The longest that a migration may take, in seconds: it may build an index over all workflows.
+_PATIENCE: Final = 24 * 3600.0
 _OLDEST: Final = re.compile(r"\boldest: (\d+)")
 _TABLE: Final = """
 CREATE TABLE store_schema (
@@ -39,14 +41,11 @@ class Migration(NamedTuple):
 
 def migrations() -> list[Migration]:
     """Return the migrations in order. The first one is number 1."""
-    folder = files(__package__).joinpath("migrations")
-    entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name)
     found = []
-    for entry in entries:
-        script = entry.read_text(encoding="utf-8")
+    for name, script in read_migrations(__package__).items():
         oldest = _OLDEST.search(script)
         if oldest is None:
-            message = f"{entry.name} does not say `oldest: NUMBER`"
+            message = f"{name} does not say `oldest: NUMBER`"
             raise ValueError(message)
         found.append(Migration(script, int(oldest[1])))
     return found
@@ -73,10 +72,6 @@ async def prepare(connection: Connection, place: str, known: list[Migration] | N
                 migration.oldest,
                 VERSION,
             )
-
-
-#: The longest that a migration may take, in seconds: it may build an index over all workflows.
-_PATIENCE: Final = 24 * 3600.0
 
 
 async def _number(connection: Connection, place: str, newest: int) -> int:

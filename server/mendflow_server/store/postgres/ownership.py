@@ -197,7 +197,7 @@ class Ownership:
         try:
             connection = await self._connector.connect()
             holder = await self._try(connection, 0)
-            newest = "" if holder else await connection.fetchval(QUERIES["newest_replica"])
+            newest = "" if holder else await connection.fetchval(QUERIES["newest_life"], "")
         except FAILURES as error:
             self.failure = failures.explain(error, self._connector.place)
         except StoreError as error:

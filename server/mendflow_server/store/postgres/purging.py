@@ -8,20 +8,15 @@ the notes, so the next process continues. PostgreSQL's autovacuum makes the spac
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mendflow_server.store.postgres.queries import QUERIES
-from mendflow_server.store.postgres.rows import FIRST_FINAL_STATE
-from mendflow_server.store.records import PurgeOutcome, PurgeResult
+from mendflow_server.store.purging import BYTES_AT_ONCE, ROWS_AT_ONCE, WORKFLOWS_AT_ONCE, judge
+from mendflow_server.store.records import PurgeOutcome
 
 if TYPE_CHECKING:
     from mendflow_server.store.postgres.connection import Connection
-
-#: The most workflows in one portion.
-WORKFLOWS_AT_ONCE: Final = 100
-#: The most rows of one table, and about the most bytes of events, that one portion deletes.
-ROWS_AT_ONCE: Final = 1_000
-BYTES_AT_ONCE: Final = 1 << 20
+    from mendflow_server.store.records import PurgeResult
 
 
 async def purge_ended(connection: Connection, workflow_type: str, until: int, limit: int) -> int:
@@ -37,15 +32,10 @@ async def purge(connection: Connection, workflow_id: str, uid: str) -> PurgeResu
     """Do the first half for one workflow, if it has ended and is not held."""
     async with connection.transaction():
         found = await connection.fetchrow(QUERIES["purge_candidate"], workflow_id)
-        if found is None or uid not in ("", found["uid"]):
-            return PurgeResult(PurgeOutcome.NOT_FOUND, 0)
-        state: int = found["state"]
-        if state < FIRST_FINAL_STATE:
-            return PurgeResult(PurgeOutcome.OPEN, state)
-        if found["held"]:
-            return PurgeResult(PurgeOutcome.HELD, state)
-        await connection.execute(QUERIES["detach"], [found["key"]])
-        return PurgeResult(PurgeOutcome.PURGED, state)
+        result = judge(found, uid)
+        if result.outcome is PurgeOutcome.PURGED:
+            await connection.execute(QUERIES["detach"], [found[0]])
+    return result
 
 
 async def reclaim(connection: Connection) -> bool:

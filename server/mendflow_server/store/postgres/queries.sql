@@ -1,6 +1,6 @@
 -- The statements of the store, by name. The comment below a name says what the statement does.
 --
--- rows.py fills in the placeholders. Every statement runs with one generic plan, without sequential scans, hash joins
+-- queries.py fills in the placeholders. Every statement runs with one generic plan, without sequential scans, hash joins
 -- and merge joins (connection.py), so that a plan does not change with the size of the tables.
 
 -- name: commit
@@ -259,12 +259,8 @@ WHERE true OR ($4::text, $5::integer[], $6::text[], $7::text[]) IS NULL
 ORDER BY create_time DESC, key DESC LIMIT 1 OFFSET $8 - 1
 
 -- name: newest_life
--- Return the server process that started last before this one.
+-- Return the server process that started last, except this one. An empty replica id is none.
 SELECT replica_id, start_time, beat_time, drained FROM replicas WHERE replica_id <> $1 ORDER BY id DESC LIMIT 1
-
--- name: newest_replica
--- Return the server process that started last.
-SELECT replica_id FROM replicas ORDER BY id DESC LIMIT 1
 
 -- name: last_beat
 -- Return the time of the last beat of the server process that started last.

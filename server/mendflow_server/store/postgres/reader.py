@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from mendflow_server.store.errors import StoreDamaged
+from mendflow_server.store.columns import COLUMNS, message_of, row_of, suspect_of
+from mendflow_server.store.loading import (
+    BYTES_AT_ONCE,
+    EVENTS_AT_ONCE,
+    add_heartbeats,
+    add_messages,
+    loaded_by_key,
+    portions,
+)
 from mendflow_server.store.postgres.queries import QUERIES
-from mendflow_server.store.postgres.rows import COLUMNS, FIRST_FINAL_STATE, from_columns
-from mendflow_server.store.records import Heartbeat, InboxKind, Loaded, Message, StoredSnapshot, Suspect
+from mendflow_server.store.records import FIRST_FINAL_STATE, Guard, StoredSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mendflow_server.store.postgres.connection import Connection
-    from mendflow_server.store.records import Row
+    from mendflow_server.store.records import Loaded, Message, Row, Suspect
 
-#: Workflows loaded in one transaction.
-_LOADED_AT_ONCE: Final = 100
-#: The most events, and the most bytes of events, read in one step.
-EVENTS_AT_ONCE: Final = 1_000
-BYTES_AT_ONCE: Final = 4_000_000
+
+async def heads(connection: Connection, keys: Sequence[int]) -> dict[int, Guard]:
+    """Return generation and last sequence by key."""
+    found = await connection.fetch(QUERIES["heads"], list(keys))
+    return {key: Guard(generation, sequence) for key, generation, sequence in found}
 
 
 async def find(connection: Connection, workflow_ids: Sequence[str]) -> dict[str, Row]:
     """Return rows by workflow id."""
-    rows = [from_columns(columns) for columns in await connection.fetch(QUERIES["find"], list(workflow_ids))]
+    rows = [row_of(columns) for columns in await connection.fetch(QUERIES["find"], list(workflow_ids))]
     return {row.workflow_id: row for row in rows}
 
 
@@ -33,15 +40,14 @@ async def snapshot(connection: Connection, workflow_id: str) -> StoredSnapshot |
     found = await connection.fetchrow(QUERIES["snapshot"], workflow_id)
     if found is None:
         return None
-    row = from_columns(found[: len(COLUMNS)])
+    row = row_of(found[: len(COLUMNS)])
     return StoredSnapshot(row, found["first"], found["last"] if row.state >= FIRST_FINAL_STATE else None)
 
 
 async def load(connection: Connection, keys: Sequence[int]) -> list[Loaded]:
     """Return everything needed to drive these workflows."""
     loaded: list[Loaded] = []
-    for start in range(0, len(keys), _LOADED_AT_ONCE):
-        some = list(keys[start : start + _LOADED_AT_ONCE])
+    for some in portions(keys):
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             found = await _load(connection, some)
         loaded.extend(found[key] for key in some if key in found)
@@ -49,16 +55,10 @@ async def load(connection: Connection, keys: Sequence[int]) -> list[Loaded]:
 
 
 async def _load(connection: Connection, keys: list[int]) -> dict[int, Loaded]:
-    loaded = {}
-    for columns in await connection.fetch(QUERIES["load_rows"], keys):
-        row = from_columns(columns)
-        loaded[row.key] = Loaded(row, [], [], [])
+    loaded = loaded_by_key(await connection.fetch(QUERIES["load_rows"], keys))
     await _load_events(connection, loaded)
-    for key, number, kind, request_id, time, content in await connection.fetch(QUERIES["load_inbox"], keys):
-        each = loaded[key]
-        each.inbox.append(_message(number, each.row.workflow_id, kind, request_id, time, content))
-    for key, step_key, attempt, details in await connection.fetch(QUERIES["load_heartbeats"], keys):
-        loaded[key].heartbeats.append(Heartbeat(step_key, attempt, details))
+    add_messages(loaded, await connection.fetch(QUERIES["load_inbox"], keys))
+    add_heartbeats(loaded, await connection.fetch(QUERIES["load_heartbeats"], keys))
     return loaded
 
 
@@ -83,16 +83,7 @@ async def read_events(connection: Connection, key: int, after: int, limit: int, 
 
 async def read_inbox(connection: Connection, key: int) -> list[Message]:
     """Return the messages in a workflow's inbox, in the order of commits."""
-    return [_message(*columns) for columns in await connection.fetch(QUERIES["read_inbox"], key)]
-
-
-def _message(number: int, workflow_id: str, kind: int, request_id: str, time: int, content: bytes) -> Message:
-    """Return a message. Raise `StoreDamaged` if its kind is none."""
-    try:
-        return Message(number, workflow_id, InboxKind(kind), request_id, time, content)
-    except ValueError as error:
-        message = f"a message in the inbox of workflow {workflow_id!r} is damaged; stop the server and restore a backup"
-        raise StoreDamaged(message) from error
+    return [message_of(*columns) for columns in await connection.fetch(QUERIES["read_inbox"], key)]
 
 
 async def first_column(connection: Connection, name: str, *values: object) -> list[Any]:
@@ -107,7 +98,4 @@ async def pairs(connection: Connection, name: str, *values: object) -> list[tupl
 
 async def suspects(connection: Connection) -> list[Suspect]:
     """Return the ledger."""
-    return [
-        Suspect(key, step_key, evidence, alone, held=held)
-        for key, step_key, evidence, alone, held in await connection.fetch(QUERIES["suspects"])
-    ]
+    return [suspect_of(columns) for columns in await connection.fetch(QUERIES["suspects"])]

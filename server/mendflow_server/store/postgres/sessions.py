@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import structlog
-
 from mendflow_server.store.errors import StoreDamaged, StoreUnavailable
 from mendflow_server.store.postgres import failures
 from mendflow_server.store.postgres.connection import close, drop
@@ -15,30 +13,14 @@ from mendflow_server.store.postgres.failures import FAILURES
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mendflow_server.store.errors import StoreError
+    from mendflow_server.store.damage import Damage
     from mendflow_server.store.postgres.connection import Connection, Connector
     from mendflow_server.store.postgres.ownership import Ownership
 
 _T = TypeVar("_T")
 
-log = structlog.get_logger("mendflow.store")
-
 #: How often a transaction is repeated at once that only another one was in the way of.
 _ATTEMPTS: Final = 5
-
-
-class Damage:
-    """The damage that the sessions of one store found. It is logged once and kept, because it does not pass."""
-
-    def __init__(self) -> None:
-        self.found = ""
-
-    def look_at(self, error: StoreError) -> StoreError:
-        """Keep the error if it reports damage, and return it."""
-        if isinstance(error, StoreDamaged) and not self.found:
-            self.found = str(error)
-            log.critical("store_damaged", error=self.found)
-        return error
 
 
 class ReadingSession:

@@ -6,7 +6,9 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from mendflow_server.store.errors import StoreUnavailable
+from mendflow_server.store.columns import life_of
+from mendflow_server.store.damage import Damage
+from mendflow_server.store.errors import not_open, opened_already
 from mendflow_server.store.postgres import failures, migrate, purging, reader, writer
 from mendflow_server.store.postgres.connection import Connector
 from mendflow_server.store.postgres.encoder import EncodedChanges
@@ -16,8 +18,7 @@ from mendflow_server.store.postgres.listing import read_page
 from mendflow_server.store.postgres.marker import crash_marker_path
 from mendflow_server.store.postgres.ownership import Ownership
 from mendflow_server.store.postgres.queries import QUERIES
-from mendflow_server.store.postgres.sessions import Damage, ReadingSession, WritingSession
-from mendflow_server.store.records import Life
+from mendflow_server.store.postgres.sessions import ReadingSession, WritingSession
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         Cursor,
         Filter,
         Guard,
+        Life,
         Loaded,
         Message,
         Page,
@@ -85,8 +87,7 @@ class PostgresStore:
     async def open(self) -> None:
         """See `Store.open`. The lock is a session advisory lock on the schema."""
         if self._writer is not None or self._closing is not None:
-            message = f"store {self._place} has been opened already"
-            raise StoreUnavailable(message)
+            raise opened_already(self._place)
         try:
             connection = await self._ownership.take()
             try:
@@ -94,8 +95,7 @@ class PostgresStore:
                 newest = await connection.fetchrow(QUERIES["newest_life"], "")
             except FAILURES as error:
                 raise failures.at_open(error, self._place) from error
-            previous = None if newest is None else Life(newest[0], newest[1], newest[2], drained=newest[3])
-            self._marker = crash_marker_path(self._place, previous)
+            self._marker = crash_marker_path(self._place, life_of(newest))
             self._ownership.keep()
             self._writer = Lanes([self._writing])
             self._readers = Lanes(
@@ -141,7 +141,7 @@ class PostgresStore:
     async def heads(self, keys: Sequence[int]) -> Mapping[int, Guard]:
         """See `Store.heads`."""
         await self._settle()
-        return await self._read(partial(writer.read_heads, keys=keys))
+        return await self._read(partial(reader.heads, keys=keys))
 
     async def find(self, workflow_ids: Sequence[str]) -> Mapping[str, Row]:
         """See `Store.find`."""
@@ -197,7 +197,7 @@ class PostgresStore:
 
     async def beat(self, replica_id: str, time: int, *, drained: bool = False) -> None:
         """See `Store.beat`. A later beat does not clear ``drained``."""
-        await self._write(partial(writer.beat, replica_id=replica_id, time=time, drained=drained))
+        await self._write(partial(writer.beat, replica_id=replica_id, time=time, drained=drained, place=self._place))
 
     async def suspects(self) -> list[Suspect]:
         """See `Store.suspects`."""
@@ -234,13 +234,10 @@ class PostgresStore:
 
     def _write(self, work: Callable[[Connection], Awaitable[_T]]) -> asyncio.Future[_T]:
         if self._writer is None or self._closing is not None:
-            raise StoreUnavailable(self._not_open())
+            raise not_open(self._place)
         return self._writer.submit(work)
 
     def _read(self, work: Callable[[Connection], Awaitable[_T]]) -> asyncio.Future[_T]:
         if self._readers is None or self._closing is not None:
-            raise StoreUnavailable(self._not_open())
+            raise not_open(self._place)
         return self._readers.submit(work)
-
-    def _not_open(self) -> str:
-        return f"store {self._place} is not open"

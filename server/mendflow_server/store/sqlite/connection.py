@@ -6,17 +6,13 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import structlog
-
-from mendflow_server.store.errors import StoreDamaged, StoreError, StoreRefused, StoreUnavailable
+from mendflow_server.store.errors import StoreDamaged, StoreError, StoreRefused, StoreUnavailable, malformed_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _T = TypeVar("_T")
-
-log = structlog.get_logger("mendflow.store")
 
 WRITER_PRAGMAS: Final = (
     # SQLite syncs the WAL at each commit, so that committed data survives a power loss.
@@ -138,24 +134,6 @@ def _has_no_room(path: Path) -> bool:
     return disk.f_bavail * disk.f_frsize < _ROOM
 
 
-class Damage:
-    """The damage that the threads of one store found. It is logged once and kept, because it does not pass."""
-
-    def __init__(self) -> None:
-        self.found = ""
-
-    def look_at(self, error: sqlite3.Error, path: Path) -> None:
-        """Keep the error if it reports damage."""
-        if code_of(error) in _DAMAGED:
-            self.keep(explain(error, path))
-
-    def keep(self, words: str) -> None:
-        """Keep what was found, if it is the first."""
-        if not self.found:
-            self.found = words
-            log.critical("store_damaged", error=words)
-
-
 def is_harmless(error: BaseException) -> bool:
     """Return whether the connection is still usable after this error."""
     return not isinstance(error, sqlite3.Error) or isinstance(error, _BY_CALLER) or code_of(error) in _HARMLESS
@@ -164,7 +142,7 @@ def is_harmless(error: BaseException) -> bool:
 def translate(error: sqlite3.Error, path: Path) -> StoreError:
     """Return the store's error for one that SQLite raised before anything was committed."""
     if isinstance(error, _BY_CALLER):
-        return StoreError(f"store {path} rejected a malformed value: {error}")
+        return malformed_value(path, error)
     return unavailable(error, path)
 
 

@@ -6,16 +6,20 @@ to SQLite.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from mendflow_server.store.errors import StoreError
-from mendflow_server.store.sqlite import rows
+from mendflow_server.store.columns import GUARDED_COLUMNS, INSERTED_COLUMNS, UPDATED_COLUMNS, to_insert, to_update
+from mendflow_server.store.errors import history_gap
 from mendflow_server.store.sqlite.bulk import write_rows
 
 if TYPE_CHECKING:
     import sqlite3
 
     from mendflow_server.store.records import Change
+
+#: How many values `to_insert` and `to_update` return.
+_INSERT_WIDTH: Final = len(INSERTED_COLUMNS)
+_UPDATE_WIDTH: Final = len(UPDATED_COLUMNS) + len(GUARDED_COLUMNS)
 
 
 class EncodedChanges:
@@ -49,16 +53,16 @@ class EncodedChanges:
         for sequence, content in change.events:
             last += 1
             if sequence != last:
-                raise _gap(change)
+                raise history_gap(row.workflow_id)
             self._events += (key, sequence, content)
         if row.last_sequence != last:
-            raise _gap(change)
+            raise history_gap(row.workflow_id)
         if guard is None:
-            self._new += rows.to_insert(row, key)
+            self._new += to_insert(row, key, row.explanation)
             for name, value in row.labels.items():
                 self._labels += (name, value, row.create_time, key)
         else:
-            self._updates += rows.to_update(row, guard)
+            self._updates += to_update(row, guard, row.explanation)
             if change.final:
                 self._ended.append(key)
         if change.consumed or change.alerts or change.heartbeats:
@@ -81,9 +85,9 @@ class EncodedChanges:
 
         # Delete consumed messages first: a final change is rejected while the inbox has a message.
         write_rows(connection, "consume_message", self._consumed, 2)
-        if not write("insert_workflow", self._new, rows.INSERT_WIDTH):
+        if not write("insert_workflow", self._new, _INSERT_WIDTH):
             return False
-        if not write("update_workflow", self._updates, rows.UPDATE_WIDTH):
+        if not write("update_workflow", self._updates, _UPDATE_WIDTH):
             return False
         write_rows(connection, "insert_event", self._events, 3)
         write_rows(connection, "insert_label", self._labels, 4)
@@ -91,12 +95,3 @@ class EncodedChanges:
         write_rows(connection, "drop_heartbeats", self._ended, 1)
         write_rows(connection, "insert_alert", self._alerts, 5)
         return True
-
-
-def _gap(change: Change) -> StoreError:
-    """Return the error for a gap, which is an internal error of the driver. Nothing may be written."""
-    message = (
-        f"the new events of workflow {change.row.workflow_id!r} leave a gap after its last sequence; "
-        "this is an internal error"
-    )
-    return StoreError(message)

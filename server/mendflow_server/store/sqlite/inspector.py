@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from mendflow_server.store.errors import StoreError, StoreRefused
+from mendflow_server.store.loading import BYTES_AT_ONCE, EVENTS_AT_ONCE
 from mendflow_server.store.sqlite.connection import (
     connect_inspector,
     in_read_transaction,
@@ -30,7 +31,7 @@ from mendflow_server.store.sqlite.connection import (
 from mendflow_server.store.sqlite.listing import read_page
 from mendflow_server.store.sqlite.migrate import check_schema, check_used
 from mendflow_server.store.sqlite.queries import QUERIES
-from mendflow_server.store.sqlite.reader import BYTES_AT_ONCE, EVENTS_AT_ONCE, read_events
+from mendflow_server.store.sqlite.reader import read_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from mendflow_server.store.errors import StoreRefused
+from mendflow_server.store.sql_files import read_migrations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +21,7 @@ _OLDEST_SQLITE: Final = (3, 37, 0)
 
 def migrations() -> list[str]:
     """Return the migration scripts in order. The first one creates version 1."""
-    folder = files(__package__).joinpath("migrations")
-    scripts = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name)
-    return [script.read_text(encoding="utf-8") for script in scripts]
+    return list(read_migrations(__package__).values())
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -14,23 +14,20 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from mendflow_server.store.records import PurgeOutcome, PurgeResult
+from mendflow_server.store.purging import BYTES_AT_ONCE, ROWS_AT_ONCE, WORKFLOWS_AT_ONCE, judge
+from mendflow_server.store.records import PurgeOutcome
 from mendflow_server.store.sqlite.bulk import read_rows, to_json
 from mendflow_server.store.sqlite.queries import QUERIES
-from mendflow_server.store.sqlite.rows import FIRST_FINAL_STATE
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from mendflow_server.store.records import PurgeResult
+
 log = structlog.get_logger("mendflow.store")
 
-#: The most workflows in one portion.
-WORKFLOWS_AT_ONCE: Final = 100
-#: The most rows of one table, and about the most bytes of events, that one portion deletes.
-ROWS_AT_ONCE: Final = 1_000
-BYTES_AT_ONCE: Final = 1 << 20
 #: The most pages that one portion gives back to the file system: 1 MiB.
 PAGES_AT_ONCE: Final = 256
 #: The file keeps this part of its pages free, because new workflows will soon need them.
@@ -48,15 +45,10 @@ def purge_ended(connection: sqlite3.Connection, workflow_type: str, until: int, 
 def purge(connection: sqlite3.Connection, workflow_id: str, uid: str) -> PurgeResult:
     """Do the first half for one workflow, if it has ended and is not held."""
     found = connection.execute(QUERIES["purge_candidate"], {"workflow_id": workflow_id}).fetchone()
-    if found is None or uid not in ("", found[1]):
-        return PurgeResult(PurgeOutcome.NOT_FOUND, 0)
-    key, _, state, held = found
-    if state < FIRST_FINAL_STATE:
-        return PurgeResult(PurgeOutcome.OPEN, state)
-    if held:
-        return PurgeResult(PurgeOutcome.HELD, state)
-    _detach(connection, [key])
-    return PurgeResult(PurgeOutcome.PURGED, state)
+    result = judge(found, uid)
+    if result.outcome is PurgeOutcome.PURGED:
+        _detach(connection, [found[0]])
+    return result
 
 
 def _detach(connection: sqlite3.Connection, keys: Sequence[int]) -> None:

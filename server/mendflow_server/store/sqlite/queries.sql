@@ -4,7 +4,7 @@
 -- busy it gets the lock back only after some milliseconds. So a statement writes or returns many rows in one step.
 -- {values} stands for one tuple per row, and for some tuples of NULLs, which are ignored (bulk.py). A query returns one
 -- JSON array of rows. Only the inbox and the heartbeats are read row by row, because their rows are few and large.
--- rows.py has the other placeholders.
+-- queries.py has the other placeholders.
 
 -- name: next_key
 -- Return the key of the next new workflow. No key is used twice, not even that of a purged workflow.

@@ -8,30 +8,31 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mendflow_server.store.errors import StoreDamaged, StoreError, StoreUnavailable
-from mendflow_server.store.records import Guard, Heartbeat, InboxKind, Loaded, Message, StoredSnapshot, Suspect
+from mendflow_server.store.columns import message_of, row_of, suspect_of
+from mendflow_server.store.errors import StoreDamaged, StoreUnavailable, malformed_value
+from mendflow_server.store.loading import (
+    BYTES_AT_ONCE,
+    EVENTS_AT_ONCE,
+    add_heartbeats,
+    add_messages,
+    loaded_by_key,
+    portions,
+)
+from mendflow_server.store.records import FIRST_FINAL_STATE, Guard, StoredSnapshot
 from mendflow_server.store.sqlite.bulk import read_rows, to_json
 from mendflow_server.store.sqlite.connection import connect_reader, in_read_transaction, is_harmless, unavailable
 from mendflow_server.store.sqlite.queries import QUERIES
-from mendflow_server.store.sqlite.rows import FIRST_FINAL_STATE, from_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mendflow_server.store.records import Row
-    from mendflow_server.store.sqlite.connection import Damage
+    from mendflow_server.store.damage import Damage
+    from mendflow_server.store.records import Loaded, Message, Row, Suspect
 
 _T = TypeVar("_T")
-
-#: Workflows loaded in one transaction.
-_LOADED_AT_ONCE: Final = 100
-
-#: The most events, and the most bytes of events, read in one step. Their hexadecimal digits in JSON use memory.
-EVENTS_AT_ONCE: Final = 1_000
-BYTES_AT_ONCE: Final = 4_000_000
 
 
 class Reader:
@@ -62,14 +63,12 @@ class Reader:
                 with contextlib.suppress(sqlite3.Error):
                     self.close()
                 self._connection = None
-            self._damage.look_at(error, self._path)
-            raise unavailable(error, self._path) from error
+            raise self._damage.look_at(unavailable(error, self._path)) from error
         except StoreDamaged as error:  # SQLite read it, but it makes no sense.
-            self._damage.keep(str(error))
+            self._damage.look_at(error)
             raise
         except (UnicodeError, OverflowError) as error:
-            message = f"store {self._path} rejected a malformed value: {error}"
-            raise StoreError(message) from error
+            raise malformed_value(self._path, error) from error
 
     def heads(self, keys: Sequence[int]) -> dict[int, Guard]:
         """Return generation and last sequence by key."""
@@ -87,8 +86,7 @@ class Reader:
     def load(self, keys: Sequence[int]) -> list[Loaded]:
         """Return everything needed to drive these workflows."""
         loaded: list[Loaded] = []
-        for start in range(0, len(keys), _LOADED_AT_ONCE):
-            some = keys[start : start + _LOADED_AT_ONCE]
+        for some in portions(keys):
             found = self.read(partial(_load, keys=some))
             loaded.extend(found[key] for key in some if key in found)
         return loaded
@@ -123,17 +121,14 @@ class Reader:
 
     def suspects(self) -> list[Suspect]:
         """Return the ledger."""
-        return [
-            Suspect(key, step_key, evidence, alone, held=bool(held))
-            for key, step_key, evidence, alone, held in self._all("suspects")
-        ]
+        return [suspect_of(columns) for columns in self._all("suspects")]
 
     def _all(self, name: str, **values: int) -> list[Any]:
         return self.read(lambda connection: read_rows(connection, QUERIES[name], values))
 
 
 def _find(connection: sqlite3.Connection, workflow_ids: Sequence[str]) -> dict[str, Row]:
-    rows = map(from_columns, _many(connection, "find", workflow_ids=workflow_ids))
+    rows = map(row_of, _many(connection, "find", workflow_ids=workflow_ids))
     return {row.workflow_id: row for row in rows}
 
 
@@ -141,38 +136,23 @@ def _snapshot(connection: sqlite3.Connection, workflow_id: str) -> StoredSnapsho
     found = _many(connection, "find", workflow_ids=[workflow_id])
     if not found:
         return None
-    row = from_columns(found[0])
+    row = row_of(found[0])
     first = read_events(connection, row.key, 0, 1, 1)
     last = read_events(connection, row.key, row.last_sequence - 1, 1, 1) if row.state >= FIRST_FINAL_STATE else []
     return StoredSnapshot(row, first[0] if first else None, last[0] if last else None)
 
 
 def _load(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, Loaded]:
-    loaded = {}
-    for columns in _many(connection, "load_rows", keys=keys):
-        row = from_columns(columns)
-        loaded[row.key] = Loaded(row, [], [], [])
+    loaded = loaded_by_key(_many(connection, "load_rows", keys=keys))
     _load_events(connection, loaded)
     values = {"keys": to_json(keys)}
-    for key, number, kind, request_id, time, content in connection.execute(QUERIES["load_inbox"], values).fetchall():
-        each = loaded[key]
-        each.inbox.append(_message(number, each.row.workflow_id, kind, request_id, time, content))
-    for key, step_key, attempt, details in connection.execute(QUERIES["load_heartbeats"], values).fetchall():
-        loaded[key].heartbeats.append(Heartbeat(step_key, attempt, details))
+    add_messages(loaded, connection.execute(QUERIES["load_inbox"], values).fetchall())
+    add_heartbeats(loaded, connection.execute(QUERIES["load_heartbeats"], values).fetchall())
     return loaded
 
 
 def _read_inbox(connection: sqlite3.Connection, key: int) -> list[Message]:
-    return [_message(*columns) for columns in connection.execute(QUERIES["read_inbox"], {"key": key}).fetchall()]
-
-
-def _message(number: int, workflow_id: str, kind: int, request_id: str, time: int, content: bytes) -> Message:
-    """Return a message. Raise `StoreDamaged` if its kind is none."""
-    try:
-        return Message(number, workflow_id, InboxKind(kind), request_id, time, content)
-    except ValueError as error:
-        message = f"a message in the inbox of workflow {workflow_id!r} is damaged; stop the server and restore a backup"
-        raise StoreDamaged(message) from error
+    return [message_of(*columns) for columns in connection.execute(QUERIES["read_inbox"], {"key": key}).fetchall()]
 
 
 def _load_events(connection: sqlite3.Connection, loaded: dict[int, Loaded]) -> None:

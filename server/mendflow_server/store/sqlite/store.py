@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from mendflow_server.store.errors import StoreUnavailable
-from mendflow_server.store.sqlite.connection import WRITER_PRAGMAS, Damage
+from mendflow_server.store.damage import Damage
+from mendflow_server.store.errors import not_open, opened_already
+from mendflow_server.store.sqlite.connection import WRITER_PRAGMAS
 from mendflow_server.store.sqlite.encoder import EncodedChanges
 from mendflow_server.store.sqlite.file_lock import FileLock
 from mendflow_server.store.sqlite.filesystem import check_location, crash_marker_path, resolve
@@ -87,8 +88,7 @@ class SqliteStore:
     async def open(self) -> None:
         """See `Store.open`. The lock file is beside the database."""
         if self._writer is not None or self._closing is not None:
-            message = f"store {self._path} has been opened already"
-            raise StoreUnavailable(message)
+            raise opened_already(self._path)
         self._writer = OwnerThreads(
             "store-writer",
             lambda: Writer(self._path, self._signal_limit, self._damage, pragmas=self._pragmas),
@@ -216,13 +216,10 @@ class SqliteStore:
 
     def _write(self, work: Callable[[Writer], _T]) -> asyncio.Future[_T]:
         if self._writer is None or self._closing is not None:
-            raise StoreUnavailable(self._not_open())
+            raise not_open(self._path)
         return self._writer.submit(work)
 
     def _read(self, work: Callable[[Reader], _T]) -> asyncio.Future[_T]:
         if self._readers is None or self._closing is not None:
-            raise StoreUnavailable(self._not_open())
+            raise not_open(self._path)
         return self._readers.submit(work)
-
-    def _not_open(self) -> str:
-        return f"store {self._path} is not open"

@@ -11,8 +11,9 @@ import contextlib
 import sqlite3
 from typing import TYPE_CHECKING, TypeVar
 
-from mendflow_server.store.errors import CommitUnknown, StoreError
-from mendflow_server.store.records import BatchResult, CommitOutcome, Life
+from mendflow_server.store.columns import life_of, row_of
+from mendflow_server.store.errors import CommitUnknown, malformed_value, unknown_replica
+from mendflow_server.store.records import BatchResult, CommitOutcome
 from mendflow_server.store.sqlite import purging
 from mendflow_server.store.sqlite.bulk import read_rows, to_json, write_rows
 from mendflow_server.store.sqlite.connection import (
@@ -23,19 +24,19 @@ from mendflow_server.store.sqlite.connection import (
     is_harmless,
     translate,
     translate_at_open,
+    unavailable,
 )
 from mendflow_server.store.sqlite.encoder import EncodedChanges
-from mendflow_server.store.sqlite.inbox import InboxWriter
+from mendflow_server.store.sqlite.inbox import write_messages
 from mendflow_server.store.sqlite.migrate import prepare
 from mendflow_server.store.sqlite.queries import QUERIES
-from mendflow_server.store.sqlite.rows import from_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mendflow_server.store.records import Batch, Change, PurgeResult, Row, Suspect
-    from mendflow_server.store.sqlite.connection import Damage
+    from mendflow_server.store.damage import Damage
+    from mendflow_server.store.records import Batch, Change, Life, PurgeResult, Row, Suspect
 
 _T = TypeVar("_T")
 
@@ -79,10 +80,7 @@ class Writer:
     def commit(self, batch: Batch, keys: Sequence[int], encoded: EncodedChanges) -> BatchResult:
         """Commit the batch. ``keys`` and ``encoded`` have the keys and the encoded values of its changes."""
         result = self._transact(lambda connection: self._write(connection, batch, keys, encoded))
-        # Set the keys only now: a row without a key is not in the store.
-        for change, key, outcome in zip(batch.changes, keys, result.changes, strict=True):
-            if change.guard is None and outcome is CommitOutcome.COMMITTED:
-                change.row.key = key
+        batch.set_keys(keys, result.changes)
         return result
 
     def _write(
@@ -96,7 +94,7 @@ class Writer:
             outcomes = [_write_one(connection, change, key) for change, key in zip(batch.changes, keys, strict=True)]
         result = BatchResult(outcomes, [], [], [])
         if batch.messages:
-            InboxWriter(connection, batch.messages, self._signal_limit).write(result)
+            write_messages(connection, batch.messages, self._signal_limit, result)
         return result
 
     def begin_life(self, life: Life) -> Life | None:
@@ -107,7 +105,7 @@ class Writer:
             values = (life.replica_id, life.start_time, life.beat_time, int(life.drained))
             connection.execute(QUERIES["insert_life"], values)
             connection.execute(QUERIES["drop_old_lives"])
-            return None if found is None else Life(found[0], found[1], found[2], drained=bool(found[3]))
+            return life_of(found)
 
         return self._transact(work)
 
@@ -116,8 +114,7 @@ class Writer:
 
         def work(connection: sqlite3.Connection) -> None:
             if connection.execute(QUERIES["beat"], (time, int(drained), replica_id)).rowcount != 1:
-                message = f"replica {replica_id!r} is not recorded in store {self._path}; this is an internal error"
-                raise StoreError(message)
+                raise unknown_replica(replica_id, self._path)
 
         self._transact(work)
 
@@ -139,7 +136,7 @@ class Writer:
         def work(connection: sqlite3.Connection) -> Row | None:
             connection.execute(QUERIES["set_held"], {"workflow_id": workflow_id, "held": int(held)})
             found = read_rows(connection, QUERIES["find"], {"workflow_ids": to_json([workflow_id])})
-            return from_columns(found[0]) if found else None
+            return row_of(found[0]) if found else None
 
         return self._transact(work)
 
@@ -160,8 +157,7 @@ class Writer:
             return self._pages.give_back(connection)
         except sqlite3.Error as error:
             self._undo(error)
-            self._damage.look_at(error, self._path)
-            raise translate(error, self._path) from error
+            raise self._damage.look_at(translate(error, self._path)) from error
 
     def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
@@ -170,19 +166,17 @@ class Writer:
             result = work(connection)
         except sqlite3.Error as error:
             self._undo(error)
-            self._damage.look_at(error, self._path)
-            raise translate(error, self._path) from error
+            raise self._damage.look_at(translate(error, self._path)) from error
         except BaseException as error:
             self._undo(error)
             if isinstance(error, (UnicodeError, OverflowError)):
-                message = f"store {self._path} rejected a malformed value: {error}"
-                raise StoreError(message) from error
+                raise malformed_value(self._path, error) from error
             raise
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo(error)
-            self._damage.look_at(error, self._path)
+            self._damage.look_at(unavailable(error, self._path))
             message = f"commit outcome unknown: {explain(error, self._path)}"
             raise CommitUnknown(message) from error
         return result

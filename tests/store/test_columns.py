@@ -6,17 +6,17 @@ import json
 import sqlite3
 from typing import Any
 
-from mendflow_server.store.records import Guard, Row
-from mendflow_server.store.sqlite.migrate import migrations
-from mendflow_server.store.sqlite.queries import QUERIES
-from mendflow_server.store.sqlite.rows import (
+from mendflow_server.store.columns import (
     COLUMNS,
     GUARDED_COLUMNS,
     UPDATED_COLUMNS,
-    from_columns,
+    row_of,
     to_insert,
     to_update,
 )
+from mendflow_server.store.records import Guard, Row
+from mendflow_server.store.sqlite.migrate import migrations
+from mendflow_server.store.sqlite.queries import QUERIES
 
 #: Each field has a value of its own.
 VALUES: list[Any] = [*COLUMNS[:-2], {"a": "b"}, True]
@@ -32,20 +32,20 @@ def test_columns_are_the_schema_in_its_order() -> None:
 
 
 def test_inserted_values_are_in_the_order_of_the_columns() -> None:
-    values = to_insert(ROW, 7)
+    values = to_insert(ROW, 7, ROW.explanation)
     assert values[0] == 7
     assert values[1:-1] == COLUMNS[1:-2]
     assert json.loads(str(values[-1])) == ROW.labels
 
 
 def test_updated_values_are_in_the_order_of_their_columns() -> None:
-    values = to_update(ROW, Guard(3, 4))
+    values = to_update(ROW, Guard(3, 4), ROW.explanation)
     assert values == (*UPDATED_COLUMNS, "key", 3, 4)
     assert GUARDED_COLUMNS == ("key", "generation", "last_sequence")
 
 
 def test_columns_become_the_same_row() -> None:
-    assert from_columns([*COLUMNS[:-2], json.dumps(ROW.labels), 1]) == ROW
+    assert row_of([*COLUMNS[:-2], json.dumps(ROW.labels), 1]) == ROW
 
 
 def test_statements_have_no_placeholder_but_those_of_their_callers() -> None:
