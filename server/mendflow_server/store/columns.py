@@ -80,7 +80,7 @@ def to_update(row: Row, guard: Guard, explanation: str) -> tuple[object, ...]:
 
 
 def row_of(columns: Sequence[Any]) -> Row:
-    """Return the row whose columns are in the order of `COLUMNS`. Raise `StoreDamaged` if its labels are none."""
+    """Return the row whose columns are in the order of `COLUMNS`. Raise `StoreDamaged` if its labels are malformed."""
     row = Row(*columns)
     row.held = bool(row.held)
     given: Any = row.labels
@@ -99,7 +99,7 @@ def row_of(columns: Sequence[Any]) -> Row:
 
 
 def message_of(number: int, workflow_id: str, kind: int, request_id: str, time: int, content: bytes) -> Message:
-    """Return a message. Raise `StoreDamaged` if its kind is none."""
+    """Return a message. Raise `StoreDamaged` if its kind is unknown."""
     try:
         return Message(number, workflow_id, InboxKind(kind), request_id, time, content)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and what each of them is set to."""
+"""Connections to PostgreSQL, and their settings."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "tcp_keepalives_count": "3",
 }
 
-#: A commit must be on the disk when it returns, and a standby's confirmation that the database asks for is kept.
+#: A commit must be durable when it returns. A stricter setting of the database, such as for a standby, is kept.
 _DURABLE: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
@@ -63,7 +63,7 @@ class Connector:
         self._name = f"mendflow {os.uname().nodename[:40]} {os.getpid()}"
 
     async def connect(self) -> Connection:
-        """Return a new connection. Raise `StoreRefused` for a URL that makes no sense, or what asyncpg raises."""
+        """Return a new connection. Raise `StoreRefused` for a URL that cannot be read, or what asyncpg raises."""
         settings: dict[str, Any] = {**SETTINGS, "application_name": self._name}
         try:
             connection = await asyncpg.connect(
@@ -74,12 +74,10 @@ class Connector:
                 # Prepared statements live as long as their connection.
                 max_cached_statement_lifetime=0,
             )
-        except (asyncpg.PostgresError, OSError, TimeoutError):
+        except OSError:  # Some are also a `ValueError`, as that of a certificate that is not trusted.
             raise
-        except (asyncpg.InterfaceError, ValueError) as error:
+        except ValueError:
             # The words of these errors may repeat a part of the password.
-            if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
-                raise
             message = (
                 f"store URL {self.place} cannot be read; use postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and write "
                 "%XX for a character of the user or the password that has a meaning in URLs"
@@ -119,6 +117,6 @@ async def close(connection: Connection | None) -> None:
 
 
 def drop(connection: Connection) -> None:
-    """Close a connection at once, without a word to the database."""
+    """Close a connection at once, without notice to the database."""
     with contextlib.suppress(*FAILURES):
         connection.terminate()

@@ -59,17 +59,17 @@ _BY_CALLER: Final = ("22", "23")
 #: After these a statement may be repeated at once: another transaction was in the way.
 _REPEATABLE: Final = frozenset({"40001", "40P01"})
 #: With these the database ends the connection. It may have committed before.
-_CUT: Final = ("08", "57P0")
+_ENDING: Final = ("08", "57P0")
 
 
-def state_of(error: BaseException) -> str:
+def code_of(error: BaseException) -> str:
     """Return the SQLSTATE of an error; empty if it has none."""
     return str(getattr(error, "sqlstate", None) or "")
 
 
 def explain(error: BaseException, place: str) -> str:
     """Return a message with what happened to the store and what to do."""
-    state = state_of(error)
+    state = code_of(error)
     words = " ".join(str(error).split()) or type(error).__name__
     advice = _ADVICE.get(state) or _ADVICE.get(state[:2])
     if advice is None and not isinstance(error, asyncpg.PostgresError):
@@ -87,38 +87,40 @@ def explain(error: BaseException, place: str) -> str:
 
 def is_repeatable(error: BaseException) -> bool:
     """Return whether the transaction failed only because of another one, and may be repeated at once."""
-    return state_of(error) in _REPEATABLE
+    return code_of(error) in _REPEATABLE
 
 
 def by_caller(error: BaseException) -> bool:
     """Return whether the values of the statement caused the error."""
     # For a value that it cannot encode asyncpg raises an error of its own, without a state.
     own = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
-    return own or state_of(error).startswith(_BY_CALLER)
+    return own or code_of(error).startswith(_BY_CALLER)
 
 
-def cuts(error: BaseException) -> bool:
-    """Return whether the connection is lost, or no longer of use."""
-    state = state_of(error)
-    return not isinstance(error, asyncpg.PostgresError) or state.startswith(_CUT) or state == "25006"
+def is_harmless(error: BaseException) -> bool:
+    """Return whether the connection is still usable after this error."""
+    if by_caller(error):
+        return True
+    state = code_of(error)
+    return isinstance(error, asyncpg.PostgresError) and not state.startswith(_ENDING) and state != "25006"
 
 
 def unavailable(error: Exception, place: str) -> StoreError:
-    """Return the store's error for one after which nothing was changed."""
+    """Return the store's error for one that was raised before anything was changed."""
     if by_caller(error):
         return malformed_value(place, error)
     message = explain(error, place)
-    return StoreDamaged(message) if state_of(error) in _DAMAGED else StoreUnavailable(message)
+    return StoreDamaged(message) if code_of(error) in _DAMAGED else StoreUnavailable(message)
 
 
-def of_write(error: Exception, place: str) -> StoreError:
-    """Return the store's error for one that a statement that writes raised."""
-    if by_caller(error) or (isinstance(error, asyncpg.PostgresError) and not state_of(error).startswith(_CUT)):
+def translate(error: Exception, place: str) -> StoreError:
+    """Return the store's error for one that a write raised."""
+    if by_caller(error) or (isinstance(error, asyncpg.PostgresError) and not code_of(error).startswith(_ENDING)):
         return unavailable(error, place)
     return CommitUnknown(f"commit outcome unknown: {explain(error, place)}")
 
 
-def at_open(error: BaseException, place: str) -> StoreError:
+def translate_at_open(error: BaseException, place: str) -> StoreError:
     """Return the store's error for one that was raised while the store was opened."""
     message = explain(error, place)
-    return StoreRefused(message) if state_of(error).startswith(_LASTING) else StoreUnavailable(message)
+    return StoreRefused(message) if code_of(error).startswith(_LASTING) else StoreUnavailable(message)

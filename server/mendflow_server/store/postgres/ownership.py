@@ -1,8 +1,9 @@
 """The locks of the server that owns the store. PostgreSQL releases them when the server or its connection ends.
 
 There are two session advisory locks, both on the schema. The server holds the first on a connection of its own: that
-makes it the owner. The session that writes holds the second. So it can be seen whether the backend of an earlier
-commit is gone: its lock is free. The owner ends a backend that still has it, of this process or of one before.
+makes it the owner. The session that writes holds the second. So the owner can check whether the backend of an
+earlier commit has ended: its lock is free. The owner ends a backend that still has it, of this process or of an
+earlier one.
 
 A new server has both locks before its recovery reads anything. So one that has lost the first and has not noticed yet
 can no longer commit.
@@ -33,15 +34,15 @@ WRITER: Final = OWNER + 1
 MIGRATION: Final = OWNER + 2
 
 #: How long a start waits for the lock. The backend of a killed server needs a moment to notice.
-PATIENCE: Final = 1.5
-#: The pause before another look, in seconds.
-LOOK: Final = 0.05
-#: The pause before the lock is tried again that was lost, in seconds.
-RETRY: Final = 0.25
-#: How often the owner asks whether its connection still lives, in seconds.
-PING: Final = 5.0
+_PATIENCE: Final = 1.5
+#: The pause between two tries of a lock, in seconds.
+_LOOK: Final = 0.05
+#: The pause before the server tries again to get a lost lock back, in seconds.
+_RETRY: Final = 0.25
+#: The pause between two checks of the connection that holds the lock, in seconds.
+_PING: Final = 5.0
 #: How long the writer waits for the end of an earlier backend, in seconds.
-END_TIMEOUT: Final = 5.0
+_END_TIMEOUT: Final = 5.0
 
 _SCHEMA: Final = "SELECT oid::bigint FROM pg_namespace WHERE nspname = current_schema()"
 _TRY: Final = "SELECT pg_try_advisory_lock($1, $2)"
@@ -57,9 +58,8 @@ WHERE locks.locktype = 'advisory' AND locks.granted AND locks.objsubid = 2
 class Ownership:
     """The lock of the server that owns the store, and the task that gets it back when its connection is lost."""
 
-    def __init__(self, connector: Connector, *, patience: float = PATIENCE) -> None:
+    def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._patience = patience
         self._connection: Connection | None = None
         self._schema = 0
         self._lost = asyncio.Event()
@@ -77,19 +77,14 @@ class Ownership:
     async def take(self) -> Connection:
         """Become the owner. Return the lock's connection, on which the schema may be migrated now.
 
-        Raise `StoreRefused` if another server is the owner.
+        Raise `StoreRefused` if another server is the owner. The caller calls `release` also after an error.
         """
         try:
             self._connection = await self._connector.connect()
-            holder = await self._try(self._connection, self._patience)
+            holder = await self._try(self._connection, _PATIENCE)
         except FAILURES as error:
-            await self.release()
-            raise failures.at_open(error, self._connector.place) from error
-        except StoreRefused:
-            await self.release()
-            raise
+            raise failures.translate_at_open(error, self._connector.place) from error
         if holder:
-            await self.release()
             raise StoreRefused(self._in_use(holder))
         self._watch(self._connection)
         return self._connection
@@ -117,7 +112,7 @@ class Ownership:
         if owner is None or owner.is_closed() or held != [owner.get_server_pid()]:
             message = f"store {self._connector.place}: this server has lost the store's lock and tries to get it back"
             raise StoreUnavailable(message)
-        limit = time.monotonic() + END_TIMEOUT
+        limit = time.monotonic() + _END_TIMEOUT
         while not await connection.fetchval(_TRY, WRITER, _signed(self._schema)):
             if time.monotonic() > limit:
                 message = (
@@ -128,7 +123,7 @@ class Ownership:
             for pid, *_ in await connection.fetch(_HOLDER, WRITER, self._schema):
                 log.warning("earlier_backend_ended", backend=pid)
                 await connection.execute("SELECT pg_terminate_backend($1)", pid)
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(_LOOK)
 
     async def _try(self, connection: Connection, patience: float) -> str:
         """Try to get the lock; return who has it, or an empty text."""
@@ -148,7 +143,7 @@ class Ownership:
                     return "a session that has just ended or is not visible"
                 pid, name, address = found
                 return f"{name or 'a server'} at {address or 'a local socket'}, backend {pid}"
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(_LOOK)
         return ""
 
     def _in_use(self, holder: str) -> str:
@@ -170,16 +165,16 @@ class Ownership:
             self._lost.set()
 
     async def _keep(self) -> None:
-        """Ask from time to time whether the connection lives, and get the lock back when it does not."""
+        """Check the connection regularly, and get the lock back when it is lost."""
         while True:
             try:
-                await asyncio.wait_for(self._lost.wait(), PING)
+                await asyncio.wait_for(self._lost.wait(), _PING)
             except TimeoutError:
                 await self._ping()
                 continue
             log.error("store_lock_lost", error=self.failure)
             while not await self._regain():  # noqa: ASYNC110 - the database notifies of nothing
-                await asyncio.sleep(RETRY)
+                await asyncio.sleep(_RETRY)
             log.info("store_lock_regained")
 
     async def _ping(self) -> None:
@@ -187,7 +182,7 @@ class Ownership:
         if connection is None:
             return
         try:
-            await connection.execute("SELECT 1", timeout=PING)
+            await connection.execute("SELECT 1", timeout=_PING)
         except FAILURES:
             self._note_loss(connection)
             drop(connection)

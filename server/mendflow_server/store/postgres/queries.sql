@@ -119,7 +119,7 @@ ORDER BY given.number
 RETURNING id
 
 -- name: next_keys
--- Return the first key of a block that no one else gets.
+-- Return the first key of a new block, which no other server gets.
 SELECT nextval('workflow_keys')
 
 -- name: heads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mendflow_server.store.columns import COLUMNS, message_of, row_of, suspect_of
 from mendflow_server.store.loading import (
@@ -86,14 +86,29 @@ async def read_inbox(connection: Connection, key: int) -> list[Message]:
     return [message_of(*columns) for columns in await connection.fetch(QUERIES["read_inbox"], key)]
 
 
-async def first_column(connection: Connection, name: str, *values: object) -> list[Any]:
-    """Return the values of the only column of a statement."""
-    return [value for (value,) in await connection.fetch(QUERIES[name], *values)]
+async def due(connection: Connection, until: int, limit: int) -> list[tuple[int, int]]:
+    """Return (wake_time, key), earliest first."""
+    return [(wake_time, key) for wake_time, key in await connection.fetch(QUERIES["due"], until, limit)]
 
 
-async def pairs(connection: Connection, name: str, *values: object) -> list[tuple[Any, Any]]:
-    """Return the rows of a statement with two columns."""
-    return [(one, two) for one, two in await connection.fetch(QUERIES[name], *values)]
+async def in_progress(connection: Connection, after_key: int, limit: int) -> list[int]:
+    """Return the keys of the workflows that need a driver."""
+    return [key for (key,) in await connection.fetch(QUERIES["in_progress"], after_key, limit)]
+
+
+async def stopped_for(connection: Connection, reason: int, after_key: int, limit: int) -> list[int]:
+    """Return the keys of the open workflows with this reason."""
+    return [key for (key,) in await connection.fetch(QUERIES["stopped_for"], reason, after_key, limit)]
+
+
+async def last_beat(connection: Connection) -> int:
+    """Return the time of the newest life's last beat; 0 if there is no life."""
+    return await connection.fetchval(QUERIES["last_beat"]) or 0
+
+
+async def first_ended(connection: Connection) -> dict[str, int]:
+    """Return the earliest end of the workflows of each type that can be purged."""
+    return {name: end_time for name, end_time in await connection.fetch(QUERIES["first_ended"])}  # noqa: C416 - records are no pairs for `dict`
 
 
 async def suspects(connection: Connection) -> list[Suspect]:

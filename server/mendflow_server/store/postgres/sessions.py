@@ -1,4 +1,4 @@
-"""The sessions that read, and the one that writes: each connects when it must, and translates what goes wrong."""
+"""The sessions that read, and the one that writes. Each connects when it has work, and translates errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: How often a transaction is repeated at once that only another one was in the way of.
+#: The most attempts at a transaction that another one was in the way of.
 _ATTEMPTS: Final = 5
 
 
@@ -33,15 +33,15 @@ class ReadingSession:
         self._connection: Connection | None = None
 
     async def run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        """Do the work, and once more if its connection turned out to be lost: a read changes nothing."""
+        """Do the work, and repeat it once if the connection was lost, because a read changes nothing."""
         self._ownership.check()
         fresh = self._connection is None or self._connection.is_closed()
         try:
             return await self._run(work)
         except FAILURES as error:
-            if fresh or not failures.cuts(error):
+            if fresh or failures.is_harmless(error):
                 raise self._damage.look_at(failures.unavailable(error, self._connector.place)) from error
-        except StoreDamaged as error:  # PostgreSQL read it, but it makes no sense.
+        except StoreDamaged as error:  # PostgreSQL read it, but it is malformed.
             self._damage.look_at(error)
             raise
         try:
@@ -55,7 +55,7 @@ class ReadingSession:
         try:
             return await work(self._connection)
         except FAILURES as error:
-            if failures.cuts(error) and not failures.by_caller(error):
+            if not failures.is_harmless(error):
                 drop(self._connection)
                 self._connection = None
             raise
@@ -66,7 +66,7 @@ class ReadingSession:
 
 
 class WritingSession:
-    """The one session that writes. It has a lock of its own, so that an earlier one can be seen gone.
+    """The one session that writes. It has a lock of its own, so that it can check that an earlier one has ended.
 
     A commit whose connection was lost may still be on its way in the database. So before this session does anything
     else it connects anew and takes that lock, for which `Ownership.take_writer` ends the earlier backend.
@@ -91,8 +91,8 @@ class WritingSession:
                 if failures.is_repeatable(error) and attempt < _ATTEMPTS - 1:
                     await asyncio.sleep(0.01 * attempt)
                     continue
-                translated = failures.of_write(error, self._connector.place)
-                if failures.cuts(error) and not failures.by_caller(error):
+                translated = failures.translate(error, self._connector.place)
+                if not failures.is_harmless(error):
                     self.unsettled = True
                     self._drop()
                 raise self._damage.look_at(translated) from error

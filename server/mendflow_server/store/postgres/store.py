@@ -94,7 +94,7 @@ class PostgresStore:
                 await migrate.prepare(connection, self._place)
                 newest = await connection.fetchrow(QUERIES["newest_life"], "")
             except FAILURES as error:
-                raise failures.at_open(error, self._place) from error
+                raise failures.translate_at_open(error, self._place) from error
             self._marker = crash_marker_path(self._place, life_of(newest))
             self._ownership.keep()
             self._writer = Lanes([self._writing])
@@ -173,21 +173,19 @@ class PostgresStore:
 
     async def due(self, until: int, *, limit: int) -> list[tuple[int, int]]:
         """See `Store.due`."""
-        return await self._read(lambda connection: reader.pairs(connection, "due", until, limit))
+        return await self._read(partial(reader.due, until=until, limit=limit))
 
     async def in_progress(self, *, after_key: int, limit: int) -> list[int]:
         """See `Store.in_progress`."""
-        return await self._read(lambda connection: reader.first_column(connection, "in_progress", after_key, limit))
+        return await self._read(partial(reader.in_progress, after_key=after_key, limit=limit))
 
     async def stopped_for(self, reason: int, *, after_key: int, limit: int) -> list[int]:
         """See `Store.stopped_for`."""
-        return await self._read(
-            lambda connection: reader.first_column(connection, "stopped_for", reason, after_key, limit)
-        )
+        return await self._read(partial(reader.stopped_for, reason=reason, after_key=after_key, limit=limit))
 
     async def last_beat(self) -> int:
         """See `Store.last_beat`."""
-        return max(await self._read(lambda connection: reader.first_column(connection, "last_beat")), default=0)
+        return await self._read(reader.last_beat)
 
     async def begin_life(self, life: Life) -> Life | None:
         """See `Store.begin_life`. The store keeps the last ten lives."""
@@ -213,7 +211,7 @@ class PostgresStore:
 
     async def first_ended(self) -> Mapping[str, int]:
         """See `Store.first_ended`."""
-        return dict(await self._read(lambda connection: reader.pairs(connection, "first_ended")))
+        return await self._read(reader.first_ended)
 
     async def purge_ended(self, workflow_type: str, until: int, *, limit: int) -> int:
         """See `Store.purge_ended`."""

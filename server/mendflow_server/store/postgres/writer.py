@@ -1,4 +1,4 @@
-"""All writes but purges. Each runs on the one session that writes, as one transaction."""
+"""All writes except purges. Each runs on the one session that writes, as one transaction."""
 
 from __future__ import annotations
 

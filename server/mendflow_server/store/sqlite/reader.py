@@ -64,7 +64,7 @@ class Reader:
                     self.close()
                 self._connection = None
             raise self._damage.look_at(unavailable(error, self._path)) from error
-        except StoreDamaged as error:  # SQLite read it, but it makes no sense.
+        except StoreDamaged as error:  # SQLite read it, but it is malformed.
             self._damage.look_at(error)
             raise
         except (UnicodeError, OverflowError) as error:
