@@ -395,7 +395,7 @@ def first_of(
 @overload
 def first_of(*branches: Awaitable[T], key: str | None = None) -> Awaitable[tuple[int, T]]: ...
 def first_of(*branches: Awaitable[Any], key: str | None = None) -> Awaitable[tuple[int, Any]]:
-    """Wait for the first of several calls, and return its index and its result. The others are withdrawn.
+    """Wait for the first of several calls, and return its index and its result. Cancel the others.
 
     A branch is a signal wait, a timer, a step or a coroutine that awaits them. An attempt of a step that runs is
     cancelled, and the call returns once the branches are closed. If the first branch to end has failed, its error is
