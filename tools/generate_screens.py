@@ -132,7 +132,7 @@ WORKFLOWS: Final = [
     ("nightly/2030-01-31/eu-central-1/customers-a-to-m", "send_campaign", "WAITING", "TIMER", "sleep#2", 93_600),
     ("order-19", "place_order", "WAITING", "SLOT", "attempts waiting for a slot: 3", None),
     ("order-20", "place_order", "WAITING", "SUSPECTED", "kills", None),
-    ("order-21", "place_order", "WAITING", "THREAD", "the code still runs of attempt 1 of reserve", None),
+    ("order-21", "place_order", "WAITING", "THREAD", "hung code of attempt 1 of reserve", None),
     (
         "order-22",
         "old_order",

@@ -245,7 +245,7 @@ class App:
         return grpc
 
     def _may_purge(self) -> bool:
-        """Return whether the store has time for retention: nothing recovers, fails or ends."""
+        """Return whether the purger may work: recovery is done, no drain has begun, and the store commits."""
         return self.supervisor.recovered and not self.engine.draining and not self.committer.failure
 
     async def _recover(self) -> None:
@@ -281,7 +281,7 @@ class App:
             draining=self.engine.draining,
             store_failure=self.committer.failure or self.retrying.failure,
             store_damage=self.store.damage,
-            attempts_left=attempts.left,
+            attempts_hung=attempts.hung,
             slots_exhausted=tuple(
                 f"{setting}={slots.size}"
                 for setting, slots in (

@@ -52,7 +52,7 @@ class EmbeddedServer:
         self._client: Client | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the store and serve. Recovery continues beside it.
+        """Open the store and serve. Recovery may still be in progress.
 
         Raise `StoreRefused`, `CannotListen` and `DefinitionError` as `mendflow serve` reports them, and `MendflowError`
         if it was entered before.

@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         32,
         description=(
             "Maximum number of concurrent attempts of def steps. Each has a thread. "
-            "Up to as many hung threads hold none."
+            "Up to as many threads with hung code hold none."
         ),
     )
     attempt_timeout: Seconds = Field(60.0, description="Timeout of an attempt whose step sets none, in seconds.")
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
 
     retention: Annotated[float | None, Field(gt=0, allow_inf_nan=False), BeforeValidator(_limit)] = Field(
         2_592_000.0,
-        description="Time for which a workflow is kept after its end, in seconds: 30 days. forever: without limit. "
+        description="Time for which a workflow is kept after its end, in seconds (30 days), or forever. "
         "`@workflow(retention=…)` overrides it.",
     )
 
@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     )
     drain_timeout: Seconds = Field(25.0, description="Maximum duration of a drain, in seconds.")
     exit_timeout: Seconds = Field(
-        8.0, description="Time after a drain in which the process must end; then it ends itself, in seconds."
+        8.0, description="Time that the process has to end after a drain, before it ends itself, in seconds."
     )
     commit_patience: Seconds = Field(
         5.0, description="Time that a caller waits for a commit before it receives UNAVAILABLE, in seconds."

@@ -38,7 +38,7 @@ def why(state: str, reason: str = "UNSPECIFIED", explanation: str = "", wake: fl
         ("suspected: kills", ("WAITING", "SUSPECTED", "kills", 9)),
         (
             "waits for the code of attempt 1 of reserve to end",
-            ("WAITING", "THREAD", "the code still runs of attempt 1 of reserve"),
+            ("WAITING", "THREAD", "hung code of attempt 1 of reserve"),
         ),
         ("waits for code: something else", ("WAITING", "THREAD", "something else")),
         (

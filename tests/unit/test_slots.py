@@ -37,16 +37,16 @@ def test_closed_attempts_hold_no_slot_up_to_as_many_as_there_are_slots() -> None
     slots = Slots(2)
     for number in range(4):
         assert slots.take(), number
-        slots.leave()
+        slots.note_hung()
         assert slots.exhausted == (number == 3)
     assert not slots.take()
-    slots.left_ended()
+    slots.hung_ended()
     assert slots.take()
     assert not slots.take()
     slots.give()
     for _ in range(3):
-        slots.left_ended()
-    assert (slots.left, slots.free) == (0, 2)
+        slots.hung_ended()
+    assert (slots.hung, slots.free) == (0, 2)
 
 
 def test_a_withdrawn_attempt_does_not_use_up_the_lines_share() -> None:

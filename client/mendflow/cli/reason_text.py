@@ -27,7 +27,7 @@ _WAITS: Final[Mapping[int, str]] = {
 _TIMED: Final = frozenset({event_pb2.STATE_REASON_TIMER, event_pb2.STATE_REASON_SIGNAL, event_pb2.STATE_REASON_BACKOFF})
 #: The beginning of the server's explanations for SLOT and THREAD, which the words here replace.
 _SLOT_WAITS: Final = "attempts waiting for a slot: "
-_CODE_RUNS: Final = "the code still runs of "
+_CODE_RUNS: Final = "hung code of "
 #: The states whose name is the beginning of the reason.
 _STOPPED: Final[Mapping[int, str]] = {
     workflow_pb2.WORKFLOW_STATE_PAUSED: "paused",

@@ -153,8 +153,8 @@ class _StateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StateReas
     event in the history.
     """
     STATE_REASON_SUSPECTED: _StateReason.ValueType  # 6
-    """WAITING to run in isolation, because the workflow was running during two
-    consecutive crashes.
+    """WAITING to run in isolation, because the workflow may have crashed the
+    server: its code executed at two consecutive crashes, or waited at four.
     """
     STATE_REASON_NON_DETERMINISM: _StateReason.ValueType  # 7
     """PAUSED, because the code no longer makes the recorded calls."""
@@ -174,13 +174,13 @@ class _StateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StateReas
     id.
     """
     STATE_REASON_THREAD: _StateReason.ValueType  # 13
-    """WAITING for the code of a closed attempt to end: its thread cannot be
-    stopped, or its task ignores the cancel. The step continues when that code
-    ends or the server restarts.
+    """WAITING for hung code, the code of a closed attempt, to end: its thread
+    cannot be stopped, or its task ignores the cancel. The step continues when
+    that code ends or the server restarts.
     """
     STATE_REASON_WORKFLOW_ERROR: _StateReason.ValueType  # 14
-    """PAUSED, because the workflow function raised an error and its type says to
-    pause then. The workflow continues when fixed code is served.
+    """PAUSED, because the workflow function raised an error and its type pauses
+    on errors. The workflow continues when fixed code is served.
     """
 
 class StateReason(_StateReason, metaclass=_StateReasonEnumTypeWrapper):
@@ -201,8 +201,8 @@ STATE_REASON_NOT_SERVED: StateReason.ValueType  # 5
 event in the history.
 """
 STATE_REASON_SUSPECTED: StateReason.ValueType  # 6
-"""WAITING to run in isolation, because the workflow was running during two
-consecutive crashes.
+"""WAITING to run in isolation, because the workflow may have crashed the
+server: its code executed at two consecutive crashes, or waited at four.
 """
 STATE_REASON_NON_DETERMINISM: StateReason.ValueType  # 7
 """PAUSED, because the code no longer makes the recorded calls."""
@@ -222,13 +222,13 @@ drove this workflow. The server log has both errors under the workflow's
 id.
 """
 STATE_REASON_THREAD: StateReason.ValueType  # 13
-"""WAITING for the code of a closed attempt to end: its thread cannot be
-stopped, or its task ignores the cancel. The step continues when that code
-ends or the server restarts.
+"""WAITING for hung code, the code of a closed attempt, to end: its thread
+cannot be stopped, or its task ignores the cancel. The step continues when
+that code ends or the server restarts.
 """
 STATE_REASON_WORKFLOW_ERROR: StateReason.ValueType  # 14
-"""PAUSED, because the workflow function raised an error and its type says to
-pause then. The workflow continues when fixed code is served.
+"""PAUSED, because the workflow function raised an error and its type pauses
+on errors. The workflow continues when fixed code is served.
 """
 Global___StateReason: _TypeAlias = StateReason  # noqa: Y015
 

@@ -120,7 +120,7 @@ class _RetryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RetryReas
     one does not count against max_attempts.
     """
     RETRY_REASON_SUSPECTED: _RetryReason.ValueType  # 4
-    """The attempt was running during two consecutive crashes. The supervisor
+    """The attempt is suspected of having crashed the server. The supervisor
     starts the next attempt in isolation.
     """
     RETRY_REASON_MAX_ATTEMPTS: _RetryReason.ValueType  # 5
@@ -152,7 +152,7 @@ RETRY_REASON_LOST: RetryReason.ValueType  # 3
 one does not count against max_attempts.
 """
 RETRY_REASON_SUSPECTED: RetryReason.ValueType  # 4
-"""The attempt was running during two consecutive crashes. The supervisor
+"""The attempt is suspected of having crashed the server. The supervisor
 starts the next attempt in isolation.
 """
 RETRY_REASON_MAX_ATTEMPTS: RetryReason.ValueType  # 5

@@ -49,7 +49,7 @@ class WorkflowEngine(Protocol):
     async def get(self, workflow_id: str, *, wait: float, uid: str) -> Snapshot:
         """Return a workflow, after waiting at most ``wait`` seconds for its end. ``started`` is always set.
 
-        An empty ``uid`` is any.
+        An empty ``uid`` matches any workflow.
         """
 
     async def find(self, workflow_id: str) -> Row:
@@ -77,12 +77,12 @@ class WorkflowEngine(Protocol):
         """Hold a workflow, or release it. Return its row."""
 
     async def delete(self, workflow_id: str, *, uid: str, actor: str) -> None:
-        """Delete a workflow that has ended. An empty ``uid`` is any."""
+        """Delete a workflow that has ended. An empty ``uid`` matches any workflow."""
 
     def watch(
         self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int], uid: str
     ) -> AsyncIterator[WatchWorkflowResponse]:
-        """Yield the frames of a watch. An empty ``uid`` is any.
+        """Yield the frames of a watch. An empty ``uid`` matches any workflow.
 
         Raise a refusal only before the first frame, except `Draining` and, for a deleted workflow, `WorkflowNotFound`.
         """

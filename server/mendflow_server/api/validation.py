@@ -87,7 +87,7 @@ class Start:
 
 @dataclass(slots=True)
 class Get:
-    """A valid get. ``wait`` is in seconds. An empty ``uid`` is any."""
+    """A valid get. ``wait`` is in seconds. An empty ``uid`` matches any workflow."""
 
     workflow_id: str
     wait: float
@@ -96,7 +96,7 @@ class Get:
 
 @dataclass(slots=True)
 class Watch:
-    """A valid watch. An empty ``kinds`` selects all kinds, and an empty ``uid`` is any."""
+    """A valid watch. An empty ``kinds`` selects all kinds, and an empty ``uid`` matches any workflow."""
 
     workflow_id: str
     after_sequence: int
@@ -122,7 +122,7 @@ class PageOf:
 
 @dataclass(slots=True)
 class Delete:
-    """A checked deletion. An empty ``uid`` is any."""
+    """A checked deletion. An empty ``uid`` matches any workflow."""
 
     workflow_id: str
     uid: str

@@ -66,8 +66,8 @@ class AttemptRunner:
         self.thread_slots = Slots(threads)
         self.threads = DaemonThreads(thread_marks)
         self.running: set[RunningAttempt] = set()
-        #: The closed attempts whose code still runs, by the workflow's uid. They outlive the workflow's execution.
-        self._left: dict[str, list[RunningAttempt]] = {}
+        #: The attempts with hung code, by the workflow's uid. They outlive the workflow's execution.
+        self._hung: dict[str, list[RunningAttempt]] = {}
         self._loop = asyncio.get_running_loop()
         self.eager_tasks = EagerTasks(self._loop, loop_mark)
 
@@ -99,40 +99,40 @@ class AttemptRunner:
         self.eager_tasks.close()
         self.threads.close()
 
-    def leave(self, attempt: RunningAttempt) -> None:
+    def note_hung(self, attempt: RunningAttempt) -> None:
         """Note that an attempt is closed while its code still runs. Others may get its slot."""
         request = attempt.request
-        self._left.setdefault(request.workflow_uid, []).append(attempt)
-        self.slots_for(request.step).leave()
+        self._hung.setdefault(request.workflow_uid, []).append(attempt)
+        self.slots_for(request.step).note_hung()
 
-    def left_by(self, workflow_uid: str) -> Sequence[RunningAttempt]:
-        """Return the closed attempts of a workflow whose code still runs."""
-        return self._left.get(workflow_uid, ())
+    def hung_of(self, workflow_uid: str) -> Sequence[RunningAttempt]:
+        """Return the attempts of a workflow with hung code."""
+        return self._hung.get(workflow_uid, ())
 
     @property
-    def left(self) -> int:
-        """How many attempts are closed while their code still runs."""
-        return self.task_slots.left + self.thread_slots.left
+    def hung(self) -> int:
+        """How many attempts have hung code."""
+        return self.task_slots.hung + self.thread_slots.hung
 
     def ended(self, attempt: RunningAttempt) -> None:
         """Take an attempt's slot back: its code has ended."""
         self.running.discard(attempt)
         request = attempt.request
-        left = self._left.get(request.workflow_uid, [])
-        if attempt not in left:
+        hung = self._hung.get(request.workflow_uid, [])
+        if attempt not in hung:
             self.slots_for(request.step).give()
             return
-        left.remove(attempt)
-        if not left:
-            del self._left[request.workflow_uid]
+        hung.remove(attempt)
+        if not hung:
+            del self._hung[request.workflow_uid]
         if attempt.outlasted:
             log.info("code_of_closed_attempt_ended", **_named(request))
-        self.slots_for(request.step).left_ended()
+        self.slots_for(request.step).hung_ended()
 
     def outlasted(self, attempt: RunningAttempt) -> None:
         """Log that an interrupt did not stop an attempt's code."""
         kind = "the task ignored its cancel" if attempt.request.step.is_async else "a thread cannot be stopped"
-        log.warning("code_of_closed_attempt_runs", **_named(attempt.request), why=kind, closed_attempts=self.left)
+        log.warning("code_of_closed_attempt_runs", **_named(attempt.request), why=kind, closed_attempts=self.hung)
 
     def on_loop(self, attempt: RunningAttempt, call: Callable[[], None]) -> None:
         """Make a call on the loop, from wherever the attempt runs."""

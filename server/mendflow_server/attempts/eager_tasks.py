@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 class EagerTasks:
-    """Starts coroutines on an event loop. ``mark`` is of the coroutine that has the loop."""
+    """Starts coroutines on an event loop. ``mark`` says which coroutine has the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, mark: Mark) -> None:
         self._loop = loop
@@ -41,7 +41,7 @@ class EagerTasks:
     ) -> asyncio.Task[Any] | _T:
         """Run a coroutine until it ends or suspends; return what it returned, or the task that continues it.
 
-        It must raise nothing, and return no task. ``on_record`` is what its mark says while it has the loop.
+        It must raise nothing, and return no task. The mark holds ``on_record`` while the coroutine has the loop.
         """
         mark = self._mark
         spare = self._spare

@@ -67,7 +67,7 @@ class AttemptHost(Protocol):
     #: The id of the server's process.
     process: int
 
-    def leave(self, attempt: RunningAttempt) -> None:
+    def note_hung(self, attempt: RunningAttempt) -> None:
         """Note that an attempt is closed while its code still runs."""
 
     def outlasted(self, attempt: RunningAttempt) -> None:
@@ -222,7 +222,7 @@ class RunningAttempt:
         if not self.closed:
             self.closed = True
             if self.running:
-                self.host.leave(self)
+                self.host.note_hung(self)
 
     def _outlast(self, failure: failure_pb2.Failure) -> None:
         """Report an interrupt that did not stop the code."""

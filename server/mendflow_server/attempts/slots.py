@@ -17,15 +17,15 @@ RUNNING_PER_SLOT = 2
 class Slots:
     """A fixed number of slots, and the line of those that wait for one.
 
-    Code that still runs after its attempt was closed would keep its slot forever if it hangs. So up to ``size`` such
+    Hung code, which still runs although its attempt is closed, might keep a slot forever. So up to ``size`` such
     attempts hold no slot. Each further one holds a slot until one of them ends, which bounds what runs at once.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.free = size
-        #: The closed attempts whose code still runs.
-        self.left = 0
+        #: The number of attempts with hung code.
+        self.hung = 0
         #: Each callback gets a slot that was taken for it, and returns False when it no longer needs one.
         self.waiting: collections.deque[Callable[[], bool]] = collections.deque()
         self._kept = 0
@@ -42,22 +42,22 @@ class Slots:
         self.free += 1
         self.offer()
 
-    def leave(self) -> None:
+    def note_hung(self) -> None:
         """Note that an attempt that held a slot is closed while its code still runs."""
-        self.left += 1
-        if self.left <= self.size:
+        self.hung += 1
+        if self.hung <= self.size:
             self.give()
 
-    def left_ended(self) -> None:
-        """Note that the code of such an attempt has ended."""
-        self.left -= 1
-        if self.left >= self.size:
+    def hung_ended(self) -> None:
+        """Note that hung code has ended."""
+        self.hung -= 1
+        if self.hung >= self.size:
             self.give()
 
     @property
     def exhausted(self) -> bool:
-        """Whether the code of closed attempts holds every slot, so that no attempt can start."""
-        return self.left >= RUNNING_PER_SLOT * self.size
+        """Whether hung code holds every slot, so that no attempt can start."""
+        return self.hung >= RUNNING_PER_SLOT * self.size
 
     def keep(self) -> None:
         """Return a slot that the same workflow may take again at once; the caller offers the rest afterwards.

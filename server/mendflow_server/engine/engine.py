@@ -182,7 +182,7 @@ class Engine:
     async def get(self, workflow_id: str, *, wait: float, uid: str = "") -> Snapshot:
         """Return a workflow with its first and final event; wait up to ``wait`` seconds for its end.
 
-        An empty ``uid`` is any. Raises `WorkflowNotFound`, also when the workflow is deleted meanwhile.
+        An empty ``uid`` matches any workflow. Raises `WorkflowNotFound`, also when the workflow is deleted meanwhile.
         """
         snapshot = await self._reader.snapshot(workflow_id)
         if uid and snapshot.row.uid != uid:
@@ -218,7 +218,7 @@ class Engine:
     def watch(
         self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int], uid: str = ""
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
-        """Yield frames of a workflow's events until its end. An empty ``uid`` is any."""
+        """Yield frames of a workflow's events until its end. An empty ``uid`` matches any workflow."""
         return self.watchers.watch(workflow_id, after_sequence=after_sequence, kinds=kinds, uid=uid)
 
     # Commands.
@@ -414,7 +414,7 @@ class Engine:
     def attempts_running(self) -> int:
         """How many attempts are open and their code runs."""
         attempts = self._services.attempts
-        return len(attempts.running) - attempts.left
+        return len(attempts.running) - attempts.hung
 
     @property
     def settled(self) -> bool:

@@ -126,7 +126,7 @@ class Loader:
             return
         execution = self._execution_of(loaded, history)
         self._cache.add(execution)
-        for attempt in self._services.attempts.left_by(row.uid):
+        for attempt in self._services.attempts.hung_of(row.uid):
             execution.take_over_attempt(attempt)
         self._services.dispatcher.enqueue(
             execution, lambda: execution.resume_from(loaded, retry=retry, faulted=faulted)
@@ -152,7 +152,7 @@ class Loader:
         return self._new_execution(self._services, self._events, mine, history, guard=guard, workflow=workflow)
 
     def note_held(self, key: int, *, held: bool) -> None:
-        """Note that an operator has held or released a workflow, in memory or on its way there."""
+        """Note that an operator has held or released a workflow, in memory or on its way into it."""
         execution = self._cache.get(key)
         if execution is not None:
             execution.row.held = held

@@ -47,7 +47,10 @@ class RetentionCommands:
         return row
 
     async def delete(self, workflow_id: str, *, uid: str, actor: str) -> None:
-        """Delete a workflow that has ended. An empty ``uid`` is any. Raises `WrongState` and `WorkflowHeld`."""
+        """Delete a workflow that has ended. An empty ``uid`` matches any workflow.
+
+        Raises `WrongState` and `WorkflowHeld`.
+        """
         ensure_available(self._services)
         outcome, state = await self._committed(self._store.purge(workflow_id, uid=uid))
         if outcome is PurgeOutcome.NOT_FOUND:

@@ -115,10 +115,10 @@ class WatchHub:
     async def watch(
         self, workflow_id: str, *, after_sequence: int, kinds: frozenset[int], uid: str = ""
     ) -> AsyncIterator[workflow_service_pb2.WatchWorkflowResponse]:
-        """Yield frames until the workflow's final event has been yielded or filtered out. An empty ``uid`` is any.
+        """Yield frames until the workflow's final event has been yielded or filtered out.
 
-        Raises `WorkflowNotFound`, also when the workflow is deleted meanwhile, `SequenceBeyondEnd`, `TooManyWatches`,
-        `Draining`.
+        An empty ``uid`` matches any workflow. Raises `WorkflowNotFound`, also when the workflow is deleted meanwhile,
+        `SequenceBeyondEnd`, `TooManyWatches` and `Draining`.
         """
         if self.open >= self._settings.watch_limit:
             raise errors.TooManyWatches(self._settings.watch_limit)

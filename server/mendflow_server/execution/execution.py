@@ -240,7 +240,7 @@ class Execution:
         self._faulted = ""
 
     def take_over_attempt(self, attempt: RunningAttempt) -> None:
-        """Take over code that an earlier execution of this workflow left running."""
+        """Take over hung code of an earlier execution of this workflow."""
         self._steps.take_over(self, attempt)
 
     def resume(self) -> None:

@@ -152,7 +152,7 @@ class StepExecutor:
 
     @property
     def waiting_for_code(self) -> Collection[str]:
-        """The steps that wait until the code of an earlier attempt ends."""
+        """The steps that wait until the hung code of an earlier attempt ends."""
         if self._held is None:
             return ()
         return [key for key, decision in self._held.items() if decision is _HOLD_RUNNING]
@@ -409,7 +409,7 @@ class StepExecutor:
     # Ending.
 
     def take_over(self, owner: StepOwner, attempt: RunningAttempt) -> None:
-        """Take over code that an execution left running; the step's next attempt waits for it, as after a timeout."""
+        """Take over hung code of an earlier execution; the step's next attempt waits for it, as after a timeout."""
         self.running[attempt.request.step_key] = attempt
         attempt.pass_to(owner)
 

@@ -37,7 +37,7 @@ quarantine in company takes at least two. A guilty unit that runs by itself is
 quarantined after exactly ``budget`` crashes.
 
 **What is left behind.** The thread of a step may outlive the attempt, whose
-timeout has closed it. While the workflow is open, that code counts as executing
+timeout has closed it: that is hung code. While the workflow is open, that code counts as executing
 code of the workflow: as its attempts in flight, or as its workflow code where
 it has none. The workflow may also have ended. Then the code is no unit, no
 unit was alone, and the crash blames none.

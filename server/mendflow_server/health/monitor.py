@@ -49,9 +49,9 @@ class HealthInputs:
     store_failure: str
     #: What part of the store is damaged, and what to do; empty when no damage is known.
     store_damage: str = ""
-    #: The closed attempts whose code still runs.
-    attempts_left: int = 0
-    #: The settings of the slots that the code of closed attempts holds entirely.
+    #: The number of attempts with hung code: they are closed, and their code still runs.
+    attempts_hung: int = 0
+    #: The settings of the slots that hung code holds entirely.
     slots_exhausted: tuple[str, ...] = ()
 
 
@@ -100,8 +100,8 @@ def judge(inputs: HealthInputs, loop_lag: float, settings: Settings) -> tuple[He
         "the server"
         for name in inputs.slots_exhausted
     ]
-    left = inputs.attempts_left
-    warnings = (f"closed attempts whose code still runs: {left}",) if left else ()
+    hung = inputs.attempts_hung
+    warnings = (f"closed attempts whose code still runs: {hung}",) if hung else ()
     return HealthStatus(not reasons, tuple(reasons), warnings), HealthStatus(not stuck, tuple(stuck))
 
 

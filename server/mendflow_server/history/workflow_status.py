@@ -125,7 +125,7 @@ def _waiting(
         f"attempt {record.attempt} of {record.key}" for record in history.open.values() if record.key in code_waits
     ]
     if running:
-        why = f"the code still runs of {', '.join(running[:5])}"
+        why = f"hung code of {', '.join(running[:5])}"
         return WorkflowStatus(waiting, event_pb2.STATE_REASON_THREAD, why, wake)
     counting = [record for record in history.open.values() if _counts(record, wanted)]
     first = min(counting, key=lambda record: due_time(record) or float("inf"), default=None)

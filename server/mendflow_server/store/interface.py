@@ -131,7 +131,10 @@ class Store(Protocol):
         """
 
     async def purge(self, workflow_id: str, *, uid: str = "") -> PurgeResult:
-        """Purge one workflow as `purge_ended` does, if it has ended and is not held. An empty ``uid`` is any."""
+        """Purge one workflow as `purge_ended` does, if it has ended and is not held.
+
+        An empty ``uid`` matches any workflow.
+        """
 
     async def reclaim(self) -> bool:
         """Free a bounded part of the space of purged workflows; return whether more is left.

@@ -55,7 +55,7 @@ class LoopWatch:
         self._stopped.set()
 
     async def run(self) -> None:
-        """Show that the loop turns, until cancelled."""
+        """Record at every interval that the loop turns, until cancelled."""
         while True:
             self._turned = time.monotonic()
             await asyncio.sleep(INTERVAL)

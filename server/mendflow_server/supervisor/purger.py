@@ -1,4 +1,4 @@
-"""Retention: deletes workflows some time after their end, a little at a time.
+"""Retention: delete workflows some time after their end, a little at a time.
 
 Each look reads the earliest end of each type, which costs the same however many workflows have ended. Then the purger
 works in portions, of each type in turn. It pauses after each for a multiple of the time that it took, so that the
@@ -132,7 +132,7 @@ class Purger:
         return self._clock.monotonic() < self._set_aside.get(workflow_type, -math.inf)
 
     def _put_aside(self, workflow_type: str, error: StoreError) -> None:
-        """Leave a type, or the reclaim, for a while after an error, and until the next start after damage."""
+        """Set a type, or the reclaim, aside: for a while after an error, until the next start after damage."""
         if isinstance(error, StoreDamaged):
             self._set_aside[workflow_type] = math.inf
             log.error("purge_stopped", error=str(error), **_type_field(workflow_type))
