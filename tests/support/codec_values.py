@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from decimal import Decimal  # noqa: TC003 - pydantic reads the annotation at run time
+from typing import Any
 
 from hypothesis import strategies as st
 
-from mendflow.v1 import failure_pb2
+from mendflow.codec import ValueType
+from mendflow.v1 import failure_pb2, payload_pb2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,5 +32,12 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=10,
 )
+
+
+def round_trip(annotation: Any, value: Any) -> Any:
+    """Return what comes back of a value from its bytes."""
+    value_type = ValueType.of(annotation)
+    return value_type.decode(payload_pb2.Payload.FromString(value_type.encode(value).SerializeToString()))
+
 
 FAILURE = failure_pb2.Failure(message="m")

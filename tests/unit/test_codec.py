@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 from mendflow.codec import ValueType
 from mendflow.errors import DefinitionError, PayloadError
 from mendflow.v1 import failure_pb2, payload_pb2
-from tests.support.codec_values import Cat, Item, finite, plain, texts
+from tests.support.codec_values import Cat, Item, finite, plain, round_trip, texts
 
 Payload = payload_pb2.Payload
 
@@ -129,12 +129,6 @@ def typed_values(draw: st.DrawFn) -> tuple[Any, Any]:
         else:
             annotation, values = (None if annotation is None else annotation | None), st.none() | values
     return annotation, draw(values)
-
-
-def round_trip(annotation: Any, value: Any) -> Any:
-    value_type = ValueType.of(annotation)
-    wire = value_type.encode(value).SerializeToString()
-    return value_type.decode(Payload.FromString(wire))
 
 
 def problems_of(annotation: Any, text: str) -> tuple[tuple[str, str], ...]:
