@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mendflow.v1 import event_pb2, failure_pb2
-from tests.support.deploying import at_rest, deployment, events_of, module_of, state_name
+from tests.support.deploying import deployment, events_of, module_of, state_name
+from tests.support.workflow_states import at_rest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,8 +26,9 @@ from mendflow import (
 )
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server.runtime.clock import SystemClock
-from tests.support.deploying import PRELUDE, at_rest, deployment, events_of, module_of, state_name, wait_event
+from tests.support.deploying import PRELUDE, deployment, events_of, module_of, state_name, wait_event
 from tests.support.servers import serving, until
+from tests.support.workflow_states import at_rest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,17 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.servers import ServerProcess
-from tests.support.verifying import (
-    SECONDS,
-    VERIFY,
-    at_rest,
-    client_of,
-    environment,
-    run,
-    source,
-    url,
-    write,
-)
+from tests.support.verifying import SECONDS, VERIFY, client_of, environment, run, source, url, write
+from tests.support.workflow_states import at_rest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +39,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     async def begin(client: Client) -> None:
         handles: list[Any] = await client.start_many("nap", [str(number) for number in range(MANY)])
         assert len(handles) == MANY
-        await at_rest(client, *[handle.id for handle in handles[-3:]])
+        for handle in handles[-3:]:
+            await at_rest(client, handle.id)
 
     try:
         client_of(process, begin)

@@ -93,16 +93,6 @@ def deployment(directory: Path, module: str = "flows") -> Deployment:
     return Deployment(ServerProcess(directory, modules=(module,), environment={"PYTHONDONTWRITEBYTECODE": "1"}))
 
 
-async def at_rest(client: Client, workflow_id: str) -> workflow_pb2.Workflow:
-    """Return the workflow once nothing of it runs."""
-    async with asyncio.timeout(20):
-        while True:
-            found = await client.get(workflow_id)
-            if found.state not in (workflow_pb2.WORKFLOW_STATE_PENDING, workflow_pb2.WORKFLOW_STATE_RUNNING):
-                return found
-            await asyncio.sleep(0.01)
-
-
 def state_name(workflow: workflow_pb2.Workflow) -> str:
     return workflow_pb2.WorkflowState.Name(workflow.state).removeprefix("WORKFLOW_STATE_")
 

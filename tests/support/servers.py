@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = ROOT / "tests/support"
 
+
+def python_path() -> str:
+    """Return the PYTHONPATH of a process that imports this checkout and the modules of tests/support."""
+    return os.pathsep.join([str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")])
+
+
 DEFINITIONS = {thing.name: thing for thing in vars(test_workflows).values() if isinstance(thing, Workflow)}
 
 #: The kernel's range of ports for sockets that name none: a connection could occupy a killed server's port.
@@ -189,7 +195,7 @@ class ServerProcess:
             **os.environ,
             "MENDFLOW_TEST_JOURNAL": str(self.directory / "journal.txt"),
             "MENDFLOW_LOG_FORMAT": "json",
-            "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": python_path(),
             **self.environment,
         }
         root = ["-m", "tests.support.disturbed", ",".join(self.faults)] if self.faults else ["-m", "mendflow.cli"]

@@ -9,9 +9,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mendflow import Client
-from mendflow.v1 import workflow_pb2
 from tests.support.command_line import as_text, run_command
-from tests.support.servers import ROOT, SUPPORT, ServerProcess
+from tests.support.servers import ServerProcess, python_path
+from tests.support.workflow_states import at_rest
 
 if TYPE_CHECKING:
     import subprocess
@@ -71,10 +71,9 @@ def run(directory: Path, *arguments: str, **variables: str) -> subprocess.Comple
 
 
 def environment(directory: Path, **variables: str) -> dict[str, str]:
-    paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": python_path(),
         # Two versions of a module within one second would share their compiled code.
         "PYTHONDONTWRITEBYTECODE": "1",
         "MENDFLOW_TEST_JOURNAL": str(directory / "verified.txt"),
@@ -103,14 +102,6 @@ def files(directory: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-async def at_rest(client: Client, *ids: str) -> None:
-    moving = (workflow_pb2.WORKFLOW_STATE_PENDING, workflow_pb2.WORKFLOW_STATE_RUNNING)
-    async with asyncio.timeout(20):
-        for each in ids:
-            while (await client.get(each)).state in moving:
-                await asyncio.sleep(0.01)
-
-
 def client_of(server: ServerProcess, call: Any) -> Any:
     async def with_client() -> Any:
         async with Client(server.grpc_address) as client:
@@ -123,7 +114,8 @@ def start(server: ServerProcess, workflow_type: str, *ids: str) -> None:
     async def begin(client: Client) -> None:
         for each in ids:
             await client.start(workflow_type, each, id=each)
-        await at_rest(client, *ids)
+        for each in ids:
+            await at_rest(client, each)
 
     client_of(server, begin)
 
