@@ -1,15 +1,50 @@
-"""Fixtures of the service tests: the services in front of a stand-in for the engine."""
+"""Fixtures of the service tests: servers to share and to script, and the services before a stub."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
+from mendflow.cli import commands, main
+from tests.support.scripted_server import scripted_server
+from tests.support.servers import serving_process
 from tests.support.stub_engine import Door, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from click.testing import Result
+
+    from tests.support.scripted_server import Script
+    from tests.support.servers import ServerProcess
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Run one server for the tests of a module that do not disturb it. Each test uses its own ids."""
+    with serving_process(tmp_path_factory.mktemp("shared")) as server:
+        yield server
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    """Run a server that returns what the test scripts."""
+    with scripted_server() as servicer:
+        yield servicer
+
+
+@pytest.fixture
+def mendflow(script: Script, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Return a function that runs the command line without retries."""
+    for name in ("RETRY_FOR", "WATCH_RETRY_FOR", "PAUSE"):
+        monkeypatch.setattr(commands, name, 0.0)
+
+    def run(*arguments: str, stdin: bytes | None = None, server: str = script.address) -> Result:
+        return CliRunner().invoke(main, list(arguments), input=stdin, env={"MENDFLOW_SERVER": server})
+
+    return run
 
 
 @pytest.fixture

@@ -3,121 +3,24 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import grpc
 import pytest
-from click.testing import CliRunner
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-from mendflow.cli import attempt_filter, commands, main
+from mendflow.cli import attempt_filter
 from mendflow.cli.event_text import describe_event
-from mendflow.v1 import event_pb2, workflow_pb2, workflow_service_pb2_grpc
+from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow.v1 import workflow_service_pb2 as ws
 from tests.support.event_samples import HOSTILE, event_of, newer_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from click.testing import Result
 
-
-@dataclass
-class Script(workflow_service_pb2_grpc.WorkflowServiceServicer, health_pb2_grpc.HealthServicer):
-    """A server that returns what the test scripts."""
-
-    address: str = ""
-    states: list[int] = field(default_factory=lambda: [int(workflow_pb2.WORKFLOW_STATE_SUCCEEDED)])
-    events: list[event_pb2.Event] = field(default_factory=list)
-    explanation: str = ""
-    statuses: dict[str, int] = field(default_factory=dict)
-    #: The workflows of a list; one of the script's state if there are none.
-    listed: list[workflow_pb2.Workflow] = field(default_factory=list)
-    no_info: bool = False
-    info: ws.GetServerInfoResponse = field(default_factory=ws.GetServerInfoResponse)
-    #: The status that ends every call.
-    refusal: status_pb2.Status | None = None
-    cut: bool = False
-    calls: list[Any] = field(default_factory=list)
-
-    def _take(self, request: Any, context: Any) -> None:
-        self.calls.append(request)
-        if self.refusal is not None:
-            context.set_trailing_metadata((("grpc-status-details-bin", self.refusal.SerializeToString()),))
-            codes = {code.value[0]: code for code in grpc.StatusCode}
-            context.abort(codes[self.refusal.code], self.refusal.message)
-
-    def _workflow(self) -> workflow_pb2.Workflow:
-        state: Any = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-        return workflow_pb2.Workflow(
-            workflow_id="w", workflow_type="t", state=state, explanation=self.explanation, create_time=self.time
-        )
-
-    @property
-    def time(self) -> Any:
-        return event_of("timer_fired", {}).time
-
-    def StartWorkflow(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._take(request, context)
-        return ws.StartWorkflowResponse(workflow=self._workflow(), started=True)
-
-    def GetWorkflow(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._take(request, context)
-        return ws.GetWorkflowResponse(workflow=self._workflow())
-
-    def ListWorkflows(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._take(request, context)
-        return ws.ListWorkflowsResponse(workflows=self.listed or [self._workflow()])
-
-    def ListEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._take(request, context)
-        return ws.ListEventsResponse(events=self.events)
-
-    def GetServerInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._take(request, context)
-        if self.no_info:
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "an old server")
-        return self.info
-
-    def WatchWorkflow(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
-        self._take(request, context)
-        yield ws.WatchWorkflowResponse(events=self.events)
-        if self.cut:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
-
-    def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._take(request, context)
-        status: Any = self.statuses.get(request.service, health_pb2.HealthCheckResponse.SERVING)
-        return health_pb2.HealthCheckResponse(status=status)
-
-
-@pytest.fixture
-def script() -> Iterator[Script]:
-    servicer = Script()  # type: ignore[abstract] # methods that it lacks return UNIMPLEMENTED
-    server = grpc.server(ThreadPoolExecutor(4))
-    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(servicer, server)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    yield servicer
-    server.stop(None).wait()
-
-
-@pytest.fixture
-def mendflow(script: Script, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Return a function that runs the command line without retries."""
-    for name in ("RETRY_FOR", "WATCH_RETRY_FOR", "PAUSE"):
-        monkeypatch.setattr(commands, name, 0.0)
-
-    def run(*arguments: str, stdin: bytes | None = None, server: str = script.address) -> Result:
-        return CliRunner().invoke(main, list(arguments), input=stdin, env={"MENDFLOW_SERVER": server})
-
-    return run
-
+    from tests.support.scripted_server import Script
 
 ENDINGS = {"workflow_succeeded": 0, "workflow_failed": 1, "workflow_cancelled": 1, "workflow_terminated": 1}
 
@@ -279,47 +182,6 @@ def test_a_draining_server_counts_as_reached(script: Script, mendflow: Callable[
     assert "[DRAINING]" in result.stderr
 
 
-COMMANDS = [
-    ("start", "t"),
-    ("start", "t", "--watch"),
-    ("start", "t", "--wait", "1"),
-    ("watch", "w"),
-    ("list",),
-    ("show", "w"),
-    ("signal", "w", "go"),
-    ("cancel", "w"),
-    ("resume", "w"),
-    ("terminate", "w"),
-    ("hold", "w"),
-    ("release", "w"),
-    ("delete", "w", "v"),
-    ("types",),
-    ("health",),
-    ("info",),
-    ("result", "w"),
-]
-
-
-def test_no_verb_is_missing_from_the_table() -> None:
-    assert {arguments[0] for arguments in COMMANDS} == {command.name for command in commands.COMMANDS}
-
-
-@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_every_verb_exits_3_when_no_server_is_there(
-    mendflow: Callable[..., Result], arguments: tuple[str, ...]
-) -> None:
-    result = mendflow(*arguments, server="127.0.0.1:1")
-    assert result.exit_code == 3, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: the server at 127.0.0.1:1 cannot be reached")
-
-
-@pytest.mark.parametrize("option", [("--server", "127.0.0.1:1"), ("--server=127.0.0.1:1",)], ids=["apart", "in one"])
-def test_the_option_overrides_the_variable(mendflow: Callable[..., Result], option: tuple[str, ...]) -> None:
-    assert mendflow("list").exit_code == 0
-    assert mendflow("list", *option).exit_code == 3
-
-
 @pytest.mark.parametrize(
     "arguments", [("list",), ("show", "w"), ("show", "w", "--events"), ("watch", "w"), ("start", "t", "--wait", "1")]
 )
@@ -335,82 +197,3 @@ def test_hostile_text_reaches_the_terminal_escaped(
     result = mendflow(*arguments)
     assert "owned" in result.stdout
     assert all(char.isprintable() for line in result.stdout.split("\n") for char in line)
-
-
-def test_the_input_is_sent_as_it_is_given(script: Script, mendflow: Callable[..., Result], tmp_path: Path) -> None:
-    text = '{ "n": 12345678901234567890123.0, "e": 1e400, "same": 1.50, "é": "\\u00e9" }'
-    file = tmp_path / "input.json"
-    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
-    for argument in (text, f"@{file}", "-"):
-        assert mendflow("start", "t", "--input", argument, stdin=text.encode()).exit_code == 0
-    sent = [call.input.json for call in script.calls if isinstance(call, ws.StartWorkflowRequest)]
-    assert sent == [text, text, text]
-
-
-def test_without_an_input_none_is_sent(script: Script, mendflow: Callable[..., Result]) -> None:
-    assert mendflow("start", "t").exit_code == 0
-    assert not script.calls[0].HasField("input")
-    assert mendflow("start", "t", "--input", "null").exit_code == 0
-    assert script.calls[1].input.json == "null"
-
-
-WRONG: dict[str, tuple[tuple[str, ...], str]] = {
-    "not JSON": (("start", "t", "--input", '{"a": 1,\n "b" 2}'), "line 2 column 6"),
-    "a bare text": (("start", "t", "--input", "hello"), "write a string as"),
-    "NaN": (("start", "t", "--input", "[NaN]"), "NaN"),
-    "a member twice": (("start", "t", "--input", '{"a": 1, "a": 2}'), 'has "a" twice'),
-    "a member twice inside": (("start", "t", "--input", '[{"x": {"a": 1, "\\u0061": 1}}]'), 'has "a" twice'),
-    "a member twice in a signal": (("signal", "w", "go", "--data", '{"a": 1, "b": 2, "a": 1}'), 'has "a" twice'),
-    "too deep": (("start", "t", "--input", "[" * 100_000), "nested too deep"),
-    "bytes": (("start", "t", "--input", "-"), "standard input cannot be read"),
-    "no such file": (("start", "t", "--input", "@/nowhere/x.json"), "/nowhere/x.json"),
-    "signal data": (("signal", "w", "go", "--data", "{"), "line 1 column 2"),
-    "an id that is no text": (("start", "t", "--id", "\udcff"), "not valid UTF-8"),
-    "a label without value": (("start", "t", "--label", "a"), "NAME=VALUE"),
-    "a label twice": (("start", "t", "--label", "a=1", "--label", "a=2"), "must not be given twice"),
-    "an unknown state": (("list", "--state", "done"), "succeeded"),
-    "an unknown kind": (("watch", "w", "--kind", "nothing"), "attempt_failed"),
-    "no kind at all": (("watch", "w", "--kind", "unspecified"), "attempt_failed"),
-    "no time": (("list", "--since", "yesterday"), "2030-01-31T12:00:00"),
-    "before the beginning": (("list", "--since", "0001-01-01T00:00:00+14:00"), "2030-01-31T12:00:00"),
-    "attempts of none": (("list", "--min-attempts", "0"), "--min-attempts"),
-    "a negative timeout": (("result", "w", "--timeout", "-1"), "--timeout"),
-    "a limit of none": (("list", "--limit", "0"), "--limit"),
-    "a negative wait": (("start", "t", "--wait", "-1"), "--wait"),
-    "a negative sequence": (("watch", "w", "--after", "-1"), "--after"),
-    "no such command": (("begin", "t"), "begin"),
-    "no id": (("show",), "ID"),
-    **{
-        f"an empty argument: {' '.join(arguments)}": (arguments, "must not be empty")
-        for arguments in [
-            ("start", ""),
-            ("start", "t", "--id", ""),
-            ("start", "t", "--id", "  "),
-            ("watch", ""),
-            ("show", " "),
-            ("result", ""),
-            ("signal", "", "go"),
-            ("signal", "w", ""),
-            ("signal", "w", "go", "--request-id", ""),
-            ("cancel", ""),
-            ("resume", ""),
-            ("terminate", "\t"),
-            ("hold", ""),
-            ("release", "w", " "),
-            ("delete", "w", ""),
-            ("export", ""),
-            ("list", "--type", ""),
-            ("types", ""),
-        ]
-    },
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_usage_exits_2_and_nothing_is_sent(script: Script, mendflow: Callable[..., Result], case: str) -> None:
-    arguments, words = WRONG[case]
-    result = mendflow(*arguments, stdin=b"\xff\xfe")
-    assert result.exit_code == 2, result.output
-    assert words in result.stderr
-    assert "Traceback" not in result.output
-    assert script.calls == []

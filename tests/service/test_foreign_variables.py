@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mendflow.client.loopback import is_loopback
-from tests.support.command_process import COMMAND, SECONDS, environment
+from tests.support.command_process import SECONDS, environment, run_process
 from tests.support.servers import serving_process
 
 if TYPE_CHECKING:
@@ -95,24 +95,13 @@ def reported(log: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
     return {line["variable"]: (line["value"], line["instead"]) for line in lines}
 
 
-def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environment(**variables),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=SECONDS,
-        check=False,
-    )
-
-
 def test_a_server_and_a_command_work_with_all_of_them_and_report_each_bad_one_once(tmp_path: Path) -> None:
     bad = {name: value for name, (value, _) in (IGNORED | IGNORED_BY_EXPORT).items()}
     exporting = {"OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE, "OTEL_EXPORTER_OTLP_HEADERS": "secret"}
     variables = HARMLESS | PROXIES | bad | exporting
     with serving_process(tmp_path, environment=variables) as server:
         arguments = ("start", "echo", "--wait", "30", "--input", '"x"', "--server", server.grpc_address)
-        done = run(*arguments, **variables)
+        done = run_process(arguments, variables)
         assert server.terminate() == 0
     assert reported(server.log) == IGNORED | IGNORED_BY_EXPORT
     text = (tmp_path / "server.log").read_text()
@@ -128,7 +117,7 @@ def test_a_server_and_a_command_work_with_all_of_them_and_report_each_bad_one_on
 def test_each_alone_is_one_line_of_a_command_at_most(tmp_path: Path, name: str) -> None:
     value, instead = IGNORED.get(name, (NOWHERE, ""))
     with serving_process(tmp_path) as server:
-        done = run("types", "--server", server.grpc_address, **{name: value})
+        done = run_process(["types", "--server", server.grpc_address], {name: value})
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     if name in IGNORED:
@@ -158,7 +147,7 @@ def test_a_served_module_can_import_opentelemetry_with_a_propagator_that_is_not_
     (tmp_path / "instrumented.py").write_text(INSTRUMENTED)
     variables = {"OTEL_PROPAGATORS": "b3,baggage"}
     with serving_process(tmp_path, modules=("instrumented",), environment=variables) as server:
-        done = run("start", "injects", "--wait", "30", "--server", server.grpc_address, "--json")
+        done = run_process(["start", "injects", "--wait", "30", "--server", server.grpc_address, "--json"], {})
         assert server.terminate() == 0
     assert "W3CBaggagePropagator" in done.stdout
     assert reported(server.log) == {"OTEL_PROPAGATORS": ("b3,baggage", "baggage is used")}

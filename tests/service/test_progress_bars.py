@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pty
 import re
-import subprocess
 import sys
 from typing import Any
 
@@ -14,6 +11,7 @@ import pytest
 from rich.cells import cell_len
 
 from tests.support.event_samples import HOSTILE, event_of
+from tests.support.terminal import run_on_terminal
 
 #: Show events as a watch does, in a separate process with a terminal.
 SHOW = """
@@ -45,22 +43,9 @@ def on_terminal(
     *details: tuple[str, dict[str, Any]], pause: bool = False, how: str = "end", columns: int = 120
 ) -> tuple[int, str]:
     """Show events on a terminal. With ``pause``, draw the bars after each event."""
-    terminal, its_side = pty.openpty()
     events = [event_of(*detail).SerializeToString().hex() for detail in details]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SHOW, "pause" if pause else "", how, *events],
-        env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "40"},
-        stdout=its_side,
-        stderr=its_side,
-    )
-    os.close(its_side)
-    written = b""
-    # OSError: the other side of the terminal is closed.
-    with contextlib.suppress(OSError):
-        while piece := os.read(terminal, 65536):
-            written += piece
-    os.close(terminal)
-    return process.wait(60), written.decode()
+    command = [sys.executable, "-c", SHOW, "pause" if pause else "", how, *events]
+    return run_on_terminal(command, {**os.environ, "LINES": "40"}, columns)
 
 
 def report(**content: Any) -> tuple[str, dict[str, Any]]:

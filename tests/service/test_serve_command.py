@@ -16,6 +16,8 @@ from tests.support.command_process import SECONDS, environment
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.servers import ServerProcess
+
 
 MODULES = {
     "imports_nothing_there": ("import not_there_at_all\n", "not_there_at_all"),
@@ -407,3 +409,20 @@ def test_without_the_server_extra_serve_says_what_to_install() -> None:
         if code:
             assert "serve needs the server" in done.stderr
             assert "pip install 'mendflow[server]'" in done.stderr
+
+
+@pytest.mark.parametrize("taken", ["grpc", "http", "store"])
+def test_a_place_that_another_server_uses_is_one_line_of_error(
+    shared: ServerProcess, tmp_path: Path, taken: str
+) -> None:
+    places = {
+        "--grpc-address": shared.grpc_address if taken == "grpc" else "127.0.0.1:0",
+        "--http-address": shared.http_address if taken == "http" else "127.0.0.1:0",
+        "--store": f"sqlite:///{shared.store if taken == 'store' else tmp_path / 'own.db'}",
+    }
+    done = serve(tmp_path, "workflows", *(part for pair in places.items() for part in pair))
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith(("I", "E", "W"))]
+    assert line.startswith("error: ")
+    assert str(places[f"--{taken}-address" if taken != "store" else "--store"]).removeprefix("sqlite:///") in line
+    assert "Traceback" not in done.stderr + done.stdout

@@ -12,13 +12,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import json_format
 
 from tests.support.forking import PROCESSES
-from tests.support.servers import ROOT, SUPPORT
+from tests.support.servers import python_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from google.protobuf.message import Message
+
+    from tests.support.servers import ServerProcess
 
 #: The time limit of a command, in seconds.
 PATIENCE = 60
@@ -36,8 +42,7 @@ def run_command(
 
     ``stdout`` is a file to write to instead of a pipe.
     """
-    paths = [str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **variables}
+    environment = {**os.environ, "PYTHONPATH": python_path(), **variables}
     with tempfile.TemporaryDirectory() as folder:
         standard = [Path(folder) / name for name in ("in", "out", "error")]
         standard[0].write_bytes(stdin.encode())
@@ -68,6 +73,25 @@ def as_text(done: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedPro
 def serve(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `mendflow serve`, which must fail before it serves."""
     return as_text(run_command(["serve", *arguments], {"FORCE_COLOR": "1"}, directory=directory))
+
+
+def run(
+    server: ServerProcess, *arguments: str, stdin: str | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line against a server, piped, until it exits."""
+    variables = {"FORCE_COLOR": "1", "MENDFLOW_SERVER": server.grpc_address, **variables}
+    return as_text(run_command(arguments, variables, stdin=stdin or ""))
+
+
+def parse(text: str, *kinds: Any) -> list[Message]:
+    """Parse each line as the kind at its position. The last kind is that of all further lines."""
+    lines = text.splitlines()
+    return [json_format.Parse(line, kinds[min(index, len(kinds) - 1)]()) for index, line in enumerate(lines)]
+
+
+def sequences(lines: list[str]) -> list[int]:
+    """Return the sequence at the start of each line of a watch."""
+    return [int(line.split()[0].removeprefix("#")) for line in lines]
 
 
 def _run(arguments: list[str], directory: Path, environment: dict[str, str], standard: list[Path]) -> None:

@@ -35,17 +35,16 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = ROOT / "tests/support"
 
-
-def python_path() -> str:
-    """Return the PYTHONPATH of a process that imports this checkout and the modules of tests/support."""
-    return os.pathsep.join([str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")])
-
-
 DEFINITIONS = {thing.name: thing for thing in vars(test_workflows).values() if isinstance(thing, Workflow)}
 
 #: The kernel's range of ports for sockets that name none: a connection could occupy a killed server's port.
 EPHEMERAL = 32_768
 PORTS = random.SystemRandom()
+
+
+def python_path() -> str:
+    """Return the PYTHONPATH of a process that imports this checkout and the modules of tests/support."""
+    return os.pathsep.join([str(SUPPORT), str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 
 def free_port() -> int:
