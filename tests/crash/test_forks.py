@@ -15,13 +15,11 @@ import pytest
 
 from mendflow import Client
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
-from tests.service.test_traces import Receiver, receiver
 from tests.support.servers import ServerProcess, serving_process, until
+from tests.support.span_receiver import receiving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-__all__ = ["receiver"]
 
 pytestmark = [pytest.mark.proof, pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")]
 
@@ -152,12 +150,11 @@ async def test_a_server_whose_steps_fork_under_load_serves_every_call(server: Se
     assert server.terminate() == 0
 
 
-async def test_a_child_sends_none_of_the_spans_that_the_server_has_yet_to_send(
-    tmp_path: Path, receiver: tuple[Receiver, dict[str, str]]
-) -> None:
-    received, environment = receiver
-    environment |= {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
-    with serving_process(tmp_path, modules=("fork_workflows",), environment=environment) as server:
+async def test_a_child_sends_none_of_the_spans_that_the_server_has_yet_to_send(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        received = stack.enter_context(receiving())
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+        server = stack.enter_context(serving_process(tmp_path, modules=("fork_workflows",), environment=environment))
         async with Client(server.grpc_address) as client:
             for way in ("os.fork", "fork", "loop fork", "executor"):
                 await client.run("looks", way)

@@ -1,7 +1,8 @@
-"""Fixtures of the service tests: servers to share and to script, and the services before a stub."""
+"""Fixtures of the service tests: servers to share, to script and to receive spans, and the services before a stub."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from mendflow.cli import commands, main
 from tests.support.scripted_server import scripted_server
 from tests.support.servers import serving_process
+from tests.support.span_receiver import receiving
 from tests.support.stub_engine import Door, serving
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.support.scripted_server import Script
     from tests.support.servers import ServerProcess
+    from tests.support.span_receiver import Receiver
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Run one server for the tests of a module that do not disturb it. Each test uses its own ids."""
     with serving_process(tmp_path_factory.mktemp("shared")) as server:
         yield server
+
+
+@pytest.fixture
+def no_otel_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the OpenTelemetry variables of the machine."""
+    for name in list(os.environ):
+        if name.startswith("OTEL_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def receiver(no_otel_variables: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """Run a receiver of spans, which the variables of this process name."""
+    with receiving() as found:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.endpoint)
+        yield found
 
 
 @pytest.fixture

@@ -3,81 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from mendflow import Client
-from tests.support.servers import free_port, serving_process
+from tests.support.servers import serving_process
+from tests.support.span_receiver import Receiver, values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """Stores the spans that it receives."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the rpc's name
-        for resource in request.resource_spans:
-            for scope in resource.scope_spans:
-                self.spans += scope.spans
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-    async def until(self, done: Any) -> list[Any]:
-        """Wait until the condition holds for the spans, and return them."""
-        while not done(self.spans):
-            await asyncio.sleep(0.02)
-        return list(self.spans)
-
-
-@pytest.fixture
-def receiver() -> Iterator[tuple[Receiver, dict[str, str]]]:
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    found = Receiver()
-    register: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
-    register(found, server)
-    port = free_port()
-    server.add_insecure_port(f"127.0.0.1:{port}")
-    server.start()
-    environment = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-    }
-    yield found, environment
-    server.stop(0).wait()
-
-
-def attributes(span: Any) -> dict[str, Any]:
-    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
 
 
 def workflow_spans(spans: list[Any]) -> list[Any]:
     return [span for span in spans if span.name.startswith("workflow ")]
 
 
-async def test_every_attempt_has_a_span_across_retries_and_a_kill(
-    tmp_path: Path, receiver: tuple[Receiver, dict[str, str]]
-) -> None:
-    collector, environment = receiver
-    with serving_process(tmp_path, environment=environment) as server:
+async def test_every_attempt_has_a_span_across_retries_and_a_kill(tmp_path: Path, receiver: Receiver) -> None:
+    with serving_process(tmp_path, environment=receiver.environment) as server:
         async with Client(server.grpc_address) as client:
             retried = await client.start("retried", 2, id="retried")
             await retried.result()
             cut = await client.start("holds", 0.8, id="cut")
             while not any("hold" in line for line in server.journal):
                 await asyncio.sleep(0.01)
-            await collector.until(workflow_spans)
+            await receiver.until(workflow_spans)
             server.kill()
             server.start()
             await cut.result()
-            spans = await collector.until(lambda spans: len(workflow_spans(spans)) == 2)
+            spans = await receiver.until(lambda spans: len(workflow_spans(spans)) == 2)
             for handle in (retried, cut):
                 events = [event async for event in handle.events()]
                 workflow = await handle.get()
@@ -93,28 +48,28 @@ async def test_every_attempt_has_a_span_across_retries_and_a_kill(
                     if event.HasField("attempt_started")
                 ]
                 spanned = [
-                    (attributes(span)["workflow.step.key"], attributes(span)["workflow.step.attempt"])
+                    (values(span.attributes)["workflow.step.key"], values(span.attributes)["workflow.step.attempt"])
                     for span in mine
                     if span.parent_span_id
                 ]
                 assert sorted(spanned) == sorted(attempts), "a span for each attempt of the history"
                 assert all(span.end_time_unix_nano >= span.start_time_unix_nano > 0 for span in mine)
-    lost = [span for span in spans if attributes(span).get("mendflow.attempt.lost")]
-    assert [(attributes(span)["workflow.step.key"], attributes(span)["workflow.step.attempt"]) for span in lost] == [
-        ("hold", 1)
-    ]
-    failed = [span for span in spans if attributes(span).get("mendflow.failure.kind") == "transient"]
+    lost = [span for span in spans if values(span.attributes).get("mendflow.attempt.lost")]
+    assert [
+        (values(span.attributes)["workflow.step.key"], values(span.attributes)["workflow.step.attempt"])
+        for span in lost
+    ] == [("hold", 1)]
+    failed = [span for span in spans if values(span.attributes).get("mendflow.failure.kind") == "transient"]
     assert len(failed) == 2
-    assert all(attributes(span)["mendflow.retry.action"] == "retry" for span in failed)
+    assert all(values(span.attributes)["mendflow.retry.action"] == "retry" for span in failed)
 
 
 @pytest.mark.parametrize(("flags", "sampled"), [("01", True), ("00", False)])
 async def test_the_callers_trace_is_adopted_with_its_sampling_decision(
-    tmp_path: Path, receiver: tuple[Receiver, dict[str, str]], flags: str, *, sampled: bool
+    tmp_path: Path, receiver: Receiver, flags: str, *, sampled: bool
 ) -> None:
-    collector, environment = receiver
     trace_id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-    with serving_process(tmp_path, environment=environment) as server:
+    with serving_process(tmp_path, environment=receiver.environment) as server:
         from mendflow.v1 import workflow_service_pb2, workflow_service_pb2_grpc  # noqa: PLC0415
 
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
@@ -125,7 +80,7 @@ async def test_the_callers_trace_is_adopted_with_its_sampling_decision(
             reply = await stub.StartWorkflow(request, metadata=(("traceparent", f"00-{trace_id}-{parent}-{flags}"),))
             assert reply.workflow.trace_id == trace_id
         assert await asyncio.to_thread(server.terminate) == 0, "a drain sends what is left"
-    spans = [span for span in collector.spans if span.trace_id.hex() == trace_id]
+    spans = [span for span in receiver.spans if span.trace_id.hex() == trace_id]
     assert bool(spans) is sampled
     if sampled:
         assert [span.parent_span_id.hex() for span in workflow_spans(spans)] == [parent]
@@ -167,19 +122,16 @@ async def traced() -> None:
 """
 
 
-async def test_a_steps_own_span_hangs_below_its_attempts(
-    tmp_path: Path, receiver: tuple[Receiver, dict[str, str]]
-) -> None:
-    collector, environment = receiver
+async def test_a_steps_own_span_hangs_below_its_attempts(tmp_path: Path, receiver: Receiver) -> None:
     (tmp_path / "traced.py").write_text(TRACED)
-    with serving_process(tmp_path, modules=("traced",), environment=environment) as server:
+    with serving_process(tmp_path, modules=("traced",), environment=receiver.environment) as server:
         async with Client(server.grpc_address) as client:
             await client.run("traced", id="subject")
             trace_id = (await client.get("subject")).trace_id
-            spans = await collector.until(workflow_spans)
+            spans = await receiver.until(workflow_spans)
     attempts = {
-        span.span_id: f"own {attributes(span)['workflow.step.name']} {attributes(span)['workflow.step.attempt']}"
-        for span in spans
+        span.span_id: f"own {said['workflow.step.name']} {said['workflow.step.attempt']}"
+        for span, said in ((span, values(span.attributes)) for span in spans)
         if span.name.startswith("step ")
     }
     own = {span.parent_span_id: span.name for span in spans if span.name.startswith("own ")}
