@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard, InboxKind, Message, Row
+from mendflow_server.store.records import (
+    Alert,
+    Batch,
+    Change,
+    CommitOutcome,
+    Guard,
+    Heartbeat,
+    InboxKind,
+    Message,
+    Row,
+    Suspect,
+)
 
 if TYPE_CHECKING:
     from mendflow_server.store.interface import Store
@@ -77,3 +88,15 @@ async def start(store: Store, workflow_id: str = "order-1", *events: bytes, **fi
 
 async def send(store: Store, *messages: Message) -> list[CommitOutcome]:
     return (await commit(store, messages=messages)).messages
+
+
+async def everything(store: Store, workflow_id: str, label: str = "a") -> Row:
+    """Commit a workflow that has rows in every table, and its end."""
+    row = await start(store, workflow_id, labels={"team": label, "tier": "gold"})
+    await send(store, signal(workflow_id, "r1"))
+    (message,) = await store.read_inbox(row.key)
+    beat, alert = Heartbeat("charge", 1, b"half"), Alert(1, "history_near_limit", 1, "long")
+    await commit(store, follow(row, b"three", consumed=(message.id,), heartbeats=(beat,), alerts=(alert,)))
+    await store.write_suspects([Suspect(row.key, "charge", 1, 0, held=False)])
+    await commit(store, end(row))
+    return row

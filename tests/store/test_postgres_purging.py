@@ -8,12 +8,10 @@ import pytest
 
 from mendflow_server.store.factory import open_store
 from mendflow_server.store.postgres import purging
-from mendflow_server.store.records import Alert, Heartbeat, PurgeOutcome, Suspect
-from tests.store.builders import commit, end, follow, send, signal, start
+from mendflow_server.store.records import Alert, PurgeOutcome
+from tests.store.builders import commit, end, everything, send, signal, start
 
 if TYPE_CHECKING:
-    from mendflow_server.store.interface import Store
-    from mendflow_server.store.records import Row
     from tests.support.postgres import Postgres
 
 TABLES = ("workflows", "labels", "events", "inbox", "signal_requests", "heartbeats", "alerts", "suspects", "purged")
@@ -21,18 +19,6 @@ TABLES = ("workflows", "labels", "events", "inbox", "signal_requests", "heartbea
 
 async def counts(postgres: Postgres, schema: str) -> dict[str, int]:
     return {name: (await postgres.fetch(f"SELECT count(*) FROM {schema}.{name}"))[0][0] for name in TABLES}
-
-
-async def everything(store: Store, workflow_id: str, label: str = "a") -> Row:
-    """Commit a workflow that has rows in every table, and its end."""
-    row = await start(store, workflow_id, labels={"team": label, "tier": "gold"})
-    await send(store, signal(workflow_id, "r1"))
-    (message,) = await store.read_inbox(row.key)
-    beat, alert = Heartbeat("charge", 1, b"half"), Alert(1, "history_near_limit", 1, "long")
-    await commit(store, follow(row, b"three", consumed=(message.id,), heartbeats=(beat,), alerts=(alert,)))
-    await store.write_suspects([Suspect(row.key, "charge", 1, 0, held=False)])
-    await commit(store, end(row))
-    return row
 
 
 @pytest.mark.parametrize("label", ["a", 'quote"d', "ü\u2028", "", "back\\slash"])

@@ -10,10 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from mendflow_server.store.purging import ROWS_AT_ONCE
-from mendflow_server.store.records import Alert, Filter, Heartbeat, PurgeOutcome, PurgeResult, Suspect
+from mendflow_server.store.records import Filter, PurgeOutcome, PurgeResult
 from mendflow_server.store.sqlite import SqliteStore
 from mendflow_server.store.sqlite.migrate import APPLICATION_ID, migrations
-from tests.store.builders import RUNNING, SUCCEEDED, commit, end, follow, send, signal, start
+from tests.store.builders import RUNNING, SUCCEEDED, commit, end, everything, follow, send, signal, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,18 +100,6 @@ async def test_one_workflow_is_purged_only_at_its_end_and_by_its_uid(store: Stor
     assert await store.purge("order-1", uid="f" * 32) == PurgeResult(PurgeOutcome.NOT_FOUND, 0)
     assert await store.purge("order-1", uid=row.uid) == PurgeResult(PurgeOutcome.PURGED, SUCCEEDED)
     assert await store.purge("order-1", uid=row.uid) == PurgeResult(PurgeOutcome.NOT_FOUND, 0)
-
-
-async def everything(store: Store, workflow_id: str) -> Row:
-    """Commit a workflow that has rows in every table, and its end."""
-    row = await start(store, workflow_id, labels={"team": "a", "tier": "gold"})
-    await send(store, signal(workflow_id, "r1"))
-    (message,) = await store.read_inbox(row.key)
-    beat, alert = Heartbeat("charge", 1, b"half"), Alert(1, "history_near_limit", 1, "long")
-    await commit(store, follow(row, b"three", consumed=(message.id,), heartbeats=(beat,), alerts=(alert,)))
-    await store.write_suspects([Suspect(row.key, "charge", 1, 0, held=False)])
-    await commit(store, end(row))
-    return row
 
 
 async def test_nothing_of_a_purged_workflow_is_left_and_its_id_begins_anew(tmp_path: Path) -> None:
