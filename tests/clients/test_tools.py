@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return an environment in which the page's first block has run."""
     if shutil.which("go") is None:
-        pytest.skip("requires go in PATH")
+        pytest.skip("needs go in PATH")
     folder = tmp_path_factory.mktemp("tools")
     environment = {**os.environ, "GOBIN": str(folder), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-ec", INSTALL], env=environment, capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ DEFAULT_PYTHON_IMAGE = "docker.io/library/python:3.13-slim"
 def engine() -> Engine:
     found = Engine.find()
     if found is None:
-        pytest.skip("needs docker or podman, and leave to use it")
+        pytest.skip("needs docker or podman, and the right to use it")
     return found
 
 

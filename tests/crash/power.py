@@ -43,10 +43,10 @@ connection.execute("create table things (thing)")
 def build_platter(directory: Path, source: Path) -> Path:
     """Return the library, or skip the test where it cannot be built."""
     if sys.platform != "linux":
-        pytest.skip("LD_PRELOAD and /proc are Linux's")
+        pytest.skip("needs Linux, because it uses LD_PRELOAD and /proc")
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        pytest.skip("no C compiler (cc or gcc)")
+        pytest.skip("needs a C compiler: cc or gcc in PATH")
     library = directory / "platter.so"
     command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(source)]
     subprocess.run([*command, "-ldl", "-pthread"], check=True)
@@ -55,7 +55,7 @@ def build_platter(directory: Path, source: Path) -> Path:
     environment = {**os.environ, **loading(library, store, platter)}
     subprocess.run([sys.executable, "-c", _PROBE, store], check=True, env=environment)
     if not syncs(platter)[""]:
-        pytest.skip("this Python's SQLite does not sync through the C library, so the library sees no sync")
+        pytest.skip("needs a Python whose SQLite syncs through the C library, because the library sees no other sync")
     return library
 
 

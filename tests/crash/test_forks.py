@@ -21,7 +21,10 @@ from tests.support.span_receiver import receiving
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-pytestmark = [pytest.mark.proof, pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")]
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, because it looks into /proc"),
+]
 
 LOOPS = ["uvloop", "asyncio"]
 WAYS = [

@@ -134,7 +134,7 @@ async def test_a_file_with_a_hard_link_is_refused_under_both_names_until_one_is_
     await assert_serves(first, "continues")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the file itself is locked on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, because other systems lock only the lock file")
 async def test_a_second_server_is_refused_when_the_lock_file_was_removed(first: Elsewhere, second: Elsewhere) -> None:
     first.start()
     first.path.with_name("mendflow.db.lock").unlink()
@@ -145,7 +145,9 @@ async def test_a_second_server_is_refused_when_the_lock_file_was_removed(first: 
     await assert_serves(first, "continues")
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="it mounts")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="needs Linux and root, because it mounts a file"
+)
 async def test_a_second_server_through_a_bind_mount_is_refused(first: Elsewhere, second: Elsewhere) -> None:
     first.start()
     second.path.touch()
@@ -173,7 +175,9 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not report the holder")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="needs Linux, because other systems do not report the holder of a lock"
+)
 async def test_refusal_names_the_process_that_has_the_lock_and_not_the_dead_one_that_took_it(tmp_path: Path) -> None:
     path = tmp_path / "mendflow.db"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -197,7 +201,7 @@ async def test_refusal_names_the_process_that_has_the_lock_and_not_the_dead_one_
         taker.stdout.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, because it looks into /proc")
 async def test_sqlites_own_locks_stay_while_a_second_store_in_the_process_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mendflow.db"
     store = SqliteStore(path)

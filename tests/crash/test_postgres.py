@@ -178,7 +178,7 @@ def test_a_server_without_the_extra_says_what_to_install(tmp_path: Path) -> None
     assert "install mendflow[server,postgres]" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, because its workflow looks into /proc")
 @pytest.mark.parametrize("how", ["executor", "process"])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_a_killed_servers_children_do_not_keep_its_lock(

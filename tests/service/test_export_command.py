@@ -7,12 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.buf import run_buf
 from tests.support.command_line import as_text, run_command
 from tests.support.servers import ROOT, ServerProcess
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "mendflow.cli"]
 BEGIN = "from dataclasses import dataclass\nfrom typing import Any\nfrom mendflow import workflow\n"
@@ -190,12 +194,9 @@ def test_the_examples_are_exported_as_they_are() -> None:
 
 def test_an_exported_file_passes_buf(tmp_path: Path) -> None:
     """Check names and packages by the default rules of `buf lint`."""
-    buf = Path(sys.executable).with_name("buf")
-    if not buf.exists():
-        pytest.skip(f"needs buf (PyPI: buf-bin) beside {sys.executable}")
     shutil.copytree(ROOT / "examples/protos", tmp_path / "protos")
     (tmp_path / "protos/buf.yaml").write_text("version: v2\n")
-    done = subprocess.run([str(buf), "lint", str(tmp_path / "protos")], capture_output=True, text=True, check=False)
+    done = run_buf("lint", str(tmp_path / "protos"))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 

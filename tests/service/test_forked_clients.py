@@ -45,7 +45,7 @@ for number in range(3):
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork, which Windows lacks")
 @pytest.mark.parametrize(
     ("how", "says"), [("never used", "child"), ("made before", "child"), ("closed", "child"), ("kept", "was forked")]
 )

@@ -71,7 +71,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path, server: ServerProcess)
     if request.param == "library":
         programs["jq"] = [sys.executable, str(ROOT / "tests/support/stand_in_jq.py")]
     elif shutil.which("jq") is None:
-        pytest.skip("needs jq")
+        pytest.skip("needs jq in PATH")
     for name, command in programs.items():
         (tmp_path / name).write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
         (tmp_path / name).chmod(0o755)

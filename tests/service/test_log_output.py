@@ -47,7 +47,7 @@ def test_a_reader_that_goes_away_does_not_end_the_process() -> None:
         os.close(writing)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
 def test_a_full_disk_does_not_end_the_process() -> None:
     with Path("/dev/full").open("wb") as full:
         assert_survived(run(stdout=full))

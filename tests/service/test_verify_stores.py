@@ -87,7 +87,10 @@ def test_a_store_with_a_server_is_read_without_a_write(server: ServerProcess) ->
     assert server.terminate() == 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not shutil.which("setpriv"),
+    reason="needs setpriv, because root may write to read-only directories",
+)
 @pytest.mark.parametrize("life", ["stopped", "killed", "running"])
 def test_a_store_in_a_read_only_directory_is_read(server: ServerProcess, life: str) -> None:
     if life == "stopped":

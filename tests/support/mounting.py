@@ -21,7 +21,7 @@ def mount(place: Path, *options: str) -> None:
     """Mount a file system, or skip the test where that is not allowed."""
     done = subprocess.run(["mount", *options, place], capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"needs the right to mount a file system: {done.stderr.strip()}")
 
 
 def unmount(place: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.buf import run_buf
+
+if TYPE_CHECKING:
+    import subprocess
+
 ROOT = Path(__file__).resolve().parents[2]
-BUF = Path(sys.executable).with_name("buf")
 BREAKS = [
     ("workflow_service.proto", r"  string workflow_type = 2;\n", "", "deleted"),
     ("workflow_service.proto", r"bool started = 2;", "bool started = 3;", "deleted"),
@@ -25,10 +28,7 @@ BREAKS = [
 
 def breaking(protos: Path) -> subprocess.CompletedProcess[str]:
     """Return what .ci/run runs."""
-    if not BUF.exists():
-        pytest.skip(f"needs buf (PyPI: buf-bin) beside {sys.executable}")
-    command = [str(BUF), "breaking", str(protos), "--against", str(ROOT / "tools/contract.binpb")]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_buf("breaking", str(protos), "--against", str(ROOT / "tools/contract.binpb"))
 
 
 def changed(folder: Path, file: str, pattern: str, replacement: str) -> Path:

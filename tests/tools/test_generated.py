@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mendflow.v1 import event_pb2
+from tests.support.buf import run_buf
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "client/mendflow/v1"
@@ -67,10 +68,7 @@ def test_each_detail_has_a_message_of_its_own_named_alike() -> None:
 
 def test_the_contract_passes_buf(tmp_path: Path) -> None:
     """Run `buf lint protos`: names, packages, and a comment on every message, field, enum and rpc."""
-    buf = Path(sys.executable).with_name("buf")
-    if not buf.exists():
-        pytest.skip(f"needs buf (PyPI: buf-bin) beside {sys.executable}")
-    done = subprocess.run([str(buf), "lint", str(ROOT / "protos")], capture_output=True, text=True, check=False)
+    done = run_buf("lint", str(ROOT / "protos"))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
