@@ -9,7 +9,7 @@ import pytest
 
 from mendflow_server.telemetry import build_exporter
 from tests.support.ignored_variables import ignored
-from tests.support.span_samples import context_of, projector, report_attempt, succeeded
+from tests.support.span_samples import export_attempt, projector
 
 if TYPE_CHECKING:
     from tests.support.span_receiver import Receiver
@@ -64,9 +64,7 @@ def test_a_value_that_the_sdk_cannot_take_is_reported_once_and_spans_are_exporte
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, name: str, value: str, instead: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    spans = projector()
-    report_attempt(spans, context_of(), succeeded())
-    spans.shutdown()
+    export_attempt()
     assert len(receiver.spans) == 1
     assert ignored() == [(name, value, instead)]
     assert os.environ[name] == value, "the variable is as before for the code of steps"
@@ -76,9 +74,7 @@ def test_headers_that_cannot_be_sent_are_reported_without_their_secrets(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "secret-token")
-    spans = projector()
-    report_attempt(spans, context_of(), succeeded())
-    spans.shutdown()
+    export_attempt()
     assert len(receiver.spans) == 1
     assert ignored() == [("OTEL_EXPORTER_OTLP_HEADERS", "(hidden)", "spans are sent without these headers")]
 
@@ -111,8 +107,6 @@ def test_a_value_that_is_allowed_is_not_reported(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    spans = projector()
-    report_attempt(spans, context_of(), succeeded())
-    spans.shutdown()
+    export_attempt()
     assert len(receiver.spans) == 1
     assert ignored() == []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mendflow_server.telemetry import build_exporter, log_ignored_variables
-from tests.support.span_samples import context_of, projector, report_attempt, succeeded
+from tests.support.span_samples import context_of, export_attempt, projector, report_attempt, succeeded
 
 if TYPE_CHECKING:
     from tests.support.span_receiver import Receiver
@@ -43,9 +43,7 @@ def test_without_an_endpoint_no_spans_are_exported(
 def test_the_traces_endpoint_alone_is_enough(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"])
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
-    spans = projector()
-    report_attempt(spans, context_of(), succeeded())
-    spans.shutdown()
+    export_attempt()
     assert len(receiver.spans) == 1
 
 
@@ -64,9 +62,7 @@ def test_the_services_name(
 ) -> None:
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
-    spans = projector()
-    report_attempt(spans, context_of(), succeeded())
-    spans.shutdown()
+    export_attempt()
     (resource,) = receiver.resources
     assert resource["service.name"] == name
     assert ("team" in resource) is ("team=a" in variables.get("OTEL_RESOURCE_ATTRIBUTES", ""))

@@ -16,6 +16,7 @@ from tests.support.span_samples import (
     UID,
     context_of,
     event,
+    export_attempt,
     failed,
     projector,
     report_attempt,
@@ -27,9 +28,7 @@ ERROR, OK = trace_pb2.Status.STATUS_CODE_ERROR, trace_pb2.Status.STATUS_CODE_OK
 
 
 def test_an_attempt_hangs_below_its_workflow_at_the_times_of_its_events(receiver: Receiver) -> None:
-    spans = projector()
-    report_attempt(spans, context_of(), succeeded())
-    spans.shutdown()
+    export_attempt()
     (span,) = receiver.spans
     assert span.trace_id.hex() == TRACE_ID
     assert int.from_bytes(span.span_id, "big") == attempt_span_id(UID, "gather[3]/charge", 1)
@@ -43,9 +42,7 @@ def test_an_attempt_hangs_below_its_workflow_at_the_times_of_its_events(receiver
 
 
 def test_a_failed_attempt_says_what_failed_and_what_comes_next(receiver: Receiver) -> None:
-    spans = projector()
-    report_attempt(spans, context_of(), failed(failure_pb2.FAILURE_KIND_TRANSIENT, "ConnectionError", "reset"))
-    spans.shutdown()
+    export_attempt(failed(failure_pb2.FAILURE_KIND_TRANSIENT, "ConnectionError", "reset"))
     (span,) = receiver.spans
     said = values(span.attributes)
     assert (span.status.code, span.status.message) == (ERROR, "ConnectionError: reset")
@@ -57,9 +54,7 @@ def test_a_failed_attempt_says_what_failed_and_what_comes_next(receiver: Receive
 
 
 def test_a_lost_attempt_is_marked(receiver: Receiver) -> None:
-    spans = projector()
-    report_attempt(spans, context_of(), failed(failure_pb2.FAILURE_KIND_LOST, "", "the server died"))
-    spans.shutdown()
+    export_attempt(failed(failure_pb2.FAILURE_KIND_LOST, "", "the server died"))
     (span,) = receiver.spans
     said = values(span.attributes)
     assert said["mendflow.attempt.lost"] is True
@@ -68,9 +63,7 @@ def test_a_lost_attempt_is_marked(receiver: Receiver) -> None:
 
 
 def test_a_clock_that_was_set_back_makes_no_span_end_before_it_began(receiver: Receiver) -> None:
-    spans = projector()
-    report_attempt(spans, context_of(), succeeded(seconds=40))
-    spans.shutdown()
+    export_attempt(succeeded(seconds=40))
     (span,) = receiver.spans
     assert span.end_time_unix_nano == span.start_time_unix_nano == 100 * 10**9
 
@@ -109,9 +102,7 @@ def test_an_unsampled_trace_has_no_spans(receiver: Receiver, flags: int) -> None
 
 def test_an_attempt_reported_twice_has_the_same_span(receiver: Receiver) -> None:
     for _ in range(2):
-        spans = projector()
-        report_attempt(spans, context_of(), succeeded())
-        spans.shutdown()
+        export_attempt()
     first, second = receiver.spans
     assert first == second
 

@@ -12,9 +12,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from tests.support.forking import PROCESSES
 from tests.support.servers import python_path
@@ -22,10 +23,9 @@ from tests.support.servers import python_path
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from google.protobuf.message import Message
-
     from tests.support.servers import ServerProcess
 
+M = TypeVar("M", bound=Message)
 #: The time limit of a command, in seconds.
 PATIENCE = 60
 
@@ -83,10 +83,9 @@ def run(
     return as_text(run_command(arguments, variables, stdin=stdin or ""))
 
 
-def parse(text: str, *kinds: Any) -> list[Message]:
-    """Parse each line as the kind at its position. The last kind is that of all further lines."""
-    lines = text.splitlines()
-    return [json_format.Parse(line, kinds[min(index, len(kinds) - 1)]()) for index, line in enumerate(lines)]
+def parse(text: str, kind: type[M]) -> list[M]:
+    """Parse each line as a message of this kind."""
+    return [json_format.Parse(line, kind()) for line in text.splitlines()]
 
 
 def sequences(lines: list[str]) -> list[int]:

@@ -58,3 +58,10 @@ def report_attempt(
     to: SpanProjector, context: event_pb2.TraceContext, closed: event_pb2.Event, number: int = 1
 ) -> None:
     to.attempt_closed(context, UID, "order-17", "checkout", started(number), closed)
+
+
+def export_attempt(closed: event_pb2.Event | None = None) -> None:
+    """Export the span of an attempt, which succeeds unless an event says how it ends."""
+    spans = projector()
+    report_attempt(spans, context_of(), closed or succeeded())
+    spans.shutdown()
