@@ -57,24 +57,8 @@ PLAIN: list[Callable[[str], BaseException]] = [
     verification.Unreadable,
     otel_variables.NotExported,
 ]
-SAMPLES: list[BaseException] = [
-    *(cls("what failed") for cls in PLAIN),
-    *(cls("what failed", **DETAILS) for cls in REQUEST_ERRORS),
-    errors.PayloadError("input does not match", [("items[3].price", "must be a number")]),
-    errors.MessageNotExported("checkout", "mendflow export-protos shop --out protos"),
-    errors.StepFailed("charge#2", FAILURE),
-    errors.SignalTimeout("decision"),
-    exact._Unknown("set"),  # noqa: SLF001 - no door raises it
-    hand_steps._AttemptTimeout(2.5),  # noqa: SLF001 - its step raises it as StepFailed
-    errors.ThrottledError("slow down", retry_after=2.5),
-    errors.WorkflowEndedError("order-17", "it ended"),
-    errors.WorkflowFailed("order-17", FAILURE),
-    errors.WorkflowCancelled("order-17"),
-    errors.WorkflowTerminated("order-17"),
-    scalars.NotConvertible("must be a number").inside("price").inside(3),
-    blocking._Closed("the client is closed"),  # noqa: SLF001 - no door raises it
-    watch._Disconnected(errors.ServerUnavailable("away", **DETAILS)),  # noqa: SLF001 - no door raises it
-    refusals.Refusal("refused", **{key: DETAILS[key] for key in ("metadata", "violations", "retry_after")}),
+#: The server's refusals that have a reason of their own.
+REFUSALS: list[refusals.Refusal] = [
     refusals.InvalidField("wait", "must not be negative"),
     refusals.InvalidFields([("wait", "must not be negative"), ("workflow_id", "is required")]),
     refusals.UnknownWorkflowType("chekout", ["checkout", "campaign"]),
@@ -95,6 +79,26 @@ SAMPLES: list[BaseException] = [
     refusals.Draining(retry_after=2.5),
     refusals.StoreNotCommitting(),
     refusals.InternalFault("0123456789abcdef"),
+]
+SAMPLES: list[BaseException] = [
+    *(cls("what failed") for cls in PLAIN),
+    *(cls("what failed", **DETAILS) for cls in REQUEST_ERRORS),
+    errors.PayloadError("input does not match", [("items[3].price", "must be a number")]),
+    errors.MessageNotExported("checkout", "mendflow export-protos shop --out protos"),
+    errors.StepFailed("charge#2", FAILURE),
+    errors.SignalTimeout("decision"),
+    exact._Unknown("set"),  # noqa: SLF001 - no door raises it
+    hand_steps._AttemptTimeout(2.5),  # noqa: SLF001 - its step raises it as StepFailed
+    errors.ThrottledError("slow down", retry_after=2.5),
+    errors.WorkflowEndedError("order-17", "it ended"),
+    errors.WorkflowFailed("order-17", FAILURE),
+    errors.WorkflowCancelled("order-17"),
+    errors.WorkflowTerminated("order-17"),
+    scalars.NotConvertible("must be a number").inside("price").inside(3),
+    blocking._Closed("the client is closed"),  # noqa: SLF001 - no door raises it
+    watch._Disconnected(errors.ServerUnavailable("away", **DETAILS)),  # noqa: SLF001 - no door raises it
+    refusals.Refusal("refused", **{key: DETAILS[key] for key in ("metadata", "violations", "retry_after")}),
+    *REFUSALS,
 ]
 
 

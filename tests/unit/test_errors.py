@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mendflow.v1 import error_reason_pb2, workflow_pb2
 from mendflow_server import errors
 from mendflow_server.api.status_codes import STATUS_CODES, to_status
+from tests.support.error_samples import REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,28 +44,6 @@ CODES = {
     "INTERNAL": "INTERNAL",
 }
 
-EXAMPLES = [
-    errors.InvalidField("wait", "must not be negative"),
-    errors.InvalidFields([("wait", "must not be negative"), ("workflow_id", "is required")]),
-    errors.UnknownWorkflowType("chekout", ["checkout", "campaign"]),
-    errors.InputMismatch([("items[3].price", "must be a number")]),
-    errors.InvalidPageToken(),
-    errors.TooLarge("input", 2_000_000, 1_048_576),
-    errors.WorkflowNotFound("order-17"),
-    errors.AlreadyStarted("order-17", "input"),
-    errors.WorkflowEnded("order-17", workflow_pb2.WORKFLOW_STATE_SUCCEEDED),
-    errors.WrongState("order-17", workflow_pb2.WORKFLOW_STATE_RUNNING),
-    errors.WorkflowHeld("order-17"),
-    errors.MessagesNotExported("checkout", "mendflow export-protos shop --out protos", "input"),
-    errors.SequenceBeyondEnd("order-17", 9, 4),
-    errors.HistoryPurged("order-17", 12),
-    errors.TooManySignals("order-17", 1000),
-    errors.TooManyWatches(10_000),
-    errors.TooManyWorkflowsInMemory(50_000),
-    errors.Draining(),
-    errors.StoreNotCommitting(),
-    errors.InternalFault("0123456789abcdef"),
-]
 RETRIED = {
     "TOO_MANY_WATCHES",
     "TOO_MANY_WORKFLOWS_IN_MEMORY",
@@ -117,7 +96,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_module() -> None:
     assert sorted(drawn) == sorted((refusal.__name__, refusal.reason) for refusal in classes(errors.Refusal))
 
 
-@pytest.mark.parametrize("refusal", EXAMPLES, ids=lambda refusal: type(refusal).__name__)
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: type(refusal).__name__)
 def test_status_carries_reason_and_domain(refusal: errors.Refusal) -> None:
     status = to_status(refusal)
     assert status.code == getattr(grpc.StatusCode, CODES[refusal.reason]).value[0]
