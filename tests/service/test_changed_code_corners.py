@@ -117,8 +117,9 @@ async def test_a_signal_is_not_taken_by_a_wait_that_an_earlier_outcome_has_ended
     async with serving(tmp_path, definitions={"order": order}) as server:
         handle = await server.client.start(order, id="o")
         await in_state(server.client, "o", "PAUSED")
+        paused = (await handle.get()).last_sequence
         gate("fail").set()
-        await wait_event(server.client, "o", "attempt_failed", after=(await handle.get()).last_sequence)
+        await wait_event(server.client, "o", "attempt_failed", after=paused)
         await handle.signal("s", "hello")
         await wait_event(server.client, "o", "signal_received")
         gate("operator").set()

@@ -72,7 +72,7 @@ def test_a_list_says_in_words_what_a_workflow_waits_for(shared: ServerProcess) -
     assert re.search(r"  backs off: slow_to_retry, attempt 2, (in \d+ s|now)$", backoff_row), backoff_row
     shown = run(shared, "show", "reason-backoff").stdout
     assert re.search(r"^  reason     backs off: slow_to_retry, attempt 2, (in \d+ s|now)$", shown, re.MULTILINE), shown
-    assert "TransientError: the first attempt fails" in shown
+    assert "ThrottledError: the first attempt fails" in shown
     listed = run(shared, "list", *label, "--min-attempts", "1", "--json").stdout
     assert [json.loads(line)["workflow_id"] for line in listed.splitlines()] == ["reason-backoff"]
     for name in ("reason-signal", "reason-backoff"):

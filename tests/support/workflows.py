@@ -14,6 +14,7 @@ from mendflow import (
     RetryPolicy,
     SignalTimeout,
     StepFailed,
+    ThrottledError,
     TransientError,
     attempt,
     gather,
@@ -89,13 +90,13 @@ async def flaky(failures: int) -> int:
     return number
 
 
-@step(retry=RetryPolicy(max_attempts=5, initial_interval=30.0, maximum_interval=30.0))
+@step(retry=RetryPolicy(max_attempts=5))
 async def slow_to_retry(name: str) -> str:
-    """Fail at once on the first attempt, and retry late."""
+    """Fail at once on the first attempt, and retry late: not by the policy, whose jitter may give a short delay."""
     write(f"slow_to_retry {attempt().number} {name}")
     if attempt().number == 1:
         msg = "the first attempt fails"
-        raise TransientError(msg)
+        raise ThrottledError(msg, retry_after=30.0)
     return name
 
 
