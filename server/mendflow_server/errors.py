@@ -60,6 +60,7 @@ __all__ = [
     "TooManySignals",
     "TooManyWatches",
     "TooManyWorkflowsInMemory",
+    "UndeclaredSignal",
     "UnknownWorkflowType",
     "WorkflowEnded",
     "WorkflowHeld",
@@ -123,6 +124,17 @@ class InvalidField(InvalidFields):
 
     def __init__(self, field: str, description: str) -> None:
         super().__init__([(field, description)])
+
+
+class UndeclaredSignal(InvalidField):
+    """The workflow's type declares signals, but not this one."""
+
+    def __init__(self, workflow_type: str, name: str, declared: Iterable[str]) -> None:
+        super().__init__(
+            "name",
+            f"workflow type {_quote(workflow_type)} declares the signals {_join(sorted(declared), METADATA_BYTES)}, "
+            f"but not {_quote(name)}; set allow_undeclared to send it anyway (--force at the command line)",
+        )
 
 
 class UnknownWorkflowType(Refusal):

@@ -315,13 +315,17 @@ def _good_signals(draw: Any) -> SignalWorkflowRequest:
         name=draw(st.sampled_from(["go", "any", "other"])),
         data=draw(st.sampled_from([Payload(json='"on"'), Payload(json='""')])),
         request_id=draw(_small_ids),
+        allow_undeclared=draw(st.sampled_from([True, True, True, False])),
     )
 
 
 #: Good parts by the message's name. These fields keep them unless they are to be wild.
 _BEGUN: dict[str, tuple[SearchStrategy[Any], tuple[str, ...]]] = {
     StartWorkflowRequest.DESCRIPTOR.full_name: (_good_starts(), ("workflow_id", "workflow_type", "input")),
-    SignalWorkflowRequest.DESCRIPTOR.full_name: (_good_signals(), ("workflow_id", "name", "data", "request_id")),
+    SignalWorkflowRequest.DESCRIPTOR.full_name: (
+        _good_signals(),
+        ("workflow_id", "name", "data", "request_id", "allow_undeclared"),
+    ),
 }
 
 

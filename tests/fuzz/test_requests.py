@@ -67,9 +67,9 @@ def called(rpc: str, /, **fields: Any) -> Call:
 
 #: One of each call that leaves something behind. These are among the calls whatever else is drawn.
 LEAVING = [
-    called("SignalWorkflow", workflow_id="@waiting", name="unheard", request_id="r9"),
-    called("SignalWorkflow", workflow_id="@sleeping", name="unheard"),
-    called("SignalWorkflow", workflow_id="@full", name="unheard", request_id="r9"),
+    called("SignalWorkflow", workflow_id="@waiting", name="unheard", allow_undeclared=True, request_id="r9"),
+    called("SignalWorkflow", workflow_id="@sleeping", name="unheard", allow_undeclared=True),
+    called("SignalWorkflow", workflow_id="@full", name="unheard", allow_undeclared=True, request_id="r9"),
     called("CancelWorkflow", workflow_id="@backoff"),
     called("TerminateWorkflow", workflow_id="@sleeping"),
     called("HoldWorkflow", workflow_id="@failed"),

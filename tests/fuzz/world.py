@@ -154,7 +154,9 @@ class World:
             )
         elif kind == "full":
             for _ in range(SIGNAL_LIMIT):
-                await stub.SignalWorkflow(ws.SignalWorkflowRequest(workflow_id=workflow_id, name="unheard"))
+                await stub.SignalWorkflow(
+                    ws.SignalWorkflowRequest(workflow_id=workflow_id, name="unheard", allow_undeclared=True)
+                )
         self._uids[kind] = (await self._until(workflow_id, lambda w: _is_ready(kind, w))).uid
 
     async def _until(self, workflow_id: str, ready: Any) -> workflow_pb2.Workflow:

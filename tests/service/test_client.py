@@ -172,13 +172,25 @@ async def test_signals_are_once_and_in_order(server: Server) -> None:
         await (await server.client.start("wait_for", "y")).signal("go", 17)
 
 
+async def test_an_undeclared_signal_is_refused_unless_the_caller_allows_it(server: Server) -> None:
+    handle = await server.client.start("wait_for", "x")
+    with pytest.raises(InvalidRequest, match=r'declares the signals go, but not "og"') as caught:
+        await handle.signal("og", "x")
+    assert [field for field, _ in caught.value.violations] == ["name"]
+    assert await handle.signal("og", "x", allow_undeclared=True)
+    await handle.signal("go", "on")
+    assert await handle.result() == "x: on"
+    names = [event.signal_received.name async for event in handle.events() if event.HasField("signal_received")]
+    assert names == ["og", "go"]
+
+
 async def test_too_many_untaken_signals_are_refused(tmp_path: Path) -> None:
     async with serving(tmp_path, untaken_signals_limit=3) as server:
         handle = await server.client.start("wait_for", "x")
         for index in range(3):
-            await handle.signal("other", index)
+            await handle.signal("other", index, allow_undeclared=True)
         with pytest.raises(LimitExceeded) as caught:
-            await handle.signal("other", 3)
+            await handle.signal("other", 3, allow_undeclared=True)
         assert caught.value.reason == "TOO_MANY_SIGNALS"
 
 

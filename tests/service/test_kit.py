@@ -156,6 +156,8 @@ def test_refusals_are_those_of_a_client(mendflow_env: NewEnvironment) -> None:
         env.start(place_order, 2, id="one")
     with pytest.raises(InvalidRequest, match="data"):
         run.signal("decision", 5)
+    with pytest.raises(InvalidRequest, match=r'declares the signals decision, but not "decisoin"'):
+        run.signal("decisoin", "approve")
     with pytest.raises(DefinitionError, match="nap is not served in this test"):
         env.start(nap)
 

@@ -163,13 +163,34 @@ async def test_server_info_publishes_the_limits(door: Door) -> None:
     assert unset == []
 
 
-async def test_declared_signals_are_checked_and_others_are_not(door: Door) -> None:
+async def test_declared_signals_are_checked(door: Door) -> None:
     door.engine.add("w")
     wrong = ws.SignalWorkflowRequest(workflow_id="w", name="go", data=text('"x"'))
     assert (await refusal(door.stub.SignalWorkflow(wrong))).fields == ["data"]
     await door.stub.SignalWorkflow(ws.SignalWorkflowRequest(workflow_id="w", name="go", data=text("7")))
-    await door.stub.SignalWorkflow(ws.SignalWorkflowRequest(workflow_id="w", name="other", data=text('"x"')))
-    assert door.engine.done == ["go by ipv4", "other by ipv4"]
+    assert door.engine.done == ["go by ipv4"]
+
+
+async def test_an_undeclared_signal_of_a_type_that_declares_signals_is_refused(door: Door) -> None:
+    door.engine.add("w")
+    request = ws.SignalWorkflowRequest(workflow_id="w", name="og", data=text('"x"'))
+    refused = await refusal(door.stub.SignalWorkflow(request))
+    assert (refused.code, refused.reason, refused.fields) == ("INVALID_ARGUMENT", "INVALID_FIELD", ["name"])
+    assert refused.message == (
+        'name: workflow type "echo" declares the signals go, but not "og"; '
+        "set allow_undeclared to send it anyway (--force at the command line)"
+    )
+    assert door.engine.done == []
+    request.allow_undeclared = True
+    await door.stub.SignalWorkflow(request)
+    assert door.engine.done == ["og by ipv4"]
+
+
+@pytest.mark.parametrize("workflow_type", ["nothing", "left_out"])
+async def test_a_signal_of_a_type_without_declared_signals_is_not_checked(door: Door, workflow_type: str) -> None:
+    door.engine.add("w", workflow_type=workflow_type)
+    await door.stub.SignalWorkflow(ws.SignalWorkflowRequest(workflow_id="w", name="og", data=text('"x"')))
+    assert door.engine.done == ["og by ipv4"]
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_an_open_workflow_is_paused_without_its_lock_and_resumes_with_it(shop: C
     try:
         shop.server.start()
         # It may have reached its wait before the kill. Any other signal makes the server replay it.
-        request = ws.SignalWorkflowRequest(workflow_id="lockless", name="nudge")
+        request = ws.SignalWorkflowRequest(workflow_id="lockless", name="nudge", allow_undeclared=True)
         shop.stub.SignalWorkflow(request, wait_for_ready=True)
         workflow = wait_for(shop, "lockless", workflow_pb2.WORKFLOW_STATE_PAUSED)
         assert workflow.explanation.endswith("to export them, run `mendflow export-protos shop --out protos`")
@@ -416,8 +416,8 @@ class _Both:
 
 def test_the_command_line_shows_an_unknown_message_as_bytes(shop: Caller, tmp_path: Path) -> None:
     shop.start("checkout", order(shop, "o-8", speed=2), "unknown", wait=0)
-    # An undeclared signal is taken unchecked.
-    request = ws.SignalWorkflowRequest(workflow_id="unknown", name="other")
+    # The data of an undeclared signal is not checked.
+    request = ws.SignalWorkflowRequest(workflow_id="unknown", name="other", allow_undeclared=True)
     request.data.message.type_url, request.data.message.value = "type.googleapis.com/a.B", b"\x08\x07"
     shop.stub.SignalWorkflow(request)
     address = shop.server.grpc_address

@@ -349,6 +349,13 @@ ACT = [
         ("workflow_id", "name"),
     ),
     Case(
+        "an undeclared name",
+        "SignalWorkflow",
+        lambda w: ws.SignalWorkflowRequest(workflow_id=w.waiting, name="og"),
+        *INVALID,
+        ("name",),
+    ),
+    Case(
         "a malformed request id",
         "SignalWorkflow",
         lambda w: ws.SignalWorkflowRequest(workflow_id=w.waiting, name="go", request_id=BAD_ID),
@@ -358,7 +365,9 @@ ACT = [
     Case(
         "a member twice",
         "SignalWorkflow",
-        lambda w: ws.SignalWorkflowRequest(workflow_id=w.waiting, name="other", data=json('{"a": [{"b": 1, "b": 1}]}')),
+        lambda w: ws.SignalWorkflowRequest(
+            workflow_id=w.waiting, name="other", allow_undeclared=True, data=json('{"a": [{"b": 1, "b": 1}]}')
+        ),
         *MISMATCH,
         ("data",),
     ),
@@ -371,21 +380,21 @@ ACT = [
     Case(
         "a signal after the end",
         "SignalWorkflow",
-        lambda w: ws.SignalWorkflowRequest(workflow_id=w.ended, name="other"),
+        lambda w: ws.SignalWorkflowRequest(workflow_id=w.ended, name="go", data=json('"x"')),
         *ENDED,
         metadata=SUCCEEDED,
     ),
     Case(
         "no JSON",
         "SignalWorkflow",
-        lambda w: ws.SignalWorkflowRequest(workflow_id=w.waiting, name="other", data=json("[")),
+        lambda w: ws.SignalWorkflowRequest(workflow_id=w.waiting, name="other", allow_undeclared=True, data=json("[")),
         *MISMATCH,
         ("data",),
     ),
     Case(
         "oversize data",
         "SignalWorkflow",
-        lambda w: ws.SignalWorkflowRequest(workflow_id=w.waiting, name="other", data=OVERSIZE),
+        lambda w: ws.SignalWorkflowRequest(workflow_id=w.waiting, name="other", allow_undeclared=True, data=OVERSIZE),
         "INVALID_ARGUMENT",
         "TOO_LARGE",
         ("data",),

@@ -60,6 +60,7 @@ PLAIN: list[Callable[[str], BaseException]] = [
 #: The server's refusals that have a reason of their own.
 REFUSALS: list[refusals.Refusal] = [
     refusals.InvalidField("wait", "must not be negative"),
+    refusals.UndeclaredSignal("order", "approv", ["reject", "approve"]),
     refusals.InvalidFields([("wait", "must not be negative"), ("workflow_id", "is required")]),
     refusals.UnknownWorkflowType("chekout", ["checkout", "campaign"]),
     refusals.InputMismatch([("items[3].price", "must be a number")]),

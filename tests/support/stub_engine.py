@@ -290,10 +290,11 @@ class Refused:
     fields: list[str]
     resource: str
     retry: bool
+    message: str
 
 
 def refused_by(status: status_pb2.Status, code: str) -> Refused:
-    refused = Refused(code, "", {}, [], "", retry=False)
+    refused = Refused(code, "", {}, [], "", retry=False, message=status.message)
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         bad_request = error_details_pb2.BadRequest()
@@ -340,7 +341,9 @@ def every_call(door: Door) -> dict[str, Callable[[], Any]]:
         "GetWorkflow": lambda: stub.GetWorkflow(ws.GetWorkflowRequest(workflow_id="w")),
         "ListWorkflows": lambda: stub.ListWorkflows(ws.ListWorkflowsRequest()),
         "ListEvents": lambda: stub.ListEvents(ws.ListEventsRequest(workflow_id="w")),
-        "SignalWorkflow": lambda: stub.SignalWorkflow(ws.SignalWorkflowRequest(workflow_id="w", name="x")),
+        "SignalWorkflow": lambda: stub.SignalWorkflow(
+            ws.SignalWorkflowRequest(workflow_id="w", name="go", data=text("1"))
+        ),
         "CancelWorkflow": lambda: stub.CancelWorkflow(ws.CancelWorkflowRequest(workflow_id="w")),
         "ResumeWorkflow": lambda: operator.ResumeWorkflow(ResumeWorkflowRequest(workflow_id="w")),
         "TerminateWorkflow": lambda: operator.TerminateWorkflow(TerminateWorkflowRequest(workflow_id="w")),

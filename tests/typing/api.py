@@ -133,6 +133,7 @@ async def call(client: Client) -> None:
     async for row in client.list():
         assert_type(row, workflow_pb2.Workflow)
     assert_type(await handle.signal("go", 1), bool)
+    assert_type(await handle.signal("go", 1, allow_undeclared=True), bool)
     assert_type(await handle.cancel(), workflow_pb2.Workflow)
 
 

@@ -24,7 +24,7 @@ from mendflow.cli.reason_text import reason_text
 from mendflow.cli.reports import print_list, print_outcome, print_story, print_workflow
 from mendflow.cli.screen import indented
 from mendflow.cli.times import date_text
-from mendflow.cli.type_text import schema_text, undeclared
+from mendflow.cli.type_text import schema_text
 from mendflow.cli.workflow_text import is_final
 from mendflow.client import Client
 from mendflow.v1 import operator_service_pb2, workflow_pb2, workflow_service_pb2
@@ -315,10 +315,7 @@ async def signal(
 
     If the workflow's type declares signals, NAME must be one of them, because no code would take a misspelt one.
     """
-    if not force and (problem := await undeclared(client, workflow_id, name)):
-        click.echo(f"error: {problem}", err=True)
-        return NOT_SUCCEEDED
-    new = await client.signal(workflow_id, name, payload, request_id=request_id)
+    new = await client.signal(workflow_id, name, payload, request_id=request_id, allow_undeclared=force)
     if as_json_:
         _echo_json(workflow_service_pb2.SignalWorkflowResponse(duplicate=not new))
     else:

@@ -349,16 +349,21 @@ class Client:
 
     # Change workflows.
 
-    async def signal(self, id: str, name: str, data: Any = None, *, request_id: str | None = None) -> bool:
+    async def signal(
+        self, id: str, name: str, data: Any = None, *, request_id: str | None = None, allow_undeclared: bool = False
+    ) -> bool:
         """Send a signal. Return False if the workflow already has a signal with this ``request_id``.
 
-        Without a ``request_id`` the client makes one. Raise `WorkflowNotFound`,
-        `WrongState`, `InvalidRequest` or `LimitExceeded`.
+        Without a ``request_id`` the client makes one. If the workflow's type
+        declares signals, the server refuses another name, unless
+        ``allow_undeclared`` is set. Raise `WorkflowNotFound`, `WrongState`,
+        `InvalidRequest` or `LimitExceeded`.
         """
         request = workflow_service_pb2.SignalWorkflowRequest(
             workflow_id=checked("workflow_id", id),
             name=checked("name", name),
             request_id=new_id() if request_id is None else checked("request_id", request_id),
+            allow_undeclared=allow_undeclared,
         )
         payload = encode(data)
         if payload.WhichOneof("kind"):

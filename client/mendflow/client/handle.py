@@ -51,7 +51,9 @@ class ClientVerbs(Protocol):
     async def _get(self, id: str, *, wait: float | None, uid: str) -> workflow_pb2.Workflow:
         """Return the workflow, if it has this uid. An empty ``uid`` is any."""
 
-    async def signal(self, id: str, name: str, data: Any = ..., *, request_id: str | None = ...) -> bool:
+    async def signal(
+        self, id: str, name: str, data: Any = ..., *, request_id: str | None = ..., allow_undeclared: bool = ...
+    ) -> bool:
         """Send a signal. Return False if it is a duplicate."""
 
     async def cancel(self, id: str, reason: str = ...) -> workflow_pb2.Workflow:
@@ -182,9 +184,14 @@ class WorkflowHandle(Generic[R]):
             if not token:
                 return
 
-    async def signal(self, name: str, data: Any = None, *, request_id: str | None = None) -> bool:
-        """Send a signal. Return False if the workflow already has a signal with this ``request_id``."""
-        return await self._client.signal(self.id, name, data, request_id=request_id)
+    async def signal(
+        self, name: str, data: Any = None, *, request_id: str | None = None, allow_undeclared: bool = False
+    ) -> bool:
+        """Send a signal. Return False if the workflow already has a signal with this ``request_id``.
+
+        With ``allow_undeclared``, send one that the workflow's type does not declare; see `Client.signal`.
+        """
+        return await self._client.signal(self.id, name, data, request_id=request_id, allow_undeclared=allow_undeclared)
 
     async def cancel(self, reason: str = "") -> workflow_pb2.Workflow:
         """Ask the workflow to clean up and end."""

@@ -79,9 +79,16 @@ class SyncWorkflowHandle(Generic[R]):
         """Yield the workflow's events up to now, oldest first."""
         return self._threads.iterate(lambda _: self._handle.events())
 
-    def signal(self, name: str, data: Any = None, *, request_id: str | None = None) -> bool:
-        """Send a signal. Return False if the workflow already has a signal with this ``request_id``."""
-        return self._threads.run(lambda _: self._handle.signal(name, data, request_id=request_id))
+    def signal(
+        self, name: str, data: Any = None, *, request_id: str | None = None, allow_undeclared: bool = False
+    ) -> bool:
+        """Send a signal. Return False if the workflow already has a signal with this ``request_id``.
+
+        With ``allow_undeclared``, send one that the workflow's type does not declare; see `Client.signal`.
+        """
+        return self._threads.run(
+            lambda _: self._handle.signal(name, data, request_id=request_id, allow_undeclared=allow_undeclared)
+        )
 
     def cancel(self, reason: str = "") -> workflow_pb2.Workflow:
         """Ask the workflow to clean up and end."""
@@ -282,9 +289,13 @@ class SyncClient:
 
     # Change workflows.
 
-    def signal(self, id: str, name: str, data: Any = None, *, request_id: str | None = None) -> bool:
+    def signal(
+        self, id: str, name: str, data: Any = None, *, request_id: str | None = None, allow_undeclared: bool = False
+    ) -> bool:
         """Send a signal; see `Client.signal`."""
-        return self._threads.run(lambda client: client.signal(id, name, data, request_id=request_id))
+        return self._threads.run(
+            lambda client: client.signal(id, name, data, request_id=request_id, allow_undeclared=allow_undeclared)
+        )
 
     def cancel(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
         """Ask a workflow to clean up and end. Raise `WorkflowNotFound` or `WrongState`."""

@@ -75,7 +75,11 @@ class Handle(Generic[R]):
         return self._thread.run(self._handle.result(timeout))
 
     def signal(self, name: str, data: Any = None) -> None:
-        """Send a signal. Raise `mendflow.errors.InvalidRequest` if the data does not match the declared type."""
+        """Send a signal.
+
+        Raise `mendflow.errors.InvalidRequest` if the workflow declares other signals only, or if the data does not
+        match the declared type.
+        """
         self._thread.run(self._handle.signal(name, data))
 
     def cancel(self, reason: str = "") -> None:

@@ -79,7 +79,11 @@ class AsyncHandle(Generic[R]):
         raise errors.WorkflowTerminated(self.id)
 
     async def signal(self, name: str, data: Any = None) -> None:
-        """Send a signal. Raise `mendflow.errors.InvalidRequest` if the data does not match the declared type."""
+        """Send a signal.
+
+        Raise `mendflow.errors.InvalidRequest` if the workflow declares other signals only, or if the data does not
+        match the declared type.
+        """
         request = workflow_service_pb2.SignalWorkflowRequest(
             workflow_id=self.id, name=name, request_id=uuid.uuid4().hex
         )

@@ -517,14 +517,22 @@ class SignalWorkflowRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ALLOW_UNDECLARED_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow. Required."""
     name: _builtins.str
-    """The signal's name: 1 to 100 characters as in workflow_id. Required."""
+    """The signal's name: 1 to 100 characters as in workflow_id. If the workflow's
+    type declares signals, one of them, unless allow_undeclared is set.
+    Required.
+    """
     request_id: _builtins.str
     """The request's id: 1 to 128 characters as in workflow_id. Requests to one
     workflow with the same id are one signal. Empty: every call is a new
     signal.
+    """
+    allow_undeclared: _builtins.bool
+    """True: send a signal that the workflow's type does not declare. The server
+    does not check its data against a type.
     """
     @_builtins.property
     def data(self) -> _payload_pb2.Payload:
@@ -537,10 +545,11 @@ class SignalWorkflowRequest(_message.Message):
         name: _builtins.str = ...,
         data: _payload_pb2.Payload | None = ...,
         request_id: _builtins.str = ...,
+        allow_undeclared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "name", b"name", "request_id", b"request_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_undeclared", b"allow_undeclared", "data", b"data", "name", b"name", "request_id", b"request_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

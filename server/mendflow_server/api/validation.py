@@ -15,7 +15,14 @@ from mendflow.codec import may_overflow, not_finite, oversize
 from mendflow.codec.problems import check_unique
 from mendflow.errors import MessageNotExported, PayloadError
 from mendflow.v1 import event_pb2, workflow_pb2
-from mendflow_server.errors import InputMismatch, InvalidFields, MessagesNotExported, TooLarge, UnknownWorkflowType
+from mendflow_server.errors import (
+    InputMismatch,
+    InvalidFields,
+    MessagesNotExported,
+    TooLarge,
+    UndeclaredSignal,
+    UnknownWorkflowType,
+)
 from mendflow_server.store.records import Filter
 
 if TYPE_CHECKING:
@@ -55,6 +62,7 @@ __all__ = [
     "decode_input",
     "decode_signal",
     "definition_of",
+    "signal_type_of",
 ]
 
 _DEFAULT_PAGE: Final = 100
@@ -312,6 +320,17 @@ def decode_input(definition: Workflow[Any, Any], payload: Payload | None) -> obj
             raise InputMismatch([("", f"workflow type {definition.name} takes no input; leave it out")])
         return None
     return _decode(definition.input_type, payload, "input")
+
+
+def signal_type_of(definition: Workflow[Any, Any], name: str, *, allow_undeclared: bool) -> ValueType[Any] | None:
+    """Return the declared type of a signal, or None if its data is not checked.
+
+    Raise `UndeclaredSignal` if the workflow type declares other signals only.
+    """
+    declared = definition.signals.get(name)
+    if declared is None and definition.signals and not allow_undeclared:
+        raise UndeclaredSignal(definition.name, name, definition.signals)
+    return declared
 
 
 def decode_signal(value_type: ValueType[Any] | None, payload: Payload | None) -> None:

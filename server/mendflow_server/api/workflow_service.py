@@ -32,6 +32,7 @@ from mendflow_server.api.validation import (
     decode_input,
     decode_signal,
     definition_of,
+    signal_type_of,
 )
 from mendflow_server.errors import WorkflowNotFound
 from mendflow_server.execution.start_command import StartCommand
@@ -86,10 +87,8 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self._health = health
         self._version = version
         self._shield = Shield()
-        # For a signal of another name, the handler does not need to look up the workflow's type.
-        self._declared_signals = frozenset(
-            name for definition in engine.definitions.values() for name in definition.signals
-        )
+        # Where no type declares signals, the handler does not look up the workflow's type.
+        self._checks_signals = any(definition.signals for definition in engine.definitions.values())
 
     async def StartWorkflow(
         self, request: workflow_service_pb2.StartWorkflowRequest, context: Context
@@ -202,22 +201,7 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
     ) -> workflow_service_pb2.SignalWorkflowResponse:
         """Send a signal to a workflow."""
         check_signal(request, self._settings)
-        data = request.data if request.HasField("data") else None
-        declared: ValueType[Any] | None = None
-        if request.name in self._declared_signals:
-            row = await self._engine.find(request.workflow_id)
-            definition = self._engine.definitions.get(row.workflow_type)
-            declared = definition.signals.get(request.name) if definition else None
-        decode_signal(declared, data)
-        duplicate = await self._shield.run(
-            self._engine.signal(
-                request.workflow_id,
-                name=request.name,
-                data=data,
-                request_id=request.request_id,
-                actor=context.peer(),
-            )
-        )
+        duplicate = await self._shield.run(self._signal(request, context.peer()))
         return workflow_service_pb2.SignalWorkflowResponse(duplicate=duplicate)
 
     async def CancelWorkflow(
@@ -280,6 +264,20 @@ class WorkflowService(workflow_service_pb2_grpc.WorkflowServiceServicer):
         published.wait.FromNanoseconds(round(settings.wait_limit * 1_000_000_000))
         published.labels = settings.labels_limit
         return response
+
+    async def _signal(self, request: workflow_service_pb2.SignalWorkflowRequest, actor: str) -> bool:
+        """Send a signal that its workflow's type allows; return whether its request id was used before."""
+        data = request.data if request.HasField("data") else None
+        declared: ValueType[Any] | None = None
+        if self._checks_signals:
+            row = await self._engine.find(request.workflow_id)
+            definition = self._engine.definitions.get(row.workflow_type)
+            if definition is not None:
+                declared = signal_type_of(definition, request.name, allow_undeclared=request.allow_undeclared)
+        decode_signal(declared, data)
+        return await self._engine.signal(
+            request.workflow_id, name=request.name, data=data, request_id=request.request_id, actor=actor
+        )
 
     def _start_command(self, request: workflow_service_pb2.StartWorkflowRequest, trace: TraceContext) -> StartCommand:
         """Return the command of a request. Raise a refusal when the request is not valid."""
