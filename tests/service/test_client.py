@@ -153,6 +153,40 @@ async def test_an_empty_id_is_refused_before_a_call_is_made(verb: str, text: str
     assert [named for named, _ in caught.value.violations] == [field]
 
 
+#: Calls with an argument of a wrong type, or with text that cannot be sent: the field and the value that each names.
+ODD: dict[str, tuple[Callable[[Any], Any], str, str]] = {
+    "start with a number": (lambda client: client.start("echo", "x", id=5), "workflow_id", "5"),
+    "start of a plain function": (lambda client: client.start(len, "x"), "workflow_type", "len"),
+    "start of a surrogate": (lambda client: client.start("e\ud800", "x"), "workflow_type", r"'e\ud800'"),
+    "run with a surrogate": (lambda client: client.run("echo", "x", id="\udfff"), "workflow_id", r"'\udfff'"),
+    "start_many with a number": (lambda client: client.start_many("echo", ["x"], ids=[5]), "ids[0]", "5"),
+    "a label of None": (lambda client: client.start("echo", "x", labels={"a": None}), 'labels["a"]', "None"),
+    "a label of surrogates": (lambda client: client.start("echo", "x", labels={"a": "\ud800"}), 'labels["a"]', "d800"),
+    "a label without a name": (lambda client: client.start("echo", labels={5: "a"}), "the name of a label", "5"),
+    "labels in a list": (lambda client: client.start("echo", "x", labels=[("a", "b")]), "labels", "[('a', 'b')]"),
+    "list with labels in a list": (lambda client: anext(client.list(labels=[])), "labels", "[]"),
+    "list of a number": (lambda client: anext(client.list(workflow_type=5)), "workflow_type", "5"),
+    "signal to a number": (lambda client: client.signal(5, "go"), "workflow_id", "5"),
+    "signal of a surrogate": (lambda client: client.signal("w", "\ud800"), "name", r"'\ud800'"),
+    "signal under a number": (lambda client: client.signal("w", "go", request_id=7), "request_id", "7"),
+    "cancel for a number": (lambda client: client.cancel("w", 5), "reason", "5"),
+    "resume for a surrogate": (lambda client: client.resume("w", "\ud800"), "reason", r"'\ud800'"),
+    "terminate for None": (lambda client: client.terminate("w", None), "reason", "None"),
+    "handle of None": (lambda client: client.handle(None), "workflow_id", "None"),
+    "delete of bytes": (lambda client: client.delete(b"w"), "workflow_id", "b'w'"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_an_argument_that_cannot_be_sent_is_refused_before_a_call_is_made(name: str) -> None:
+    call, field, value = ODD[name]
+    async with Client(f"127.0.0.1:{free_port()}", retry_for=0) as client:
+        with pytest.raises(InvalidRequest, match="no call was made") as caught:
+            await call(client)
+    assert [named for named, _ in caught.value.violations] == [field]
+    assert value in str(caught.value)
+
+
 def test_the_synchronous_client_refuses_an_empty_id_too() -> None:
     with SyncClient(f"127.0.0.1:{free_port()}", retry_for=0) as client:
         with pytest.raises(InvalidRequest, match="workflow_id must not be empty"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mendflow import attempt, gather, now, progress, random, sleep, step, uuid4, wait_signal, workflow
+from mendflow import attempt, first_of, gather, now, progress, random, sleep, step, uuid4, wait_signal, workflow
 from mendflow.errors import DefinitionError, NotInWorkflow
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ def test_a_bad_name_is_refused(name: str) -> None:
         step(name=name or " ")(double.function)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
-def test_a_bad_timeout_is_refused(timeout: float) -> None:
-    with pytest.raises(DefinitionError, match="timeout"):
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), "5", True, 10**400, [5]])
+def test_a_bad_timeout_is_refused(timeout: Any) -> None:
+    with pytest.raises(DefinitionError, match="timeout must be a number of seconds"):
         step(timeout=timeout)(double.function)
+    with pytest.raises(DefinitionError, match="retention must be a number of seconds"):
+        workflow(retention=timeout)(both.function)
 
 
 def test_with_options_returns_another_step() -> None:
@@ -246,6 +249,11 @@ def test_a_signal_name_that_no_caller_can_send_is_refused(name: Any) -> None:
         (lambda: wait_signal("go", timeout="1"), TypeError),  # type: ignore[call-overload]
         (lambda: gather(limit=1.5), ValueError),  # type: ignore[call-overload]
         (lambda: gather(limit=True), ValueError),
+        (lambda: sleep(10**400), ValueError),
+        (lambda: sleep(days=10**400), ValueError),
+        (lambda: sleep(minutes="1"), TypeError),  # type: ignore[arg-type]
+        (lambda: sleep(None), TypeError),  # type: ignore[arg-type]
+        (lambda: wait_signal("go", timeout=10**400), ValueError),
         (lambda: sleep(1, key=5), DefinitionError),  # type: ignore[arg-type]
     ],
 )
@@ -254,3 +262,15 @@ def test_a_number_of_the_wrong_type_is_refused_where_it_is_given(
 ) -> None:
     with pytest.raises(error):
         call()
+
+
+@pytest.mark.parametrize("function", [gather, first_of])
+@pytest.mark.parametrize("branch", [5, None, "a", [], double])
+def test_a_branch_that_cannot_be_awaited_is_refused_where_it_is_given(function: Any, branch: object) -> None:
+    async def own() -> None:
+        return None
+
+    coroutine = own()
+    with pytest.raises(TypeError, match=f"{function.__name__}.*takes calls and coroutines, but argument 2 is "):
+        function(coroutine, branch)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED, "it is closed, because nothing will await it"

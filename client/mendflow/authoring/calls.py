@@ -171,11 +171,24 @@ def _seconds(what: str, value: float | timedelta) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float | timedelta):
         msg = f"{what} must be a number of seconds or a timedelta, not {value!r}"
         raise TypeError(msg)
-    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    if not math.isfinite(seconds) or not 0 <= seconds <= LONGEST:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    # NaN, and a number that is too large for a float, are not in this range.
+    if not 0 <= seconds <= LONGEST:
         msg = f"{what} must be from 0 seconds to 100 years, not {value!r}"
         raise ValueError(msg)
-    return seconds
+    return float(seconds)
+
+
+def _checked_branches(name: str, branches: Sequence[Awaitable[Any]]) -> Sequence[Awaitable[Any]]:
+    """Return the branches. Raise TypeError, and close the coroutines, if one of them cannot be awaited."""
+    for number, branch in enumerate(branches, 1):
+        if not inspect.isawaitable(branch):
+            for each in branches:
+                if inspect.iscoroutine(each):
+                    each.close()
+            msg = f"{name}() takes calls and coroutines, but argument {number} is {branch!r}; pass a list as *calls"
+            raise TypeError(msg)
+    return branches
 
 
 def _registered(call: Call[T]) -> Call[T]:
@@ -205,10 +218,16 @@ def sleep(
 
     Raise ValueError if the sum is below 0 or above 100 years, and `DefinitionError` if the key is malformed.
     """
-    if isinstance(seconds, str | bool):
-        _seconds("sleep()", seconds)
-    whole = _seconds("sleep()", seconds) if isinstance(seconds, timedelta) else float(seconds)
-    total = _seconds("sleep()", whole + minutes * 60 + hours * 3600 + days * 86_400)
+    for each in (seconds, minutes, hours, days):
+        given: object = each
+        if given is None or isinstance(given, str | bool):
+            _seconds("sleep()", each)
+    try:
+        whole = _seconds("sleep()", seconds) if isinstance(seconds, timedelta) else float(seconds)
+        total = whole + minutes * 60 + hours * 3600 + days * 86_400
+    except OverflowError:
+        total = math.inf
+    total = _seconds("sleep()", total)
     return _registered(Sleep(total, checked_key(key), inserted=inserted))
 
 
@@ -377,13 +396,17 @@ def gather(
     branches run at once; the next one begins when one ends. ``key`` names the
     scope of the branches' calls and replaces the default key ``gather``.
 
-    Raise ValueError if the limit is below 1.
+    Raise ValueError if the limit is below 1, and TypeError if a branch cannot be awaited.
     """
     given: object = limit
     if limit is not None and (isinstance(given, bool) or not isinstance(given, int) or limit < 1):
         msg = f"gather(limit={limit!r}) lets no branch run; use a whole number from 1 on, or None"
         raise ValueError(msg)
-    return _registered(Gather(branches, checked_key(key), return_exceptions=return_exceptions, limit=limit))
+    return _registered(
+        Gather(
+            _checked_branches("gather", branches), checked_key(key), return_exceptions=return_exceptions, limit=limit
+        )
+    )
 
 
 @overload
@@ -401,12 +424,12 @@ def first_of(*branches: Awaitable[Any], key: str | None = None) -> Awaitable[tup
     cancelled, and the call returns once the branches are closed. If the first branch to end has failed, its error is
     raised. ``key`` names the scope of the branches' calls and replaces the default key ``first_of``.
 
-    Raise ValueError without a branch.
+    Raise ValueError without a branch, and TypeError if a branch cannot be awaited.
     """
     if not branches:
         msg = "first_of() needs at least one call to wait for"
         raise ValueError(msg)
-    return _registered(Gather(branches, checked_key(key), is_first=True))
+    return _registered(Gather(_checked_branches("first_of", branches), checked_key(key), is_first=True))
 
 
 def version(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from mendflow.authoring.calls import LONGEST, Call
@@ -18,7 +18,6 @@ from mendflow.errors import DefinitionError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from datetime import timedelta
 
 __all__ = ["Step", "step"]
 
@@ -40,8 +39,10 @@ def seconds_of(what: str, value: float | timedelta | None) -> float | None:
     """Return a time in seconds; None means no limit. Raise `DefinitionError` if it is out of range."""
     if value is None:
         return None
-    seconds = value if isinstance(value, int | float) else value.total_seconds()
-    if not math.isfinite(seconds) or not 0 < seconds <= LONGEST:
+    given: object = value
+    seconds = given.total_seconds() if isinstance(given, timedelta) else given
+    # NaN, and a number that is too large for a float, are not in this range.
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
         msg = f"{what} must be a number of seconds above 0 and at most 100 years, or None for no limit, not {value!r}"
         raise DefinitionError(msg)
     return float(seconds)

@@ -57,6 +57,10 @@ def not_empty(_: click.Context, parameter: click.Parameter, value: str | None) -
     """Return an id or a name. An empty one is often a variable of the shell that is not set."""
     if value is not None and not value.strip():
         raise click.BadParameter("must not be empty", param=parameter)
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter(f"{value!r} is not valid UTF-8", param=parameter) from None
     return value
 
 

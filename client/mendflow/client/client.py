@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mendflow import errors
 from mendflow.addresses import check_target
 from mendflow.authoring.workflow import Workflow
-from mendflow.client.checks import checked
+from mendflow.client.checks import checked, checked_labels, checked_text, checked_workflow
 from mendflow.client.error_mapping import error_of_status
 from mendflow.client.handle import MARGIN, WAIT, WorkflowHandle, within
 from mendflow.client.rpc import Caller
@@ -243,9 +243,9 @@ class Client:
     ) -> workflow_service_pb2.StartWorkflowRequest:
         request = workflow_service_pb2.StartWorkflowRequest(
             workflow_id=new_id() if workflow_id is None else checked("workflow_id", workflow_id),
-            workflow_type=checked("workflow_type", workflow) if isinstance(workflow, str) else workflow.name,
+            workflow_type=checked_workflow(workflow),
         )
-        request.labels.update(labels or {})
+        request.labels.update(checked_labels(labels))
         if isinstance(value, _Nothing):
             return request
         if isinstance(workflow, Workflow) and workflow.input_type is not None:
@@ -304,9 +304,11 @@ class Client:
         page_size: int = 100,
     ) -> AsyncGenerator[workflow_pb2.Workflow, None]:
         """Yield the workflows that match all conditions, newest first."""
-        request = workflow_service_pb2.ListWorkflowsRequest(workflow_type=workflow_type, page_size=page_size)
+        request = workflow_service_pb2.ListWorkflowsRequest(
+            workflow_type=checked_text("workflow_type", workflow_type), page_size=page_size
+        )
         request.states.extend(states)  # type: ignore[arg-type] # an enum's numbers
-        request.labels.update(labels or {})
+        request.labels.update(checked_labels(labels))
         for moment, field in ((create_time_from, "create_time_from"), (create_time_until, "create_time_until")):
             if moment is not None:
                 timestamp = Timestamp()
@@ -374,7 +376,7 @@ class Client:
     async def cancel(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
         """Ask a workflow to clean up and end. Raise `WorkflowNotFound` or `WrongState`."""
         request = workflow_service_pb2.CancelWorkflowRequest(
-            workflow_id=checked("workflow_id", id), reason=reason, request_id=new_id()
+            workflow_id=checked("workflow_id", id), reason=checked_text("reason", reason), request_id=new_id()
         )
         reply = await self.caller.call_with_retry(self.stub.CancelWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
@@ -382,14 +384,18 @@ class Client:
 
     async def resume(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
         """Resume a PAUSED or QUARANTINED workflow. Raise `WorkflowNotFound` or `WrongState`."""
-        request = operator_service_pb2.ResumeWorkflowRequest(workflow_id=checked("workflow_id", id), reason=reason)
+        request = operator_service_pb2.ResumeWorkflowRequest(
+            workflow_id=checked("workflow_id", id), reason=checked_text("reason", reason)
+        )
         reply = await self.caller.call(self._operator.ResumeWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
 
     async def terminate(self, id: str, reason: str = "") -> workflow_pb2.Workflow:
         """End a workflow at once, without clean-up. Raise `WorkflowNotFound` or `WrongState`."""
-        request = operator_service_pb2.TerminateWorkflowRequest(workflow_id=checked("workflow_id", id), reason=reason)
+        request = operator_service_pb2.TerminateWorkflowRequest(
+            workflow_id=checked("workflow_id", id), reason=checked_text("reason", reason)
+        )
         reply = await self.caller.call_with_retry(self._operator.TerminateWorkflow, request)
         workflow: workflow_pb2.Workflow = reply.workflow
         return workflow
