@@ -186,6 +186,9 @@ def load_settings(**overrides: Any) -> Settings:
         for each in error.errors():
             name = str(each["loc"][0]) if each["loc"] else ""
             message = each["msg"].removeprefix("Value error, ")
+            if each["type"] == "extra_forbidden":  # Only the caller's code can give one.
+                problems.append(f"{name}={each['input']!r}: there is no setting with this name")
+                continue
             problems.append(f"{PREFIX}{name.upper()}={each['input']!r}: {message}" if name else message)
         raise SettingsError("; ".join(problems)) from None
 

@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,11 +16,13 @@ from mendflow.errors import (
     AlreadyStarted,
     DefinitionError,
     InvalidRequest,
+    MendflowError,
     PayloadError,
     WorkflowFailed,
     WorkflowTerminated,
 )
 from mendflow.testing import AsyncEnvironment, Environment, StillOpen, WorkflowTest, by_hand, replay
+from mendflow_server.settings import SettingsError
 from pytest_mendflow import NewEnvironment, mendflow_env
 from tests.support.kit_workflows import (
     SCENARIOS,
@@ -36,6 +39,9 @@ from tests.support.kit_workflows import (
     rounds,
     ship,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _ = mendflow_env  # The fixture, also where the plugin is not installed.
 
@@ -255,3 +261,66 @@ async def test_no_task_stays_behind_on_the_tests_loop() -> None:
         await env.start(hanging)
         await env.advance(1)
     assert asyncio.all_tasks() - before == set()
+
+
+@pytest.mark.parametrize("given", ["place_order", 5, None, place_order.function])
+def test_a_start_of_something_else_than_a_workflow_is_refused(given: object, mendflow_env: NewEnvironment) -> None:
+    env = mendflow_env(place_order)
+    for verb in (env.start, env.run):
+        with pytest.raises(
+            TypeError, match=r"takes a workflow function, not .*; pass the function that @workflow made"
+        ):
+            verb(given)  # type: ignore[call-overload]
+
+
+def test_an_id_a_label_or_a_name_that_cannot_be_sent_is_refused(mendflow_env: NewEnvironment) -> None:
+    env = mendflow_env(place_order)
+    with pytest.raises(InvalidRequest, match="workflow_id must be a string, not 5"):
+        env.start(place_order, 1, id=5)  # type: ignore[call-overload]
+    with pytest.raises(InvalidRequest, match="workflow_id must not be empty"):
+        env.start(place_order, 1, id="")
+    with pytest.raises(InvalidRequest, match=r'labels\["a"\] must be a string, not None'):
+        env.start(place_order, 1, labels={"a": None})  # type: ignore[dict-item]
+    with pytest.raises(InvalidRequest, match="name must be a string, not 5"):
+        env.start(place_order, 1).signal(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_call_after_the_test_is_refused() -> None:
+    with WorkflowTest(nap) as env:
+        run = env.start(nap)
+    for call in (run.result, lambda: run.state, lambda: env.run(nap), env.crash, env.settle, lambda: env.advance(1)):
+        with pytest.raises(MendflowError, match="the engine of this test has stopped; call it inside the `with` block"):
+            call()
+    gc.collect()
+
+
+async def test_a_call_after_an_async_test_is_refused() -> None:
+    async with WorkflowTest(nap) as env:
+        run = await env.start(nap)
+    for call in (run.result, run.state, lambda: env.run(nap), env.crash, env.settle, lambda: env.advance(1)):
+        with pytest.raises(MendflowError, match="the engine of this test has stopped; call it inside the `with` block"):
+            await call()
+
+
+def test_a_test_that_is_not_entered_says_so() -> None:
+    test: Any = WorkflowTest(nap)
+    for name in ("start", "run", "advance", "now"):
+        with pytest.raises(AttributeError, match=rf"has no {name!r}; .*`with WorkflowTest\(...\) as env:`"):
+            getattr(test, name)
+    assert not hasattr(test, "nothing_like_it")
+
+
+@pytest.mark.parametrize("name", ["store", "grpc_address", "http_address"])
+def test_a_setting_that_the_kit_makes_itself_is_refused(name: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {name: f"sqlite:///{tmp_path}/mine.db"}
+    with pytest.raises(TypeError, match=f"WorkflowTest takes no {name}: "):
+        WorkflowTest(nap, **given)
+
+
+def test_a_setting_that_does_not_exist_is_named_as_it_was_given() -> None:
+    with (
+        pytest.raises(SettingsError, match="nosuch=0: there is no setting with this name"),
+        WorkflowTest(nap, nosuch=0),
+    ):
+        pass

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mendflow.client.client import NOTHING
+from mendflow.testing.handle import stopped
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -36,7 +37,10 @@ class LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the thread and return its result."""
+        """Run a coroutine on the thread and return its result. Raise `MendflowError` if the thread has ended."""
+        if not self._thread.is_alive():
+            work.close()
+            raise stopped()
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -139,7 +143,8 @@ class Environment:
     ) -> Handle[R]:
         """Start a workflow and return its handle once the start is committed. Time stands still.
 
-        Raise what `mendflow.Client.start` raises, such as `mendflow.errors.PayloadError` for a wrong input.
+        Raise what `mendflow.Client.start` raises, such as `mendflow.errors.PayloadError` for a wrong input. Raise
+        TypeError for what is no workflow function, such as a name.
         """
         return Handle(self._thread, self._thread.run(self._environment.start(workflow, input, id=id, labels=labels)))
 

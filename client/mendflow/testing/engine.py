@@ -52,9 +52,10 @@ PATIENCE: Final = 2.0
 def settings_in(directory: Path, given: Mapping[str, Any]) -> Settings:
     """Return the settings of a test's engine. Raise `mendflow_server.settings.SettingsError`."""
     # The addresses are not used, and those of the environment may be refused.
-    values = {"store": f"sqlite:///{directory / 'mendflow.db'}", "grpc_address": "127.0.0.1:0", **given}
+    own = {"grpc_address": "127.0.0.1:0", "http_address": "127.0.0.1:0"}
     # A skipped month must not delete what the test still looks at.
-    return load_settings(**{"http_address": "127.0.0.1:0", "retention": "forever", **values})
+    values = {"retention": "forever", **given}
+    return load_settings(store=f"sqlite:///{directory / 'mendflow.db'}", **own, **values)
 
 
 class _Caller:

@@ -10,11 +10,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from mendflow.authoring.step import Step
+from mendflow.authoring.workflow import Workflow
+from mendflow.client.checks import checked, checked_labels
 from mendflow.client.client import NOTHING, encode
 from mendflow.errors import DefinitionError
 from mendflow.testing.clock import TestClock
 from mendflow.testing.fakes import Fake, Fakes
-from mendflow.testing.handle import AsyncHandle, StillOpen
+from mendflow.testing.handle import AsyncHandle, StillOpen, stopped
 from mendflow.testing.points import CrashPoint
 from mendflow.v1 import event_pb2, workflow_service_pb2
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from mendflow.authoring.workflow import Workflow
     from mendflow.testing.engine import Life
 
 __all__ = ["AsyncEnvironment"]
@@ -62,6 +63,7 @@ class AsyncEnvironment:
         self._moving = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
         self._life = self._new_life()
+        self._closed = False
         #: How often the engine has crashed.
         self.crashes = 0
 
@@ -82,6 +84,7 @@ class AsyncEnvironment:
             if self._restarting is not None:
                 self._restarting.cancel()
                 await asyncio.gather(self._restarting, return_exceptions=True)
+            self._closed = True
             await self._life.stop()
         if check and self._points:
             points = ", ".join(str(point) for point in self._points)
@@ -113,14 +116,21 @@ class AsyncEnvironment:
     ) -> AsyncHandle[R]:
         """Start a workflow and return its handle once the start is committed. Time stands still.
 
-        Raise what `mendflow.Client.start` raises, such as `mendflow.errors.PayloadError` for a wrong input.
+        Raise what `mendflow.Client.start` raises, such as `mendflow.errors.PayloadError` for a wrong input. Raise
+        TypeError for what is no workflow function, such as a name.
         """
+        given: object = workflow
+        if not isinstance(given, Workflow):
+            msg = f"start() takes a workflow function, not {given!r}; pass the function that @workflow made"
+            raise TypeError(msg)
         if self._definitions.get(workflow.name) is not workflow:
             msg = f"workflow {workflow.name} is not served in this test; pass it to WorkflowTest or mendflow_env"
             raise DefinitionError(msg)
         numbers = self._numbers.setdefault(workflow.name, itertools.count(1))
         request = workflow_service_pb2.StartWorkflowRequest(
-            workflow_id=id or f"{workflow.name}-{next(numbers)}", workflow_type=workflow.name, labels=labels
+            workflow_id=f"{workflow.name}-{next(numbers)}" if id is None else checked("workflow_id", id),
+            workflow_type=workflow.name,
+            labels=checked_labels(labels),
         )
         if input is not NOTHING:
             payload = encode(input) if workflow.input_type is None else workflow.input_type.encode(input)
@@ -272,7 +282,9 @@ class AsyncEnvironment:
         return f"{running} runs ({hint})" if running else "it is busy"
 
     async def _current(self) -> Life:
-        """Return the life of the engine, after the restart if it has crashed."""
+        """Return the life of the engine, after the restart if it has crashed. Raise `MendflowError` after the test."""
+        if self._closed:
+            raise stopped()
         while self._life.crashed.done() and self._restarting is not None:
             await asyncio.shield(self._restarting)
         return self._life

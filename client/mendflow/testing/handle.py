@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from mendflow import errors
 from mendflow.cli.event_text import state_name
+from mendflow.client.checks import checked
 from mendflow.client.client import encode
 from mendflow.histories import history_text
 from mendflow.testing.history import WorkflowHistory
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["AsyncHandle", "StillOpen"]
 
 R = TypeVar("R")
+
+
+def stopped() -> errors.MendflowError:
+    """Return the error for a call after the end of its test."""
+    return errors.MendflowError("the engine of this test has stopped; call it inside the `with` block of WorkflowTest")
 
 
 class StillOpen(AssertionError):
@@ -85,7 +91,7 @@ class AsyncHandle(Generic[R]):
         match the declared type.
         """
         request = workflow_service_pb2.SignalWorkflowRequest(
-            workflow_id=self.id, name=name, request_id=uuid.uuid4().hex
+            workflow_id=self.id, name=checked("name", name), request_id=uuid.uuid4().hex
         )
         if data is not None:
             request.data.CopyFrom(encode(data))

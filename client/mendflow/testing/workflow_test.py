@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mendflow.authoring.workflow import Workflow
 from mendflow.errors import DefinitionError
@@ -17,13 +17,24 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkflowTest"]
 
+#: The settings that a test cannot choose, and why.
+_OWN: Final = {
+    "store": "its store is temporary",
+    "grpc_address": "it listens on no port",
+    "http_address": "it listens on no port",
+}
+
 
 class WorkflowTest:
     """A test of workflows on the real engine, with a temporary store and a clock that skips time.
 
     ``with WorkflowTest(order) as env:`` gives an `Environment`, whose engine runs on a thread of its own, and ``async
     with WorkflowTest(order) as env:`` an `AsyncEnvironment` on the test's event loop. ``start_time`` is the time at
-    which the test begins; the default is the present. ``settings`` are settings of the server, by name.
+    which the test begins; the default is the present. ``settings`` are settings of the server, by name, except its
+    store and its addresses.
+
+    Raise `mendflow.errors.DefinitionError` for what is no workflow or for a name that two have, and TypeError for a
+    store or an address.
     """
 
     def __init__(self, *workflows: Workflow[Any, Any], start_time: datetime | None = None, **settings: Any) -> None:
@@ -34,11 +45,23 @@ class WorkflowTest:
         if len({each.name for each in workflows}) < len(workflows):
             msg = "two of the workflows have the same name; give one another name with @workflow(name=...)"
             raise DefinitionError(msg)
+        for name, reason in _OWN.items():
+            if name in settings:
+                msg = f"WorkflowTest takes no {name}: {reason}; leave it out"
+                raise TypeError(msg)
         self._workflows = workflows
         self._start_time = start_time
         self._settings = settings
         self._thread: LoopThread | None = None
         self._open: tuple[AsyncEnvironment, tempfile.TemporaryDirectory[str]] | None = None
+
+    if not TYPE_CHECKING:  # A type checker must find a wrong name.
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError. The message says how to enter a test that was not entered."""
+            hint = "; the environment has it: `with WorkflowTest(...) as env:`" if hasattr(Environment, name) else ""
+            msg = f"WorkflowTest has no {name!r}{hint}"
+            raise AttributeError(msg, name=name, obj=self)
 
     async def __aenter__(self) -> AsyncEnvironment:
         """Start the engine on this event loop."""
