@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mendflow import attempt, gather, sleep, step, wait_signal, workflow
+from mendflow.cli.event_text import describe_event
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.app import Parts
 from mendflow_server.execution.execution import Execution
@@ -178,6 +179,8 @@ async def test_attempt_in_flight_at_an_internal_error_is_recorded_as_ended_by_it
         lost = [event.attempt_failed for event in await history(server) if event.HasField("attempt_failed")]
         assert [each.failure.kind for each in lost] == [failure_pb2.FAILURE_KIND_LOST] * 2
         assert all("an internal error of the server ended this attempt" in each.failure.message for each in lost)
+        lines = [describe_event(event) for event in await history(server) if event.HasField("attempt_failed")]
+        assert all("lost: an internal error of the server ended this attempt: KeyError" in line for line in lines)
 
 
 async def test_single_internal_error_is_retried(server: Server) -> None:

@@ -98,13 +98,18 @@ def test_a_lost_attempt_is_shown_as_lost_and_not_as_failed(reason: str, words: s
     content = {
         "step_key": "charge",
         "attempt": 1,
-        "failure": {"kind": "FAILURE_KIND_LOST"},
+        "failure": {"kind": "FAILURE_KIND_LOST", "message": "an internal error of the server ended this attempt: x"},
         "decision": {"action": "RETRY_ACTION_RETRY", "reason": reason, "delay": "0s"},
     }
     line = describe_event(event_of("attempt_failed", content))
-    assert "charge attempt 1 lost: the server stopped before the attempt ended" in line
+    assert "charge attempt 1 lost: an internal error of the server ended this attempt: x" in line
     assert words in line
     assert "failed" not in line
+
+
+def test_a_lost_attempt_without_a_message_is_shown_as_lost() -> None:
+    content = {"step_key": "charge", "attempt": 1, "failure": {"kind": "FAILURE_KIND_LOST"}}
+    assert "charge attempt 1 lost;" in describe_event(event_of("attempt_failed", content))
 
 
 def test_the_last_retry_shows_that_none_is_left() -> None:

@@ -53,6 +53,13 @@ def test_a_failed_step_has_the_users_frames_and_its_attempts() -> None:
     assert "  at /app/flows.py:12 in charge\n" in shown
 
 
+def test_a_lost_attempt_says_why() -> None:
+    detail, content = failed("RETRY")
+    content["failure"] = {"kind": "FAILURE_KIND_LOST", "message": "an internal error ended this attempt"}
+    shown = tree(STARTED, (detail, content))
+    assert "attempt 1 lost after 0.00 s: an internal error ended this attempt\n" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "details"),
     [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.text import Text
 from rich.tree import Tree
 
-from mendflow.cli.event_text import clean, describe_failure
+from mendflow.cli.event_text import clean, describe_failure, describe_loss
 from mendflow.cli.times import date_text, due_text, span_text
 from mendflow.tracebacks import users_frames
 
@@ -154,7 +154,7 @@ def _attempt(attempt: Attempt, now: float, *, with_frames: bool) -> Text:
     if attempt.failure is None:
         return Text(took)
     if attempt.ending == "lost":
-        return Text(f"{took}: the server stopped", style="cyan")
+        return Text(f"{took}{clean(describe_loss(attempt.failure))}", style="cyan")
     first, *more = failure_lines(attempt.failure)
     text = Text(f"{took}: {first}", style="yellow")
     if with_frames:

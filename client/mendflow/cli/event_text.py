@@ -22,6 +22,7 @@ __all__ = [
     "describe_causes",
     "describe_event",
     "describe_failure",
+    "describe_loss",
     "describe_payload",
     "state_name",
     "words_of",
@@ -62,8 +63,12 @@ def describe_failure(failure: failure_pb2.Failure) -> str:
     """Return a failure as short text with its type, message and kind."""
     kind = words_of(failure_pb2.FailureKind, "FAILURE_KIND_", failure.kind)
     name = failure.type.rpartition(".")[2]
-    message = failure.message if len(failure.message) <= LONGEST else f"{failure.message[:LONGEST]}…"
+    message = _shortened(failure.message)
     return f"{name}: {message} ({kind})" if name else f"{message} ({kind})"
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
 
 
 def describe_causes(event: event_pb2.Event) -> Iterator[str]:
@@ -105,7 +110,7 @@ def _attempt_failed(detail: event_pb2.AttemptFailed) -> str:
     decision = detail.decision
     what = f"{detail.step_key} attempt {detail.attempt}"
     if detail.failure.kind == failure_pb2.FAILURE_KIND_LOST:
-        begin = f"{what} lost: the server stopped before the attempt ended"
+        begin = f"{what} lost{describe_loss(detail.failure)}"
     else:
         begin = f"{what} failed: {describe_failure(detail.failure)}"
     if decision.action == failure_pb2.RETRY_ACTION_RETRY:
@@ -118,6 +123,11 @@ def _attempt_failed(detail: event_pb2.AttemptFailed) -> str:
         left = f", {decision.attempts_left} left" if decision.HasField("attempts_left") else ""
         return f"{begin}; retries in {delay:.2f} s ({reason}{left})"
     return f"{begin}; {decision.explanation or words_of(failure_pb2.RetryAction, 'RETRY_ACTION_', decision.action)}"
+
+
+def describe_loss(failure: failure_pb2.Failure) -> str:
+    """Return why an attempt was lost, after a colon; "" if that is not recorded."""
+    return f": {_shortened(failure.message)}" if failure.message else ""
 
 
 def _progress(detail: event_pb2.ProgressReported) -> str:
