@@ -38,6 +38,7 @@ from mendflow_server.runtime.ending_signals import EndingSignals
 from mendflow_server.runtime.forking import Belongings, armed
 from mendflow_server.runtime.interpreter import collect_less, share_lock
 from mendflow_server.runtime.random_bytes import RandomBytes
+from mendflow_server.runtime.threads import mend_hooks
 from mendflow_server.runtime.timers import Timers
 from mendflow_server.runtime.version import VERSION
 from mendflow_server.store.addresses import shown
@@ -192,6 +193,7 @@ class App:
         spans = build_exporter()
         if spans is not None:
             stack.push_async_callback(asyncio.to_thread, spans.shutdown)
+            stack.callback(mend_hooks)  # Before that: it may need a new thread.
         monotonic_timers = Timers(loop, clock.monotonic)
         attempts = parts.attempts(
             clock=clock,

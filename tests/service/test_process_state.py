@@ -56,6 +56,18 @@ async def test_no_step_silences_the_log_or_harms_the_health(tmp_path: Path) -> N
         assert server.log[-1]["event"] == "drained"
 
 
+@pytest.mark.parametrize("hook", ["threading", "sys", "deleted"])
+async def test_a_step_that_breaks_the_hooks_of_threads_stops_no_other_step(tmp_path: Path, hook: str) -> None:
+    environment = {"OTEL_TRACES_EXPORTER": "console"}
+    with serving_process(tmp_path, modules=MODULES, environment=environment) as server:
+        async with Client(server.grpc_address, retry_for=5) as client:
+            assert await client.run("hooks", hook, id="first", timeout=20) == "mendflow-step-1"
+            assert (await asyncio.to_thread(server.health))[0] == 200
+        assert await asyncio.to_thread(server.terminate) == 0
+        assert not [line for line in server.log if line.get("level") in ("error", "critical")], server.log
+        assert "drained" in [line.get("event") for line in server.log]
+
+
 async def test_spans_on_the_console_are_not_captured_either(tmp_path: Path) -> None:
     with serving_process(tmp_path, modules=MODULES, environment={"OTEL_TRACES_EXPORTER": "console"}) as server:
         async with Client(server.grpc_address) as client:

@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -110,6 +110,29 @@ def does_on_thread(deed: str) -> None:
 @workflow
 async def deeds(deed: str) -> None:
     await does_on_thread(deed)
+
+
+@step
+async def breaks_hooks(value: str) -> None:
+    # The module `threading` makes no thread while one of these is None.
+    broken: Any = None
+    if value == "threading":
+        threading.excepthook = broken
+    elif value == "sys":
+        sys.excepthook = broken
+    else:
+        del threading.excepthook
+
+
+@step
+def on_thread() -> str:
+    return threading.current_thread().name
+
+
+@workflow
+async def hooks(value: str) -> str:
+    await breaks_hooks(value)
+    return await on_thread()
 
 
 @step

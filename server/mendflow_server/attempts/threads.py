@@ -6,6 +6,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
+from mendflow_server.runtime.threads import daemon_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -34,7 +36,7 @@ class DaemonThreads:
             mark = self._marks[self._count]
             self._count += 1
             name = f"mendflow-step-{self._count}"
-            threading.Thread(target=self._serve, args=(mark,), name=name, daemon=True).start()
+            daemon_thread(self._serve, name=name, args=(mark,)).start()
         self._work.put(work)
 
     def close(self) -> None:

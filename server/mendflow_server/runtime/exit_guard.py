@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
+from mendflow_server.runtime.threads import daemon_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
@@ -84,7 +86,7 @@ class ExitGuard:
                 limit = None
 
     def _end(self, limit: _Limit) -> None:
-        logging = threading.Thread(target=_log_end, args=(limit,), daemon=True)
+        logging = daemon_thread(_log_end, args=(limit,))
         with contextlib.suppress(RuntimeError):  # An interpreter that ends may start no thread.
             logging.start()
             logging.join(_LOG_SECONDS)

@@ -8,7 +8,6 @@ loop, from a queue of bounded size.
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -22,6 +21,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from mendflow.client.loopback import NO_PROXY, is_loopback
 from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
+from mendflow_server.runtime.threads import daemon_thread
 from mendflow_server.telemetry import names, otel_variables
 from mendflow_server.telemetry.logging import log_output
 from mendflow_server.telemetry.span_context import span_context
@@ -158,7 +158,7 @@ class SpanProjector:
         """Send the remaining spans, within a few seconds. This blocks, so do not call it on the event loop."""
         # The processor sends the remaining spans when it shuts down, but without a time limit. An unresponsive receiver
         # would delay the end of the process by half a minute.
-        closing = threading.Thread(target=self._processor.shutdown, name="mendflow-last-spans", daemon=True)
+        closing = daemon_thread(self._processor.shutdown, name="mendflow-last-spans")
         closing.start()
         closing.join(FLUSH_SECONDS)
         if closing.is_alive():
