@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import decimal
+import gc
 import time
+import weakref
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -440,3 +442,23 @@ async def test_the_clean_up_of_a_branch_sees_its_own_values() -> None:
     with pytest.raises(NotInWorkflow, match="never"):
         await stuck()
     assert sorted(seen_by) == ["a", "b", "c", "d"]
+
+
+async def test_memory_of_a_workflow_called_by_hand_is_free_without_the_collector() -> None:
+    kept: ContextVar[set[int]] = ContextVar("kept")
+    subjects: list[weakref.ref[set[int]]] = []
+
+    @workflow
+    async def keeps() -> None:
+        value: set[int] = set()
+        subjects.append(weakref.ref(value))
+        kept.set(value)
+        await gather(sleep(1), sleep(2))
+
+    gc.collect()
+    gc.disable()
+    try:
+        await keeps()
+        assert [subject() for subject in subjects] == [None]
+    finally:
+        gc.enable()

@@ -187,6 +187,40 @@ def test_values_are_no_calls_and_may_be_added_or_removed() -> None:
     Simulation(with_values, events=recorded(without_values, "work")).begin()
 
 
+@pytest.mark.parametrize("then", ["returns", "raises", "blocks"])
+@pytest.mark.parametrize("in_branch", [False, True])
+def test_a_value_under_the_key_of_a_call_is_refused_whatever_the_code_catches(then: str, *, in_branch: bool) -> None:
+    @workflow
+    async def old() -> None:
+        await gather(work.with_options(key="now")("one"), return_exceptions=True)
+
+    async def catches() -> str:
+        try:
+            now()
+        except BaseException as error:
+            if then == "raises":
+                raise RuntimeError("hidden") from error
+        return await work("two") if then == "blocks" else "hidden"
+
+    @workflow
+    async def alone() -> object:
+        return await catches()
+
+    @workflow
+    async def branch() -> object:
+        return await gather(catches(), return_exceptions=True)
+
+    @workflow
+    async def old_alone() -> None:
+        await work.with_options(key="now")("one")
+
+    events = recorded(old) if in_branch else recorded(old_alone)
+    again = Simulation(branch if in_branch else alone, events=events)
+    with pytest.raises(NonDeterminism, match=r"\(event 2\): recorded as step, called as a value"):
+        again.begin()
+    assert not again.run.done
+
+
 def test_a_marked_call_of_a_name_that_is_recorded_says_that_it_needs_a_key() -> None:
     @workflow
     async def inserted() -> None:

@@ -1,17 +1,17 @@
 """Workflows called by hand: the code runs as on a server, without one, and without waiting.
 
-The run drives the workflow's code as the server's runner does: each call blocks
-a fiber, and outcomes are delivered one at a time. Steps run as tasks of the
-caller's event loop. The clock stands still while a step runs. When nothing
-else can happen it moves to the next due time, so that sleeps, timeouts of
-signals and backoffs take no time. Nothing is recorded and nothing is replayed.
+The run drives the workflow's code with a `FiberDriver`, as the server's runner
+does: each call blocks a fiber, and outcomes are delivered one at a time. Steps
+run as tasks of the caller's event loop. The clock stands still while a step
+runs. When nothing else can happen it moves to the next due time, so that
+sleeps, timeouts of signals and backoffs take no time. Nothing is recorded and
+nothing is replayed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import contextvars
 import heapq
 import inspect
@@ -21,19 +21,22 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mendflow.authoring.calls import Call, Gather, SignalWait, Sleep
+from mendflow.authoring.calls import SignalWait, Sleep
 from mendflow.authoring.context import RUN, WorkflowInfo
-from mendflow.authoring.fibers import Fiber, Group, explained, not_durable
-from mendflow.authoring.hand_steps import HandStep, Outcome
+from mendflow.authoring.fiber_driver import FiberDriver
+from mendflow.authoring.fibers import not_durable
+from mendflow.authoring.hand_steps import HandStep
 from mendflow.authoring.handed import HANDED, ByHand
 from mendflow.authoring.step import StepCall
-from mendflow.authoring.unawaited import Unawaited
 from mendflow.codec import ValueType
 from mendflow.errors import NotInWorkflow, PayloadError, SignalTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from mendflow.authoring.calls import Call
+    from mendflow.authoring.fibers import Fiber
+    from mendflow.authoring.hand_steps import Outcome
 
 __all__ = ["call_by_hand"]
 
@@ -93,27 +96,21 @@ class _Run:
         self._start_time = datetime.fromtimestamp(self.time, UTC)
         self._definition = definition
         self._hand = hand
-        self._root = Fiber(code, "")
-        self._current = self._root
-        self._open = {self._root}
-        self._done: Outcome | None = None
         #: The blocked calls, by key.
         self._waits: dict[str, _Wait] = {}
         #: The waits for each signal, oldest first.
         self._signal_waits: dict[str, list[str]] = {}
-        #: The fibers to run before the next delivery, the last one first.
-        self._runnable: list[tuple[Fiber, Any, BaseException | None]] = []
         #: The outcomes to deliver, oldest first.
         self._ready: collections.deque[tuple[str, Any, BaseException | None]] = collections.deque()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._to_start: collections.deque[HandStep] = collections.deque()
         self._running: dict[asyncio.Task[Outcome], HandStep] = {}
-        self._unawaited = Unawaited()
-        #: The context of steps, and that of the workflow's code.
+        #: The context of steps.
         self._outside = contextvars.copy_context()
-        self._inside = contextvars.copy_context()
-        self._inside.run(RUN.set, self)
+        inside = contextvars.copy_context()
+        inside.run(RUN.set, self)
+        self._fibers = FiberDriver(code, inside, self._block_on, self._cancel_call)
 
     # What authoring functions call (`CurrentRun`).
 
@@ -129,11 +126,11 @@ class _Run:
 
     def call_made(self, call: object) -> None:
         """Register a call that the code must await."""
-        self._unawaited.calls[call] = self._current
+        self._fibers.call_made(call)
 
     def forgotten(self, what: str) -> None:
         """Register something that the code dropped."""
-        self._unawaited.coroutines.append(what)
+        self._fibers.forgotten(what)
 
     def record_value(self, name: str, make: Callable[[], str]) -> str:
         """Return a new value, since nothing is recorded."""
@@ -151,30 +148,37 @@ class _Run:
 
     async def to_end(self) -> Any:
         """Run the code to its end; return what it returned, or raise what it raised."""
-        self._runnable.append((self._root, None, None))
+        fibers = self._fibers
         try:
-            while self._done is None:
+            self._drive(fibers.begin)
+            while not fibers.done:
                 await self._advance()
         finally:
             self._close()
             if self._running:
                 await asyncio.wait(self._running)
-        if self._done.error is not None:
-            raise self._done.error
-        return self._done.value
+        if fibers.error is not None:
+            raise fibers.error
+        return fibers.value
+
+    def _drive(self, run: Callable[..., None], *arguments: Any) -> None:
+        """Run the code by one call of its fibers."""
+        self.driving = True
+        try:
+            self._fibers.context.run(run, *arguments)
+        finally:
+            self.driving = False
 
     async def _advance(self) -> None:
-        """Do the next thing: run code, deliver an outcome, start attempts, wait for one, or move the clock."""
-        if self._runnable:
-            self._inside.run(self._run_runnable)
-        elif self._ready:
+        """Do the next thing: deliver an outcome or a signal, start an attempt, wait for one, or move the clock."""
+        if self._ready:
             key, value, error = self._ready.popleft()
             waiting = self._waits.pop(key, None)
             if waiting is not None:
                 if waiting.fiber.cancelled:
                     waiting.fiber.cancelled = False
                     value, error = None, asyncio.CancelledError()
-                self._runnable.append((waiting.fiber, value, error))
+                self._drive(self._fibers.resume, waiting.fiber, value, error)
         elif self._to_start:
             self._start_attempt(self._to_start.popleft())
         elif self._match_signals():
@@ -192,12 +196,7 @@ class _Run:
         """Cancel the steps that run, and drop the code that has not ended."""
         for task in self._running:
             task.cancel()
-        for fiber in list(self._open):
-            if not fiber.done:
-                fiber.done = True
-                with contextlib.suppress(BaseException):  # A finally block may raise anything, and the code has ended.
-                    (fiber.context or self._inside).run(fiber.drop)
-                fiber.context = None
+        self._fibers.close()
 
     def _stuck(self) -> NotInWorkflow:
         names = [each.call.name for each in self._waits.values() if isinstance(each.call, SignalWait)]
@@ -207,105 +206,27 @@ class _Run:
             f"`with mendflow.testing.by_hand(signals={{{name!r}: [...]}}):`"
         )
 
-    # Code.
-
-    def _run_runnable(self) -> None:
-        self.driving = True
-        try:
-            while self._runnable and self._done is None:
-                fiber, value, error = self._runnable.pop()
-                if fiber.begun or self._may_begin(fiber):
-                    self._run_fiber(fiber, value, error)
-        finally:
-            self.driving = False
-
-    def _may_begin(self, fiber: Fiber) -> bool:
-        """Return whether a branch may begin. It may not once its group is closed."""
-        group = fiber.group
-        if group is None or not group.is_closed:
-            fiber.begin(self._inside)
-            return True
-        fiber.done = True
-        self._open.discard(fiber)
-        for call in fiber.drop():
-            self._unawaited.calls.pop(call, None)
-        self._branch_ended(group)
-        return False
-
-    def _run_fiber(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
-        """Run a fiber until it blocks or ends."""
-        code = fiber.code
-        context = fiber.context
-        fiber.blocked = None
-        if error is not None:
-            self._unawaited.release_kept(fiber)
-        while True:
-            self._current = fiber
-            try:
-                if context is not None:
-                    awaited = context.run(code.send, value) if error is None else context.run(code.throw, error)
-                else:
-                    awaited = code.send(value) if error is None else code.throw(error)
-            except StopIteration as stop:
-                self._end(fiber, stop.value, None)
-                return
-            except BaseException as raised:  # noqa: BLE001 - the gather handles any exception of its branch
-                self._end(fiber, None, explained(raised))
-                return
-            value = None
-            try:
-                error = self._await(fiber, awaited)
-            except (TypeError, ValueError, PayloadError) as refused:
-                error = refused
-            if error is None:
-                return
-
-    def _end(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
-        fiber.done = True
-        fiber.context = None
-        self._open.discard(fiber)
-        group = fiber.group
-        if group is None:
-            self._done = Outcome(value, error if error is not None else self._unawaited.error())
-            return
-        if error is not None:
-            self._unawaited.release_kept(fiber)
-        if group.branch_returned(fiber, value, error):
-            for other in group.fibers:
-                self._cancel(other)
-        self._branch_ended(group)
-
-    def _branch_ended(self, group: Group) -> None:
-        self._runnable.extend((child, None, None) for child in reversed(group.branch_ended()))
-        if group.remaining == 0:
-            self._runnable.append((group.owner, *group.result()))
-
     # Calls.
 
-    def _await(self, fiber: Fiber, awaited: object) -> BaseException | None:
-        """Block the fiber on what it awaits, or return the error to raise there."""
-        if not isinstance(awaited, Call):
-            return not_durable(fiber.code, awaited)
-        self._unawaited.calls.pop(awaited, None)
-        if isinstance(awaited, StepCall):
-            step = awaited.step
-            payload = step.arguments.encode(awaited.args, awaited.kwargs)
-            key = self._block(fiber, step.key or step.name, awaited)
+    def _block_on(self, fiber: Fiber, call: Call[Any]) -> BaseException | None:
+        """Block the fiber on the call that it awaits, or return the error to raise there."""
+        if isinstance(call, StepCall):
+            step = call.step
+            payload = step.arguments.encode(call.args, call.kwargs)
+            key = self._block(fiber, step.key or step.name, call)
             started = self._waits[key].step = HandStep(key, step, payload)
             self._to_start.append(started)
-        elif isinstance(awaited, Sleep):
-            key = self._block(fiber, awaited.key or "sleep", awaited)
-            self._at(awaited.seconds, lambda: self._ready.append((key, None, None)))
-        elif isinstance(awaited, SignalWait):
-            name = awaited.name
-            key = self._block(fiber, awaited.key or f"signal:{name}", awaited)
+        elif isinstance(call, Sleep):
+            key = self._block(fiber, call.key or "sleep", call)
+            self._at(call.seconds, lambda: self._ready.append((key, None, None)))
+        elif isinstance(call, SignalWait):
+            name = call.name
+            key = self._block(fiber, call.key or f"signal:{name}", call)
             self._signal_waits.setdefault(name, []).append(key)
-            if awaited.timeout is not None:
-                self._at(awaited.timeout, lambda: self._ready.append((key, None, SignalTimeout(name))))
-        elif isinstance(awaited, Gather):
-            self._start_gather(fiber, awaited)
+            if call.timeout is not None:
+                self._at(call.timeout, lambda: self._ready.append((key, None, SignalTimeout(name))))
         else:
-            return not_durable(fiber.code, awaited)
+            return not_durable(fiber.code, call)
         return None
 
     def _block(self, fiber: Fiber, name: str, call: Call[Any]) -> str:
@@ -315,14 +236,6 @@ class _Run:
 
     def _at(self, delay: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (self.time + delay, next(self._count), call))
-
-    def _start_gather(self, fiber: Fiber, call: Gather) -> None:
-        group = fiber.blocked = Group(fiber, call, fiber.key(call.key or call.name))
-        self._open.update(group.fibers)
-        if group.fibers:
-            self._runnable.extend((child, None, None) for child in reversed(group.begin()))
-        else:
-            self._runnable.append((fiber, [], None))
 
     def _match_signals(self) -> bool:
         """Deliver the signals that have come to the oldest waits for them; return whether there were any."""
@@ -352,22 +265,10 @@ class _Run:
 
     # Cancelling.
 
-    def _cancel(self, fiber: Fiber) -> None:
-        """Make the fiber's wait end in CancelledError."""
-        waiting = [fiber]
-        while waiting:
-            each = waiting.pop()
-            if each.done or each.blocked is None:
-                continue
-            each.cancelled = True
-            if isinstance(each.blocked, Group):
-                each.blocked.cancelled = True
-                waiting.extend(reversed(each.blocked.fibers))
-                continue
-            key = each.blocked
-            step = self._waits[key].step if key in self._waits else None
-            if step is None or not step.cancel():
-                self._ready.append((key, None, asyncio.CancelledError()))
+    def _cancel_call(self, key: str) -> None:
+        step = self._waits[key].step if key in self._waits else None
+        if step is None or not step.cancel():
+            self._ready.append((key, None, asyncio.CancelledError()))
 
     # Attempts.
 
@@ -381,7 +282,7 @@ class _Run:
         try:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._cancel(self._root)
+            self._fibers.cancel()
             return
         # One at a time: what follows from an outcome comes before the next outcome.
         task = next(task for task in self._running if task.done())
@@ -390,6 +291,6 @@ class _Run:
         if isinstance(outcome, float):
             self._at(outcome, partial(self._to_start.append, step))
         elif outcome.ends:
-            self._done = outcome
+            self._fibers.end(None, outcome.error)
         else:
             self._ready.append((step.key, outcome.value, outcome.error))

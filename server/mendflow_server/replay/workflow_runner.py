@@ -1,9 +1,10 @@
 """Run workflow code: first replay its history, then run it live, by one rule.
 
-Theory of operation. A runner owns the coroutine of a workflow function and
-drives it with ``send``; the coroutine is never a task of the event loop. The
-code awaits a `Call`. The call gets a key and blocks its *fiber* (the function
-itself, or a branch of a gather) until the history has an outcome for the call.
+Theory of operation. A runner drives the coroutine of a workflow function with
+``send``, by its `FiberDriver`; the coroutine is never a task of the event loop.
+The code awaits a `Call`. The call gets a key and blocks its *fiber* (the
+function itself, or a branch of a gather) until the history has an outcome for
+the call.
 
 The law of delivery: of all awaited calls whose outcomes are recorded, the
 runner delivers the one with the lowest sequence, runs the code until it blocks,
@@ -33,12 +34,12 @@ import heapq
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mendflow.authoring.calls import Call, Gather, SignalWait, Sleep
+from mendflow.authoring.calls import Call, SignalWait, Sleep
 from mendflow.authoring.context import RUN, WorkflowInfo
-from mendflow.authoring.fibers import Fiber, Group, explained, not_durable
+from mendflow.authoring.fiber_driver import FiberDriver
+from mendflow.authoring.fibers import not_durable
 from mendflow.authoring.names import VERSION
 from mendflow.authoring.step import StepCall
-from mendflow.authoring.unawaited import Unawaited
 from mendflow.codec import oversize
 from mendflow.errors import PayloadError, SignalTimeout, StepFailed
 from mendflow.v1 import failure_pb2, payload_pb2
@@ -49,6 +50,7 @@ from mendflow_server.replay.inputs import input_problem, is_unstable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mendflow.authoring.fibers import Fiber, Group
     from mendflow.authoring.workflow import Workflow
     from mendflow.v1.event_pb2 import Event
     from mendflow_server.history.builder import HistoryBuilder
@@ -72,20 +74,13 @@ class WorkflowRunner:
 
     __slots__ = (
         "_awaiting",
-        "_broken",
         "_claims",
-        "_context",
-        "_current",
         "_fibers",
         "_is_rehearsal",
-        "_made",
         "_payload_limit",
         "_ready",
         "_reports",
-        "_root",
-        "_runnable",
         "_signal_waits",
-        "_unawaited",
         "_unmatched",
         "_versions",
         "builder",
@@ -122,6 +117,7 @@ class WorkflowRunner:
         #: The workflow's newest progress report: number, done, total, message.
         self.progress: tuple[int, int, int, str] | None = None
         self.driving = False
+        #: Whether the code has ended, and then what it returned or raised.
         self.done = False
         self.value: Any = None
         self.error: BaseException | None = None
@@ -133,21 +129,18 @@ class WorkflowRunner:
         #: The names of waiting signals for which the code has made new waits in this drive.
         self._unmatched: dict[str, None] = {}
         self._ready: list[tuple[int, str]] = []
-        self._broken: NonDeterminism | None = None
         self._claims = Claims(self.history.calls)
-        self._unawaited = Unawaited()
-        self._made = self._unawaited.calls  # A shortcut: each call is added and removed here.
         self._versions: dict[str, bool] = {}
-        self._context = contextvars.Context()
-        self._context.run(RUN.set, self)
+        context = contextvars.Context()
+        context.run(RUN.set, self)
         function = workflow.function
-        #: The fibers that have not ended.
-        self._fibers: set[Fiber] = set()
-        self._root = Fiber(function() if workflow.input_type is None else function(argument), "")
-        self._fibers.add(self._root)
-        #: The fibers to run before the next delivery, the last one first.
-        self._runnable: list[tuple[Fiber, Any, BaseException | None]] = []
-        self._current = self._root
+        self._fibers = FiberDriver(
+            function() if workflow.input_type is None else function(argument),
+            context,
+            self._block_on,
+            self._cancel_call,
+            self._pauses_at_once,
+        )
 
     # The methods that the engine calls.
 
@@ -170,14 +163,13 @@ class WorkflowRunner:
         """Replay the history and run until the code waits for a new outcome. Raise `NonDeterminism`."""
         if self.history.cancel:
             heapq.heappush(self._ready, (self.history.cancel, CANCEL))
-        self._runnable.append((self._root, None, None))
-        self._drive(self._run_runnable)
+        self._drive(self._fibers.begin)
 
     def outcome_recorded(self, key: str) -> None:
         """Deliver the outcome of this call, which was added to the builder."""
         if key in self._awaiting:
             self._push(key)
-            self._context.run(self._settle, None)
+            self._fibers.context.run(self._settle, None)
 
     def cancel_recorded(self) -> None:
         """Deliver the cancel request, which was added to the builder."""
@@ -200,23 +192,10 @@ class WorkflowRunner:
         return self._claims.inserted
 
     def close(self) -> None:
-        """Drop the code without resuming it.
+        """Drop the code without resuming it."""
+        self._fibers.close()
 
-        If a ``finally`` block of the code awaits a call, `current_run` raises.
-        """
-        while self._fibers:
-            fiber = self._fibers.pop()
-            if not fiber.done:
-                fiber.done = True
-                context, fiber.context = self._context if fiber.context is None else fiber.context, None
-                try:
-                    context.run(fiber.drop)
-                except BaseException:  # noqa: BLE001, S112 - a finally block may raise anything, and the code has ended
-                    continue
-        # A context and the runner refer to each other. Break the cycle, so that memory is free without the collector.
-        self._context = contextvars.Context()
-
-    # The methods that authoring functions call while the code runs (mendflow.authoring.context.RunPort).
+    # The methods that authoring functions call while the code runs (mendflow.authoring.context.CurrentRun).
 
     @property
     def time(self) -> float:
@@ -241,15 +220,15 @@ class WorkflowRunner:
 
     def call_made(self, call: object) -> None:
         """Record a call that the code has made and must await before it ends."""
-        self._made[call] = self._current
+        self._fibers.call_made(call)
 
     def forgotten(self, what: str) -> None:
         """Record something that the code should have awaited and has dropped."""
-        self._unawaited.coroutines.append(what)
+        self._fibers.forgotten(what)
 
     def record_value(self, name: str, make: Callable[[], str]) -> str:
         """Return the recorded value, or record a new one."""
-        key = self._current.key(name)
+        key = self._fibers.current.key(name)
         recorded = self._value(key)
         return self._record_value(key, make()) if recorded is None else recorded
 
@@ -271,10 +250,9 @@ class WorkflowRunner:
         if record is None:
             return None
         if record.kind != "value" or record.outcome is None:
-            self._broken = NonDeterminism(
-                f"{opened(record)}: recorded as {record.kind or 'cancelled'}, called as a value"
-            )
-            raise self._broken
+            problem = NonDeterminism(f"{opened(record)}: recorded as {record.kind or 'cancelled'}, called as a value")
+            self._fibers.broken = problem
+            raise problem
         return record.outcome.value_recorded.value.json
 
     def _record_value(self, key: str, text: str) -> str:
@@ -293,14 +271,15 @@ class WorkflowRunner:
     # Driving.
 
     def _drive(self, first: Callable[[], None] | None = None) -> None:
-        self._context.run(self._settle, first)
+        self._fibers.context.run(self._settle, first)
 
     def _settle(self, first: Callable[[], None] | None) -> None:
+        fibers = self._fibers
         self.driving = True
         try:
             if first is not None:
                 first()
-            while not self.done:
+            while not fibers.done:
                 if not self._ready:
                     if not self._unmatched:
                         break
@@ -308,96 +287,19 @@ class WorkflowRunner:
                     continue
                 _, key = heapq.heappop(self._ready)
                 if key == CANCEL:
-                    self._cancel(self._root)
+                    fibers.cancel()
                     continue
                 fiber, call = self._awaiting.pop(key)
                 self.wanted.pop(key, None)
                 value, error = self._outcome(fiber, call, self.history.calls[key])
-                self._run_fiber(fiber, value, error)
-                if self._runnable:
-                    self._run_runnable()
+                fibers.resume(fiber, value, error)
         finally:
             self.driving = False
+        if fibers.done:
+            self.done, self.value, self.error = True, fibers.value, fibers.error
         problem = self._claims.problem(done=self.done, error=self.error) if self._claims.unclaimed else ""
         if problem:
             raise NonDeterminism(problem)
-
-    def _run_runnable(self) -> None:
-        """Run each fiber that can run because another one has blocked or ended.
-
-        A stack replaces recursion, because gathers may be nested to any depth.
-        """
-        while self._runnable and not self.done:
-            fiber, value, error = self._runnable.pop()
-            if fiber.begun or self._may_begin(fiber):
-                self._run_fiber(fiber, value, error)
-
-    def _may_begin(self, fiber: Fiber) -> bool:
-        """Return whether a branch may begin. It may not once its group is closed."""
-        group = fiber.group
-        if group is None or not group.is_closed:
-            fiber.begin(self._context)
-            return True
-        fiber.done = True
-        self._fibers.discard(fiber)
-        for call in fiber.drop():
-            self._unawaited.calls.pop(call, None)
-        self._branch_ended(group)
-        return False
-
-    def _run_fiber(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
-        """Run a fiber until it blocks or ends."""
-        code = fiber.code
-        context = fiber.context
-        fiber.blocked = None
-        if error is not None:
-            self._unawaited.release_kept(fiber)
-        while True:
-            self._current = fiber
-            try:
-                if context is not None:
-                    awaited = context.run(code.send, value) if error is None else context.run(code.throw, error)
-                else:
-                    awaited = code.send(value) if error is None else code.throw(error)
-            except StopIteration as stop:
-                self._end(fiber, stop.value, None)
-                return
-            except NonDeterminism:
-                raise
-            except BaseException as raised:  # noqa: BLE001 - the gather handles any exception of its branch
-                self._end(fiber, None, explained(raised))
-                return
-            if self._broken is not None:
-                raise self._broken
-            value = None
-            try:
-                error = self._await(fiber, awaited)
-            except (TypeError, ValueError, PayloadError) as refused:
-                error = refused
-            if error is None:
-                return
-
-    def _end(self, fiber: Fiber, value: Any, error: BaseException | None) -> None:
-        if self._broken is not None:
-            raise self._broken
-        fiber.done = True
-        fiber.context = None
-        self._fibers.discard(fiber)
-        group = fiber.group
-        if group is None:
-            if error is None:
-                error = self._unawaited.error()
-            self.done, self.value, self.error = True, value, error
-            return
-        if error is not None:
-            self._unawaited.release_kept(fiber)
-        if group.branch_returned(fiber, value, error):
-            if error is not None and self._pauses_at_once(group, error):
-                self.done, self.error = True, error
-                return
-            for other in group.fibers:
-                self._cancel(other)
-        self._branch_ended(group)
 
     def _pauses_at_once(self, group: Group, error: BaseException) -> bool:
         """Return whether an error of a branch ends the code here, because the workflow pauses on errors.
@@ -410,30 +312,18 @@ class WorkflowRunner:
         is_outcome = isinstance(error, StepFailed | SignalTimeout | asyncio.CancelledError)
         return not is_outcome and not all(other.done for other in group.fibers)
 
-    def _branch_ended(self, group: Group) -> None:
-        """Record that a branch has ended. After the last one, resume the owner of the group."""
-        self._runnable.extend((child, None, None) for child in reversed(group.branch_ended()))
-        if group.remaining == 0:
-            self._runnable.append((group.owner, *group.result()))
-
     # Calls.
 
-    def _await(self, fiber: Fiber, awaited: object) -> BaseException | None:
-        """Block the fiber on what it awaits, or return the error to raise there."""
-        if isinstance(awaited, StepCall):
-            self._made.pop(awaited, None)
-            return self._call_step(fiber, awaited)
-        if not isinstance(awaited, Call):
-            return not_durable(fiber.code, awaited)
-        self._unawaited.calls.pop(awaited, None)
-        if isinstance(awaited, Sleep):
-            self._start_timer(fiber, awaited)
-        elif isinstance(awaited, SignalWait):
-            self._await_signal(fiber, awaited)
-        elif isinstance(awaited, Gather):
-            self._start_gather(fiber, awaited)
+    def _block_on(self, fiber: Fiber, call: Call[Any]) -> BaseException | None:
+        """Block the fiber on the call that it awaits, or return the error to raise there."""
+        if isinstance(call, StepCall):
+            return self._call_step(fiber, call)
+        if isinstance(call, Sleep):
+            self._start_timer(fiber, call)
+        elif isinstance(call, SignalWait):
+            self._await_signal(fiber, call)
         else:
-            return not_durable(fiber.code, awaited)
+            return not_durable(fiber.code, call)
         return None
 
     def _call_step(self, fiber: Fiber, call: StepCall[Any]) -> BaseException | None:
@@ -535,14 +425,6 @@ class WorkflowRunner:
                     if isinstance(call, SignalWait):
                         self._record_wait(key, call)
 
-    def _start_gather(self, fiber: Fiber, call: Gather) -> None:
-        group = fiber.blocked = Group(fiber, call, fiber.key(call.key or call.name))
-        self._fibers.update(group.fibers)
-        if group.fibers:
-            self._runnable.extend((child, None, None) for child in reversed(group.begin()))
-        else:
-            self._runnable.append((fiber, [], None))
-
     def _block(self, fiber: Fiber, key: str, call: Call[Any]) -> None:
         fiber.blocked = key
         self._awaiting[key] = (fiber, call)
@@ -625,20 +507,6 @@ class WorkflowRunner:
         return asyncio.CancelledError() if event.HasField("call_cancelled") else None
 
     # Cancelling.
-
-    def _cancel(self, fiber: Fiber) -> None:
-        """Make the fiber's wait end in CancelledError."""
-        waiting = [fiber]
-        while waiting:
-            each = waiting.pop()
-            if each.done or each.blocked is None:
-                continue
-            each.cancelled = True
-            if isinstance(each.blocked, Group):
-                each.blocked.cancelled = True
-                waiting.extend(reversed(each.blocked.fibers))
-            else:
-                self._cancel_call(each.blocked)
 
     def _cancel_call(self, key: str) -> None:
         record = self.history.calls.get(key)
