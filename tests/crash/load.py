@@ -246,7 +246,9 @@ class Load:
         try:
             with self._calling():
                 if act.signal:
-                    await client.signal(story.workflow_id, act.signal, act.data, request_id=act.request_id)
+                    await client.signal(
+                        story.workflow_id, act.signal, act.data, request_id=act.request_id, allow_undeclared=True
+                    )
                 else:
                     await client.cancel(story.workflow_id, act.request_id)
         except WrongState:
