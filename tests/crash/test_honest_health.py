@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mendflow import Client
@@ -187,6 +188,7 @@ def judged(patient: Patient, *, over: bool = False) -> set[str]:
     return {str(breach) for breach in broken(Evidence(stored, effects, health=[health], over=over))}
 
 
+@pytest.mark.proof
 async def test_health_reports_each_trouble_and_its_end(tmp_path: Path) -> None:
     async with attended(tmp_path, "troubled") as patient, Client(f"127.0.0.1:{patient.grpc_port}") as client:
         await all_troubles(patient, client)
@@ -201,6 +203,7 @@ async def test_health_reports_each_trouble_and_its_end(tmp_path: Path) -> None:
         assert each in reasons
 
 
+@pytest.mark.proof
 async def test_health_that_always_says_serving_is_reported_for_each_trouble(tmp_path: Path) -> None:
     async with (
         attended(tmp_path, "troubled", "always_serving") as patient,
@@ -213,6 +216,7 @@ async def test_health_that_always_says_serving_is_reported_for_each_trouble(tmp_
         assert any(trouble.what in each for each in found), (trouble, found)
 
 
+@pytest.mark.proof
 async def test_health_that_never_says_serving_again_is_reported(tmp_path: Path) -> None:
     async with (
         attended(tmp_path, "never_serving_again") as patient,

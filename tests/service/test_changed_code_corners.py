@@ -166,6 +166,7 @@ async def killer():
     new = "async def right(): await wait_signal('s'); await c()\nawait gather(killer(), right())"
     deployed = deployment(tmp_path)
     deployed.server.environment["MENDFLOW_CRASH_BUDGET"] = "1"
+    deployed.server.environment["MENDFLOW_DRAIN_TIMEOUT"] = "1"  # The killer does not end by itself.
 
     def source(body: str) -> str:
         return PRELUDE + killer + module_of({"order": body}).removeprefix(PRELUDE)

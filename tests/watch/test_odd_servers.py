@@ -29,7 +29,7 @@ class Odd(workflow_service_pb2_grpc.WorkflowServiceServicer):
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.asked: list[tuple[int, list[int]]] = []
-        self.gets = 0
+        self.waits = 0
         self.never = asyncio.Event()
 
     async def WatchWorkflow(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 - the rpc's name
@@ -47,12 +47,16 @@ class Odd(workflow_service_pb2_grpc.WorkflowServiceServicer):
             await context.abort(code, message)
 
     async def GetWorkflow(self, request: Any, context: Any) -> Any:  # noqa: N802 - the rpc's name
-        self.gets += 1
-        if self.gets == 1:
+        if not request.HasField("wait"):
+            return ws.GetWorkflowResponse(
+                workflow=workflow_pb2.Workflow(workflow_id="w", uid="u", state=workflow_pb2.WORKFLOW_STATE_RUNNING)
+            )
+        self.waits += 1
+        if self.waits == 1:
             # A dead host: no answer, no reset.
             await self.never.wait()
         return ws.GetWorkflowResponse(
-            workflow=workflow_pb2.Workflow(workflow_id="w", state=workflow_pb2.WORKFLOW_STATE_SUCCEEDED)
+            workflow=workflow_pb2.Workflow(workflow_id="w", uid="u", state=workflow_pb2.WORKFLOW_STATE_SUCCEEDED)
         )
 
 
@@ -169,4 +173,4 @@ async def test_result_without_timeout_survives_the_deadline_of_a_call(monkeypatc
     monkeypatch.setattr("mendflow.client.client.MARGIN", 0.1)
     async with odd_server() as (server, client):
         await client.handle("w", result_type=type(None)).result()
-    assert server.gets == 2
+    assert server.waits == 2

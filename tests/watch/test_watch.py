@@ -138,6 +138,7 @@ async def test_a_large_history_comes_in_frames_that_a_default_client_can_read(se
     assert len(frames) > 3
 
 
+@pytest.mark.proof
 async def test_a_thousand_watchers_of_whom_some_never_read_cost_bounded_memory(server_process: ServerProcess) -> None:
     steps, readers, stalled = 600, 60, 940
     async with Client(server_process.grpc_address) as client:
