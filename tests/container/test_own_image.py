@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import uuid
@@ -51,8 +52,11 @@ def test_four_lines_make_an_image_that_runs_with_a_read_only_root(engine: Engine
             (folder / block["file"]).write_text(block["text"], encoding="utf-8")
     options = ["--no-healthcheck", *engine.read_only]
     docker = DOCKER.format(arguments=(engine.command, image, own, port), options=options)
-    (tools / "docker").write_text(f"#!{sys.executable}{docker}", encoding="utf-8")
-    (tools / "mendflow").write_text(f'#!/bin/sh\nexec {sys.executable} -m mendflow.cli "$@"\n', encoding="utf-8")
+    (tmp_path / "docker.py").write_text(docker, encoding="utf-8")
+    # Paths may hold spaces, which the first line of a script cannot.
+    for tool, program in (("docker", shlex.quote(str(tmp_path / "docker.py"))), ("mendflow", "-m mendflow.cli")):
+        script = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {program} "$@"\n'
+        (tools / tool).write_text(script, encoding="utf-8")
     for tool in tools.iterdir():
         tool.chmod(0o755)
     environment = {
