@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import os
 import random
 import signal
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from mendflow_server.replay.forgotten import notice_forgotten
 from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.runtime.ending_signals import EndingSignals
 from mendflow_server.runtime.forking import Belongings, armed
+from mendflow_server.runtime.identity import Identity
 from mendflow_server.runtime.interpreter import collect_less, share_lock
 from mendflow_server.runtime.random_bytes import RandomBytes
 from mendflow_server.runtime.threads import mend_hooks
@@ -43,11 +43,14 @@ from mendflow_server.runtime.timers import Timers
 from mendflow_server.runtime.version import VERSION
 from mendflow_server.store.addresses import shown
 from mendflow_server.store.committer import Committer
+from mendflow_server.store.errors import StoreError
 from mendflow_server.store.factory import files_of, open_store
 from mendflow_server.store.retrying import RetryingStore
+from mendflow_server.supervisor.judgement import Judge
 from mendflow_server.supervisor.loop_watch import LoopWatch
 from mendflow_server.supervisor.purger import Purger
 from mendflow_server.supervisor.recovery import Recovery
+from mendflow_server.supervisor.replicas import Replicas
 from mendflow_server.supervisor.supervisor import Supervisor
 from mendflow_server.telemetry import (
     build_exporter,
@@ -74,6 +77,8 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 
 #: The drain keeps so much of its time for closing the attempts that it interrupts, in seconds.
 DRAIN_RESERVE = 3.0
+#: How often the drain gives up workflows of which nothing runs any more, in seconds.
+LET_GO_LOOK = 0.1
 #: How often the drain checks whether it is done, in seconds.
 DRAIN_LOOK = 0.02
 
@@ -106,7 +111,7 @@ class App:
         self.definitions = definitions
         self._parts = parts or Parts()
         self.clock = self._parts.clock()
-        self.replica_id = f"{os.uname().nodename[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
+        self.identity = Identity()
         self._random_bytes = RandomBytes()
         self.grpc: GrpcServer | None = None
         self.grpc_port = 0
@@ -114,6 +119,11 @@ class App:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stack = contextlib.AsyncExitStack()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def replica_id(self) -> str:
+        """The id of this replica."""
+        return self.identity.replica_id
 
     async def __aenter__(self) -> Self:
         """Open the store, recover, serve. Raises `StoreRefused`, `CannotListen`, `DefinitionError`."""
@@ -131,7 +141,7 @@ class App:
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
         settings, clock, parts = self.settings, self.clock, self._parts
-        self.store = parts.open_store(settings.store, signal_limit=settings.untaken_signals_limit)
+        self.store = parts.open_store(settings.store, signal_limit=settings.untaken_signals_limit, lease=settings.lease)
         await self.store.open()
         stack.push_async_callback(self.store.close)
         clock.resume_from(await self.store.last_beat() / 1e6)
@@ -145,18 +155,20 @@ class App:
             retrying=retrying,
             random_bytes=self._random_bytes,
             definitions=self.definitions,
-            replica_id=self.replica_id,
+            identity=self.identity,
         )
         stack.callback(self.engine.close)
         stack.enter_context(notice_forgotten(asyncio.get_running_loop()))
+        judge = Judge(engine=self.engine, guard=guard)
         recovery = Recovery(
             engine=self.engine,
-            guard=guard,
+            judge=judge,
             marker=services.crash_marker,
             store=self.store,
             retrying=retrying,
             clock=clock,
         )
+        self.replicas = self._build_replicas(recovery, judge)
         self.supervisor = parts.supervisor(
             engine=self.engine,
             recovery=recovery,
@@ -164,7 +176,7 @@ class App:
             store=self.store,
             retrying=retrying,
             clock=clock,
-            settings=settings,
+            replicas=self.replicas,
         )
         stack.callback(self.supervisor.close)
         self.purger = parts.purger(
@@ -181,8 +193,33 @@ class App:
         self._run(self.supervisor.run())
         self._run(self.supervisor.release_suspects())
         self._run(self.purger.run())
-        self._run(self.supervisor.beats(settings.probe_interval, self.committer.probed))
+        self._run(self.supervisor.beats(self._beat_interval(), self.committer.probed))
         self._run(self._recover())
+        if self.replicas is not None:
+            self._run(self.replicas.run())
+        if self.engine.news is not None:
+            self._run(self.engine.news.run())
+
+    def _build_replicas(self, recovery: Recovery, judge: Judge) -> Replicas | None:
+        """Build what watches the other replicas, where the store can have several."""
+        if self.store.replicas is None or self.engine.news is None:
+            return None
+        replicas = Replicas(
+            engine=self.engine,
+            recovery=recovery,
+            judge=judge,
+            store=self.store,
+            shared=self.store.replicas,
+            retrying=self.retrying,
+            clock=self.clock,
+        )
+        self.engine.news.on_left = replicas.look_soon
+        return replicas
+
+    def _beat_interval(self) -> float:
+        """Return the time between two beats, in seconds. Each renews the lease, where there is one."""
+        settings = self.settings
+        return settings.probe_interval if self.replicas is None else min(settings.probe_interval, settings.lease / 3)
 
     def _build_services(self, stack: contextlib.AsyncExitStack, guard: CrashGuard) -> Services:
         """Build what executions share."""
@@ -238,7 +275,7 @@ class App:
         )
         grpc = self.grpc = GrpcServer(build, settings.grpc_address)
         self.grpc_port = grpc.port
-        http = HttpServer(settings.http_address, self.health, version=VERSION, replica_id=self.replica_id)
+        http = HttpServer(settings.http_address, self.health, version=VERSION, replica_id=lambda: self.replica_id)
         await http.start()
         stack.push_async_callback(http.stop)
         self.http_port = http.port
@@ -281,7 +318,7 @@ class App:
             last_tick_age=now - self.supervisor.last_tick,
             recovered=self.supervisor.recovered,
             draining=self.engine.draining,
-            store_failure=self.committer.failure or self.retrying.failure,
+            store_failure=self.committer.failure or self.retrying.failure or self._lease_failure(),
             store_damage=self.store.damage,
             attempts_hung=attempts.hung,
             slots_exhausted=tuple(
@@ -293,6 +330,9 @@ class App:
                 if slots.exhausted
             ),
         )
+
+    def _lease_failure(self) -> str:
+        return "" if self.replicas is None else self.replicas.failure
 
     async def failure(self) -> None:
         """Wait until a part of the server fails, and raise what it raised."""
@@ -308,13 +348,34 @@ class App:
         engine.watchers.drain()
         reserve = min(DRAIN_RESERVE, settings.drain_timeout / 2)
         limit = began + settings.drain_timeout - reserve
+        sharing = asyncio.get_running_loop().create_task(self._let_go())
         await self._until(lambda: engine.attempts_running == 0 and engine.settled, limit)
         engine.hand_over()
         await self._until(lambda: engine.settled, began + settings.drain_timeout - reserve / 2)
+        sharing.cancel()
         if self.grpc is not None:
             await self.grpc.stop(0.5)
         await self.supervisor.record_drain(reserve / 2)
+        if engine.notices is not None:
+            engine.notices.left()
+            await asyncio.sleep(DRAIN_LOOK)  # The notice is posted before the connection is closed.
         log.info("drained", attempts_left=engine.attempts_running, seconds=round(self.clock.monotonic() - began, 3))
+
+    async def _let_go(self) -> None:
+        """Give up workflows of which nothing runs here any more, so that other replicas continue them at once."""
+        shared, notices = self.store.replicas, self.engine.notices
+        if shared is None or notices is None or notices.alone:
+            return
+        while True:
+            keys = self.engine.let_go()
+            if keys:
+                try:
+                    await shared.release(keys)
+                except StoreError as error:
+                    # The others claim them when this replica has left.
+                    log.warning("workflows_not_released", error=str(error), workflows=len(keys))
+                notices.left()
+            await asyncio.sleep(LET_GO_LOOK)
 
     async def _until(self, done: Any, limit: float) -> None:
         while not done() and self.clock.monotonic() < limit:  # noqa: ASYNC110 - many things at once may end it

@@ -145,6 +145,11 @@ class Settings(BaseSettings):
         3.0,
         description="Interval of the writes that test the store and record that this process is alive, in seconds.",
     )
+    lease: Seconds = Field(
+        10.0,
+        description="Time after which other replicas on PostgreSQL take over the workflows of one that does not renew "
+        "its lease, in seconds. MENDFLOW_PROBE_INTERVAL is the interval of the renewals.",
+    )
     good_probes: Count = Field(
         2, description="Successful health probes in a row after which the server is ready again."
     )

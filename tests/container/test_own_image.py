@@ -54,9 +54,9 @@ def test_four_lines_make_an_image_that_runs_with_a_read_only_root(engine: Engine
     docker = DOCKER.format(arguments=(engine.command, image, own, port), options=options)
     (tmp_path / "docker.py").write_text(docker, encoding="utf-8")
     # Paths may hold spaces, which the first line of a script cannot.
-    for tool, program in (("docker", shlex.quote(str(tmp_path / "docker.py"))), ("mendflow", "-m mendflow.cli")):
+    for name, program in (("docker", shlex.quote(str(tmp_path / "docker.py"))), ("mendflow", "-m mendflow.cli")):
         script = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {program} "$@"\n'
-        (tools / tool).write_text(script, encoding="utf-8")
+        (tools / name).write_text(script, encoding="utf-8")
     for tool in tools.iterdir():
         tool.chmod(0o755)
     environment = {

@@ -122,17 +122,6 @@ def refused(tmp_path: Path, url: str) -> str:
     return lines[0]
 
 
-def test_a_second_server_is_refused_in_one_line(postgres: Postgres, tmp_path: Path) -> None:
-    url = postgres.url(postgres.schema(), password=SECRET, tcp=True)
-    with serving_process(tmp_path, url=url) as server:
-        assert server.process is not None
-        line = refused(tmp_path, url)
-        assert "is in use by another server (mendflow " in line
-        assert f" {server.process.pid} at 127.0.0.1" in line
-        assert "stop that server" in line
-        assert server.health()[0] == 200
-
-
 def test_a_start_with_the_database_away_says_what_to_do(tmp_path: Path) -> None:
     line = refused(tmp_path, f"postgresql://me:{SECRET}@127.0.0.1:{free_port()}/mendflow")
     assert "postgresql://me:***@127.0.0.1" in line

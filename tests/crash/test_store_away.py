@@ -56,10 +56,10 @@ class Slow:
         await self.gate.wait()
         return result
 
-    async def beat(self, replica_id: str, time: int, *, drained: bool = False) -> None:
+    async def beat(self, replica_id: str, time: int, **options: Any) -> None:
         """As `commit`."""
         await self.gate.wait()
-        await self._inner.beat(replica_id, time, drained=drained)
+        await self._inner.beat(replica_id, time, **options)
 
 
 class Away:

@@ -37,7 +37,7 @@ class Health:
     def __init__(self, address: str) -> None:
         self.signals = GOOD
         self.monitor = HealthMonitor(SystemClock(), load_settings(), lambda: self.signals)
-        self.server = HttpServer(address, self.monitor, version="1.2.3", replica_id="here")
+        self.server = HttpServer(address, self.monitor, version="1.2.3", replica_id=lambda: "here")
 
     async def ask(self, path: str, method: str = "GET") -> tuple[int, dict[str, Any], Any]:
         self.monitor.probe()
@@ -167,7 +167,7 @@ async def test_bytes_that_are_no_request_are_refused_with_at_most_one_line_in_th
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost:"], ids=["nothing", "half a request"])
 async def test_client_that_does_not_finish_its_request_loses_its_connection(health: Health, sent: bytes) -> None:
-    slow = HttpServer("127.0.0.1:0", health.monitor, version="1", replica_id="here", connection_limit=0.05)
+    slow = HttpServer("127.0.0.1:0", health.monitor, version="1", replica_id=lambda: "here", connection_limit=0.05)
     await slow.start()
     try:
         assert await asyncio.wait_for(answer_to(slow, sent), 10) == b""

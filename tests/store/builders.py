@@ -12,6 +12,7 @@ from mendflow_server.store.records import (
     Guard,
     Heartbeat,
     InboxKind,
+    Life,
     Message,
     Row,
     Suspect,
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from mendflow_server.store.interface import Store
     from mendflow_server.store.records import BatchResult
 
+#: The replica that drives the workflows of the builders.
+REPLICA = "replica-a"
 RUNNING, WAITING, PAUSED, CANCELLING, SUCCEEDED = 2, 3, 4, 6, 7
+
+
+async def begin(store: Store) -> None:
+    """Begin the life of the replica that drives the workflows. A store may return only its open workflows."""
+    await store.begin_life(Life(REPLICA, 1, 1, drained=False))
 
 
 def make_row(workflow_id: str = "order-1", **fields: Any) -> Row:
@@ -33,7 +41,7 @@ def make_row(workflow_id: str = "order-1", **fields: Any) -> Row:
         "reason": 0,
         "explanation": "",
         "generation": 1,
-        "replica_id": "replica-a",
+        "replica_id": REPLICA,
         "last_sequence": 0,
         "wake_time": None,
         "create_time": 1_000,

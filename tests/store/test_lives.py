@@ -9,7 +9,7 @@ import pytest
 
 from mendflow_server.store.errors import StoreError, StoreUnavailable
 from mendflow_server.store.records import Heartbeat, Life, Suspect
-from tests.store.builders import commit, follow, send, signal, start
+from tests.store.builders import REPLICA, commit, follow, send, signal, start
 
 if TYPE_CHECKING:
     from mendflow_server.store.interface import Store
@@ -78,9 +78,9 @@ async def test_a_restart_finds_everything(backend: Backend) -> None:
     assert loaded.events == [b"one", b"two", b"three"]
     assert [message.request_id for message in loaded.inbox] == ["a"]
     assert loaded.heartbeats == [Heartbeat("charge", 1, b"x")]
-    assert await after.due(50, limit=10) == [(50, row.key)]
     assert (await start(after, "order-2")).key > row.key
-    assert await after.begin_life(life("b", 2)) == life("a", 1)
+    assert await after.begin_life(life(REPLICA, 2)) == life("a", 1)
+    assert await after.due(50, limit=10) == [(50, row.key)]
     await after.close()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mendflow_server.store.factory import open_store
 from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard, InboxKind, Message, Row
-from tests.store.builders import RUNNING, SUCCEEDED, make_row
+from tests.store.builders import RUNNING, SUCCEEDED, begin, make_row
 
 if TYPE_CHECKING:
     from tests.support.postgres import Postgres
@@ -139,6 +139,7 @@ class Model:
 async def run(drawn: list[tuple[list[Wanted], list[Message]]], url: str) -> None:
     store, model = open_store(url, signal_limit=LIMIT), Model()
     await store.open()
+    await begin(store)
     highest = 0
     for changes, sent in drawn:
         batch = Batch([model.change(each) for each in changes], sent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -12,10 +13,10 @@ from structlog.testing import capture_logs
 
 from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.store.committer import Committer
-from mendflow_server.store.errors import CommitUnknown, StoreDamaged, StoreRefused, StoreUnavailable
+from mendflow_server.store.errors import CommitUnknown, ReplicaFenced, StoreDamaged, StoreRefused, StoreUnavailable
 from mendflow_server.store.factory import open_store
 from mendflow_server.store.postgres import PostgresStore, failures, migrate
-from mendflow_server.store.postgres.ownership import OWNER
+from mendflow_server.store.postgres.membership import STORE
 from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard, Life
 from tests.store.builders import commit, follow, make_row, new, send, signal, start
 from tests.support.proxy import Proxy
@@ -160,25 +161,31 @@ async def retried(call: Any) -> Any:
             await asyncio.sleep(0.02)
 
 
-async def test_a_second_server_is_refused_until_the_first_closes(postgres: Postgres, schema: str) -> None:
+async def test_a_store_that_a_program_needs_for_itself_is_refused(postgres: Postgres, schema: str) -> None:
     url = postgres.url(schema)
-    first = open_store(url)
-    await first.open()
-    second = open_store(url)
-    with pytest.raises(StoreRefused, match=r"in use by another server \(mendflow .* backend \d+\); stop that server"):
-        await second.open()
+    stranger = await asyncpg.connect(url, server_settings={"application_name": "mendflow elsewhere 7"})
+    oid = await stranger.fetchval("SELECT oid::bigint FROM pg_namespace WHERE nspname = $1", schema)
+    await stranger.execute("SELECT pg_advisory_lock($1, $2)", STORE, oid)
+    refused = open_store(url)
+    with pytest.raises(
+        StoreRefused,
+        match=r"in use by a program that needs it for itself \(mendflow elsewhere 7 .*\d+\); stop that program",
+    ):
+        await refused.open()
     with pytest.raises(StoreUnavailable):
-        await second.find(["order-1"])
+        await refused.find(["order-1"])
     # Another schema of the database is another store.
     other = open_store(postgres.url(await postgres.new_schema()))
     await other.open()
     await other.close()
+    await stranger.close()
+    first, second = open_store(url), open_store(url)
+    await first.open()
+    await second.open()
     await start(first)
-    await first.close()
-    third = open_store(url)
-    await third.open()
-    assert set(await third.find(["order-1"])) == {"order-1"}
-    await third.close()
+    assert set(await second.find(["order-1"])) == {"order-1"}
+    for store in (first, second):
+        await store.close()
 
 
 async def test_an_ordinary_role_needs_no_privilege_but_its_schema(postgres: Postgres, schema: str) -> None:
@@ -188,8 +195,6 @@ async def test_an_ordinary_role_needs_no_privilege_but_its_schema(postgres: Post
     store = open_store(url)
     await store.open()
     row = await start(store)
-    with pytest.raises(StoreRefused, match=r"in use by another server \(mendflow "):
-        await open_store(url).open()
     # It may end its own earlier backend.
     async with committing(store) as committer:
         async with blocked(postgres, schema):
@@ -214,10 +219,10 @@ async def test_a_lost_lock_stops_everything_until_it_is_back(postgres: Postgres,
     row = await start(store)
     oid = (await postgres.fetch("SELECT oid::bigint FROM pg_namespace WHERE nspname = $1", schema))[0][0]
     query = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = $1 AND objid::bigint = $2"
-    ((pid,),) = await postgres.fetch(query, OWNER, oid)
+    ((pid,),) = await postgres.fetch(query, STORE, oid)
     stranger = await asyncpg.connect(postgres.url(schema), server_settings={"application_name": "mendflow elsewhere 7"})
     await stranger.execute("SELECT pg_terminate_backend($1)", pid)
-    while not await stranger.fetchval("SELECT pg_try_advisory_lock($1, $2)", OWNER, oid):
+    while not await stranger.fetchval("SELECT pg_try_advisory_lock($1, $2)", STORE, oid):
         await asyncio.sleep(0.001)
     # The words change when the server has noticed, and again when it has seen who has the lock now.
     said = ""
@@ -235,31 +240,37 @@ async def test_a_lost_lock_stops_everything_until_it_is_back(postgres: Postgres,
     await retried(lambda: commit(store, follow(row, b"three")))
 
 
-async def test_after_another_server_the_first_does_not_continue(postgres: Postgres, schema: str) -> None:
+async def test_a_replica_that_was_taken_for_dead_is_fenced(postgres: Postgres, schema: str) -> None:
     first, second = open_store(postgres.url(schema)), open_store(postgres.url(schema))
-    await first.open()
-    await first.begin_life(Life("host-1-a", 1, 1, drained=False))
-    for (pid,) in await postgres.fetch(SESSIONS):
-        await postgres.execute(f"SELECT pg_terminate_backend({pid})")
-    # Its lock is free for a moment, so this may need some attempts.
-    while True:
-        try:
-            await second.open()
-            break
-        except StoreRefused:
-            for (pid,) in await postgres.fetch(SESSIONS):
-                await postgres.execute(f"SELECT pg_terminate_backend({pid})")
-            second = open_store(postgres.url(schema))
-    await second.begin_life(Life("host-2-b", 2, 2, drained=False))
-    await second.close()
-    while True:
-        with pytest.raises(StoreUnavailable) as raised:
-            await first.beat("host-1-a", 3)
-        if "another server (host-2-b) has used the store" in str(raised.value):
-            break
-        await asyncio.sleep(0.01)
-    assert "restart this server" in str(raised.value)
-    await first.close()
+    for store, name in ((first, "replica-a"), (second, "replica-b")):
+        await store.open()
+        await store.begin_life(Life(name, 1, 1, drained=False))
+    row = await start(first)
+    assert first.replicas is not None
+    assert second.replicas is not None
+    peers = await second.replicas.peers()
+    assert [(peer.replica_id, peer.has_lock, peer.has_lease) for peer in peers] == [
+        ("replica-a", True, True),
+        ("replica-b", True, True),
+    ]
+    await first.beat("replica-a", 2)
+    assert await second.replicas.begin_judgement(peers[0]) is None, "it has renewed its lease"
+    (dead, _) = await second.replicas.peers()
+    assert await second.replicas.begin_judgement(dead) == []
+    assert await second.replicas.claim_moving(["replica-a"], limit=10) == {row.key: "replica-a"}
+    with pytest.raises(ReplicaFenced, match="another replica took replica replica-a for dead"):
+        await first.beat("replica-a", 3)
+    # It can neither write nor claim.
+    result = await first.commit(Batch([follow(row, b"three")]))
+    assert result.changes == [CommitOutcome.CONFLICT]
+    assert await first.replicas.claim_keys([row.key]) == {}
+    await second.replicas.end_judgement(dead)
+    # It joins again, and what it has then is its own.
+    await first.begin_life(Life("replica-c", 4, 4, drained=False))
+    await first.beat("replica-c", 5)
+    assert [peer.replica_id for peer in await first.replicas.peers()] == ["replica-b", "replica-c"]
+    for store in (first, second):
+        await store.close()
 
 
 async def test_a_store_without_its_database_says_what_to_do(postgres: Postgres) -> None:
@@ -421,18 +432,34 @@ async def test_text_with_nul_is_stored_readably(store: Store) -> None:
     assert (loaded.row.explanation, loaded.events) == ("a\N{SYMBOL FOR NULL}b", [b"\0"])
 
 
-async def test_the_crash_marker_of_another_machine_is_not_used(
-    postgres: Postgres, schema: str, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = store.crash_marker_path
-    assert path is not None
-    path.write_bytes(b"mine")
-    await store.begin_life(Life("other.machine-1-abc", 1, 1, drained=False))
-    await store.close()
+async def test_each_replica_has_a_crash_marker_that_only_this_machine_reads(postgres: Postgres, schema: str) -> None:
+    here = os.uname().nodename
+    stores = [open_store(postgres.url(schema)) for _ in range(3)]
+    for number, (store, machine) in enumerate(zip(stores, (here, "other.machine", here), strict=True)):
+        await store.open()
+        await store.begin_life(Life(f"{machine}-1-{number}", 1, 1, drained=False))
+    paths = [store.crash_marker_path for store in stores]
+    assert len(set(paths)) == len(paths)
+    for path in paths:
+        assert path is not None
+        path.write_bytes(b"left")
+    shared = stores[2].replicas
+    assert shared is not None
+    mine, other, _ = await shared.peers()
+    assert shared.crash_marker_of(mine) == paths[0]
+    assert shared.crash_marker_of(other) is None
+    # The judge removes what it has read, and a new replica what nobody will read.
+    assert await shared.begin_judgement(mine) == []
+    await shared.end_judgement(mine)
+    assert paths[0] is not None
+    assert not paths[0].exists()
+    await stores[2].beat(f"{here}-1-2", 2, drained=True)
+    for store in stores:
+        await store.close()
     again = open_store(postgres.url(schema))
     await again.open()
-    assert again.crash_marker_path == path
-    assert not path.exists()
+    assert paths[2] is not None
+    assert not paths[2].exists()
     await again.close()
 
 

@@ -16,6 +16,7 @@ from mendflow_server.store.factory import open_store
 from mendflow_server.store.postgres.connection import SETTINGS
 from mendflow_server.store.postgres.listing import seen_by
 from mendflow_server.store.postgres.queries import QUERIES
+from mendflow_server.store.postgres.replicas import CLAIMS
 from mendflow_server.store.records import Filter
 
 if TYPE_CHECKING:
@@ -26,8 +27,17 @@ if TYPE_CHECKING:
 #: Tables with only a few rows in every case.
 SMALL = {"replicas", "suspects"}
 #: Indexes that a statement walks from one end, as far as its limit. What has an empty ledger is walked whole.
-WALKED = {"first_ended": {"workflows_ended"}}
-STATEMENTS = sorted(name for name in QUERIES if "{s" not in QUERIES[name] and not name.startswith("seen_by"))
+WALKED = {
+    "first_ended": {"workflows_ended"},
+    "orphaned": {"workflows_moving_of", "workflows_due_of"},
+    "orphaned_stopped": {"workflows_stopped_of"},
+    "waiting_messages": {"inbox_pkey"},
+}
+STATEMENTS = {
+    name: query
+    for name, query in {**QUERIES, **{f"claim_{name}": query for name, query in CLAIMS.items()}}.items()
+    if "{" not in query and not name.startswith(("seen_by", "chosen_"))
+}
 LISTS = {
     "workflows_by_time": Filter(),
     "workflows_by_type": Filter(workflow_type="a"),
@@ -66,9 +76,9 @@ def indexes(found: list[dict[str, Any]]) -> set[str]:
     return {node["Index Name"] for node in found if "Index Name" in node}
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
+@pytest.mark.parametrize("name", sorted(STATEMENTS))
 async def test_no_statement_reads_a_whole_table_or_hashes_one(connection: Any, name: str) -> None:
-    found = await plan(connection, QUERIES[name])
+    found = await plan(connection, STATEMENTS[name])
     scans = [node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"]
     assert set(scans) <= SMALL, found
     walked = [node for node in found if node["Node Type"].startswith("Index") and "Index Cond" not in node]
@@ -100,10 +110,17 @@ async def test_lists_walk_an_index_and_never_sort_what_they_examine(connection: 
 @pytest.mark.parametrize(
     ("name", "index"),
     [
-        ("due", "workflows_due"),
-        ("in_progress", "workflows_in_progress"),
+        ("due", "workflows_due_of"),
+        ("in_progress", "workflows_moving_of"),
         ("in_progress", "inbox_by_workflow"),
-        ("stopped_for", "workflows_stopped"),
+        ("stopped_for", "workflows_stopped_of"),
+        ("orphaned", "workflows_moving_of"),
+        ("orphaned", "workflows_due_of"),
+        ("orphaned_stopped", "workflows_stopped_of"),
+        ("claim_moving", "workflows_moving_of"),
+        ("claim_due", "workflows_due_of"),
+        ("claim_stopped", "workflows_stopped_of"),
+        ("claim_keys", "workflows_pkey"),
         ("expired", "workflows_ended"),
         ("first_ended", "workflows_ended"),
         ("read_events", "events_pkey"),
@@ -117,7 +134,7 @@ async def test_lists_walk_an_index_and_never_sort_what_they_examine(connection: 
     ],
 )
 async def test_a_statement_uses_its_index(connection: Any, name: str, index: str) -> None:
-    assert index in indexes(await plan(connection, QUERIES[name]))
+    assert index in indexes(await plan(connection, STATEMENTS[name]))
 
 
 @pytest.mark.parametrize("name", ["due", "stopped_for", "expired", "purged"])

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mendflow_server.store.records import Batch
-from tests.store.builders import CANCELLING, PAUSED, RUNNING, WAITING, commit, end, follow, make_row, new, signal, start
+from tests.store.builders import (
+    CANCELLING,
+    PAUSED,
+    RUNNING,
+    WAITING,
+    begin,
+    commit,
+    end,
+    follow,
+    make_row,
+    new,
+    signal,
+    start,
+)
 
 if TYPE_CHECKING:
     from mendflow_server.store.interface import Store
@@ -64,6 +77,7 @@ async def test_long_and_large_histories_are_loaded_whole(store: Store) -> None:
 
 
 async def test_due_returns_open_workflows_earliest_first(store: Store) -> None:
+    await begin(store)
     times = [30, 10, None, 20, 10, 99]
     rows = [await start(store, f"order-{number}", state=WAITING, wake_time=time) for number, time in enumerate(times)]
     expected = [(10, rows[1].key), (10, rows[4].key), (20, rows[3].key), (30, rows[0].key)]
@@ -75,6 +89,7 @@ async def test_due_returns_open_workflows_earliest_first(store: Store) -> None:
 
 
 async def test_in_progress_returns_running_workflows_and_those_with_messages(store: Store) -> None:
+    await begin(store)
     states = [1, RUNNING, WAITING, PAUSED, 5, CANCELLING, WAITING]
     rows = [await start(store, f"order-{number}", state=state) for number, state in enumerate(states)]
     ended = await start(store, "ended")
@@ -91,6 +106,7 @@ async def test_in_progress_returns_running_workflows_and_those_with_messages(sto
 
 
 async def test_stopped_for_returns_open_workflows_of_that_reason(store: Store) -> None:
+    await begin(store)
     rows = [await start(store, f"order-{number}", state=PAUSED, reason=5 + number % 2) for number in range(6)]
     await commit(store, end(rows[2]))
     assert await store.stopped_for(5, after_key=0, limit=10) == [rows[0].key, rows[4].key]

@@ -7,13 +7,15 @@ the workflow's execution, and recorded in the history there.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
 
 from mendflow.v1 import event_pb2, workflow_pb2
 from mendflow_server import errors
 from mendflow_server.engine.availability import ensure_available
 from mendflow_server.history.state import FINAL_STATES
 from mendflow_server.history.timestamps import micros_of
+from mendflow_server.store.errors import StoreError
 from mendflow_server.store.records import CommitOutcome, InboxKind, Message
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from mendflow_server.store.interface import Store
     from mendflow_server.store.records import Row
 
+#: The pauses between two looks into the inbox of a workflow that another replica may drive, in seconds.
+_FIRST_LOOK: Final = 0.02
+_LONGEST_LOOK: Final = 0.5
 _RESUMABLE = (workflow_pb2.WORKFLOW_STATE_PAUSED, workflow_pb2.WORKFLOW_STATE_QUARANTINED)
 
 
@@ -94,7 +99,7 @@ class CommandSender:
         if row.state not in FINAL_STATES:
             outcome, message_id = await self._send(row.workflow_id, kind, "", content.SerializeToString())
             if outcome is CommitOutcome.COMMITTED:
-                await self._waiters.message_taken(message_id)
+                await self._taken(row.key, message_id)
             row = await self._reader.find(row.workflow_id)
             if outcome in (CommitOutcome.COMMITTED, CommitOutcome.DUPLICATE):
                 # Code may catch a cancellation, and a resumed workflow may have ended. But a terminate that came to
@@ -105,6 +110,22 @@ class CommandSender:
         if row.state != wanted:
             raise errors.WorkflowEnded(row.workflow_id, row.state)
         return row
+
+    async def _taken(self, key: int, message_id: int) -> None:
+        """Wait until the message is in its workflow's history, but no longer than the patience."""
+        if self._store.replicas is None:
+            await self._waiters.message_taken(message_id)
+            return
+        # Another replica may drive the workflow, so the inbox is asked as well.
+        taken = asyncio.ensure_future(self._waiters.message_taken(message_id))
+        pause = _FIRST_LOOK
+        while not taken.done():
+            await asyncio.wait([taken], timeout=pause)
+            pause = min(2 * pause, _LONGEST_LOOK)
+            with contextlib.suppress(StoreError):
+                if not taken.done() and all(each.id != message_id for each in await self._store.read_inbox(key)):
+                    taken.cancel()
+                    return
 
     async def _send(
         self, workflow_id: str, kind: InboxKind, request_id: str, content: bytes

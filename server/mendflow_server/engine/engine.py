@@ -1,8 +1,9 @@
 """The engine: the verbs on workflows, and what their executions report.
 
-The engine is made of four parts: `Waiters` (the callers), `ExecutionCache`
+The engine is made of these parts: `Waiters` (the callers), `ExecutionCache`
 (the workflows in memory), `Loader` (how they get there) and `CommandSender`
-(the messages to them).
+(the messages to them). Where several replicas share the store, `Sharing` says
+which workflows are this one's, and `News` what the others have committed.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from mendflow_server.engine.availability import ensure_available
 from mendflow_server.engine.cache import ExecutionCache
 from mendflow_server.engine.commands import CommandSender
 from mendflow_server.engine.loader import Loader
+from mendflow_server.engine.news import News
+from mendflow_server.engine.notices import Notices
 from mendflow_server.engine.reader import WorkflowReader
 from mendflow_server.engine.requests import Snapshot, StartResult
 from mendflow_server.engine.retention import RetentionCommands
+from mendflow_server.engine.sharing import Sharing
 from mendflow_server.engine.waiters import Waiters
 from mendflow_server.engine.watch_hub import WatchHub
 from mendflow_server.execution.execution import Execution
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from mendflow_server.execution.services import Services
     from mendflow_server.execution.start_command import StartCommand
     from mendflow_server.healing.crash_budget import Unit
+    from mendflow_server.runtime.identity import Identity
     from mendflow_server.runtime.random_bytes import RandomBytes
     from mendflow_server.store.interface import Store
     from mendflow_server.store.records import Change, Cursor, Filter, Loaded, Page
@@ -60,7 +65,7 @@ class Engine:
         retrying: RetryingStore,
         random_bytes: RandomBytes,
         definitions: Mapping[str, Workflow[Any, Any]],
-        replica_id: str,
+        identity: Identity,
         watch_hub: type[WatchHub] = WatchHub,
         new_execution: type[Execution] = Execution,
     ) -> None:
@@ -69,24 +74,31 @@ class Engine:
         self._store = store
         self._retrying = retrying
         self.definitions = definitions
-        self.replica_id = replica_id
+        self._identity = identity
         self.start_time = services.clock.time()
         self._random_bytes = random_bytes
         self._tasks = BackgroundTasks()
-        settings = services.settings
+        settings = self.settings = services.settings
         self.waiters = Waiters(services.clock, settings.commit_patience)
         self.cache = ExecutionCache(
             clock=services.clock, dispatcher=services.dispatcher, evict_after=settings.evict_after
         )
         self._reader = WorkflowReader(store, self.cache)
         self.watchers = watch_hub(store, settings, self._reader.find)
+        #: What this replica tells the others; None where there can be no others.
+        self.notices: Notices | None = None
+        sharing = None
+        if store.replicas is not None:
+            self.notices = Notices(store.replicas.post)
+            sharing = Sharing(store=store.replicas, retrying=retrying, identity=identity, notices=self.notices)
         self.loader = Loader(
             services=services,
             events=self,
             cache=self.cache,
             retrying=retrying,
             definitions=definitions,
-            replica_id=replica_id,
+            identity=identity,
+            sharing=sharing,
             new_execution=new_execution,
         )
         self._commands = CommandSender(
@@ -97,7 +109,23 @@ class Engine:
             waiters=self.waiters,
             random_bytes=random_bytes,
         )
+        self.news: News | None = None
+        if store.replicas is not None:
+            self.news = News(
+                store=store.replicas,
+                cache=self.cache,
+                reader=self._reader,
+                loader=self.loader,
+                waiters=self.waiters,
+                watchers=self.watchers,
+            )
+            store.replicas.listen(self.news.heard)
         self._retention = RetentionCommands(services=services, store=store, loader=self.loader)
+
+    @property
+    def replica_id(self) -> str:
+        """The id of this replica."""
+        return self._identity.replica_id
 
     # Starting.
 
@@ -260,6 +288,8 @@ class Engine:
         if fresh:
             self._start_committed(execution, row)
         self.watchers.publish(row.key, events, ended=change.final)
+        if self.notices is not None:
+            self.notices.changed(row.key)
         if change.consumed:
             self.waiters.messages_taken(change.consumed)
         if change.alerts:
@@ -358,13 +388,43 @@ class Engine:
         """Load workflows from now on, because the crash guard has judged the last crash (`Loader.open`)."""
         self.loader.open()
 
-    def bring_in(self, loaded: Loaded, *, history: History | None = None, retry: bool = False) -> None:
+    def bring_in(
+        self,
+        loaded: Loaded,
+        *,
+        history: History | None = None,
+        retry: bool = False,
+        previous_replica_id: str | None = None,
+    ) -> None:
         """Continue a workflow that recovery has loaded; ``history`` is its decoded history."""
-        self.loader.bring_in(loaded, history=history, retry=retry)
+        self.loader.bring_in(loaded, history=history, retry=retry, previous_replica_id=previous_replica_id)
 
     def load(self, keys: Iterable[int]) -> None:
         """Load workflows that are due and not in memory."""
         self.loader.load(keys)
+
+    def load_claimed(self, claimed: Mapping[int, str], *, retry: bool = False) -> None:
+        """Load workflows that this replica has claimed; the earlier replica's id by key."""
+        self.loader.load_claimed(claimed, retry=retry)
+
+    def rejoin(self) -> None:
+        """Become another replica, under a new id."""
+        self._identity.renew()
+
+    def forget(self) -> None:
+        """Evict every workflow and interrupt its attempts, because other replicas may drive them now.
+
+        What is submitted is still decided by the store, which refuses it if another replica was faster.
+        """
+        for execution in self.cache:
+            self.cache.evict(execution)
+
+    def let_go(self) -> list[int]:
+        """Evict the workflows of which nothing runs here; return their keys. Another replica may claim them then."""
+        idle = [execution for execution in self.cache if execution.stored and execution.idle]
+        for execution in idle:
+            self.cache.evict(execution)
+        return [execution.row.key for execution in idle]
 
     def release(self, unit: Unit) -> None:
         """Continue a suspect whose turn has come."""

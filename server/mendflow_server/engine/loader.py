@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from mendflow.authoring.workflow import Workflow
     from mendflow_server.engine.cache import ExecutionCache
+    from mendflow_server.engine.sharing import Sharing
     from mendflow_server.execution.execution import Execution, ExecutionEvents
     from mendflow_server.execution.services import Services
+    from mendflow_server.runtime.identity import Identity
     from mendflow_server.store.records import Loaded, Message
     from mendflow_server.store.retrying import RetryingStore
 
@@ -38,7 +40,8 @@ class Loader:
         cache: ExecutionCache,
         retrying: RetryingStore,
         definitions: Mapping[str, Workflow[Any, Any]],
-        replica_id: str,
+        identity: Identity,
+        sharing: Sharing | None,
         new_execution: type[Execution],
     ) -> None:
         self._new_execution = new_execution
@@ -47,7 +50,8 @@ class Loader:
         self._cache = cache
         self._retrying = retrying
         self._definitions = definitions
-        self._replica_id = replica_id
+        self._identity = identity
+        self._sharing = sharing
         self._is_open = False
         self._tasks = BackgroundTasks()
         #: Messages for workflows that are being loaded, by key.
@@ -56,6 +60,8 @@ class Loader:
         self._held: dict[int, bool] = {}
         #: Keys still to load, and whether to resume a workflow whose code could not replay its history.
         self._waiting: dict[int, bool] = {}
+        #: The earlier replicas of workflows that were claimed, by key.
+        self._claimed: dict[int, str] = {}
         self._faults = EngineFaults()
 
     @property
@@ -87,30 +93,60 @@ class Loader:
             self._loading.update((key, []) for key in page)
             self._tasks.start(self._load(page))
 
+    def load_claimed(self, claimed: Mapping[int, str], *, retry: bool = False) -> None:
+        """Load workflows that this replica has claimed; the earlier replica's id by key."""
+        self._claimed.update(claimed)
+        self.load(claimed, retry=retry)
+
     async def _load(self, page: dict[int, bool]) -> None:
+        keys = list(page)
+        mine: Mapping[int, str | None] = {}
         try:
-            found = await self._retrying.load(list(page))
+            if self._sharing is not None:
+                claimed = {key: self._claimed.pop(key) for key in keys if key in self._claimed}
+                mine = await self._sharing.mine(keys, claimed)
+                keys = list(mine)
+            found = await self._retrying.load(keys)
         finally:
             missed = [(key, message) for key in page for message in self._loading.pop(key, [])]
             held = {key: self._held.pop(key) for key in page if key in self._held}
         for loaded in found:
-            loaded.row.held = held.get(loaded.row.key, loaded.row.held)
-            self.bring_in(loaded, retry=page[loaded.row.key])
+            row = loaded.row
+            row.held = held.get(row.key, row.held)
+            previous = None
+            if self._sharing is not None:
+                if row.replica_id != self._identity.replica_id:
+                    continue  # Another replica has claimed it meanwhile.
+                previous = mine[row.key]
+            self.bring_in(loaded, retry=page[row.key], previous_replica_id=previous)
         for key, message in missed:
-            self.deliver(key, message)
+            if self._sharing is None or key in self._cache:
+                self.deliver(key, message)
         self.load([])
 
-    def bring_in(self, loaded: Loaded, *, history: History | None = None, retry: bool = False) -> None:
-        """Continue a loaded workflow in memory. ``history`` is its decoded history, where the caller has it."""
+    def bring_in(
+        self,
+        loaded: Loaded,
+        *,
+        history: History | None = None,
+        retry: bool = False,
+        previous_replica_id: str | None = None,
+    ) -> None:
+        """Continue a loaded workflow in memory. ``history`` is its decoded history, where the caller has it.
+
+        A claimed workflow had another replica before: ``previous_replica_id``.
+        """
         row = loaded.row
         try:
-            self._bring_in(loaded, history, retry=retry)
+            self._bring_in(loaded, history, retry=retry, previous_replica_id=previous_replica_id)
         except Exception as error:  # an internal error in one workflow must not keep the others out
             log.exception("engine_fault", workflow_id=row.workflow_id, error_id=row.uid)
             self._faults.add(row.key, error)
             self._load_later(row.key)
 
-    def _bring_in(self, loaded: Loaded, history: History | None, *, retry: bool) -> None:
+    def _bring_in(
+        self, loaded: Loaded, history: History | None, *, retry: bool, previous_replica_id: str | None
+    ) -> None:
         row = loaded.row
         if row.state in FINAL_STATES:
             return
@@ -129,7 +165,10 @@ class Loader:
         for attempt in self._services.attempts.hung_of(row.uid):
             execution.take_over_attempt(attempt)
         self._services.dispatcher.enqueue(
-            execution, lambda: execution.resume_from(loaded, retry=retry, faulted=faulted)
+            execution,
+            lambda: execution.resume_from(
+                loaded, retry=retry, faulted=faulted, previous_replica_id=previous_replica_id
+            ),
         )
 
     def _execution_of(self, loaded: Loaded, history: History | None) -> Execution:
@@ -145,9 +184,9 @@ class Loader:
                 history.last_sequence = row.last_sequence
                 workflow = None
         mine = Row(**{name: getattr(row, name) for name in Row.__slots__})
-        if row.replica_id != self._replica_id:
+        if row.replica_id != self._identity.replica_id:
             mine.generation += 1
-            mine.replica_id = self._replica_id
+            mine.replica_id = self._identity.replica_id
         guard = Guard(row.generation, row.last_sequence)
         return self._new_execution(self._services, self._events, mine, history, guard=guard, workflow=workflow)
 

@@ -138,6 +138,13 @@ class Waiters:
             if not waiting and self._ends.get(key) is waiting:
                 del self._ends[key]
 
+    def __contains__(self, key: int) -> bool:
+        return key in self._started or key in self._ends
+
+    def keys(self) -> set[int]:
+        """Return the keys of the workflows for whose end someone waits."""
+        return {*self._started, *self._ends}
+
     def ended(self, row: Row, final: event_pb2.Event) -> None:
         """Report a committed end to all that wait for it."""
         snapshot = Snapshot(row, None, final)

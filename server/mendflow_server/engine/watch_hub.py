@@ -43,7 +43,7 @@ FRAME_BYTES = 64 * 1024
 class Topic:
     """A workflow that is watched."""
 
-    __slots__ = ("ended", "last_sequence", "ring", "ring_bytes", "waiting", "watchers")
+    __slots__ = ("deleted", "ended", "last_sequence", "ring", "ring_bytes", "waiting", "watchers")
 
     def __init__(self) -> None:
         self.watchers = 0
@@ -51,10 +51,16 @@ class Topic:
         self.ring_bytes = 0
         self.last_sequence = 0
         self.ended = False
+        #: The workflow is no longer in the store.
+        self.deleted = False
         self.waiting: set[asyncio.Future[None]] = set()
 
     def add(self, events: Sequence[event_pb2.Event]) -> None:
         """Add committed events."""
+        if events and self.ring and events[0].sequence != self.ring[-1][0].sequence + 1:
+            # Another replica drove the workflow meanwhile. The store has what is missing.
+            self.ring.clear()
+            self.ring_bytes = 0
         for event in events:
             size = event.ByteSize()
             self.ring.append((event, size))
@@ -104,6 +110,25 @@ class WatchHub:
         if topic is not None:
             topic.add(events)
             topic.ended = topic.ended or ended
+            topic.wake()
+
+    def keys(self) -> list[int]:
+        """Return the keys of the workflows that are watched and have not ended."""
+        return [key for key, topic in self._topics.items() if not topic.ended]
+
+    def moved(self, key: int, last_sequence: int, *, ended: bool) -> None:
+        """Tell the watchers of a workflow that another replica has committed events, which the store has."""
+        topic = self._topics.get(key)
+        if topic is not None and (last_sequence > topic.last_sequence or ended):
+            topic.last_sequence = max(topic.last_sequence, last_sequence)
+            topic.ended = topic.ended or ended
+            topic.wake()
+
+    def deleted(self, key: int) -> None:
+        """Tell the watchers of a workflow that it is no longer in the store."""
+        topic = self._topics.get(key)
+        if topic is not None:
+            topic.deleted = True
             topic.wake()
 
     def drain(self) -> None:
@@ -166,6 +191,8 @@ class WatchHub:
             if cursor >= topic.last_sequence:
                 if topic.ended:
                     return
+                if topic.deleted:
+                    raise errors.WorkflowNotFound(workflow_id)
                 if not await self._news(topic):
                     yield workflow_service_pb2.WatchWorkflowResponse(last_sequence=cursor)
                 continue

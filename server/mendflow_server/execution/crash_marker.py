@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import mmap
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mendflow_server.store.errors import StoreUnavailable
 
@@ -32,6 +32,19 @@ if TYPE_CHECKING:
 _SIZE, _BEFORE, _MARK = 8, 1, 2
 
 
+class Marks(NamedTuple):
+    """What executed when a process ended."""
+
+    #: The key of the workflow whose code had the loop; 0: none.
+    code: int
+    #: The attempts: keys of workflows, and sequences of AttemptStarted.
+    attempts: frozenset[tuple[int, int]]
+
+
+#: The marks where nothing executed.
+NO_MARKS: Final = Marks(0, frozenset())
+
+
 class CrashMarker:
     """The marker in the file at ``path``; without a path it keeps nothing. It has marks for so many ``threads``.
 
@@ -39,10 +52,8 @@ class CrashMarker:
     """
 
     def __init__(self, path: Path | None, *, threads: int = 0) -> None:
-        #: The key of the workflow whose code had the loop when the last process ended; 0: none.
-        self.left = 0
-        #: The attempts that executed then: keys of workflows, and sequences of AttemptStarted.
-        self.left_attempts: frozenset[tuple[int, int]] = frozenset()
+        #: What executed when the last process with this marker ended.
+        self.left = NO_MARKS
         count = _BEFORE + _MARK * (1 + threads)
         #: The numbers in the map, or a list where there is no file.
         self._cells: memoryview | list[int] = [0] * count
@@ -64,9 +75,7 @@ class CrashMarker:
             advice = "free some space on the disk" if full else "make it writable for this server"
             message = f"{path} cannot be written: {error.strerror}; {advice}"
             raise StoreUnavailable(message) from error
-        self.left = numbers[0] if numbers else 0
-        marks = zip(numbers[_BEFORE::_MARK], numbers[_BEFORE + 1 :: _MARK], strict=False)
-        self.left_attempts = frozenset(mark for mark in marks if mark[0])
+        self.left = _marks(numbers)
         for index in range(count):
             cells[index] = 0
         self._cells = cells
@@ -84,6 +93,19 @@ class CrashMarker:
         """Close the file, as soon as no thread holds its mark any more."""
         self._cells = [0]
         self.loop_mark, self.thread_marks = [0] * _MARK, []
+
+
+def read_marks(path: Path) -> Marks | None:
+    """Return the marks in the file of a process that has ended; None if it cannot be read."""
+    try:
+        return _marks(_numbers(path.read_bytes()))
+    except OSError:
+        return None
+
+
+def _marks(numbers: Sequence[int]) -> Marks:
+    marks = zip(numbers[_BEFORE::_MARK], numbers[_BEFORE + 1 :: _MARK], strict=False)
+    return Marks(numbers[0] if numbers else 0, frozenset(mark for mark in marks if mark[0]))
 
 
 def _numbers(content: bytes) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from mendflow_server.execution.steps import StepExecutor
 from mendflow_server.execution.unit_of_work import UnitOfWork
 from mendflow_server.healing.engine_faults import NONE
 from mendflow_server.history.builder import HistoryBuilder
+from mendflow_server.history.state import MOVING_STATES
 from mendflow_server.history.workflow_status import WorkflowStatus, derive_status, next_time
 from mendflow_server.store.records import CommitOutcome, InboxKind, Message
 
@@ -47,12 +48,6 @@ if TYPE_CHECKING:
     from mendflow_server.runtime.timers import Timer
     from mendflow_server.store.records import Change, Guard, Loaded, Row
 
-#: A workflow in one of these states was running when its process ended.
-_MOVING_STATES = (
-    workflow_pb2.WORKFLOW_STATE_PENDING,
-    workflow_pb2.WORKFLOW_STATE_RUNNING,
-    workflow_pb2.WORKFLOW_STATE_CANCELLING,
-)
 _NON_DETERMINISM = event_pb2.STATE_REASON_NON_DETERMINISM
 _ENGINE_FAULT = event_pb2.STATE_REASON_ENGINE_FAULT
 _WORKFLOW_ERROR = event_pb2.STATE_REASON_WORKFLOW_ERROR
@@ -194,24 +189,21 @@ class Execution:
         self._builder.add(event)
         self._after_drive(self._code.start(command.argument))
 
-    def resume_from(self, loaded: Loaded, *, retry: bool, faulted: Faulted = NONE) -> None:
+    def resume_from(
+        self, loaded: Loaded, *, retry: bool, faulted: Faulted = NONE, previous_replica_id: str | None = None
+    ) -> None:
         """Continue a workflow out of the store: close interrupted attempts, replay, and take in its inbox.
 
         With ``retry`` a workflow that is paused because its code could not
         replay the history is resumed if the code can now. ``faulted`` has the
         internal errors for which it is loaded again; from the second one on it
-        is paused.
+        is paused. A claimed workflow had another replica before the loaded row's.
         """
         if loaded.heartbeats:
             self._reports().restore(loaded.heartbeats)
         interrupted = self.history.open_attempts()
-        row, previous_replica_id = self.row, loaded.row.replica_id
-        if previous_replica_id != row.replica_id and (interrupted or loaded.row.state in _MOVING_STATES):
-            event = self._builder.new()
-            event.workflow_recovered.generation = row.generation
-            event.workflow_recovered.replica_id = row.replica_id
-            event.workflow_recovered.previous_replica_id = previous_replica_id
-            self._builder.add(event)
+        if interrupted or loaded.row.state in MOVING_STATES:
+            self._record_recovery(loaded.row.replica_id if previous_replica_id is None else previous_replica_id)
         why = (
             f"an internal error of the server ended this attempt: {faulted.error}" if faulted.times else _PROCESS_ENDED
         )
@@ -219,11 +211,11 @@ class Execution:
             crashes = self._steps.lose(record, why)
             if crashes:
                 self._quarantine(record.key, crashes)
-        crashes = self._services.admission.guard.quarantined(row.key, "")
+        crashes = self._services.admission.guard.quarantined(self.row.key, "")
         if crashes:
             self._quarantine("", crashes)
         if faulted.pauses:
-            self._stop_after_faults(stopping.after_faults(faulted.error, row.uid))
+            self._stop_after_faults(stopping.after_faults(faulted.error, self.row.uid))
         else:
             # Not a workflow that was stopped for another reason, perhaps just now.
             failed = self.history.stopped_reason == _WORKFLOW_ERROR
@@ -238,6 +230,15 @@ class Execution:
             if not self.closed:
                 self.deliver(message)
         self._faulted = ""
+
+    def _record_recovery(self, previous_replica_id: str) -> None:
+        row = self.row
+        if previous_replica_id != row.replica_id:
+            event = self._builder.new()
+            event.workflow_recovered.generation = row.generation
+            event.workflow_recovered.replica_id = row.replica_id
+            event.workflow_recovered.previous_replica_id = previous_replica_id
+            self._builder.add(event)
 
     def take_over_attempt(self, attempt: RunningAttempt) -> None:
         """Take over hung code of an earlier execution of this workflow."""

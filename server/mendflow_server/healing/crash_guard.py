@@ -1,8 +1,10 @@
 """The crash guard: holds suspects back until their turn, and quarantines units that keep crashing the server.
 
-`judge` applies the crash budget once, at the start. Afterwards units end, time
-passes, and the guard releases suspects. It commits the ledger first: the next
-crash may come at once, and the ledger must say which suspects ran then.
+`judge` applies the crash budget to the end of a process: at the start to that
+of the last one, and where several replicas share a store to that of each one
+whose work this replica takes over. Afterwards units end, time passes, and the
+guard releases suspects. It commits the ledger first: the next crash may come at
+once, and the ledger must say which suspects ran then.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class CrashGuard:
         self._retrying = retrying
         self._clock = clock
         self._budget = budget
-        self._plan: ReleasePlan | None = None
+        #: One for each process whose end was judged, until it has nothing left to watch.
+        self._plans: list[ReleasePlan] = []
         self._quarantined: dict[Unit, int] = {}
         #: Released, but the ledger does not say so yet.
         self._releasing: list[Unit] = []
@@ -71,20 +74,30 @@ class CrashGuard:
             lived=lived,
             budget=self._budget,
         )
-        self._plan = plan.release_plan
-        self._plan.start(self._clock.monotonic())
-        suspects = self._plan.ledger()
-        await self._retrying.until_done(lambda: self._store.write_suspects(suspects))
-        self._quarantined = dict(plan.quarantined)
-        self.has_suspects = bool(plan.ledger)
+        now = self._clock.monotonic()
+        judged = {*in_flight, *(Unit(each.key, each.step_key) for each in ledger)}
+        # A unit is watched once: by the plan of its last crash.
+        released = [each for earlier in self._plans for unit in judged for each in earlier.ended(unit, now)]
+        self._plans.append(plan.release_plan)
+        plan.release_plan.start(now)
+        await self._retrying.until_done(lambda: self._store.write_suspects(self._ledger()))
+        self._quarantined.update(plan.quarantined)
+        self.has_suspects = bool(self._ledger())
+        if released:
+            self._release(released)
         held = sum(suspect.held for suspect in plan.ledger)
         if held:
             log.warning("suspects", count=held, previous_lived=lived)
-        return len(self._quarantined)
+        return len(plan.quarantined)
+
+    def _ledger(self) -> list[Suspect]:
+        self._plans = [plan for plan in self._plans if plan.ledger()]
+        return [suspect for plan in self._plans for suspect in plan.ledger()]
 
     def holds(self, key: int, step_key: str) -> bool:
         """Return whether a unit must wait for its turn."""
-        return self._plan is not None and self._plan.is_held(Unit(key, step_key))
+        unit = Unit(key, step_key)
+        return any(plan.is_held(unit) for plan in self._plans)
 
     def quarantined(self, key: int, step_key: str) -> int:
         """Return the number of crashes that quarantine a unit, once; 0: none do."""
@@ -92,37 +105,33 @@ class CrashGuard:
 
     def ended(self, key: int, step_key: str) -> None:
         """Note that a unit's attempt is closed or, with an empty step key, that its workflow has ended."""
-        if self._plan is not None:
-            self._release(self._plan.ended(Unit(key, step_key), self._clock.monotonic()))
+        unit, now = Unit(key, step_key), self._clock.monotonic()
+        for plan in self._plans:
+            self._release(plan.ended(unit, now))
 
     def forgive(self, key: int) -> None:
         """Forget what is held against a workflow, because an operator resumed it."""
-        if self._plan is not None:
-            for suspect in self._plan.ledger():
-                if suspect.key == key:
-                    self.ended(suspect.key, suspect.step_key)
+        for suspect in [each for plan in self._plans for each in plan.ledger() if each.key == key]:
+            self.ended(suspect.key, suspect.step_key)
 
     @property
     def due(self) -> float | None:
         """When `tick` has something to do, in monotonic seconds; None if it has nothing to wait for."""
-        return None if self._plan is None else self._plan.due
+        return min((plan.due for plan in self._plans if plan.due is not None), default=None)
 
     def tick(self, now: float) -> None:
         """Release the units whose time has come; ``now`` is in monotonic seconds."""
-        if self._plan is not None:
-            released = self._plan.tick(now)
-            if released or self._releasing:
-                self._release(released)
+        released = [unit for plan in self._plans for unit in plan.tick(now)]
+        if released or self._releasing:
+            self._release(released)
 
     async def releases(self) -> AsyncIterator[Unit]:
         """Yield each unit whose turn has come, as soon as the committed ledger says so."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._plan is None:
-                continue
             released, self._releasing = self._releasing, []
-            ledger = self._plan.ledger()
+            ledger = self._ledger()
             self.has_suspects = bool(ledger)
             try:
                 await self._store.write_suspects(ledger)

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
     from mendflow.v1.payload_pb2 import Payload
 
+#: A workflow in one of these states was running when its process ended.
+MOVING_STATES = frozenset(
+    {
+        workflow_pb2.WORKFLOW_STATE_PENDING,
+        workflow_pb2.WORKFLOW_STATE_RUNNING,
+        workflow_pb2.WORKFLOW_STATE_CANCELLING,
+    }
+)
 FINAL_STATES = frozenset(
     {
         workflow_pb2.WORKFLOW_STATE_SUCCEEDED,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mendflow_server.health.monitor import HealthMonitor, HealthStatus
 
 __all__ = ["LIVE_PATH", "READY_PATH", "HealthRoutes"]
@@ -18,9 +20,10 @@ LIVE_PATH: Final = "/health/live"
 class HealthRoutes:
     """Serves 200 or 503, with a JSON object of the status, reasons and warnings, and of the server's ids."""
 
-    def __init__(self, monitor: HealthMonitor, *, version: str, replica_id: str) -> None:
+    def __init__(self, monitor: HealthMonitor, *, version: str, replica_id: Callable[[], str]) -> None:
         self._monitor = monitor
-        self._about = {"version": version, "replica_id": replica_id}
+        self._version = version
+        self._replica_id = replica_id
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes, for an aiohttp application."""
@@ -37,6 +40,7 @@ class HealthRoutes:
             "status": "SERVING" if health.ok else "NOT_SERVING",
             "reasons": list(health.reasons),
             "warnings": list(health.warnings),
-            **self._about,
+            "version": self._version,
+            "replica_id": self._replica_id(),
         }
         return web.json_response(body, status=200 if health.ok else 503)

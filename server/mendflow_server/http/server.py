@@ -14,6 +14,8 @@ from mendflow.addresses import split_address
 from mendflow_server.http.health import LIVE_PATH, READY_PATH, HealthRoutes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mendflow_server.health.monitor import HealthMonitor
 
 __all__ = ["CannotListenHttp", "HttpServer"]
@@ -45,7 +47,7 @@ class HttpServer:
         health: HealthMonitor,
         *,
         version: str,
-        replica_id: str,
+        replica_id: Callable[[], str],
         connection_limit: float = CONNECTION_LIMIT,
     ) -> None:
         self._host, self._port = split_address(address)

@@ -17,6 +17,14 @@ class CommitUnknown(StoreError):
     """The store cannot determine whether the batch was committed."""
 
 
+class ReplicaFenced(StoreError):
+    """Another replica took this one for dead, and has its workflows. This one must join again under a new id."""
+
+    def __init__(self, replica_id: str) -> None:
+        super().__init__(f"another replica took replica {replica_id} for dead, and continues its workflows")
+        self.replica_id = replica_id
+
+
 class StoreRefused(StoreError):
     """The store cannot be opened, and a retry does not help. The message says what to do."""
 

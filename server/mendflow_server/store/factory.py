@@ -25,7 +25,13 @@ _FORMS: Final = f"{_FILES}, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 _NOT_LITERAL: Final = re.compile(r"[?#]|%(?![0-9A-Fa-f]{2})")
 
 
-def open_store(url: str, *, signal_limit: int = 1_000, sqlite: Callable[..., SqliteStore] = SqliteStore) -> Store:
+def open_store(
+    url: str,
+    *,
+    signal_limit: int = 1_000,
+    lease: float = 10.0,
+    sqlite: Callable[..., SqliteStore] = SqliteStore,
+) -> Store:
     """Return the store at a URL, not opened yet. Raise `StoreRefused` if the URL does not name one.
 
     The path in ``sqlite:///relative.db`` is relative to the working directory, the one in
@@ -34,14 +40,15 @@ def open_store(url: str, *, signal_limit: int = 1_000, sqlite: Callable[..., Sql
 
     ``postgresql://user:password@host:port/database?options`` is as asyncpg and libpq read it.
 
-    ``signal_limit`` is the most untaken signals of a workflow.
+    ``signal_limit`` is the most untaken signals of a workflow. ``lease`` is for how long a beat proves that a replica
+    lives, in seconds, where the store can have several.
     """
     if is_postgres(url):
-        return _open_postgres(url, signal_limit)
+        return _open_postgres(url, signal_limit, lease)
     return sqlite(_path(url), signal_limit=signal_limit)
 
 
-def _open_postgres(url: str, signal_limit: int) -> Store:
+def _open_postgres(url: str, signal_limit: int, lease: float) -> Store:
     # Imported here: only a server on PostgreSQL needs asyncpg.
     try:
         from mendflow_server.store.postgres import PostgresStore  # noqa: PLC0415
@@ -51,7 +58,7 @@ def _open_postgres(url: str, signal_limit: int) -> Store:
         message = "a store in PostgreSQL needs the package asyncpg; install mendflow[server,postgres]"
         raise StoreRefused(message) from None
     scheme, _, rest = url.partition("://")
-    return PostgresStore(f"{scheme.lower()}://{rest}", signal_limit=signal_limit)
+    return PostgresStore(f"{scheme.lower()}://{rest}", signal_limit=signal_limit, lease=lease)
 
 
 def inspect_store(url: str) -> SqliteInspector:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         StoredSnapshot,
         Suspect,
     )
+    from mendflow_server.store.replicas import ReplicaStore
 
 
 class Store(Protocol):
@@ -46,13 +47,17 @@ class Store(Protocol):
     def crash_marker_path(self) -> Path | None:
         """The path of the server's crash marker; None if this kind of store has no place for one."""
 
+    @property
+    def replicas(self) -> ReplicaStore | None:
+        """What several replicas of this store need; None if only one server can use it."""
+
     def connections(self) -> Sequence[int]:
         """Return the descriptors of the store's connections, which a forked child must not keep; none for files."""
 
     async def open(self) -> None:
-        """Lock the store for this process and migrate its schema to the newest version.
+        """Lock the store for this process, or for its replicas, and migrate its schema to the newest version.
 
-        Raise `StoreRefused` if another server holds the store, or if the store is
+        Raise `StoreRefused` if another process needs the store for itself, or if the store is
         on a network file system, is not a database, is damaged, or was written by
         a newer version.
         """
@@ -91,7 +96,11 @@ class Store(Protocol):
         """
 
     async def due(self, until: int, *, limit: int) -> list[tuple[int, int]]:
-        """Return (wake_time, key) of the open workflows whose wake time is at or before ``until``, earliest first."""
+        """Return (wake_time, key) of the open workflows whose wake time is at or before ``until``, earliest first.
+
+        Where several replicas can use the store, this and the next two methods return those of this one: of the replica
+        that began its life last through this object.
+        """
 
     async def in_progress(self, *, after_key: int, limit: int) -> list[int]:
         """Return, in ascending order, the keys greater than ``after_key`` of the workflows that need a driver.
@@ -108,8 +117,11 @@ class Store(Protocol):
     async def begin_life(self, life: Life) -> Life | None:
         """Record this process and return the life of the previous one; None on a new store."""
 
-    async def beat(self, replica_id: str, time: int, *, drained: bool = False) -> None:
-        """Record that this process is alive. The small write also proves that the store accepts writes."""
+    async def beat(self, replica_id: str, time: int, *, drained: bool = False, load: int = 0) -> None:
+        """Record that this process is alive. The small write also proves that the store accepts writes.
+
+        ``load`` is how many workflows it has in memory. Raise `ReplicaFenced` if another replica took it for dead.
+        """
 
     async def suspects(self) -> list[Suspect]:
         """Return the crash budget's ledger."""

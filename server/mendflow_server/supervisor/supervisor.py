@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from mendflow_server.engine.engine import Engine
     from mendflow_server.healing.crash_guard import CrashGuard
     from mendflow_server.runtime.clock import Clock
-    from mendflow_server.settings import Settings
     from mendflow_server.store.interface import Store
     from mendflow_server.store.retrying import RetryingStore
     from mendflow_server.supervisor.recovery import Recovery
+    from mendflow_server.supervisor.replicas import Replicas
 
 log = structlog.get_logger("mendflow.supervisor")
 
@@ -50,16 +50,16 @@ class Supervisor:
         store: Store,
         retrying: RetryingStore,
         clock: Clock,
-        settings: Settings,
+        replicas: Replicas | None = None,
         tick: float = TICK,
     ) -> None:
         self._engine = engine
+        self._replicas = replicas
         self._recovery = recovery
         self._guard = guard
         self._store = store
         self._retrying = retrying
         self._clock = clock
-        self._settings = settings
         self._interval = tick
         self._loading_due: asyncio.Task[None] | None = None
         self._clock_behind = False
@@ -91,7 +91,10 @@ class Supervisor:
 
     async def recover(self) -> None:
         """Continue what was in progress when the last process ended, and what fell due since."""
-        await self._recovery.run()
+        if self._replicas is None:
+            await self._recovery.run()
+        else:
+            await self._replicas.recover()
         self.tick()  # What fell due continues now, and not half a second later.
 
     async def release_suspects(self) -> None:
@@ -108,6 +111,10 @@ class Supervisor:
             return
         self._engine.evict()
         self._guard.tick(self.last_tick)
+        if self._replicas is not None:
+            self._replicas.check_lease()
+            if self._replicas.lost_lease:
+                return
         if self._loading_due is None or self._loading_due.done():
             self._loading_due = asyncio.get_running_loop().create_task(self._load_due())
 
@@ -123,7 +130,7 @@ class Supervisor:
     async def _load_due(self) -> None:
         engine = self._engine
         in_memory = engine.workflows_in_memory
-        room = self._settings.workflows_in_memory_limit - in_memory - engine.workflows_loading
+        room = self._engine.settings.workflows_in_memory_limit - in_memory - engine.workflows_loading
         if room <= 0:
             return
         until = micros_of(self._clock.time() + HORIZON)
@@ -143,11 +150,17 @@ class Supervisor:
         """Renew this process's life, once it is recorded; return whether the store took it."""
         if not self._recovery.begun:
             return False
+        began = self._clock.monotonic()
+        engine = self._engine
         try:
-            await self._store.beat(self._engine.replica_id, micros_of(self._clock.time()))
+            await self._store.beat(engine.replica_id, micros_of(self._clock.time()), load=engine.workflows_in_memory)
         except StoreError as error:
             log.warning("beat_failed", error=str(error))
+            if self._replicas is not None:
+                self._replicas.look_soon()
             return False
+        if self._replicas is not None:
+            self._replicas.beat_began(began)
         return True
 
     async def beats(self, interval: float, on_beat: Callable[[], None]) -> None:

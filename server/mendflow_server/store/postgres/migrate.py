@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mendflow_server.runtime.version import VERSION
 from mendflow_server.store.errors import StoreRefused
-from mendflow_server.store.postgres.ownership import MIGRATION
+from mendflow_server.store.postgres.membership import MIGRATION
 from mendflow_server.store.sql_files import read_migrations
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ async def prepare(connection: Connection, place: str, known: list[Migration] | N
         message = f"store {place}: PostgreSQL {release.major} is too old; use PostgreSQL {_OLDEST_POSTGRES} or newer"
         raise StoreRefused(message)
     async with connection.transaction():
-        # Two servers of one schema cannot be here, but a server and a tool can.
+        # Several replicas may start at once.
         await connection.execute(
             "SELECT pg_advisory_xact_lock($1, hashtext(current_schema()))", MIGRATION, timeout=_PATIENCE
         )

@@ -186,23 +186,24 @@ SELECT {columns},
 FROM workflows WHERE workflow_id = $1
 
 -- name: due
--- Return the workflows whose wake time has come, earliest first.
+-- Return the workflows of a replica whose wake time has come, earliest first.
 SELECT wake_time, key FROM workflows
-WHERE wake_time IS NOT NULL AND wake_time <= $1 ORDER BY wake_time, key LIMIT $2
+WHERE replica_id = $1 AND wake_time IS NOT NULL AND wake_time <= $2 ORDER BY wake_time, key LIMIT $3
 
 -- name: in_progress
--- Return the keys of the workflows that need a driver, after a key.
+-- Return the keys of the workflows of a replica that need a driver, after a key.
 SELECT key FROM (
-    (SELECT key FROM workflows WHERE state IN (1, 2, 6) AND key > $1 ORDER BY key LIMIT $2)
+    (SELECT key FROM workflows WHERE replica_id = $1 AND state IN (1, 2, 6) AND key > $2 ORDER BY key LIMIT $3)
     UNION
-    (SELECT DISTINCT key FROM inbox WHERE key > $1 ORDER BY key LIMIT $2)
+    (SELECT key FROM (SELECT DISTINCT key FROM inbox WHERE key > $2) AS receivers
+        WHERE (SELECT replica_id FROM workflows WHERE workflows.key = receivers.key) = $1 ORDER BY key LIMIT $3)
 ) AS found
-ORDER BY key LIMIT $2
+ORDER BY key LIMIT $3
 
 -- name: stopped_for
--- Return the keys of the open workflows with this reason, after a key.
+-- Return the keys of the open workflows of a replica with this reason, after a key.
 SELECT key FROM workflows
-WHERE reason = $1 AND reason <> 0 AND state < 7 AND key > $2 ORDER BY key LIMIT $3
+WHERE replica_id = $1 AND reason = $2 AND reason <> 0 AND state < 7 AND key > $3 ORDER BY key LIMIT $4
 
 -- name: seen_by_time
 -- The rows that a list examines if no other index fits: all workflows.
@@ -267,30 +268,156 @@ SELECT replica_id, start_time, beat_time, drained FROM replicas WHERE replica_id
 SELECT beat_time FROM replicas ORDER BY id DESC LIMIT 1
 
 -- name: insert_life
--- Record the start of a server process. The process may repeat it after an unknown outcome.
-INSERT INTO replicas (replica_id, start_time, beat_time, drained) VALUES ($1, $2, $3, $4)
-ON CONFLICT (replica_id) DO NOTHING
+-- Record the start of a replica, with its lease. The process may repeat it after an unknown outcome.
+INSERT INTO replicas (id, replica_id, start_time, beat_time, drained, ended, build, lease_end) OVERRIDING SYSTEM VALUE
+VALUES ($1, $2, $3, $4, $5, $5, $6, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $7)
+ON CONFLICT DO NOTHING
+
+-- name: end_life
+-- Close the row of an earlier life of this process, unless another replica judges it.
+UPDATE replicas SET ended = true WHERE replica_id = $1 AND judge = ''
 
 -- name: drop_old_lives
--- Delete all but the last ten lives.
-DELETE FROM replicas WHERE id <= (SELECT id FROM replicas ORDER BY id DESC LIMIT 1 OFFSET 10)
+-- Delete all but the last ten lives, except open ones.
+DELETE FROM replicas WHERE ended AND id <= (SELECT id FROM replicas ORDER BY id DESC LIMIT 1 OFFSET 10)
 
 -- name: beat
--- Record that a server process is alive. A recorded drain stays recorded.
-UPDATE replicas SET beat_time = $2, drained = drained OR $3 WHERE replica_id = $1
+-- Record that a replica is alive, and renew its lease. A recorded drain stays recorded, and closes the row.
+UPDATE replicas SET beat_time = $2, drained = drained OR $3, ended = ended OR $3, load = $4,
+    lease_end = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $5
+WHERE replica_id = $1 AND judge = '' AND (drained OR NOT ended)
+
+-- name: judged
+-- Return whether another replica judges, or has judged, the death of a replica.
+SELECT judge <> '' FROM replicas WHERE replica_id = $1
+
+-- name: peers
+-- Return the open replicas. A lock is held on the schema and the number of each that lives.
+WITH locks AS MATERIALIZED (
+    SELECT objid::bigint AS number FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid::bigint = $1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+SELECT id, replica_id, start_time, beat_time, lease_end, judge, load, build,
+    lease_end > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS has_lease,
+    EXISTS (SELECT 1 FROM locks WHERE locks.number = replicas.id) AS has_lock
+FROM replicas WHERE NOT ended ORDER BY id
+
+-- name: begin_judgement
+-- Become the judge of a replica whose row is as it was seen.
+UPDATE replicas SET judge = $2 WHERE id = $1 AND NOT ended AND judge = $3 AND lease_end = $4
+    AND EXISTS (SELECT 1 FROM replicas AS mine WHERE mine.replica_id = $2 AND NOT mine.ended AND mine.judge = '')
+
+-- name: inherit_suspects
+-- Take over the part of the ledger that a replica watched.
+UPDATE suspects SET replica_id = $2 WHERE replica_id = $1 RETURNING key, step_key, crashes, alone, held
+
+-- name: end_judgement
+-- Close the row of a replica that this one has judged.
+UPDATE replicas SET ended = true WHERE id = $1 AND judge = $2
+
+-- name: orphaned
+-- Return the replicas that are not open, and have a workflow that is in progress or due. Each step of the recursions
+-- finds the next replica in an index.
+WITH RECURSIVE moving (replica_id) AS (
+    (SELECT replica_id FROM workflows WHERE state IN (1, 2, 6) ORDER BY replica_id LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT replica_id FROM workflows
+        WHERE state IN (1, 2, 6) AND replica_id > moving.replica_id ORDER BY replica_id LIMIT 1
+    ) FROM moving WHERE moving.replica_id IS NOT NULL
+), waiting (replica_id) AS (
+    (SELECT replica_id FROM workflows WHERE wake_time IS NOT NULL ORDER BY replica_id LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT replica_id FROM workflows
+        WHERE wake_time IS NOT NULL AND replica_id > waiting.replica_id ORDER BY replica_id LIMIT 1
+    ) FROM waiting WHERE waiting.replica_id IS NOT NULL
+), found AS (
+    SELECT replica_id FROM moving WHERE replica_id IS NOT NULL
+    UNION
+    SELECT replica_id FROM waiting WHERE replica_id IS NOT NULL AND (
+        SELECT wake_time FROM workflows
+        WHERE workflows.replica_id = waiting.replica_id AND wake_time IS NOT NULL ORDER BY wake_time LIMIT 1
+    ) <= $1
+)
+SELECT replica_id FROM found
+WHERE NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.replica_id = found.replica_id AND NOT replicas.ended)
+
+-- name: orphaned_stopped
+-- Return the replicas that are not open, and have a workflow that waits for one of some reasons.
+WITH RECURSIVE stopped (replica_id) AS (
+    (SELECT replica_id FROM workflows WHERE reason <> 0 AND state < 7 ORDER BY replica_id LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT replica_id FROM workflows
+        WHERE reason <> 0 AND state < 7 AND replica_id > stopped.replica_id ORDER BY replica_id LIMIT 1
+    ) FROM stopped WHERE stopped.replica_id IS NOT NULL
+)
+SELECT replica_id FROM stopped
+WHERE replica_id IS NOT NULL
+    AND EXISTS (
+        SELECT 1 FROM workflows
+        WHERE workflows.replica_id = stopped.replica_id AND reason = ANY ($1::integer[]) AND reason <> 0 AND state < 7
+    )
+    AND NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.replica_id = stopped.replica_id AND NOT replicas.ended)
+
+-- name: claim
+-- Move workflows to a replica that is open: one of these queries per way to choose them.
+WITH chosen AS MATERIALIZED ({chosen} FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE workflows SET replica_id = $1, generation = workflows.generation + 1 FROM chosen
+WHERE workflows.key = chosen.key
+    AND EXISTS (SELECT 1 FROM replicas WHERE replicas.replica_id = $1 AND NOT replicas.ended AND replicas.judge = '')
+RETURNING workflows.key, chosen.replica_id
+
+-- name: chosen_moving
+-- The workflows in progress of some replicas.
+SELECT key, replica_id FROM workflows WHERE replica_id = ANY ($2::text[]) AND state IN (1, 2, 6)
+ORDER BY replica_id, key LIMIT $3
+
+-- name: chosen_due
+-- The workflows of some replicas that are due.
+SELECT key, replica_id FROM workflows
+WHERE replica_id = ANY ($2::text[]) AND wake_time IS NOT NULL AND wake_time <= $4 LIMIT $3
+
+-- name: chosen_stopped
+-- The workflows of some replicas that wait for some reasons.
+SELECT key, replica_id FROM workflows
+WHERE replica_id = ANY ($2::text[]) AND reason = ANY ($4::integer[]) AND reason <> 0 AND state < 7 LIMIT $3
+
+-- name: chosen_keys
+-- The open ones of these workflows whose replica is gone.
+SELECT key, replica_id FROM workflows
+WHERE key = ANY ($2::bigint[]) AND state < 7
+    AND NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.replica_id = workflows.replica_id AND NOT replicas.ended)
+LIMIT $3
+
+-- name: release
+-- Give up workflows, so that any replica may claim them.
+UPDATE workflows SET replica_id = '', generation = generation + 1
+WHERE key = ANY ($2::bigint[]) AND replica_id = $1 AND state < 7
+
+-- name: waiting_messages
+-- Return the workflows of the oldest messages in the inbox that came before a time.
+SELECT DISTINCT oldest.key, workflows.replica_id
+FROM (SELECT key, time FROM inbox ORDER BY id LIMIT $2) AS oldest
+JOIN workflows ON workflows.key = oldest.key
+WHERE oldest.time <= $1
 
 -- name: suspects
--- Return the crash budget's ledger.
-SELECT key, step_key, crashes, alone, held FROM suspects ORDER BY key, step_key
+-- Return the part of the crash budget's ledger that a replica watches.
+SELECT key, step_key, crashes, alone, held FROM suspects WHERE replica_id = $1 ORDER BY key, step_key
 
 -- name: drop_suspects
--- Delete the ledger, which is always written as a whole.
-DELETE FROM suspects
+-- Delete that part of the ledger, which is always written as a whole.
+DELETE FROM suspects WHERE replica_id = $1
 
 -- name: insert_suspects
--- Insert rows of the ledger.
-INSERT INTO suspects (key, step_key, crashes, alone, held)
-SELECT * FROM unnest($1::bigint[], $2::text[], $3::integer[], $4::integer[], $5::boolean[])
+-- Insert rows of the ledger. A unit is watched by the judge of its last crash.
+INSERT INTO suspects (key, step_key, crashes, alone, held, replica_id)
+SELECT given.*, $6 FROM unnest($1::bigint[], $2::text[], $3::integer[], $4::integer[], $5::boolean[]) AS given
+ON CONFLICT (key, step_key) DO UPDATE SET crashes = excluded.crashes, alone = excluded.alone, held = excluded.held,
+    replica_id = excluded.replica_id
 
 -- name: set_held
 -- Hold a workflow, or release it; return its row.
@@ -317,9 +444,10 @@ SELECT name, (
 
 -- name: expired
 -- Lock and return the keys of the workflows of a type that ended at or before a time and are not held, earliest first.
+-- Each replica takes others.
 SELECT key FROM workflows
 WHERE workflow_type = $1 AND end_time IS NOT NULL AND end_time <= $2 AND NOT held
-ORDER BY end_time LIMIT $3 FOR UPDATE
+ORDER BY end_time LIMIT $3 FOR UPDATE SKIP LOCKED
 
 -- name: detach
 -- Delete the rows of workflows with their labels and what else a reader could find, and note their keys.
@@ -343,8 +471,8 @@ WITH unlabelled AS (
 DELETE FROM workflows WHERE key = ANY ($1::bigint[])
 
 -- name: purged
--- Return the keys of some purged workflows that left something.
-SELECT key FROM purged WHERE key > 0 ORDER BY key LIMIT $1
+-- Lock and return the keys of some purged workflows that left something. Each replica takes others.
+SELECT key FROM purged WHERE key > 0 ORDER BY key LIMIT $1 FOR UPDATE SKIP LOCKED
 
 -- name: reclaim_events
 -- Delete a portion of the events of purged workflows, within both limits but at least one. The inner query reads only

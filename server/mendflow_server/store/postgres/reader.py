@@ -86,19 +86,19 @@ async def read_inbox(connection: Connection, key: int) -> list[Message]:
     return [message_of(*columns) for columns in await connection.fetch(QUERIES["read_inbox"], key)]
 
 
-async def due(connection: Connection, until: int, limit: int) -> list[tuple[int, int]]:
-    """Return (wake_time, key), earliest first."""
-    return [(wake_time, key) for wake_time, key in await connection.fetch(QUERIES["due"], until, limit)]
+async def due(connection: Connection, replica_id: str, until: int, limit: int) -> list[tuple[int, int]]:
+    """Return (wake_time, key) of a replica's workflows, earliest first."""
+    return [(wake_time, key) for wake_time, key in await connection.fetch(QUERIES["due"], replica_id, until, limit)]
 
 
-async def in_progress(connection: Connection, after_key: int, limit: int) -> list[int]:
-    """Return the keys of the workflows that need a driver."""
-    return [key for (key,) in await connection.fetch(QUERIES["in_progress"], after_key, limit)]
+async def in_progress(connection: Connection, replica_id: str, after_key: int, limit: int) -> list[int]:
+    """Return the keys of a replica's workflows that need a driver."""
+    return [key for (key,) in await connection.fetch(QUERIES["in_progress"], replica_id, after_key, limit)]
 
 
-async def stopped_for(connection: Connection, reason: int, after_key: int, limit: int) -> list[int]:
-    """Return the keys of the open workflows with this reason."""
-    return [key for (key,) in await connection.fetch(QUERIES["stopped_for"], reason, after_key, limit)]
+async def stopped_for(connection: Connection, replica_id: str, reason: int, after_key: int, limit: int) -> list[int]:
+    """Return the keys of a replica's open workflows with this reason."""
+    return [key for (key,) in await connection.fetch(QUERIES["stopped_for"], replica_id, reason, after_key, limit)]
 
 
 async def last_beat(connection: Connection) -> int:
@@ -111,6 +111,6 @@ async def first_ended(connection: Connection) -> dict[str, int]:
     return {name: end_time for name, end_time in await connection.fetch(QUERIES["first_ended"])}  # noqa: C416 - records are no pairs for `dict`
 
 
-async def suspects(connection: Connection) -> list[Suspect]:
-    """Return the ledger."""
-    return [suspect_of(columns) for columns in await connection.fetch(QUERIES["suspects"])]
+async def suspects(connection: Connection, replica_id: str) -> list[Suspect]:
+    """Return a replica's part of the ledger."""
+    return [suspect_of(columns) for columns in await connection.fetch(QUERIES["suspects"], replica_id)]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mendflow_server.store.damage import Damage
     from mendflow_server.store.postgres.connection import Connection, Connector
-    from mendflow_server.store.postgres.ownership import Ownership
+    from mendflow_server.store.postgres.membership import Membership
 
 _T = TypeVar("_T")
 
@@ -26,15 +26,15 @@ _ATTEMPTS: Final = 5
 class ReadingSession:
     """A session that only reads."""
 
-    def __init__(self, connector: Connector, ownership: Ownership, damage: Damage) -> None:
+    def __init__(self, connector: Connector, membership: Membership, damage: Damage) -> None:
         self._connector = connector
-        self._ownership = ownership
+        self._membership = membership
         self._damage = damage
         self._connection: Connection | None = None
 
     async def run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         """Do the work, and repeat it once if the connection was lost, because a read changes nothing."""
-        self._ownership.check()
+        self._membership.check()
         fresh = self._connection is None or self._connection.is_closed()
         try:
             return await self._run(work)
@@ -69,20 +69,22 @@ class WritingSession:
     """The one session that writes. It has a lock of its own, so that it can check that an earlier one has ended.
 
     A commit whose connection was lost may still be on its way in the database. So before this session does anything
-    else it connects anew and takes that lock, for which `Ownership.take_writer` ends the earlier backend.
+    else it connects anew and takes that lock, for which `Membership.take_writer` ends the earlier backend.
     """
 
-    def __init__(self, connector: Connector, ownership: Ownership, damage: Damage) -> None:
+    def __init__(self, connector: Connector, membership: Membership, damage: Damage) -> None:
         self._connector = connector
-        self._ownership = ownership
+        self._membership = membership
         self._damage = damage
         self._connection: Connection | None = None
         #: Whether a commit may still be on its way, so that nothing that is read shows its outcome.
         self.unsettled = False
+        #: How many pieces of work had an unknown outcome.
+        self.unknown = 0
 
     async def run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         """Do the work, which is one transaction. Raise `CommitUnknown` if it may have been committed."""
-        self._ownership.check()
+        self._membership.check()
         for attempt in range(_ATTEMPTS):
             connection = await self._connected()
             try:
@@ -94,6 +96,7 @@ class WritingSession:
                 translated = failures.translate(error, self._connector.place)
                 if not failures.is_harmless(error):
                     self.unsettled = True
+                    self.unknown += 1
                     self._drop()
                 raise self._damage.look_at(translated) from error
         raise AssertionError
@@ -108,7 +111,7 @@ class WritingSession:
             connection = None
             try:
                 connection = await self._connector.connect()
-                await self._ownership.take_writer(connection)
+                await self._membership.take_writer(connection)
             except FAILURES as error:
                 if connection is not None:
                     drop(connection)

@@ -6,18 +6,19 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from mendflow_server.store.columns import life_of
 from mendflow_server.store.damage import Damage
 from mendflow_server.store.errors import not_open, opened_already
 from mendflow_server.store.postgres import failures, migrate, purging, reader, writer
+from mendflow_server.store.postgres.bulletin import Bulletin
 from mendflow_server.store.postgres.connection import Connector
 from mendflow_server.store.postgres.encoder import EncodedChanges
 from mendflow_server.store.postgres.failures import FAILURES
 from mendflow_server.store.postgres.lanes import Lanes
 from mendflow_server.store.postgres.listing import read_page
-from mendflow_server.store.postgres.marker import crash_marker_path
-from mendflow_server.store.postgres.ownership import Ownership
+from mendflow_server.store.postgres.marker import CrashMarkers
+from mendflow_server.store.postgres.membership import Membership
 from mendflow_server.store.postgres.queries import QUERIES
+from mendflow_server.store.postgres.replicas import PostgresReplicas
 from mendflow_server.store.postgres.sessions import ReadingSession, WritingSession
 
 if TYPE_CHECKING:
@@ -50,23 +51,31 @@ _BLOCK: Final = 1_000
 
 
 class PostgresStore:
-    """A `Store` in a schema of a PostgreSQL database, for one server at a time.
+    """A `Store` in a schema of a PostgreSQL database, for any number of replicas.
 
     Cancelling a caller does not cancel its work; the caller only loses the result. A change or message that violates
     the schema raises a plain `StoreError`, and nothing of its batch is written.
     """
 
-    def __init__(self, url: str, *, signal_limit: int = 1_000) -> None:
+    def __init__(self, url: str, *, signal_limit: int = 1_000, lease: float = 10.0, build: str = "") -> None:
         self._connector = Connector(url)
         self._place = self._connector.place
         self._signal_limit = signal_limit
         self._damage = Damage()
-        self._ownership = Ownership(self._connector)
-        self._writing = WritingSession(self._connector, self._ownership, self._damage)
+        self._membership = Membership(self._connector)
+        self._writing = WritingSession(self._connector, self._membership, self._damage)
         self._writer: Lanes | None = None
         self._readers: Lanes | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._marker: Path | None = None
+        self._markers = CrashMarkers(self._place)
+        self._lease = round(lease * 1e6)
+        self._build = build
+        #: Whether a new life has its number, but is not recorded yet.
+        self._renumbered = False
+        self._bulletin = Bulletin(self._connector)
+        self.replicas = PostgresReplicas(
+            self._membership, self._bulletin, self._markers, self._writing, self._write, self._read
+        )
         #: The keys of the block that are not used yet.
         self._keys: range = range(0)
 
@@ -78,30 +87,32 @@ class PostgresStore:
     @property
     def crash_marker_path(self) -> Path | None:
         """See `Store.crash_marker_path`. The marker is among the temporary files of this machine."""
-        return self._marker
+        return self._markers.path(self._membership.writer)
 
     def connections(self) -> Sequence[int]:
         """See `Store.connections`. A child that has one would hold the lock after the server's end."""
         return self._connector.descriptors()
 
     async def open(self) -> None:
-        """See `Store.open`. The lock is a session advisory lock on the schema."""
+        """See `Store.open`. The lock is a session advisory lock on the schema, shared with other replicas."""
         if self._writer is not None or self._closing is not None:
             raise opened_already(self._place)
         try:
-            connection = await self._ownership.take()
+            connection = await self._membership.join()
             try:
                 await migrate.prepare(connection, self._place)
-                newest = await connection.fetchrow(QUERIES["newest_life"], "")
+                peers = await connection.fetch(QUERIES["peers"], self._membership.schema)
             except FAILURES as error:
                 raise failures.translate_at_open(error, self._place) from error
-            self._marker = crash_marker_path(self._place, life_of(newest))
-            self._ownership.keep()
+            self._markers.open({peer["id"] for peer in peers})
+            await self._membership.take_number()
+            self._membership.keep()
             self._writer = Lanes([self._writing])
             self._readers = Lanes(
-                [ReadingSession(self._connector, self._ownership, self._damage) for _ in range(_READERS)]
+                [ReadingSession(self._connector, self._membership, self._damage) for _ in range(_READERS)]
             )
             await self._write(self._writing.settle)
+            self._bulletin.open(self._membership.schema)
         except BaseException:
             await self.close()
             raise
@@ -116,7 +127,8 @@ class PostgresStore:
         for lanes in (self._readers, self._writer):
             if lanes is not None:
                 await lanes.stop()
-        await self._ownership.release()
+        await self._bulletin.close()
+        await self._membership.leave()
 
     async def commit(self, batch: Batch) -> BatchResult:
         """See `Store.commit`."""
@@ -173,37 +185,71 @@ class PostgresStore:
 
     async def due(self, until: int, *, limit: int) -> list[tuple[int, int]]:
         """See `Store.due`."""
-        return await self._read(partial(reader.due, until=until, limit=limit))
+        return await self._read(partial(reader.due, replica_id=self.replicas.replica_id, until=until, limit=limit))
 
     async def in_progress(self, *, after_key: int, limit: int) -> list[int]:
         """See `Store.in_progress`."""
-        return await self._read(partial(reader.in_progress, after_key=after_key, limit=limit))
+        return await self._read(
+            partial(reader.in_progress, replica_id=self.replicas.replica_id, after_key=after_key, limit=limit)
+        )
 
     async def stopped_for(self, reason: int, *, after_key: int, limit: int) -> list[int]:
         """See `Store.stopped_for`."""
-        return await self._read(partial(reader.stopped_for, reason=reason, after_key=after_key, limit=limit))
+        return await self._read(
+            partial(
+                reader.stopped_for,
+                replica_id=self.replicas.replica_id,
+                reason=reason,
+                after_key=after_key,
+                limit=limit,
+            )
+        )
 
     async def last_beat(self) -> int:
         """See `Store.last_beat`."""
         return await self._read(reader.last_beat)
 
     async def begin_life(self, life: Life) -> Life | None:
-        """See `Store.begin_life`. The store keeps the last ten lives."""
-        previous = await self._write(partial(writer.begin_life, life=life))
-        self._ownership.replica_id = life.replica_id
+        """See `Store.begin_life`. A process that begins another life is another replica from then on."""
+        earlier = self.replicas.replica_id
+        if earlier and earlier != life.replica_id and not self._renumbered:
+            await self._membership.take_number()
+            self._renumbered = True
+        previous = await self._write(
+            partial(
+                writer.begin_life,
+                life=life,
+                earlier=earlier,
+                number=self._membership.number,
+                build=self._build,
+                lease=self._lease,
+            )
+        )
+        self.replicas.replica_id = life.replica_id
+        self._renumbered = False
         return previous
 
-    async def beat(self, replica_id: str, time: int, *, drained: bool = False) -> None:
+    async def beat(self, replica_id: str, time: int, *, drained: bool = False, load: int = 0) -> None:
         """See `Store.beat`. A later beat does not clear ``drained``."""
-        await self._write(partial(writer.beat, replica_id=replica_id, time=time, drained=drained, place=self._place))
+        await self._write(
+            partial(
+                writer.beat,
+                replica_id=replica_id,
+                time=time,
+                drained=drained,
+                load=load,
+                lease=self._lease,
+                place=self._place,
+            )
+        )
 
     async def suspects(self) -> list[Suspect]:
         """See `Store.suspects`."""
-        return await self._read(reader.suspects)
+        return await self._read(partial(reader.suspects, replica_id=self.replicas.replica_id))
 
     async def write_suspects(self, suspects: Sequence[Suspect]) -> None:
         """See `Store.write_suspects`."""
-        await self._write(partial(writer.write_suspects, suspects=suspects))
+        await self._write(partial(writer.write_suspects, suspects=suspects, replica_id=self.replicas.replica_id))
 
     async def set_held(self, workflow_id: str, *, held: bool) -> Row | None:
         """See `Store.set_held`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mendflow_server.store.columns import life_of, row_of
-from mendflow_server.store.errors import unknown_replica
+from mendflow_server.store.errors import ReplicaFenced, unknown_replica
 from mendflow_server.store.postgres.inbox import write_messages
 from mendflow_server.store.postgres.queries import QUERIES
 from mendflow_server.store.postgres.reader import heads
@@ -61,28 +61,41 @@ async def _write(
     ]
 
 
-async def begin_life(connection: Connection, life: Life) -> Life | None:
-    """Record a server process and return the previous one."""
+async def begin_life(
+    connection: Connection, life: Life, *, earlier: str, number: int, build: str, lease: int
+) -> Life | None:
+    """Record a replica, and end the ``earlier`` life of the same process. Return the life that began last before.
+
+    ``lease`` is in microseconds.
+    """
     async with connection.transaction():
         found = await connection.fetchrow(QUERIES["newest_life"], life.replica_id)
-        await connection.execute(QUERIES["insert_life"], life.replica_id, life.start_time, life.beat_time, life.drained)
+        if earlier and earlier != life.replica_id:
+            await connection.execute(QUERIES["end_life"], earlier)
+        values = (life.replica_id, life.start_time, life.beat_time, life.drained)
+        await connection.execute(QUERIES["insert_life"], number, *values, build, lease)
         await connection.execute(QUERIES["drop_old_lives"])
     return life_of(found)
 
 
-async def beat(connection: Connection, replica_id: str, time: int, *, drained: bool, place: str) -> None:
-    """Record that a server process is alive."""
-    if await connection.execute(QUERIES["beat"], replica_id, time, drained) != "UPDATE 1":
+async def beat(
+    connection: Connection, replica_id: str, time: int, *, drained: bool, load: int, lease: int, place: str
+) -> None:
+    """Record that a replica is alive, and renew its lease. Raise `ReplicaFenced` if its death was judged."""
+    if await connection.execute(QUERIES["beat"], replica_id, time, drained, load, lease) == "UPDATE 1":
+        return
+    if await connection.fetchval(QUERIES["judged"], replica_id) is None:
         raise unknown_replica(replica_id, place)
+    raise ReplicaFenced(replica_id)
 
 
-async def write_suspects(connection: Connection, suspects: Sequence[Suspect]) -> None:
-    """Replace the ledger."""
+async def write_suspects(connection: Connection, suspects: Sequence[Suspect], replica_id: str) -> None:
+    """Replace a replica's part of the ledger."""
     rows = [(each.key, each.step_key, each.evidence, each.alone, each.held) for each in suspects]
     async with connection.transaction():
-        await connection.execute(QUERIES["drop_suspects"])
+        await connection.execute(QUERIES["drop_suspects"], replica_id)
         if rows:
-            await connection.execute(QUERIES["insert_suspects"], *zip(*rows, strict=True))
+            await connection.execute(QUERIES["insert_suspects"], *zip(*rows, strict=True), replica_id)
 
 
 async def set_held(connection: Connection, workflow_id: str, *, held: bool) -> Row | None:

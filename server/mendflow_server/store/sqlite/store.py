@@ -81,6 +81,10 @@ class SqliteStore:
         """See `Store.crash_marker_path`. The marker is beside the database."""
         return crash_marker_path(self._path)
 
+    @property
+    def replicas(self) -> None:
+        """See `Store.replicas`. A file is for one server."""
+
     def connections(self) -> Sequence[int]:
         """See `Store.connections`. `files_of` has the files."""
         return ()
@@ -182,7 +186,7 @@ class SqliteStore:
         """See `Store.begin_life`. The store keeps the last ten lives."""
         return await self._write(lambda writer: writer.begin_life(life))
 
-    async def beat(self, replica_id: str, time: int, *, drained: bool = False) -> None:
+    async def beat(self, replica_id: str, time: int, *, drained: bool = False, load: int = 0) -> None:  # noqa: ARG002
         """See `Store.beat`. A later beat does not clear ``drained``."""
         await self._write(lambda writer: writer.beat(replica_id, time, drained=drained))
 

@@ -1,0 +1,291 @@
+"""The other replicas of the store: their work is taken over when they die, and shared when they leave.
+
+Each look reads the open replicas. A replica is dead when its lock has been free for a while (`GRACE`), or its lease
+has run out. A restart of the database frees all locks, so a replica that has lost its own lock lately judges by leases
+only. One replica becomes the judge of a death. It claims what was in progress there, which fences the dead replica,
+applies the crash budget, and continues the workflows. What a replica has left without a crash, or what falls due of it
+later, is claimed by whoever looks first, a page at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from mendflow_server.engine.loader import LOAD_PAGE
+from mendflow_server.execution.crash_marker import read_marks
+from mendflow_server.history.timestamps import micros_of
+from mendflow_server.store.errors import StoreError
+from mendflow_server.store.records import Life
+from mendflow_server.supervisor.judgement import REASONS, Left, decoded
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from mendflow_server.engine.engine import Engine
+    from mendflow_server.runtime.clock import Clock
+    from mendflow_server.store.interface import Store
+    from mendflow_server.store.replicas import Peer, ReplicaStore
+    from mendflow_server.store.retrying import RetryingStore
+    from mendflow_server.supervisor.judgement import Judge
+    from mendflow_server.supervisor.recovery import Recovery
+
+log = structlog.get_logger("mendflow.supervisor")
+
+#: The time between two looks, in seconds.
+LOOK: Final = 0.25
+#: How long a replica's lock must be free before it is taken for dead, in seconds. It may come back in that time.
+GRACE: Final = 0.5
+#: The workflows that are due within so many seconds are claimed.
+HORIZON: Final = 1.0
+#: The most workflows that one claim takes: from a dead replica, and of what anyone may claim.
+JUDGED_PAGE: Final = 1_000
+CLAIMED_PAGE: Final = 250
+#: A message that has waited for so many seconds is delivered without a notice.
+MESSAGE_PATIENCE: Final = 1.0
+#: The most messages that one look finds.
+MESSAGE_PAGE: Final = 1_000
+
+
+class Replicas:
+    """The work that this replica takes over from others, and its own lease."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        recovery: Recovery,
+        judge: Judge,
+        store: Store,
+        shared: ReplicaStore,
+        retrying: RetryingStore,
+        clock: Clock,
+    ) -> None:
+        self._engine = engine
+        self._recovery = recovery
+        self._judge = judge
+        self._store = store
+        self._shared = shared
+        self._retrying = retrying
+        self._clock = clock
+        #: Since when each replica's lock is seen to be free, by number, in monotonic seconds.
+        self._free_since: dict[int, float] = {}
+        self._peers: Sequence[Peer] = ()
+        self._wake = asyncio.Event()
+        #: When the last beat that succeeded began, in monotonic seconds.
+        self._last_beat = clock.monotonic()
+        #: How many writes of unknown outcome were looked into.
+        self._unknown_seen = 0
+        #: The lease ran out, and what was in memory is evicted.
+        self.lost_lease = False
+
+    @property
+    def failure(self) -> str:
+        """Why this replica drives nothing; empty while it has its lease."""
+        return "this replica could not renew its lease, so other replicas may drive its workflows" * self.lost_lease
+
+    def look_soon(self) -> None:
+        """Look at once: another replica has given up workflows."""
+        self._wake.set()
+
+    def beat_began(self, moment: float) -> None:
+        """Note when a beat that succeeded began, in monotonic seconds."""
+        self._last_beat = moment
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        failed = ""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LOOK)
+            self._wake.clear()
+            if not self._recovery.done:
+                continue
+            try:
+                await self.step()
+            except StoreError as error:
+                if failed != str(error):
+                    failed = str(error)
+                    log.warning("replicas_not_seen", error=failed)
+            else:
+                failed = ""
+
+    async def recover(self) -> None:
+        """Join the other replicas, and continue what dead ones have left."""
+        await self._recovery.begin()
+        self._last_beat = self._clock.monotonic()
+        self._engine.open()
+        await self._retrying.until_done(self.step)
+        await self._claim_stopped(await self._retrying.until_done(lambda: self._shared.orphaned_stopped(REASONS)))
+        self._recovery.done = True
+
+    async def step(self) -> None:
+        """Look once, and act on what is seen."""
+        self.check_lease()
+        peers = await self._shared.peers()
+        mine = [peer for peer in peers if peer.replica_id == self._engine.replica_id]
+        if not mine or mine[0].judge:
+            if not self._engine.draining:
+                await self.rejoin()
+            return
+        await self._note(peers)
+        if self._engine.draining:
+            return
+        if self.lost_lease:
+            await self._return()
+        for peer in peers:
+            if peer is not mine[0] and self._is_dead(peer):
+                await self._take_over(peer)
+        await self._claim()
+        await self._deliver()
+        await self._find_claimed()
+
+    # This replica.
+
+    def check_lease(self) -> None:
+        """Evict everything if the lease ran out and another replica may have taken it."""
+        others = any(peer.replica_id != self._engine.replica_id for peer in self._peers)
+        if others and not self.lost_lease and self._clock.monotonic() - self._last_beat > self._engine.settings.lease:
+            self.lost_lease = True
+            log.error("lease_lost", replica_id=self._engine.replica_id, seconds=self._engine.settings.lease)
+            self._engine.forget()
+
+    async def _return(self) -> None:
+        """Continue what is still this replica's, because nobody took it before the lease was renewed."""
+        if self._clock.monotonic() - self._last_beat > self._engine.settings.lease:
+            return
+        keys = await self._mine()
+        self.lost_lease = False
+        self._engine.load(keys)
+        log.info("lease_renewed", replica_id=self._engine.replica_id, workflows=len(keys))
+
+    async def rejoin(self) -> None:
+        """Become another replica, because this one was taken for dead."""
+        earlier = self._engine.replica_id
+        self._engine.forget()
+        self._engine.rejoin()
+        await self._recovery.begin()
+        self._last_beat = self._clock.monotonic()
+        self.lost_lease = False
+        log.warning("replica_fenced", previous_replica_id=earlier, replica_id=self._engine.replica_id)
+
+    # The others.
+
+    async def _note(self, peers: Sequence[Peer]) -> None:
+        """Note who is there. What those have stopped that are gone may continue here."""
+        now = {peer.replica_id for peer in peers}
+        gone = [peer.replica_id for peer in self._peers if peer.replica_id not in now]
+        self._peers = peers
+        self._free_since = {
+            peer.number: self._free_since.get(peer.number, self._clock.monotonic())
+            for peer in peers
+            if not peer.has_lock
+        }
+        if self._engine.notices is not None:
+            self._engine.notices.alone = len(peers) < 2  # noqa: PLR2004 - this one and another
+        if gone and not self._engine.draining:
+            await self._claim_stopped(gone)
+
+    def _is_dead(self, peer: Peer) -> bool:
+        now = self._clock.monotonic()
+        if peer.judge:
+            # Its judge may have died as well, or this replica was interrupted in a judgement.
+            alive = {each.replica_id for each in self._peers} - {self._engine.replica_id}
+            return peer.judge not in alive
+        if not peer.has_lease:
+            return True
+        freed = self._free_since.get(peer.number, now)
+        return now - freed >= GRACE and now - self._shared.lock_kept_since >= self._engine.settings.lease
+
+    async def _take_over(self, peer: Peer) -> None:
+        """Become the judge of a replica's death, and continue what was in progress there."""
+        began = self._clock.monotonic()
+        ledger = await self._shared.begin_judgement(peer)
+        if ledger is None:
+            return
+        claimed = await self._claim_pages(partial(self._shared.claim_moving, [peer.replica_id], limit=JUDGED_PAGE))
+        stopped = partial(self._shared.claim_stopped, [peer.replica_id], REASONS, limit=JUDGED_PAGE)
+        claimed |= await self._claim_pages(stopped)
+        left: list[Left] = []
+        keys = sorted(claimed)
+        for start in range(0, len(keys), LOAD_PAGE):
+            found = await self._retrying.load(keys[start : start + LOAD_PAGE])
+            left += [decoded(loaded) for loaded in found]
+        # A lease that ran out while the lock is held: the process was stopped or cut off, and did not crash.
+        innocent = peer.has_lock
+        life = Life(peer.replica_id, peer.start_time, peer.beat_time, drained=innocent)
+        path = self._shared.crash_marker_of(peer)
+        quarantined = await self._judge.judge(life, ledger, left, None if path is None else read_marks(path))
+        await self._judge.bring_in(left, claimed)
+        await self._retrying.until_done(lambda: self._shared.end_judgement(peer))
+        log.warning(
+            "replica_taken_over",
+            previous_replica_id=peer.replica_id,
+            reason="its lease ran out" if innocent else "its process or its connection to the database ended",
+            workflows=len(left),
+            quarantined=quarantined,
+            seconds=round(self._clock.monotonic() - began, 3),
+        )
+
+    async def _claim_pages(self, claim: Callable[[], Awaitable[Mapping[int, str]]]) -> dict[int, str]:
+        """Claim page after page, as often as the store must be asked; return the earlier replica's id by key."""
+        claimed: dict[int, str] = {}
+        while True:
+            page = await self._retrying.until_done(claim)
+            claimed.update(page)
+            if len(page) < JUDGED_PAGE:
+                return claimed
+
+    async def _claim_stopped(self, gone: Sequence[str]) -> None:
+        """Claim and load what is stopped. A workflow that was paused because of its code may continue here."""
+        if gone:
+            claim = partial(self._shared.claim_stopped, gone, REASONS, limit=JUDGED_PAGE)
+            self._engine.load_claimed(await self._claim_pages(claim), retry=True)
+
+    async def _claim(self) -> None:
+        """Claim a page of what replicas that are gone have in progress, or due."""
+        room = (
+            self._engine.settings.workflows_in_memory_limit
+            - self._engine.workflows_in_memory
+            - self._engine.workflows_loading
+        )
+        limit = min(room, CLAIMED_PAGE)
+        until = micros_of(self._clock.time() + HORIZON)
+        if limit <= 0:
+            return
+        gone = await self._shared.orphaned(until)
+        if not gone:
+            return
+        claimed = dict(await self._shared.claim_moving(gone, limit=limit))
+        if len(claimed) < limit:
+            claimed.update(await self._shared.claim_due(gone, until, limit=limit - len(claimed)))
+        if len(claimed) == limit:
+            self._wake.set()
+        self._engine.load_claimed(claimed)
+
+    async def _find_claimed(self) -> None:
+        """Load what a claim of unknown outcome may have claimed."""
+        unknown = self._shared.unknown_writes
+        if unknown != self._unknown_seen:
+            self._engine.load(await self._mine())
+            self._unknown_seen = unknown
+
+    async def _mine(self) -> list[int]:
+        """Return the workflows of this replica that are in progress."""
+        keys: list[int] = []
+        while page := await self._store.in_progress(after_key=keys[-1] if keys else 0, limit=JUDGED_PAGE):
+            keys += page
+        return keys
+
+    async def _deliver(self) -> None:
+        """Deliver the messages whose notices were lost."""
+        until = micros_of(self._clock.time() - MESSAGE_PATIENCE)
+        found = await self._shared.waiting_messages(until, limit=MESSAGE_PAGE)
+        here = {peer.replica_id for peer in self._peers} - {self._engine.replica_id}
+        for key, replica_id in found.items():
+            if replica_id not in here:
+                self._engine.loader.deliver_inbox(key)
