@@ -1,14 +1,20 @@
-"""Fixtures of the service tests: servers to share, to script and to receive spans, and the services before a stub."""
+"""Fixtures of the service tests.
+
+They are servers to share, to script and to receive spans, the services before a stub, and stores to move.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
 from mendflow.cli import commands, main
+from tests.support.moving import fill, url_of, with_store
 from tests.support.scripted_server import scripted_server
 from tests.support.servers import serving_process
 from tests.support.span_receiver import receiving
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
+    from tests.support.postgres import Postgres
     from tests.support.scripted_server import Script
     from tests.support.servers import ServerProcess
     from tests.support.span_receiver import Receiver
@@ -71,3 +78,23 @@ async def door() -> AsyncIterator[Door]:
     """Run the services in front of a stand-in for the engine."""
     async with serving() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with rows in every table, which no test changes."""
+    path = tmp_path_factory.mktemp("full") / "mendflow.db"
+    with_store(url_of(path), fill)
+    return path
+
+
+@pytest.fixture
+def source(full: Path, tmp_path: Path) -> Path:
+    """A file with rows in every table, to be moved."""
+    return Path(shutil.copy(full, tmp_path / "mendflow.db"))
+
+
+@pytest.fixture
+def schema(postgres: Postgres) -> str:
+    """The name of an empty schema of PostgreSQL."""
+    return postgres.schema()

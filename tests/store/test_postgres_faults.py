@@ -169,7 +169,7 @@ async def test_a_store_that_a_program_needs_for_itself_is_refused(postgres: Post
     refused = open_store(url)
     with pytest.raises(
         StoreRefused,
-        match=r"in use by a program that needs it for itself \(mendflow elsewhere 7 .*\d+\); stop that program",
+        match=r"in use by mendflow elsewhere 7 .*\d+, and one of both needs it for itself; stop that program",
     ):
         await refused.open()
     with pytest.raises(StoreUnavailable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -15,12 +16,14 @@ from mendflow_server.store.sqlite.backup import Backup, back_up
 from mendflow_server.store.sqlite.filesystem import files_at, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mendflow_server.store.interface import Store
+    from mendflow_server.store.moving.move import Moved, Progress
 
 _FILES: Final = "sqlite:///relative.db or sqlite:////absolute/path.db"
-_FORMS: Final = f"{_FILES}, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+_DATABASE: Final = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+_FORMS: Final = f"{_FILES}, or {_DATABASE}"
 #: The start of a query or a fragment, and a percent sign that begins no escape.
 _NOT_LITERAL: Final = re.compile(r"[?#]|%(?![0-9A-Fa-f]{2})")
 
@@ -50,15 +53,25 @@ def open_store(
 
 def _open_postgres(url: str, signal_limit: int, lease: float) -> Store:
     # Imported here: only a server on PostgreSQL needs asyncpg.
+    with _asyncpg_needed():
+        from mendflow_server.store.postgres import PostgresStore  # noqa: PLC0415 - as above
+    return PostgresStore(_lower_scheme(url), signal_limit=signal_limit, lease=lease)
+
+
+@contextlib.contextmanager
+def _asyncpg_needed() -> Iterator[None]:
     try:
-        from mendflow_server.store.postgres import PostgresStore  # noqa: PLC0415
+        yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "asyncpg":
             raise
         message = "a store in PostgreSQL needs the package asyncpg; install mendflow[server,postgres]"
         raise StoreRefused(message) from None
+
+
+def _lower_scheme(url: str) -> str:
     scheme, _, rest = url.partition("://")
-    return PostgresStore(f"{scheme.lower()}://{rest}", signal_limit=signal_limit, lease=lease)
+    return f"{scheme.lower()}://{rest}"
 
 
 def inspect_store(url: str) -> SqliteInspector:
@@ -75,6 +88,23 @@ def back_up_store(url: str, destination: Path) -> Backup:
         message = "a store in PostgreSQL is backed up by PostgreSQL's own tools; use pg_dump, or a base backup with WAL"
         raise StoreRefused(message)
     return back_up(_path(url), destination)
+
+
+async def move_store(source: str, target: str, progress: Progress) -> Moved:
+    """Move the store at one URL to the empty one at another. Raise as `moving.move.move` does."""
+    path = None if is_postgres(source) else _path(source)
+    if not is_postgres(target):
+        _path(target)  # Anything that names no store at all is refused in its own words.
+    if path is None or not is_postgres(target):
+        advice = ""
+        if is_postgres(source) == is_postgres(target):
+            tool = "pg_dump and psql" if path is None else "`mendflow backup`"
+            advice = f"; to copy a store to its own kind, use {tool}"
+        message = f"a store moves from {_FILES} to {_DATABASE}, in no other direction{advice}"
+        raise StoreRefused(message)
+    with _asyncpg_needed():
+        from mendflow_server.store.moving.move import move  # noqa: PLC0415 - it needs asyncpg
+    return await move(path, _lower_scheme(target), progress)
 
 
 def files_of(url: str) -> tuple[Path, ...]:

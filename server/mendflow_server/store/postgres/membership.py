@@ -48,6 +48,7 @@ _END_TIMEOUT: Final = 5.0
 
 _SCHEMA: Final = "SELECT oid::bigint FROM pg_namespace WHERE nspname = current_schema()"
 _NUMBER: Final = "SELECT nextval(pg_get_serial_sequence('replicas', 'id'))"
+_TRY_ALONE: Final = "SELECT pg_try_advisory_lock($1, $2)"
 _TRY_STORE: Final = "SELECT pg_try_advisory_lock_shared($1, $2)"
 _TRY: Final = "SELECT pg_try_advisory_lock($1)"
 _HOLDER: Final = """
@@ -83,15 +84,15 @@ class Membership:
         if self.failure:
             raise StoreUnavailable(self.failure)
 
-    async def join(self) -> Connection:
-        """Take the store's lock. Return its connection, on which the schema may be migrated now.
+    async def join(self, *, alone: bool = False) -> Connection:
+        """Take the store's lock, for this process ``alone`` or shared with other replicas.
 
-        Raise `StoreRefused` if another process needs the store for itself. The caller calls `leave` also after an
-        error.
+        Return its connection, on which the schema may be migrated now. Raise `StoreRefused` if another process is in
+        the way. The caller calls `leave` also after an error.
         """
         try:
             self._connection = await self._connector.connect()
-            holder = await self._try_store(self._connection, _PATIENCE)
+            holder = await self._try_store(self._connection, _PATIENCE, _TRY_ALONE if alone else _TRY_STORE)
         except FAILURES as error:
             raise failures.translate_at_open(error, self._connector.place) from error
         if holder:
@@ -147,7 +148,7 @@ class Membership:
                 await connection.execute("SELECT pg_terminate_backend($1)", pid)
             await asyncio.sleep(_LOOK)
 
-    async def _try_store(self, connection: Connection, patience: float) -> str:
+    async def _try_store(self, connection: Connection, patience: float, attempt: str) -> str:
         """Try to get the store's lock; return who has it for itself, or an empty text."""
         schema = await connection.fetchval(_SCHEMA)
         if schema is None:
@@ -158,7 +159,7 @@ class Membership:
             raise StoreRefused(message)
         self.schema = schema
         limit = time.monotonic() + patience
-        while not await connection.fetchval(_TRY_STORE, STORE, _signed(schema, 32)):
+        while not await connection.fetchval(attempt, STORE, _signed(schema, 32)):
             if time.monotonic() > limit:
                 found = await connection.fetchrow(_HOLDER, STORE, schema, 2)
                 if found is None:
@@ -170,7 +171,7 @@ class Membership:
 
     def _in_use(self, holder: str) -> str:
         return (
-            f"{self._connector.place} is in use by a program that needs it for itself ({holder}); stop that program, "
+            f"{self._connector.place} is in use by {holder}, and one of both needs it for itself; stop that program, "
             "or use another database or schema"
         )
 
@@ -213,7 +214,7 @@ class Membership:
         connection = None
         try:
             connection = await self._connector.connect()
-            holder = await self._try_store(connection, 0)
+            holder = await self._try_store(connection, 0, _TRY_STORE)
             if not holder:
                 await self._take(connection, self.number)
         except FAILURES as error:

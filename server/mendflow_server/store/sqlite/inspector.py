@@ -14,6 +14,7 @@ after each immutable read. If the log has content, or the database has changed, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from functools import partial
@@ -34,7 +35,7 @@ from mendflow_server.store.sqlite.queries import QUERIES
 from mendflow_server.store.sqlite.reader import read_events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mendflow_server.store.records import Cursor, Filter, Page
 
@@ -61,6 +62,14 @@ def _directly(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection
     return work(connection)
 
 
+def check_exists(path: Path) -> None:
+    """Raise `StoreRefused` unless there is a file at a path."""
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        message = f"store {path} {what}; use the path of the server's file"
+        raise StoreRefused(message)
+
+
 class SqliteInspector:
     """A store's file, open for reading only. It takes no lock that could block a server.
 
@@ -77,10 +86,7 @@ class SqliteInspector:
         self._shared = _SHARED
         #: The state of the database file when it was opened.
         self._opened: tuple[int, ...] = ()
-        if not self._path.is_file():
-            what = "is a directory" if self._path.is_dir() else "does not exist"
-            message = f"store {path} {what}; use the path of the server's file"
-            raise StoreRefused(message)
+        check_exists(self._path)
         try:
             check = check_used if any_version else check_schema
             self._read(lambda connection: check(connection, self._path))
@@ -104,6 +110,24 @@ class SqliteInspector:
     def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run ``work``, whose statements begin their own transactions. Repeat it if the file changes meanwhile."""
         return self._translated(work, within=_directly)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection in one read transaction. Only for a caller who has locked the file against servers."""
+        self.run(lambda _: None)  # Opens the file in the way that fits now.
+        if self._connection is None:
+            raise AssertionError
+        self._connection.execute("BEGIN")
+        try:
+            yield self._connection
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def check_undisturbed(self) -> None:
+        """Raise `StoreError` if another program has written to the file since it was opened."""
+        if self._disturbed():
+            message = f"store {self._path} was changed by another program during the read; stop that program"
+            raise StoreError(message)
 
     def count_open(self) -> int:
         """Return the number of open workflows."""

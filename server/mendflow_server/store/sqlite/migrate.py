@@ -17,6 +17,8 @@ APPLICATION_ID: Final = 0x4D464C57
 
 #: The first version with STRICT tables.
 _OLDEST_SQLITE: Final = (3, 37, 0)
+#: What a reader of a file can do about an old one.
+_OTHERWISE: Final = "or use --server to read from the running server"
 
 
 def migrations() -> list[str]:
@@ -40,14 +42,14 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     _migrate(connection, path)
 
 
-def check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise `StoreRefused` unless the file has the newest schema."""
+def check_schema(connection: sqlite3.Connection, path: Path, *, otherwise: str = _OTHERWISE) -> None:
+    """Raise `StoreRefused` unless the file has the newest schema. ``otherwise`` says what else to do."""
     check_used(connection, path)
     version, newest = _version(connection), len(migrations())
     if version < newest:
         message = (
             f"{path} has schema {version}, and this version reads schema {newest}; "
-            "start this version's server on it once, or use --server to read from the running server"
+            f"start this version's server on it once, {otherwise}"
         )
         raise StoreRefused(message)
 

@@ -232,6 +232,32 @@ SELECT count(*), coalesce(max(create_time), 0) FROM workflows INDEXED BY workflo
 -- Return the number of open workflows.
 SELECT count(*) FROM workflows INDEXED BY workflows_by_state WHERE state IN (1, 2, 3, 4, 5, 6)
 
+-- name: count_rows
+-- Return the number of all rows, as far as it can be known without the events of purged workflows. For a move.
+SELECT (SELECT count(*) + coalesce(sum(last_sequence), 0) FROM workflows) + (SELECT count(*) FROM labels)
+    + (SELECT count(*) FROM inbox) + (SELECT count(*) FROM signal_requests) + (SELECT count(*) FROM heartbeats)
+    + (SELECT count(*) FROM suspects) + (SELECT count(*) FROM alerts) + (SELECT count(*) FROM purged)
+    + (SELECT count(*) FROM replicas)
+
+-- name: next_numbers
+-- Return the next number of each sequence, by the table that it is for: "purged" has the greatest key ever used.
+-- sqlite_sequence remembers the greatest number where none is used again. For a move.
+SELECT name, coalesce(max(number), 0) + 1 FROM (
+    SELECT name, seq AS number FROM sqlite_sequence
+    UNION ALL SELECT 'purged', max(key) FROM workflows
+    UNION ALL SELECT 'inbox', max(id) FROM inbox
+    UNION ALL SELECT 'replicas', max(id) FROM replicas
+    UNION ALL SELECT 'alerts', max(id) FROM alerts
+) GROUP BY name
+
+-- name: torn_histories
+-- Return a workflow whose history does not have all of its events. Only a move reads this, once.
+SELECT workflow_id, last_sequence, number FROM (
+    SELECT workflow_id, last_sequence, (
+        SELECT count(*) FROM events WHERE events.key = workflows.key AND sequence BETWEEN 1 AND last_sequence
+    ) AS number FROM workflows
+) WHERE number <> last_sequence LIMIT 1
+
 -- name: list_last_seen
 -- Return the position of the last row that a page may examine; no row if there are fewer.
 SELECT create_time, key FROM ({seen} ORDER BY create_time DESC, key DESC LIMIT :examined) LIMIT 1 OFFSET :examined - 1
@@ -239,6 +265,10 @@ SELECT create_time, key FROM ({seen} ORDER BY create_time DESC, key DESC LIMIT :
 -- name: newest_life
 -- Return the server process that started last before this one.
 SELECT replica_id, start_time, beat_time, drained FROM replicas WHERE replica_id <> ? ORDER BY id DESC LIMIT 1
+
+-- name: last_life
+-- Return the number of the server process that started last, and whether it recorded its drain.
+SELECT id, drained FROM replicas ORDER BY id DESC LIMIT 1
 
 -- name: last_beat
 -- Return the time of the last beat of the server process that started last.

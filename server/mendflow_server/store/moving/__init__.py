@@ -1,0 +1,1 @@
+"""Move a whole store from an SQLite file to a PostgreSQL schema."""
