@@ -32,6 +32,7 @@ from mendflow_server.healing.crash_guard import CrashGuard
 from mendflow_server.health.monitor import HealthInputs, HealthMonitor
 from mendflow_server.http.server import HttpServer
 from mendflow_server.replay.forgotten import notice_forgotten
+from mendflow_server.runtime.build import build_of
 from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.runtime.ending_signals import EndingSignals
 from mendflow_server.runtime.forking import Belongings, armed
@@ -112,6 +113,7 @@ class App:
         self._parts = parts or Parts()
         self.clock = self._parts.clock()
         self.identity = Identity()
+        self.build = settings.build or build_of(definitions.values())
         self._random_bytes = RandomBytes()
         self.grpc: GrpcServer | None = None
         self.grpc_port = 0
@@ -425,6 +427,7 @@ async def _serve(
             http=_bound(settings.http_address, app.http_port),
             store=shown(settings.store),
             replica_id=app.replica_id,
+            build=app.build,
             workflows=sorted(app.definitions),
         )
         stopped = loop.create_task(stop.wait())

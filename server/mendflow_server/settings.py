@@ -145,6 +145,12 @@ class Settings(BaseSettings):
         3.0,
         description="Interval of the writes that test the store and record that this process is alive, in seconds.",
     )
+    build: str = Field(
+        "",
+        max_length=100,
+        description="Name of the served code. Replicas on PostgreSQL whose names differ may run different code. If "
+        "it is empty, a hash of the served modules' files.",
+    )
     lease: Seconds = Field(
         10.0,
         description="Time after which other replicas on PostgreSQL take over the workflows of one that does not renew "

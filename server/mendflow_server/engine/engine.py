@@ -87,10 +87,12 @@ class Engine:
         self.watchers = watch_hub(store, settings, self._reader.find)
         #: What this replica tells the others; None where there can be no others.
         self.notices: Notices | None = None
-        sharing = None
+        sharing: Sharing | None = None
         if store.replicas is not None:
             self.notices = Notices(store.replicas.post)
             sharing = Sharing(store=store.replicas, retrying=retrying, identity=identity, notices=self.notices)
+        #: Which workflows are this replica's; None where there can be no others.
+        self.sharing = sharing
         self.loader = Loader(
             services=services,
             events=self,
@@ -345,6 +347,19 @@ class Engine:
             self._retrying.unreadable.add(row.key)
         for waiter in self.waiters.take_starts(execution):
             waiter.refused(errors.StoreNotCommitting(self._store.damage))
+
+    def does_not_fit(self, execution: Execution) -> bool:
+        """Leave a workflow to a replica with other code; return whether there may be one."""
+        if self.sharing is None or not execution.stored or not self.sharing.may_fit_elsewhere(execution.row.key):
+            return False
+        key = execution.row.key
+        self.cache.evict(execution)
+        self._tasks.start(self._leave(key))
+        return True
+
+    async def _leave(self, key: int) -> None:
+        if self.sharing is not None and not await self.sharing.leave_to_other_build(key):
+            self.loader.load([key])
 
     def replay_failed(self, execution: Execution) -> None:
         """Load a workflow again that is paused because of its code, and resume it if the code fits now."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from mendflow_server.history.state import FINAL_STATES
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from mendflow_server.store.replicas import ReplicaStore
     from mendflow_server.store.retrying import RetryingStore
 
+log = structlog.get_logger("mendflow.engine")
+
 
 class Sharing:
     """The division of work among replicas, as this one sees it."""
@@ -27,6 +31,10 @@ class Sharing:
         self._retrying = retrying
         self._identity = identity
         self._notices = notices
+        #: The other builds that live replicas serve.
+        self.other_builds: frozenset[str] = frozenset()
+        #: The workflows that no other build can continue either, so that this replica stops them.
+        self._unfit_everywhere: set[int] = set()
 
     async def mine(self, keys: Sequence[int], claimed: Mapping[int, str]) -> dict[int, str | None]:
         """Return those of these workflows that this replica drives, with the earlier replica of a claimed one.
@@ -50,3 +58,24 @@ class Sharing:
             mine.update(found)
             self._notices.messages(key for key in gone if key not in found)
         return mine
+
+    def may_fit_elsewhere(self, key: int) -> bool:
+        """Return whether a replica with other code may continue a workflow that this one's code cannot."""
+        if key in self._unfit_everywhere:
+            self._unfit_everywhere.discard(key)
+            return False
+        return bool(self.other_builds)
+
+    async def leave_to_other_build(self, key: int) -> bool:
+        """Give up a workflow of which nothing is in memory; return False if no other build may continue it.
+
+        Then it is loaded again, and stopped.
+        """
+        noted = await self._retrying.until_done(lambda: self._store.unfit_builds(key))
+        if not self.other_builds - noted:
+            self._unfit_everywhere.add(key)
+            return False
+        await self._retrying.until_done(lambda: self._store.release_unfit(key))
+        log.info("workflow_left_to_other_build", key=key)
+        self._notices.left()
+        return True

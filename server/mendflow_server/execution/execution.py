@@ -68,6 +68,12 @@ class ExecutionEvents(Protocol):
     def conflicted(self, execution: Execution, outcome: CommitOutcome) -> None:
         """Take note that the store refused a change: another driver has the workflow, or its file is damaged."""
 
+    def does_not_fit(self, execution: Execution) -> bool:
+        """Leave the workflow to a replica with other code, because this one's cannot continue it.
+
+        Return False if there is none: then the execution stops the workflow. Otherwise it was evicted.
+        """
+
     def replay_failed(self, execution: Execution) -> None:
         """Load the workflow again: its code could not replay the history, and a new result may change that."""
 
@@ -249,7 +255,7 @@ class Execution:
         if self.history.final is not None or self.history.stopped:
             return
         if not self._code.is_served:
-            self._not_served = True
+            self._not_served = not self._events.does_not_fit(self)
         elif self._code.is_held:
             self._held = True
         elif self._code.runner is None:
@@ -273,7 +279,7 @@ class Execution:
         cancelled ends at its clean-up deadline, unless other code comes before.
         """
         if problem:
-            self._pause(_NON_DETERMINISM, problem, "")
+            self._stop_unfit(problem)
             return
         runner = self._code.runner
         if runner is None:
@@ -291,6 +297,10 @@ class Execution:
                 self.want(key)
         if runner.progress is not None:
             self._reports().offer_workflow(runner)
+
+    def _stop_unfit(self, problem: str) -> None:
+        if not self._events.does_not_fit(self):
+            self._pause(_NON_DETERMINISM, problem, "")
 
     def _end_code(self, runner: WorkflowRunner) -> None:
         """End the workflow as its code has ended, or pause it because of the error."""
@@ -545,7 +555,7 @@ class Execution:
                 self._after_drive(self._code.drive(runner.cancel_recorded))
                 return
             self.resume()
-            if self.history.final is not None or not self.history.stopped:
+            if self.closed or self.history.final is not None or not self.history.stopped:
                 return
             # It was paused, and its code still cannot run.
         self._finish(closing.cancelled(self._builder, cut=list(self.history.open), deadline=False))

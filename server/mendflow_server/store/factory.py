@@ -33,6 +33,7 @@ def open_store(
     *,
     signal_limit: int = 1_000,
     lease: float = 10.0,
+    build: str = "",
     sqlite: Callable[..., SqliteStore] = SqliteStore,
 ) -> Store:
     """Return the store at a URL, not opened yet. Raise `StoreRefused` if the URL does not name one.
@@ -44,18 +45,18 @@ def open_store(
     ``postgresql://user:password@host:port/database?options`` is as asyncpg and libpq read it.
 
     ``signal_limit`` is the most untaken signals of a workflow. ``lease`` is for how long a beat proves that a replica
-    lives, in seconds, where the store can have several.
+    lives, in seconds, and ``build`` is the name of the code that this process serves, where the store can have several.
     """
     if is_postgres(url):
-        return _open_postgres(url, signal_limit, lease)
+        return _open_postgres(url, signal_limit, lease, build)
     return sqlite(_path(url), signal_limit=signal_limit)
 
 
-def _open_postgres(url: str, signal_limit: int, lease: float) -> Store:
+def _open_postgres(url: str, signal_limit: int, lease: float, build: str) -> Store:
     # Imported here: only a server on PostgreSQL needs asyncpg.
     with _asyncpg_needed():
         from mendflow_server.store.postgres import PostgresStore  # noqa: PLC0415 - as above
-    return PostgresStore(_lower_scheme(url), signal_limit=signal_limit, lease=lease)
+    return PostgresStore(_lower_scheme(url), signal_limit=signal_limit, lease=lease, build=build)
 
 
 @contextlib.contextmanager

@@ -93,6 +93,18 @@ class ReplicaStore(Protocol):
     async def release(self, keys: Sequence[int]) -> None:
         """Give up workflows of this replica, so that any replica may claim them."""
 
+    async def release_stopped(self, reasons: Sequence[int]) -> None:
+        """Give up the workflows of this replica that wait for one of these reasons, as `release_unfit` does."""
+
+    async def release_unfit(self, key: int) -> None:
+        """Give up a workflow that the code of this build cannot continue, and note that.
+
+        A claim of a replica of this build leaves it out, as long as a replica of a build without such a note lives.
+        """
+
+    async def unfit_builds(self, key: int) -> frozenset[str]:
+        """Return the builds that have noted that they cannot continue a workflow."""
+
     async def waiting_messages(self, until: int, *, limit: int) -> Mapping[int, str]:
         """Return the replica ids of the workflows with a message that has waited since ``until``, by key."""
 

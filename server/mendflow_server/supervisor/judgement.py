@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 #: Workflows that are paused for one of these reasons resume when the code that is served now can continue them.
 RETRIED_BY_CODE = (event_pb2.STATE_REASON_NON_DETERMINISM, event_pb2.STATE_REASON_WORKFLOW_ERROR)
+#: Workflows that stopped for one of these reasons may continue with other code.
+STOPPED_BY_CODE = (*RETRIED_BY_CODE, event_pb2.STATE_REASON_NOT_SERVED)
 #: Workflows that wait for one of these reasons are loaded although nothing of them is in progress.
 REASONS = (
     event_pb2.STATE_REASON_SLOT,
     event_pb2.STATE_REASON_SUSPECTED,
     event_pb2.STATE_REASON_THREAD,
-    event_pb2.STATE_REASON_NOT_SERVED,
-    *RETRIED_BY_CODE,
+    *STOPPED_BY_CODE,
 )
 
 

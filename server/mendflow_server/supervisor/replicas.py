@@ -21,7 +21,7 @@ from mendflow_server.execution.crash_marker import read_marks
 from mendflow_server.history.timestamps import micros_of
 from mendflow_server.store.errors import StoreError
 from mendflow_server.store.records import Life
-from mendflow_server.supervisor.judgement import REASONS, Left, decoded
+from mendflow_server.supervisor.judgement import REASONS, STOPPED_BY_CODE, Left, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -47,6 +47,8 @@ JUDGED_PAGE: Final = 1_000
 CLAIMED_PAGE: Final = 250
 #: A message that has waited for so many seconds is delivered without a notice.
 MESSAGE_PATIENCE: Final = 1.0
+#: After a replica has come or gone, the others look so long for workflows that are stopped, in seconds.
+STOPPED_PATIENCE: Final = 5.0
 #: The most messages that one look finds.
 MESSAGE_PAGE: Final = 1_000
 
@@ -78,6 +80,8 @@ class Replicas:
         self._wake = asyncio.Event()
         #: When the last beat that succeeded began, in monotonic seconds.
         self._last_beat = clock.monotonic()
+        #: Until when this replica looks for what others have stopped, in monotonic seconds.
+        self._stopped_until = clock.monotonic() + STOPPED_PATIENCE
         #: How many writes of unknown outcome were looked into.
         self._unknown_seen = 0
         #: The lease ran out, and what was in memory is evicted.
@@ -120,7 +124,6 @@ class Replicas:
         self._last_beat = self._clock.monotonic()
         self._engine.open()
         await self._retrying.until_done(self.step)
-        await self._claim_stopped(await self._retrying.until_done(lambda: self._shared.orphaned_stopped(REASONS)))
         self._recovery.done = True
 
     async def step(self) -> None:
@@ -179,7 +182,12 @@ class Replicas:
         """Note who is there. What those have stopped that are gone may continue here."""
         now = {peer.replica_id for peer in peers}
         gone = [peer.replica_id for peer in self._peers if peer.replica_id not in now]
+        builds = {peer.build for peer in peers if not peer.judge}
+        fresh = builds - {peer.build for peer in self._peers} if self._peers else set()
         self._peers = peers
+        mine = {peer.build for peer in peers if peer.replica_id == self._engine.replica_id}
+        if self._engine.sharing is not None:
+            self._engine.sharing.other_builds = frozenset(builds - mine)
         self._free_since = {
             peer.number: self._free_since.get(peer.number, self._clock.monotonic())
             for peer in peers
@@ -187,8 +195,17 @@ class Replicas:
         }
         if self._engine.notices is not None:
             self._engine.notices.alone = len(peers) < 2  # noqa: PLR2004 - this one and another
-        if gone and not self._engine.draining:
-            await self._claim_stopped(gone)
+        if self._engine.draining:
+            return
+        if fresh:
+            # The code of the newcomer may continue what that of this replica cannot.
+            await self._shared.release_stopped(STOPPED_BY_CODE)
+            if self._engine.notices is not None:
+                self._engine.notices.left()
+        if fresh or gone:
+            self._stopped_until = self._clock.monotonic() + STOPPED_PATIENCE
+        if self._clock.monotonic() < self._stopped_until:
+            await self._claim_stopped(await self._shared.orphaned_stopped(REASONS))
 
     def _is_dead(self, peer: Peer) -> bool:
         now = self._clock.monotonic()

@@ -47,5 +47,6 @@ async def reclaim(connection: Connection) -> bool:
         await connection.execute(QUERIES["reclaim_events"], keys, ROWS_AT_ONCE, BYTES_AT_ONCE)
         await connection.execute(QUERIES["reclaim_requests"], keys, ROWS_AT_ONCE)
         await connection.execute(QUERIES["reclaim_alerts"], keys, ROWS_AT_ONCE)
+        await connection.execute(QUERIES["reclaim_unfit"], keys)
         await connection.execute(QUERIES["drop_purged"], keys)
     return True

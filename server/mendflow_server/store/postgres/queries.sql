@@ -370,20 +370,31 @@ WHERE workflows.key = chosen.key
     AND EXISTS (SELECT 1 FROM replicas WHERE replicas.replica_id = $1 AND NOT replicas.ended AND replicas.judge = '')
 RETURNING workflows.key, chosen.replica_id
 
+-- name: fits
+-- The code of this build may continue the workflow, or no replica has other code. Then this one pauses it.
+(
+    NOT EXISTS (SELECT 1 FROM unfit WHERE unfit.key = workflows.key AND unfit.build = $4)
+    OR NOT EXISTS (
+        SELECT 1 FROM replicas WHERE NOT replicas.ended AND replicas.judge = ''
+            AND NOT EXISTS (SELECT 1 FROM unfit WHERE unfit.key = workflows.key AND unfit.build = replicas.build)
+    )
+)
+
 -- name: chosen_moving
 -- The workflows in progress of some replicas.
-SELECT key, replica_id FROM workflows WHERE replica_id = ANY ($2::text[]) AND state IN (1, 2, 6)
+SELECT key, replica_id FROM workflows WHERE replica_id = ANY ($2::text[]) AND state IN (1, 2, 6) AND {fits}
 ORDER BY replica_id, key LIMIT $3
 
 -- name: chosen_due
 -- The workflows of some replicas that are due.
 SELECT key, replica_id FROM workflows
-WHERE replica_id = ANY ($2::text[]) AND wake_time IS NOT NULL AND wake_time <= $4 LIMIT $3
+WHERE replica_id = ANY ($2::text[]) AND wake_time IS NOT NULL AND wake_time <= $5 AND {fits} LIMIT $3
 
 -- name: chosen_stopped
 -- The workflows of some replicas that wait for some reasons.
 SELECT key, replica_id FROM workflows
-WHERE replica_id = ANY ($2::text[]) AND reason = ANY ($4::integer[]) AND reason <> 0 AND state < 7 LIMIT $3
+WHERE replica_id = ANY ($2::text[]) AND reason = ANY ($5::integer[]) AND reason <> 0 AND state < 7 AND {fits}
+LIMIT $3
 
 -- name: chosen_keys
 -- The open ones of these workflows whose replica is gone.
@@ -396,6 +407,28 @@ LIMIT $3
 -- Give up workflows, so that any replica may claim them.
 UPDATE workflows SET replica_id = '', generation = generation + 1
 WHERE key = ANY ($2::bigint[]) AND replica_id = $1 AND state < 7
+
+-- name: release_stopped
+-- Give up the workflows of a replica that wait for some reasons, and note that its build cannot continue them.
+WITH released AS (
+    UPDATE workflows SET replica_id = '', generation = generation + 1
+    WHERE replica_id = $1 AND reason = ANY ($2::integer[]) AND reason <> 0 AND state < 7
+    RETURNING key
+)
+INSERT INTO unfit (key, build) SELECT key, $3 FROM released ON CONFLICT DO NOTHING
+
+-- name: release_unfit
+-- Give up a workflow that the code of a build cannot continue, and note that.
+WITH released AS (
+    UPDATE workflows SET replica_id = '', generation = generation + 1
+    WHERE key = $1 AND replica_id = $2 AND state < 7
+    RETURNING key
+)
+INSERT INTO unfit (key, build) SELECT key, $3 FROM released ON CONFLICT DO NOTHING
+
+-- name: unfit_builds
+-- Return the builds whose code cannot continue a workflow.
+SELECT build FROM unfit WHERE key = $1
 
 -- name: waiting_messages
 -- Return the workflows of the oldest messages in the inbox that came before a time.
@@ -497,6 +530,10 @@ WHERE signal_requests.key = given.key AND signal_requests.request_id = given.req
 -- Delete a portion of the alerts of purged workflows.
 DELETE FROM alerts USING (SELECT id FROM alerts WHERE key = ANY ($1::bigint[]) LIMIT $2) AS given
 WHERE alerts.id = given.id
+
+-- name: reclaim_unfit
+-- Forget which builds cannot continue purged workflows.
+DELETE FROM unfit WHERE key = ANY ($1::bigint[])
 
 -- name: drop_purged
 -- Forget the purged workflows that have nothing left.

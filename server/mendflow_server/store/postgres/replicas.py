@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: The statements that claim workflows, by the way to choose them.
 CLAIMS: Final = {
-    name: QUERIES["claim"].replace("{chosen}", QUERIES[f"chosen_{name}"])
+    name: QUERIES["claim"].replace("{chosen}", QUERIES[f"chosen_{name}"].replace("{fits}", QUERIES["fits"]))
     for name in ("moving", "due", "stopped", "keys")
 }
 
@@ -38,11 +38,13 @@ class PostgresReplicas:
         bulletin: Bulletin,
         markers: CrashMarkers,
         writing: WritingSession,
+        build: str,
         write: Callable[[Work], Awaitable[Any]],
         read: Callable[[Work], Awaitable[Any]],
     ) -> None:
         self._markers = markers
         self._writing = writing
+        self._build = build
         self._membership = membership
         self._bulletin = bulletin
         self._write = write
@@ -91,17 +93,17 @@ class PostgresReplicas:
 
     async def claim_moving(self, replica_ids: Sequence[str], *, limit: int) -> Mapping[int, str]:
         """See `ReplicaStore.claim_moving`."""
-        return await self._claim("moving", list(replica_ids), limit)
+        return await self._claim("moving", list(replica_ids), limit, self._build)
 
     async def claim_due(self, replica_ids: Sequence[str], until: int, *, limit: int) -> Mapping[int, str]:
         """See `ReplicaStore.claim_due`."""
-        return await self._claim("due", list(replica_ids), limit, until)
+        return await self._claim("due", list(replica_ids), limit, self._build, until)
 
     async def claim_stopped(
         self, replica_ids: Sequence[str], reasons: Sequence[int], *, limit: int
     ) -> Mapping[int, str]:
         """See `ReplicaStore.claim_stopped`."""
-        return await self._claim("stopped", list(replica_ids), limit, list(reasons))
+        return await self._claim("stopped", list(replica_ids), limit, self._build, list(reasons))
 
     async def claim_keys(self, keys: Sequence[int]) -> Mapping[int, str]:
         """See `ReplicaStore.claim_keys`."""
@@ -110,6 +112,18 @@ class PostgresReplicas:
     async def release(self, keys: Sequence[int]) -> None:
         """See `ReplicaStore.release`."""
         await self._execute("release", self.replica_id, list(keys))
+
+    async def release_stopped(self, reasons: Sequence[int]) -> None:
+        """See `ReplicaStore.release_stopped`."""
+        await self._execute("release_stopped", self.replica_id, list(reasons), self._build)
+
+    async def release_unfit(self, key: int) -> None:
+        """See `ReplicaStore.release_unfit`."""
+        await self._execute("release_unfit", key, self.replica_id, self._build)
+
+    async def unfit_builds(self, key: int) -> frozenset[str]:
+        """See `ReplicaStore.unfit_builds`."""
+        return frozenset(build for (build,) in await self._read(lambda each: each.fetch(QUERIES["unfit_builds"], key)))
 
     async def waiting_messages(self, until: int, *, limit: int) -> Mapping[int, str]:
         """See `ReplicaStore.waiting_messages`."""

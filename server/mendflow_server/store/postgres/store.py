@@ -74,7 +74,7 @@ class PostgresStore:
         self._renumbered = False
         self._bulletin = Bulletin(self._connector)
         self.replicas = PostgresReplicas(
-            self._membership, self._bulletin, self._markers, self._writing, self._write, self._read
+            self._membership, self._bulletin, self._markers, self._writing, build, self._write, self._read
         )
         #: The keys of the block that are not used yet.
         self._keys: range = range(0)

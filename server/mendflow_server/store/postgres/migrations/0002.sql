@@ -22,3 +22,10 @@ CREATE INDEX workflows_moving_of ON workflows (replica_id, key) WHERE state IN (
 CREATE INDEX workflows_due_of ON workflows (replica_id, wake_time, key) WHERE wake_time IS NOT NULL;
 CREATE INDEX workflows_stopped_of ON workflows (replica_id, reason, key) WHERE reason <> 0 AND state < 7;
 DROP INDEX workflows_in_progress, workflows_due, workflows_stopped;
+
+-- The builds whose code cannot continue a workflow. A replica of such a build does not claim it.
+CREATE TABLE unfit (
+    key bigint NOT NULL,
+    build text COLLATE "C" NOT NULL,
+    PRIMARY KEY (key, build)
+);
