@@ -320,7 +320,10 @@ class App:
             last_tick_age=now - self.supervisor.last_tick,
             recovered=self.supervisor.recovered,
             draining=self.engine.draining,
-            store_failure=self.committer.failure or self.retrying.failure or self._lease_failure(),
+            store_failure=self.committer.failure
+            or self.retrying.failure
+            or self.supervisor.beat_failure
+            or self._lease_failure(),
             store_damage=self.store.damage,
             attempts_hung=attempts.hung,
             slots_exhausted=tuple(

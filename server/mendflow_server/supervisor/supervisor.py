@@ -65,6 +65,8 @@ class Supervisor:
         self._clock_behind = False
         #: Why the last read of what is due failed, which is logged once; empty after a success.
         self._due_failure = ""
+        #: Why the last beat failed, which is logged once; empty after a success.
+        self.beat_failure = ""
         #: When the last tick was, in monotonic seconds.
         self.last_tick = clock.monotonic()
 
@@ -155,10 +157,13 @@ class Supervisor:
         try:
             await self._store.beat(engine.replica_id, micros_of(self._clock.time()), load=engine.workflows_in_memory)
         except StoreError as error:
-            log.warning("beat_failed", error=str(error))
+            if self.beat_failure != str(error):
+                self.beat_failure = str(error)
+                log.warning("beat_failed", error=self.beat_failure)
             if self._replicas is not None:
                 self._replicas.look_soon()
             return False
+        self.beat_failure = ""
         if self._replicas is not None:
             self._replicas.beat_began(began)
         return True
