@@ -42,6 +42,7 @@ from mendflow_server.runtime.random_bytes import RandomBytes
 from mendflow_server.runtime.threads import mend_hooks
 from mendflow_server.runtime.timers import Timers
 from mendflow_server.runtime.version import VERSION
+from mendflow_server.store.access import DatabaseAccess
 from mendflow_server.store.addresses import shown
 from mendflow_server.store.committer import Committer
 from mendflow_server.store.errors import StoreError
@@ -143,7 +144,15 @@ class App:
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
         settings, clock, parts = self.settings, self.clock, self._parts
-        self.store = parts.open_store(settings.store, signal_limit=settings.untaken_signals_limit, lease=settings.lease)
+        access = DatabaseAccess(
+            password_file=settings.store_password_file,
+            reading_connections=settings.store_reading_connections,
+            connect_timeout=settings.store_connect_timeout,
+            statement_timeout=settings.store_statement_timeout,
+        )
+        self.store = parts.open_store(
+            settings.store, signal_limit=settings.untaken_signals_limit, lease=settings.lease, access=access
+        )
         await self.store.open()
         stack.push_async_callback(self.store.close)
         clock.resume_from(await self.store.last_beat() / 1e6)

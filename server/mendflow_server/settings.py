@@ -7,6 +7,7 @@ Each setting is also an environment variable: ``MENDFLOW_`` and the setting's na
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -49,6 +50,24 @@ class Settings(BaseSettings):
         description="URL of the store: sqlite:///relative.db, sqlite:////absolute.db or "
         "postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
         repr=False,  # It may have a password.
+    )
+    store_password_file: str = Field(
+        "",
+        description="Path of a file with the database's password. The server reads it at each connect, so a new "
+        "password needs no restart. It goes before a password in the URL and in PGPASSWORD.",
+    )
+    store_reading_connections: Annotated[int, Field(ge=1, le=100)] = Field(
+        3,
+        description="Number of the connections to a database that read. The server has two more, for the lock and for "
+        "commits.",
+    )
+    store_connect_timeout: Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False)] = Field(
+        5.0, description="Maximum time to connect to one host of the database, in seconds."
+    )
+    store_statement_timeout: Annotated[float, Field(ge=0.1, le=3_600, allow_inf_nan=False)] = Field(
+        15.0,
+        description="Time after which the database cancels a statement of the server, in seconds. The server waits one "
+        "second longer for an answer.",
     )
     grpc_address: str = Field(
         "127.0.0.1:50051", description="Address of the gRPC server, HOST:PORT. Port 0 stands for any free port."
@@ -159,6 +178,12 @@ class Settings(BaseSettings):
     good_probes: Count = Field(
         2, description="Successful health probes in a row after which the server is ready again."
     )
+
+    @field_validator("store_password_file")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        # A step may change the working directory, and the file is read again later.
+        return str(Path(value).absolute()) if value else value
 
     @field_validator("grpc_address", "http_address")
     @classmethod

@@ -345,7 +345,7 @@ async def test_a_serialization_failure_or_deadlock_is_repeated_inside(
     [
         ("53100", StoreUnavailable, "disk of the database is full; free some space"),
         ("53300", StoreUnavailable, "too many connections"),
-        ("57014", StoreUnavailable, "statement_timeout"),
+        ("57014", StoreUnavailable, "MENDFLOW_STORE_STATEMENT_TIMEOUT"),
         ("42501", StoreUnavailable, "grant it"),
         ("XX001", StoreDamaged, "restore a backup"),
     ],

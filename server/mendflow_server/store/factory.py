@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from mendflow_server.store.addresses import is_postgres
@@ -18,6 +18,7 @@ from mendflow_server.store.sqlite.filesystem import files_at, resolve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mendflow_server.store.access import DatabaseAccess
     from mendflow_server.store.interface import Store
     from mendflow_server.store.moving.move import Moved, Progress
 
@@ -34,6 +35,7 @@ def open_store(
     signal_limit: int = 1_000,
     lease: float = 10.0,
     build: str = "",
+    access: DatabaseAccess | None = None,
     sqlite: Callable[..., SqliteStore] = SqliteStore,
 ) -> Store:
     """Return the store at a URL, not opened yet. Raise `StoreRefused` if the URL does not name one.
@@ -46,17 +48,18 @@ def open_store(
 
     ``signal_limit`` is the most untaken signals of a workflow. ``lease`` is for how long a beat proves that a replica
     lives, in seconds, and ``build`` is the name of the code that this process serves, where the store can have several.
+    ``access`` is how the server uses a database.
     """
     if is_postgres(url):
-        return _open_postgres(url, signal_limit, lease, build)
+        return _open_postgres(url, signal_limit=signal_limit, lease=lease, build=build, access=access)
     return sqlite(_path(url), signal_limit=signal_limit)
 
 
-def _open_postgres(url: str, signal_limit: int, lease: float, build: str) -> Store:
+def _open_postgres(url: str, **options: Any) -> Store:
     # Imported here: only a server on PostgreSQL needs asyncpg.
     with _asyncpg_needed():
         from mendflow_server.store.postgres import PostgresStore  # noqa: PLC0415 - as above
-    return PostgresStore(_lower_scheme(url), signal_limit=signal_limit, lease=lease, build=build)
+    return PostgresStore(_lower_scheme(url), **options)
 
 
 @contextlib.contextmanager

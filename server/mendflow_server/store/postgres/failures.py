@@ -17,6 +17,7 @@ from mendflow_server.store.errors import (
     StoreUnavailable,
     malformed_value,
 )
+from mendflow_server.store.postgres.tls import advice_of
 
 #: Everything that a call of asyncpg may raise.
 FAILURES: Final = (
@@ -30,18 +31,24 @@ FAILURES: Final = (
 #: What to do about a condition, by SQLSTATE, or by its class of two characters.
 _ADVICE: Final = {
     "08": "the connection was lost; check that PostgreSQL runs and is reachable",
-    "28P01": "PostgreSQL refused the password; check the user and the password in the store's URL",
-    "28": "PostgreSQL refused the login; check the user in the store's URL, and pg_hba.conf",
+    "28P01": "PostgreSQL refused the password; check the user and the password in the store's URL, in "
+    "MENDFLOW_STORE_PASSWORD_FILE, PGPASSWORD or PGPASSFILE",
+    "28": "PostgreSQL refused the login; check the user in the store's URL, pg_hba.conf, and sslmode, sslcert and "
+    "sslkey if it demands TLS",
     "3D000": "the database does not exist; create it, or correct its name in the store's URL",
     "3F000": "the schema does not exist; create it, or correct search_path in the store's URL",
     "25006": "the database is read-only, as a standby is; use the primary, or make the database writable",
+    "25P03": "the database ended a transaction that this server did not continue; check whether this machine is "
+    "overloaded",
     "42501": "the user of the store may not do this; grant it CREATE and USAGE on the schema, or make it the owner",
     "42P01": "a table of the store is missing; restore a backup",
     "53100": "the disk of the database is full; free some space",
     "53200": "the database is out of memory; give it more, or lower its limits",
-    "53300": "the database has too many connections; raise max_connections, or close some",
+    "53300": "the database has too many connections; raise max_connections or the CONNECTION LIMIT of the "
+    "role or database, or close some",
     "53": "the database lacks resources; check its log",
-    "57014": "the database cancelled the statement; raise its statement_timeout, or find what blocks it",
+    "57014": "the database cancelled the statement; find what blocks it in pg_stat_activity, or raise "
+    "MENDFLOW_STORE_STATEMENT_TIMEOUT",
     "55P03": "another transaction holds a lock for too long; find it in pg_stat_activity",
     "57P01": "the database ended the connection; check that PostgreSQL runs",
     "57P02": "the database crashed; check its log",
@@ -51,6 +58,10 @@ _ADVICE: Final = {
     "XX002": "an index of the database is damaged; stop the server, and REINDEX or restore a backup",
 }
 
+_NO_PRIMARY: Final = (
+    "no host of the store's URL that answers can be written; start the primary, promote a standby, or correct the "
+    "hosts and target_session_attrs in the store's URL"
+)
 _DAMAGED: Final = frozenset({"XX001", "XX002"})
 #: Conditions that do not pass without an operator. The server refuses to start with them.
 _LASTING: Final = ("28", "3D", "3F", "42", "0A")
@@ -73,10 +84,17 @@ def explain(error: BaseException, place: str) -> str:
     words = " ".join(str(error).split()) or type(error).__name__
     advice = _ADVICE.get(state) or _ADVICE.get(state[:2])
     if advice is None and not isinstance(error, asyncpg.PostgresError):
+        if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+            return f"store {place}: {_NO_PRIMARY}"
         if isinstance(error, TimeoutError):
-            advice = "the database did not answer in time; check that it runs, is reachable and is not overloaded"
+            advice = (
+                "the database did not answer in time; check that it runs, is reachable and is not overloaded, and that "
+                "a standby of its synchronous_standby_names answers"
+            )
             return f"store {place}: {advice}"
-        if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        if (of_tls := advice_of(error)) is not None:
+            advice = of_tls
+        elif isinstance(error, ConnectionRefusedError | FileNotFoundError):
             advice = "no database answers there; start PostgreSQL, or correct the host and the port in the store's URL"
         elif isinstance(error, OSError):
             advice = "cannot reach the database; check that it runs, and the host and the port in the store's URL"

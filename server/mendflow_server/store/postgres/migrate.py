@@ -59,6 +59,7 @@ async def prepare(connection: Connection, place: str, known: list[Migration] | N
         message = f"store {place}: PostgreSQL {release.major} is too old; use PostgreSQL {_OLDEST_POSTGRES} or newer"
         raise StoreRefused(message)
     async with connection.transaction():
+        await connection.execute("SET LOCAL statement_timeout = 0")
         # Several replicas may start at once.
         await connection.execute(
             "SELECT pg_advisory_xact_lock($1, hashtext(current_schema()))", MIGRATION, timeout=_PATIENCE

@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from mendflow_server.store.access import DatabaseAccess
 from mendflow_server.store.damage import Damage
 from mendflow_server.store.errors import not_open, opened_already
 from mendflow_server.store.postgres import failures, migrate, purging, reader, writer
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: With some sessions that read, a long list does not delay a load.
-_READERS: Final = 3
 #: The number of keys in a block. The sequence in ``migrations/0001.sql`` advances by it.
 _BLOCK: Final = 1_000
 
@@ -57,8 +56,18 @@ class PostgresStore:
     the schema raises a plain `StoreError`, and nothing of its batch is written.
     """
 
-    def __init__(self, url: str, *, signal_limit: int = 1_000, lease: float = 10.0, build: str = "") -> None:
-        self._connector = Connector(url)
+    def __init__(
+        self,
+        url: str,
+        *,
+        signal_limit: int = 1_000,
+        lease: float = 10.0,
+        build: str = "",
+        access: DatabaseAccess | None = None,
+    ) -> None:
+        access = access or DatabaseAccess()
+        self._connector = Connector(url, access)
+        self._reading_connections = access.reading_connections
         self._place = self._connector.place
         self._signal_limit = signal_limit
         self._damage = Damage()
@@ -108,9 +117,8 @@ class PostgresStore:
             await self._membership.take_number()
             self._membership.keep()
             self._writer = Lanes([self._writing])
-            self._readers = Lanes(
-                [ReadingSession(self._connector, self._membership, self._damage) for _ in range(_READERS)]
-            )
+            readers = range(self._reading_connections)
+            self._readers = Lanes([ReadingSession(self._connector, self._membership, self._damage) for _ in readers])
             await self._write(self._writing.settle)
             self._bulletin.open(self._membership.schema)
         except BaseException:
