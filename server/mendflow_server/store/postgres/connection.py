@@ -58,6 +58,8 @@ _DURABLE: Final = (
 #: Each statement has a time limit, so transactions need none. PostgreSQL has that setting since this version.
 _UNLIMITED: Final = "SET transaction_timeout = 0;"
 _UNLIMITED_SINCE: Final = 17
+#: An empty message in the WAL, for its commit, which waits for the standbys as each commit does.
+_SETTLE: Final = "SELECT pg_logical_emit_message(true, 'mendflow', '')"
 
 
 class Connector:
@@ -158,6 +160,15 @@ class Connector:
             if used is not None and (number := used.fileno()) >= 0:
                 found.append(number)
         return found
+
+
+async def confirm_durable(connection: Connection) -> None:
+    """Wait until all that other sessions have committed is as durable as the database's settings demand.
+
+    Where commits wait for a synchronous standby, PostgreSQL shows a commit whose session ended in that wait, although
+    no standby has it. A failover would lose it, so it must not count as committed before this returns.
+    """
+    await connection.execute(_SETTLE)
 
 
 def _rank(error: BaseException) -> int:

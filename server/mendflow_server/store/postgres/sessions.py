@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from mendflow_server.store.errors import StoreDamaged, StoreUnavailable
 from mendflow_server.store.postgres import failures
-from mendflow_server.store.postgres.connection import close, drop
+from mendflow_server.store.postgres.connection import close, confirm_durable, drop
 from mendflow_server.store.postgres.failures import FAILURES
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class WritingSession:
             try:
                 connection = await self._connector.connect()
                 await self._membership.take_writer(connection)
+                await confirm_durable(connection)
             except FAILURES as error:
                 if connection is not None:
                     drop(connection)
