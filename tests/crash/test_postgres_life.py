@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from mendflow import Client
+from mendflow.errors import WorkflowNotFound
 from tests.crash.test_postgres import refused
 from tests.store.test_postgres_failover import synchronous, url_of
 from tests.support.postgres import Postgres, postgres_server
@@ -155,16 +156,21 @@ async def finished(client: Client, signals: list[asyncio.Task[Any]]) -> None:
 
 async def once(database: Postgres, server: ServerProcess, schema: str) -> None:
     """Check that each workflow has ended, each event is there once, and each step ran once."""
+    await whole(database, schema, len(NAMES))
+    notes = [line.rsplit(" ", 1)[-1] for line in server.journal if line.startswith("note_down ")]
+    assert len(notes) == len(set(notes))
+    assert {f"{name}-{part}" for name in NAMES for part in "ab"} <= set(notes)
+
+
+async def whole(database: Postgres, schema: str, number: int) -> None:
+    """Check that so many workflows have succeeded, and that each event is there once."""
     found = await database.fetch(f"SELECT state, count(*) FROM {schema}.workflows GROUP BY state")
-    assert [tuple(row) for row in found] == [(7, len(NAMES))]
+    assert [tuple(row) for row in found] == [(7, number)]
     assert not await database.fetch(
         f"SELECT key FROM {schema}.workflows AS w WHERE last_sequence <> "
         f"(SELECT count(*) FROM {schema}.events AS e WHERE e.key = w.key)"
     )
     assert not await database.fetch(f"SELECT id FROM {schema}.inbox")
-    notes = [line.rsplit(" ", 1)[-1] for line in server.journal if line.startswith("note_down ")]
-    assert len(notes) == len(set(notes))
-    assert {f"{name}-{part}" for name in NAMES for part in "ab"} <= set(notes)
 
 
 async def test_a_server_follows_the_primary_and_loses_nothing(tmp_path: Path) -> None:
@@ -183,6 +189,36 @@ async def test_a_server_follows_the_primary_and_loses_nothing(tmp_path: Path) ->
                 await finished(client, signals)
             assert server.terminate() == 0
         await once(standby, server, "public")
+
+
+async def test_without_a_synchronous_standby_the_server_continues_from_what_the_standby_has(tmp_path: Path) -> None:
+    with postgres_server(fsync=True) as primary, postgres_server(fsync=True, standby_of=primary) as standby:
+        url = url_of(primary.port, standby.port)
+        with serving_process(tmp_path, url=url, environment=QUICK) as server:
+            async with Client(server.grpc_address) as client:
+                await client.start("everything", "kept", id="kept")
+                while not await standby.fetch("SELECT 1 FROM workflows"):
+                    await asyncio.sleep(0.02)
+                await asyncio.to_thread(standby.stop, "fast")
+                await client.handle("kept").signal("go", "now")
+                first = await asyncio.wait_for(client.handle("kept").result(), 60)
+                await client.start("everything", "lost", id="lost")
+                await asyncio.to_thread(primary.stop, "immediate")
+                await health(server, 503)
+                await asyncio.to_thread(standby.start)
+                await asyncio.to_thread(standby.promote)
+                await health(server, 200)
+                # What only the old primary had is gone: an end, a signal, a workflow. Each can be done again.
+                with pytest.raises(WorkflowNotFound):
+                    await client.get("lost")
+                for name in ("kept", "lost"):
+                    await client.start("everything", name, id=name)
+                    await client.handle(name).signal("go", "now")
+                    seen = await asyncio.wait_for(client.handle(name).result(), 60)
+                    assert seen[-3:] == ["withdrawn", name, "[3]"]
+                assert first[-3:] == ["withdrawn", "kept", "[3]"]
+            assert server.terminate() == 0
+        await whole(standby, "public", 2)
 
 
 async def test_a_rotated_password_and_a_number_of_connections(database: Postgres, tmp_path: Path) -> None:
@@ -205,7 +241,7 @@ async def test_a_rotated_password_and_a_number_of_connections(database: Postgres
             await health(server, 200)
             for name in NAMES:
                 await client.start("everything", name, id=name)
-            await asyncio.gather(*(client.get(NAMES[0]) for _ in range(50)))
+            await asyncio.gather(*(listed(client) for _ in range(50)))
             await finished(client, [])
             found = await database.fetch("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'")
             assert [tuple(row) for row in found] == [(4,)]
@@ -215,6 +251,11 @@ async def test_a_rotated_password_and_a_number_of_connections(database: Postgres
     seen.append((tmp_path / "server.log").read_text(encoding="utf-8"))
     assert not [text for text in seen if SECRET in text]
     await once(database, server, "app")
+
+
+async def listed(client: Client) -> int:
+    """Return how many workflows a list has, which the server reads from the store."""
+    return len([each async for each in client.list()])
 
 
 def title_of(pid: int) -> str:

@@ -14,7 +14,7 @@ from mendflow_server.store.committer import Committer
 from mendflow_server.store.errors import StoreUnavailable
 from mendflow_server.store.factory import open_store
 from mendflow_server.store.records import CommitOutcome
-from tests.store.builders import follow, start
+from tests.store.builders import follow, make_row, new, start
 from tests.support.postgres import Postgres, postgres_server
 from tests.support.proxy import Proxy
 from tests.support.servers import until
@@ -145,3 +145,32 @@ async def test_a_start_whose_commits_no_standby_takes_says_so(pair: tuple[Postgr
     await asyncio.to_thread(standby.stop, "fast")
     with pytest.raises(StoreUnavailable, match="a standby of its synchronous_standby_names answers"):
         await open_store(url_of(primary.port), access=QUICK).open()
+
+
+async def test_after_a_failover_that_lost_commits_no_key_is_given_twice() -> None:
+    with postgres_server(fsync=True) as primary, postgres_server(fsync=True, standby_of=primary) as standby:
+        store = open_store(url_of(primary.port, standby.port), access=QUICK)
+        await store.open()
+        while not await standby.fetch("SELECT 1 FROM pg_class WHERE relname = 'workflow_keys'"):
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(standby.stop, "fast")
+        lost = await start(store, "lost")
+        await asyncio.to_thread(primary.stop, "immediate")
+        await asyncio.to_thread(standby.start)
+        await asyncio.to_thread(standby.promote)
+        async with committing(store) as committer:
+            row = make_row("new")
+            assert await asyncio.wait_for(submitted(committer, new(row, b"one", b"two")), 30) is CommitOutcome.COMMITTED
+            # The server still has the lost one in memory. With the key of another one it would write to its history.
+            assert row.key > lost.key
+            outcome = submitted(committer, follow(lost, b"three"))
+            assert await asyncio.wait_for(outcome, 30) is CommitOutcome.CONFLICT
+            # More than a block of keys, which another replica could have by now.
+            for number in range(1_100):
+                submitted(committer, new(make_row(f"more-{number}"), b"one"))
+            last = make_row("last")
+            assert await asyncio.wait_for(submitted(committer, new(last, b"one")), 30) is CommitOutcome.COMMITTED
+        found = await standby.fetch("SELECT count(*), count(DISTINCT key) FROM workflows")
+        assert [tuple(each) for each in found] == [(1_102, 1_102)]
+        assert await events(store, row.key) == [b"one", b"two"]
+        await store.close()

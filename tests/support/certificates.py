@@ -15,7 +15,7 @@ def programs_with_tls() -> str:
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda each: int(each.parent.name), reverse=True)
     for folder in folders:
         if (folder / "pg_config").exists() and (folder / "initdb").exists():
-            command = [folder / "pg_config", "--configure"]
+            command = [str(folder / "pg_config"), "--configure"]
             found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
             if "--with-openssl" in found or "--with-ssl" in found:
                 return str(folder)

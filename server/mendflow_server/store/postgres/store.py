@@ -87,6 +87,8 @@ class PostgresStore:
         )
         #: The keys of the block that are not used yet.
         self._keys: range = range(0)
+        #: The connection that the block was taken on.
+        self._keys_of: Connection | None = None
 
     @property
     def damage(self) -> str:
@@ -149,14 +151,25 @@ class PostgresStore:
         for change in batch.changes:
             key = change.row.key
             if change.guard is None:
-                if not self._keys:
-                    first: int = await connection.fetchval(QUERIES["next_keys"])
-                    self._keys = range(first, first + _BLOCK)
+                if not self._keys or connection is not self._keys_of:
+                    await self._take_keys(connection)
                 # A change that is rejected leaves a gap in the keys, which is harmless.
                 key, self._keys = self._keys[0], self._keys[1:]
             keys.append(key)
             encoded.add(change, key)
         return await writer.commit(connection, batch, keys, encoded, self._signal_limit)
+
+    async def _take_keys(self, connection: Connection) -> None:
+        """Take a block of keys that is beyond the last one.
+
+        A promoted standby may not have received how far the sequence was. So a block belongs to a connection, and keys
+        that this server has given to workflows, which may be lost now and still in its memory, are not given again.
+        """
+        beyond = self._keys.stop
+        first: int = await connection.fetchval(QUERIES["next_keys"])
+        while first < beyond:
+            first = await connection.fetchval(QUERIES["next_keys"])
+        self._keys, self._keys_of = range(first, first + _BLOCK), connection
 
     async def heads(self, keys: Sequence[int]) -> Mapping[int, Guard]:
         """See `Store.heads`."""
