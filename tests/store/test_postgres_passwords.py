@@ -150,3 +150,16 @@ async def failing(store: Store, words: str) -> str:
         if words in str(raised.value):
             return str(raised.value)
         await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("options", ["", "?sslmode=verify-full"])
+async def test_the_url_must_name_a_user_where_the_process_has_none(
+    monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "PGUSER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54_321)  # As in a container with a number for its user.
+    with pytest.raises(StoreRefused, match="names no user.*postgresql://USER@" if not options else "set sslrootcert"):
+        await open_store(f"postgresql://127.0.0.1:1/db{options}").open()
+    with pytest.raises(StoreRefused):
+        await open_store(f"postgresql://@127.0.0.1:1/db{options}").open()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from mendflow_server.store.postgres.hosts import hosts_of, option
 
@@ -41,16 +43,42 @@ def check_options(url: str) -> None:
     if mode and mode not in _MODES:
         message = f"sslmode={mode!r}: there is no such mode; use {_listed(_MODES)}"
         raise OptionRefused(message)
-    if mode == "disable":
-        return
+    if mode != "disable":
+        _check_files(url, mode)
+    _check_user(url)
+
+
+def _check_files(url: str, mode: str) -> None:
     for name, variable in _FILES.items():
         if path := option(url, name, variable):
             _check_file(name, path)
     if mode.startswith("verify") and not option(url, "sslrootcert", "PGSSLROOTCERT"):
-        usual = Path.home() / ".postgresql/root.crt"
-        if not usual.exists():
-            message = f"sslmode={mode} needs {_AUTHORITY}; set sslrootcert=FILE in the store's URL, or write {usual}"
+        try:
+            usual = Path.home() / ".postgresql/root.crt"
+            found = usual.exists()
+        except (RuntimeError, OSError):  # This user has no home directory, or none that it can read.
+            found = False
+        if not found:
+            message = (
+                f"sslmode={mode} needs {_AUTHORITY}; set sslrootcert=FILE in the store's URL, or write "
+                "~/.postgresql/root.crt"
+            )
             raise OptionRefused(message)
+
+
+def _check_user(url: str) -> None:
+    """Check that there is a user: asyncpg takes the process's, which has no name in some containers."""
+    login, at, _ = urlsplit(url).netloc.partition("@")
+    in_login = at and login.partition(":")[0]
+    if in_login or option(url, "user", "PGUSER") or option(url, "service", "PGSERVICE"):
+        return
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        message = (
+            "the store's URL names no user, and the user of this process has no name; use postgresql://USER@HOST/…"
+        )
+        raise OptionRefused(message) from None
 
 
 def _check_file(name: str, path: str) -> None:
