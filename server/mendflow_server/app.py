@@ -151,7 +151,11 @@ class App:
             statement_timeout=settings.store_statement_timeout,
         )
         self.store = parts.open_store(
-            settings.store, signal_limit=settings.untaken_signals_limit, lease=settings.lease, access=access
+            settings.store,
+            signal_limit=settings.untaken_signals_limit,
+            lease=settings.lease,
+            build=self.build,
+            access=access,
         )
         await self.store.open()
         stack.push_async_callback(self.store.close)

@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     )
     store_reading_connections: Annotated[int, Field(ge=1, le=100)] = Field(
         3,
-        description="Number of the connections to a database that read. The server has two more, for the lock and for "
-        "commits.",
+        description="Number of the connections to a database that read. The server has three more: for its locks, for "
+        "commits and for notices between replicas.",
     )
     store_connect_timeout: Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False)] = Field(
         5.0, description="Maximum time to connect to one host of the database, in seconds."
