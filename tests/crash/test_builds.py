@@ -42,7 +42,7 @@ async def test_a_workflow_moves_to_the_code_that_fits(tmp_path: Path, postgres: 
         for name in names:
             await asyncio.wait_for(third.handle(name).result(), 40)
             assert "workflow_paused" not in await kinds_of(second, name), name
-        # Nobody runs the new step in the middle of an old history.
+        # The new step does not run in the middle of an old history.
         effects = [line.split()[1] for server in servers for line in server.journal]
         assert "n" not in effects
         assert effects.count("b") == len(names)

@@ -18,6 +18,7 @@ from mendflow.v1 import event_pb2, failure_pb2, workflow_pb2
 from mendflow_server.app import Parts
 from mendflow_server.execution.execution import Execution
 from mendflow_server.telemetry import build_observer
+from tests.support.deploying import wait_event
 from tests.support.servers import serving, until
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ async def test_internal_errors_with_progress_between_them_do_not_pause(server: S
     with failing(server, "attempt_context") as observer:
         observer.times = 1
         handle = await server.client.start(waits_beside_a_step, id="subject")
-        await in_state(server, workflow_pb2.WORKFLOW_STATE_WAITING)
+        await wait_event(server.client, "subject", "signal_awaited")
         observer.times = 2
         await handle.signal("go", 1)
         assert await handle.result() == [1, "held"]

@@ -240,7 +240,7 @@ async def test_a_lost_lock_stops_everything_until_it_is_back(postgres: Postgres,
     await retried(lambda: commit(store, follow(row, b"three")))
 
 
-async def test_a_replica_that_was_taken_for_dead_is_fenced(postgres: Postgres, schema: str) -> None:
+async def test_a_replica_whose_end_is_judged_is_fenced(postgres: Postgres, schema: str) -> None:
     first, second = open_store(postgres.url(schema)), open_store(postgres.url(schema))
     for store, name in ((first, "replica-a"), (second, "replica-b")):
         await store.open()
@@ -255,16 +255,16 @@ async def test_a_replica_that_was_taken_for_dead_is_fenced(postgres: Postgres, s
     ]
     await first.beat("replica-a", 2)
     assert await second.replicas.begin_judgement(peers[0]) is None, "it has renewed its lease"
-    (dead, _) = await second.replicas.peers()
-    assert await second.replicas.begin_judgement(dead) == []
+    (ended, _) = await second.replicas.peers()
+    assert await second.replicas.begin_judgement(ended) == []
     assert await second.replicas.claim_moving(["replica-a"], limit=10) == {row.key: "replica-a"}
-    with pytest.raises(ReplicaFenced, match="another replica took replica replica-a for dead"):
+    with pytest.raises(ReplicaFenced, match="another replica continues the workflows of replica replica-a"):
         await first.beat("replica-a", 3)
     # It can neither write nor claim.
     result = await first.commit(Batch([follow(row, b"three")]))
     assert result.changes == [CommitOutcome.CONFLICT]
     assert await first.replicas.claim_keys([row.key]) == {}
-    await second.replicas.end_judgement(dead)
+    await second.replicas.end_judgement(ended)
     # It joins again, and what it has then is its own.
     await first.begin_life(Life("replica-c", 4, 4, drained=False))
     await first.beat("replica-c", 5)
@@ -448,7 +448,7 @@ async def test_each_replica_has_a_crash_marker_that_only_this_machine_reads(post
     mine, other, _ = await shared.peers()
     assert shared.crash_marker_of(mine) == paths[0]
     assert shared.crash_marker_of(other) is None
-    # The judge removes what it has read, and a new replica what nobody will read.
+    # The judge removes what it has read, and a new replica what is of no use.
     assert await shared.begin_judgement(mine) == []
     await shared.end_judgement(mine)
     assert paths[0] is not None

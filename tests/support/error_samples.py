@@ -18,6 +18,7 @@ from mendflow_server.http import server as http_server
 from mendflow_server.replay import workflow_runner
 from mendflow_server.runtime import event_loop
 from mendflow_server.store import errors as store_errors
+from mendflow_server.store.postgres import options, passwords
 from mendflow_server.telemetry import otel_variables
 
 if TYPE_CHECKING:
@@ -53,8 +54,11 @@ PLAIN: list[Callable[[str], BaseException]] = [
     store_errors.StoreUnavailable,
     store_errors.StoreDamaged,
     store_errors.StoreRefused,
+    store_errors.ReplicaFenced,
     store_errors.CommitUnknown,
     verification.Unreadable,
+    passwords.PasswordUnreadable,
+    options.OptionRefused,
     otel_variables.NotExported,
 ]
 #: The server's refusals that have a reason of their own.

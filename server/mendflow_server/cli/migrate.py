@@ -13,6 +13,7 @@ import click
 from mendflow.cli.event_text import clean
 from mendflow.cli.output import escape_unencodable
 from mendflow_server.cli.migrate_progress import PhaseMeter
+from mendflow_server.store.access import DatabaseAccess
 from mendflow_server.store.errors import StoreError, StoreRefused
 from mendflow_server.store.factory import move_store
 
@@ -26,10 +27,16 @@ FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 
 @click.command()
+@click.option(
+    "--password-file",
+    envvar="MENDFLOW_STORE_PASSWORD_FILE",
+    default="",
+    help="File with the password of TARGET [default: MENDFLOW_STORE_PASSWORD_FILE].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="TARGET")
-def migrate(source: str, target: str, *, as_json: bool) -> None:
+def migrate(source: str, target: str, *, password_file: str, as_json: bool) -> None:
     """Move a store from the SQLite file SOURCE to an empty PostgreSQL database or schema TARGET.
 
     Both are URLs: sqlite:///mendflow.db and postgresql://USER@HOST/DATABASE. Stop the server first. The command moves
@@ -42,7 +49,7 @@ def migrate(source: str, target: str, *, as_json: bool) -> None:
     try:
         # Keep warnings out of the report.
         with contextlib.redirect_stdout(sys.stderr):
-            moved = asyncio.run(_move(source, target))
+            moved = asyncio.run(_move(source, target, DatabaseAccess(password_file=password_file)))
     except StoreError as error:
         click.echo(f"error: {clean(str(error))}", err=True)
         sys.exit(UNUSABLE if isinstance(error, StoreRefused) else FAILED)
@@ -52,9 +59,9 @@ def migrate(source: str, target: str, *, as_json: bool) -> None:
     click.echo(_json(moved) if as_json else _text(moved))
 
 
-async def _move(source: str, target: str) -> Moved:
+async def _move(source: str, target: str, access: DatabaseAccess) -> Moved:
     with PhaseMeter() as meter:
-        return await move_store(source, target, meter)
+        return await move_store(source, target, meter, access)
 
 
 def _text(moved: Moved) -> str:

@@ -85,7 +85,7 @@ class Engine:
         )
         self._reader = WorkflowReader(store, self.cache)
         self.watchers = watch_hub(store, settings, self._reader.find)
-        #: What this replica tells the others; None where there can be no others.
+        #: What this replica reports to the others; None where there can be no others.
         self.notices: Notices | None = None
         sharing: Sharing | None = None
         if store.replicas is not None:

@@ -36,7 +36,7 @@ PAGE: Final = 500
 
 
 class News:
-    """Tells watchers and waiters what other replicas have committed."""
+    """Reports to watchers and waiters what other replicas have committed."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class News:
                 self._wake.set()
 
     async def run(self) -> None:
-        """Tell the news until cancelled."""
+        """Report news until cancelled."""
         while True:
             keys: Collection[int]
             try:
@@ -86,15 +86,15 @@ class News:
             else:
                 self._wake.clear()
                 keys, self._changed = self._changed, set()
-            with contextlib.suppress(StoreError):  # The next poll asks again.
-                await self.tell(keys)
+            with contextlib.suppress(StoreError):  # The next poll repeats it.
+                await self.report(keys)
 
     def _awaited(self) -> set[int]:
         """Return the workflows that someone here waits for and another replica drives."""
         return {key for key in (*self._watchers.keys(), *self._waiters.keys()) if key not in self._cache}
 
-    async def tell(self, keys: Collection[int]) -> None:
-        """Tell the news of these workflows."""
+    async def report(self, keys: Collection[int]) -> None:
+        """Report the news of these workflows."""
         ordered = sorted(keys)
         for start in range(0, len(ordered), PAGE):
             page = ordered[start : start + PAGE]

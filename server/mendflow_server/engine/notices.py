@@ -21,7 +21,7 @@ LEFT: Final = "left"
 
 
 class Notices:
-    """What this replica tells the others. ``alone`` is true while there are no others."""
+    """What this replica reports to the others. ``alone`` is true while there are no others."""
 
     def __init__(self, post: Callable[[str], None]) -> None:
         self._post = post
@@ -30,7 +30,7 @@ class Notices:
         self.alone = True
 
     def changed(self, key: int) -> None:
-        """Tell that a workflow has new events, together with others of the same batch."""
+        """Report that a workflow has new events, together with others of the same batch."""
         if self.alone:
             return
         self._changed.append(key)
@@ -41,17 +41,17 @@ class Notices:
     def _flush(self) -> None:
         self._is_due = False
         keys, self._changed = self._changed, []
-        self._tell(CHANGED, keys)
+        self._report(CHANGED, keys)
 
     def messages(self, keys: Iterable[int]) -> None:
-        """Tell the drivers of these workflows that their inboxes have a message."""
-        self._tell(MESSAGES, list(keys))
+        """Report to the drivers of these workflows that their inboxes have a message."""
+        self._report(MESSAGES, list(keys))
 
     def left(self) -> None:
-        """Tell that this replica has given up workflows, which any other may claim."""
+        """Report that this replica has given up workflows, which any other may claim."""
         self._post(LEFT)
 
-    def _tell(self, what: str, keys: list[int]) -> None:
+    def _report(self, what: str, keys: list[int]) -> None:
         if 0 < len(keys) <= MOST_KEYS:
             self._post(f"{what} {' '.join(map(str, keys))}")
 

@@ -117,7 +117,7 @@ class WatchHub:
         return [key for key, topic in self._topics.items() if not topic.ended]
 
     def moved(self, key: int, last_sequence: int, *, ended: bool) -> None:
-        """Tell the watchers of a workflow that another replica has committed events, which the store has."""
+        """Notify the watchers of a workflow that another replica has committed events, which the store has."""
         topic = self._topics.get(key)
         if topic is not None and (last_sequence > topic.last_sequence or ended):
             topic.last_sequence = max(topic.last_sequence, last_sequence)
@@ -125,7 +125,7 @@ class WatchHub:
             topic.wake()
 
     def deleted(self, key: int) -> None:
-        """Tell the watchers of a workflow that it is no longer in the store."""
+        """Notify the watchers of a workflow that it is no longer in the store."""
         topic = self._topics.get(key)
         if topic is not None:
             topic.deleted = True

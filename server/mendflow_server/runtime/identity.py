@@ -14,7 +14,7 @@ class Identity:
         self.replica_id = _new()
 
     def renew(self) -> None:
-        """Become another replica, because the others took this one for dead."""
+        """Become another replica, because another one continues its workflows."""
         self.replica_id = _new()
 
 

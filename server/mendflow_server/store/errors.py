@@ -18,11 +18,7 @@ class CommitUnknown(StoreError):
 
 
 class ReplicaFenced(StoreError):
-    """Another replica took this one for dead, and has its workflows. This one must join again under a new id."""
-
-    def __init__(self, replica_id: str) -> None:
-        super().__init__(f"another replica took replica {replica_id} for dead, and continues its workflows")
-        self.replica_id = replica_id
+    """Another replica continues the workflows of this one, which seemed to have ended. It must join under a new id."""
 
 
 class StoreRefused(StoreError):
@@ -55,3 +51,8 @@ def history_gap(workflow_id: str) -> StoreError:
 def unknown_replica(replica_id: str, place: object) -> StoreError:
     """Return the error for the beat of a server process that has no row."""
     return StoreError(f"replica {replica_id!r} is not recorded in store {place}; this is an internal error")
+
+
+def fenced(replica_id: str) -> ReplicaFenced:
+    """Return the error for the beat of a replica whose end is judged."""
+    return ReplicaFenced(f"another replica continues the workflows of replica {replica_id}, which seemed to have ended")

@@ -94,7 +94,7 @@ def back_up_store(url: str, destination: Path) -> Backup:
     return back_up(_path(url), destination)
 
 
-async def move_store(source: str, target: str, progress: Progress) -> Moved:
+async def move_store(source: str, target: str, progress: Progress, access: DatabaseAccess) -> Moved:
     """Move the store at one URL to the empty one at another. Raise as `moving.move.move` does."""
     path = None if is_postgres(source) else _path(source)
     if not is_postgres(target):
@@ -108,7 +108,7 @@ async def move_store(source: str, target: str, progress: Progress) -> Moved:
         raise StoreRefused(message)
     with _asyncpg_needed():
         from mendflow_server.store.moving.move import move  # noqa: PLC0415 - it needs asyncpg
-    return await move(path, _lower_scheme(target), progress)
+    return await move(path, _lower_scheme(target), progress, access)
 
 
 def files_of(url: str) -> tuple[Path, ...]:

@@ -120,7 +120,8 @@ class Store(Protocol):
     async def beat(self, replica_id: str, time: int, *, drained: bool = False, load: int = 0) -> None:
         """Record that this process is alive. The small write also proves that the store accepts writes.
 
-        ``load`` is how many workflows it has in memory. Raise `ReplicaFenced` if another replica took it for dead.
+        ``load`` is how many workflows it has in memory. Raise `ReplicaFenced` if another replica
+        continues its workflows.
         """
 
     async def suspects(self) -> list[Suspect]:

@@ -5,7 +5,7 @@ that is named in the row drives the workflow, and only while its own row in ``re
 workflow to another replica and raises its generation, so that a change of the earlier one is refused.
 
 A replica renews its *lease* with each beat, by the clock of the database, and holds a lock. When it has neither, or has
-lost the lock for a while, another replica *judges* its death: it claims what was in progress there. From the moment
+lost the lock for a while, another replica *judges* its end: it claims what was in progress there. From the moment
 that it has a judge, a replica is *fenced*: it drives nothing more and joins again under a new id.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True)
 class Peer:
-    """An open row in ``replicas``: a replica that lives, or whose death is not judged yet."""
+    """An open row in ``replicas``: a replica that lives, or whose end is not judged yet."""
 
     number: int
     replica_id: str
@@ -31,7 +31,7 @@ class Peer:
     #: The time of the last beat, and until when the replica has its lease then, by the clock of the database.
     beat_time: int
     lease_end: int
-    #: The replica id of the judge of its death; empty while it is not judged.
+    #: The replica id of the judge of its end; empty while it is not judged.
     judge: str
     #: How many workflows it has in memory.
     load: int

@@ -1,10 +1,10 @@
-"""The other replicas of the store: their work is taken over when they die, and shared when they leave.
+"""The other replicas of the store: their work is taken over when they end, and shared when they leave.
 
-Each look reads the open replicas. A replica is dead when its lock has been free for a while (`GRACE`), or its lease
+Each look reads the open replicas. A replica has ended when its lock has been free for a while (`GRACE`), or its lease
 has run out. A restart of the database frees all locks, so a replica that has lost its own lock lately judges by leases
-only. One replica becomes the judge of a death. It claims what was in progress there, which fences the dead replica,
+only. One replica becomes the judge of an end. It claims what was in progress there, which fences that replica,
 applies the crash budget, and continues the workflows. What a replica has left without a crash, or what falls due of it
-later, is claimed by whoever looks first, a page at a time.
+later, is claimed by the replica that looks first, a page at a time.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ log = structlog.get_logger("mendflow.supervisor")
 
 #: The time between two looks, in seconds.
 LOOK: Final = 0.25
-#: How long a replica's lock must be free before it is taken for dead, in seconds. It may come back in that time.
+#: How long a replica's lock must be free before it counts as ended, in seconds. It may come back in that time.
 GRACE: Final = 0.5
 #: The workflows that are due within so many seconds are claimed.
 HORIZON: Final = 1.0
-#: The most workflows that one claim takes: from a dead replica, and of what anyone may claim.
+#: The most workflows that one claim takes: from one that has ended, and of what any may claim.
 JUDGED_PAGE: Final = 1_000
 CLAIMED_PAGE: Final = 250
 #: A message that has waited for so many seconds is delivered without a notice.
@@ -119,7 +119,7 @@ class Replicas:
                 failed = ""
 
     async def recover(self) -> None:
-        """Join the other replicas, and continue what dead ones have left."""
+        """Join the other replicas, and continue what ended ones have left."""
         await self._recovery.begin()
         self._last_beat = self._clock.monotonic()
         self._engine.open()
@@ -141,7 +141,7 @@ class Replicas:
         if self.lost_lease:
             await self._return()
         for peer in peers:
-            if peer is not mine[0] and self._is_dead(peer):
+            if peer is not mine[0] and self._has_ended(peer):
                 await self._take_over(peer)
         await self._claim()
         await self._deliver()
@@ -158,7 +158,7 @@ class Replicas:
             self._engine.forget()
 
     async def _return(self) -> None:
-        """Continue what is still this replica's, because nobody took it before the lease was renewed."""
+        """Continue what is still this replica's, because no other took it before the lease was renewed."""
         if self._clock.monotonic() - self._last_beat > self._engine.settings.lease:
             return
         keys = await self._mine()
@@ -167,7 +167,7 @@ class Replicas:
         log.info("lease_renewed", replica_id=self._engine.replica_id, workflows=len(keys))
 
     async def rejoin(self) -> None:
-        """Become another replica, because this one was taken for dead."""
+        """Become another replica, because another one continues the workflows of this one."""
         earlier = self._engine.replica_id
         self._engine.forget()
         self._engine.rejoin()
@@ -207,10 +207,10 @@ class Replicas:
         if self._clock.monotonic() < self._stopped_until:
             await self._claim_stopped(await self._shared.orphaned_stopped(REASONS))
 
-    def _is_dead(self, peer: Peer) -> bool:
+    def _has_ended(self, peer: Peer) -> bool:
         now = self._clock.monotonic()
         if peer.judge:
-            # Its judge may have died as well, or this replica was interrupted in a judgement.
+            # Its judge may have ended as well, or this replica was interrupted in a judgement.
             alive = {each.replica_id for each in self._peers} - {self._engine.replica_id}
             return peer.judge not in alive
         if not peer.has_lease:
@@ -219,7 +219,7 @@ class Replicas:
         return now - freed >= GRACE and now - self._shared.lock_kept_since >= self._engine.settings.lease
 
     async def _take_over(self, peer: Peer) -> None:
-        """Become the judge of a replica's death, and continue what was in progress there."""
+        """Become the judge of a replica's end, and continue what was in progress there."""
         began = self._clock.monotonic()
         ledger = await self._shared.begin_judgement(peer)
         if ledger is None:
@@ -232,7 +232,7 @@ class Replicas:
         for start in range(0, len(keys), LOAD_PAGE):
             found = await self._retrying.load(keys[start : start + LOAD_PAGE])
             left += [decoded(loaded) for loaded in found]
-        # A lease that ran out while the lock is held: the process was stopped or cut off, and did not crash.
+        # A lease that ran out while the lock is held: the process was stopped or is unreachable, and did not crash.
         innocent = peer.has_lock
         life = Life(peer.replica_id, peer.start_time, peer.beat_time, drained=innocent)
         path = self._shared.crash_marker_of(peer)

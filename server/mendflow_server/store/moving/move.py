@@ -12,6 +12,7 @@ from mendflow_server.store.moving.target import carry_crash_marker, opened_targe
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mendflow_server.store.access import DatabaseAccess
     from mendflow_server.store.moving.source import Source
     from mendflow_server.store.moving.tables import Table
     from mendflow_server.store.moving.target import Target
@@ -40,14 +41,14 @@ class Moved:
     rows: int
 
 
-async def move(path: Path, url: str, progress: Progress) -> Moved:
+async def move(path: Path, url: str, progress: Progress, access: DatabaseAccess) -> Moved:
     """Move the store in a file to the empty schema at a URL, and leave the file as it is.
 
     No server can open the one or the other meanwhile. The move is one transaction, so however it ends, the schema has
     everything or nothing of it. Raise `StoreRefused` if one of them cannot be used, and `StoreError` if the move fails.
     """
     with locked_source(path) as source:
-        async with opened_target(url) as target:
+        async with opened_target(url, access) as target:
             progress.begin("checking", None)
             source.check()
             size, tables = source.size(), source.tables()

@@ -17,6 +17,7 @@ from mendflow_server.store.postgres.membership import Membership
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
+    from mendflow_server.store.access import DatabaseAccess
     from mendflow_server.store.moving.tables import Table
     from mendflow_server.store.postgres.connection import Connection
 
@@ -30,13 +31,13 @@ WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_
 
 
 @contextlib.asynccontextmanager
-async def opened_target(url: str) -> AsyncIterator[Target]:
+async def opened_target(url: str, access: DatabaseAccess) -> AsyncIterator[Target]:
     """Yield the schema at a URL, which is empty and no server can open meanwhile.
 
     All that is done to it is one transaction, which is committed at the end, or leaves the schema as it was. Raise
     `StoreRefused` if the schema cannot be used, and `StoreError` if the database fails.
     """
-    connector = Connector(url)
+    connector = Connector(url, access)
     membership = Membership(connector)
     try:
         connection = await membership.join(alone=True)

@@ -1,4 +1,5 @@
-"""Notices between replicas, by NOTIFY and LISTEN. They only give speed: whoever misses one finds out by a query.
+"""Notices between replicas, by NOTIFY and LISTEN. They only give speed: a replica that misses one finds out by
+a query.
 
 A notice is posted after the commit that it is about, on a connection of its own, because a transaction with NOTIFY
 holds a lock that all others wait for.

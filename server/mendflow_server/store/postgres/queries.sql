@@ -288,7 +288,7 @@ UPDATE replicas SET beat_time = $2, drained = drained OR $3, ended = ended OR $3
 WHERE replica_id = $1 AND judge = '' AND (drained OR NOT ended)
 
 -- name: judged
--- Return whether another replica judges, or has judged, the death of a replica.
+-- Return whether another replica judges, or has judged, the end of a replica.
 SELECT judge <> '' FROM replicas WHERE replica_id = $1
 
 -- name: peers

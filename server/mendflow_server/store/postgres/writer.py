@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mendflow_server.store.columns import life_of, row_of
-from mendflow_server.store.errors import ReplicaFenced, unknown_replica
+from mendflow_server.store.errors import fenced, unknown_replica
 from mendflow_server.store.postgres.inbox import write_messages
 from mendflow_server.store.postgres.queries import QUERIES
 from mendflow_server.store.postgres.reader import heads
@@ -81,12 +81,12 @@ async def begin_life(
 async def beat(
     connection: Connection, replica_id: str, time: int, *, drained: bool, load: int, lease: int, place: str
 ) -> None:
-    """Record that a replica is alive, and renew its lease. Raise `ReplicaFenced` if its death was judged."""
+    """Record that a replica is alive, and renew its lease. Raise `ReplicaFenced` if its end is judged."""
     if await connection.execute(QUERIES["beat"], replica_id, time, drained, load, lease) == "UPDATE 1":
         return
     if await connection.fetchval(QUERIES["judged"], replica_id) is None:
         raise unknown_replica(replica_id, place)
-    raise ReplicaFenced(replica_id)
+    raise fenced(replica_id)
 
 
 async def write_suspects(connection: Connection, suspects: Sequence[Suspect], replica_id: str) -> None:

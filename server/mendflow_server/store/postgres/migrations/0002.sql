@@ -2,8 +2,8 @@
 --
 -- A server of the first schema takes every workflow for its own, so it must not run on this one.
 
--- Until when the replica has its lease, by the clock of the database; who judges its death; how many workflows it has in
--- memory; the name of its code. A row is open until the replica has handed over its work, or its death is judged.
+-- Until when the replica has its lease, by the clock of the database; who judges its end; how many workflows it has in
+-- memory; the name of its code. A row is open until the replica has handed over its work, or its end is judged.
 ALTER TABLE replicas
     ADD COLUMN lease_end bigint NOT NULL DEFAULT 0,
     ADD COLUMN judge text COLLATE "C" NOT NULL DEFAULT '',
