@@ -18,6 +18,7 @@ from mendflow_server.store.factory import open_store
 from mendflow_server.store.postgres import PostgresStore, failures, migrate
 from mendflow_server.store.postgres.membership import STORE
 from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard, Life
+from mendflow_server.store.replicas import Claimed
 from tests.store.builders import commit, follow, make_row, new, send, signal, start
 from tests.support.proxy import Proxy
 from tests.support.servers import until
@@ -257,7 +258,7 @@ async def test_a_replica_whose_end_is_judged_is_fenced(postgres: Postgres, schem
     assert await second.replicas.begin_judgement(peers[0]) is None, "it has renewed its lease"
     (ended, _) = await second.replicas.peers()
     assert await second.replicas.begin_judgement(ended) == []
-    assert await second.replicas.claim_moving(["replica-a"], limit=10) == {row.key: "replica-a"}
+    assert await second.replicas.claim_moving(["replica-a"], limit=10) == {row.key: Claimed("replica-a", 2, 2)}
     with pytest.raises(ReplicaFenced, match="another replica continues the workflows of replica replica-a"):
         await first.beat("replica-a", 3)
     # It can neither write nor claim.

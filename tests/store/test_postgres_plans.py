@@ -36,7 +36,7 @@ WALKED = {
 STATEMENTS = {
     name: query
     for name, query in {**QUERIES, **{f"claim_{name}": query for name, query in CLAIMS.items()}}.items()
-    if "{" not in query and not name.startswith(("seen_by", "chosen_"))
+    if "{" not in query and not name.startswith(("seen_by", "chosen_", "fits"))
 }
 LISTS = {
     "workflows_by_time": Filter(),
@@ -118,6 +118,7 @@ async def test_lists_walk_an_index_and_never_sort_what_they_examine(connection: 
         ("orphaned", "workflows_due_of"),
         ("orphaned_stopped", "workflows_stopped_of"),
         ("claim_moving", "workflows_moving_of"),
+        ("moving", "workflows_moving_of"),
         ("claim_due", "workflows_due_of"),
         ("claim_stopped", "workflows_stopped_of"),
         ("claim_keys", "workflows_pkey"),

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mendflow_server.runtime.random_bytes import RandomBytes
     from mendflow_server.store.interface import Store
     from mendflow_server.store.records import Change, Cursor, Filter, Loaded, Page
+    from mendflow_server.store.replicas import Claimed
     from mendflow_server.store.retrying import RetryingStore
 
 log = structlog.get_logger("mendflow.engine")
@@ -418,8 +419,8 @@ class Engine:
         """Load workflows that are due and not in memory."""
         self.loader.load(keys)
 
-    def load_claimed(self, claimed: Mapping[int, str], *, retry: bool = False) -> None:
-        """Load workflows that this replica has claimed; the earlier replica's id by key."""
+    def load_claimed(self, claimed: Mapping[int, Claimed], *, retry: bool = False) -> None:
+        """Load workflows that this replica has claimed."""
         self.loader.load_claimed(claimed, retry=retry)
 
     def rejoin(self) -> None:

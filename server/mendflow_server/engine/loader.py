@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mendflow_server.execution.services import Services
     from mendflow_server.runtime.identity import Identity
     from mendflow_server.store.records import Loaded, Message
+    from mendflow_server.store.replicas import Claimed
     from mendflow_server.store.retrying import RetryingStore
 
 log = structlog.get_logger("mendflow.engine")
@@ -93,9 +94,9 @@ class Loader:
             self._loading.update((key, []) for key in page)
             self._tasks.start(self._load(page))
 
-    def load_claimed(self, claimed: Mapping[int, str], *, retry: bool = False) -> None:
-        """Load workflows that this replica has claimed; the earlier replica's id by key."""
-        self._claimed.update(claimed)
+    def load_claimed(self, claimed: Mapping[int, Claimed], *, retry: bool = False) -> None:
+        """Load workflows that this replica has claimed."""
+        self._claimed.update((key, each.replica_id) for key, each in claimed.items())
         self.load(claimed, retry=retry)
 
     async def _load(self, page: dict[int, bool]) -> None:

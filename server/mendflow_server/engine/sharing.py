@@ -55,7 +55,7 @@ class Sharing:
         if gone:
             # The database decides whether their replicas are gone.
             found = await self._retrying.until_done(lambda: self._store.claim_keys(gone))
-            mine.update(found)
+            mine.update((key, each.replica_id) for key, each in found.items())
             self._notices.messages(key for key in gone if key not in found)
         return mine
 

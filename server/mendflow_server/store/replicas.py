@@ -12,7 +12,7 @@ that it has a judge, a replica is *fenced*: it drives nothing more and joins aga
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +41,14 @@ class Peer:
     has_lock: bool
 
 
+class Claimed(NamedTuple):
+    """A workflow that was claimed: its earlier replica, and its head now."""
+
+    replica_id: str
+    generation: int
+    last_sequence: int
+
+
 class ReplicaStore(Protocol):
     """What several replicas of one store need. ``replica_id`` is that of this process's newest life."""
 
@@ -67,27 +75,30 @@ class ReplicaStore(Protocol):
     def crash_marker_of(self, peer: Peer) -> Path | None:
         """Return the crash marker that a replica on this machine has left; None if there is none."""
 
+    async def moving(self, replica_id: str, *, after_key: int, limit: int) -> list[int]:
+        """Return, in ascending order, the keys of a replica's workflows in PENDING, RUNNING or CANCELLING."""
+
     async def orphaned(self, until: int) -> list[str]:
         """Return the ids of replicas that are not open and have a workflow in progress, or due at ``until``."""
 
     async def orphaned_stopped(self, reasons: Sequence[int]) -> list[str]:
         """Return the ids of replicas that are not open and have a workflow that waits for one of these reasons."""
 
-    async def claim_moving(self, replica_ids: Sequence[str], *, limit: int) -> Mapping[int, str]:
+    async def claim_moving(self, replica_ids: Sequence[str], *, limit: int) -> Mapping[int, Claimed]:
         """Claim workflows in PENDING, RUNNING or CANCELLING of replicas that are gone.
 
-        Return the earlier replica's id by key. A row that another transaction has locked is left out.
+        Return what was claimed, by key. A row that another transaction has locked is left out.
         """
 
-    async def claim_due(self, replica_ids: Sequence[str], until: int, *, limit: int) -> Mapping[int, str]:
+    async def claim_due(self, replica_ids: Sequence[str], until: int, *, limit: int) -> Mapping[int, Claimed]:
         """Claim workflows that are due at ``until``, as `claim_moving` does."""
 
     async def claim_stopped(
         self, replica_ids: Sequence[str], reasons: Sequence[int], *, limit: int
-    ) -> Mapping[int, str]:
+    ) -> Mapping[int, Claimed]:
         """Claim workflows that wait for one of these reasons, as `claim_moving` does."""
 
-    async def claim_keys(self, keys: Sequence[int]) -> Mapping[int, str]:
+    async def claim_keys(self, keys: Sequence[int]) -> Mapping[int, Claimed]:
         """Claim those of these workflows that are open and whose replica is gone, as `claim_moving` does."""
 
     async def release(self, keys: Sequence[int]) -> None:

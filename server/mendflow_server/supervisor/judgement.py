@@ -11,12 +11,13 @@ from mendflow_server.healing.crash_budget import Unit
 from mendflow_server.history.state import MOVING_STATES, History
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from mendflow_server.engine.engine import Engine
     from mendflow_server.execution.crash_marker import Marks
     from mendflow_server.healing.crash_guard import CrashGuard
     from mendflow_server.store.records import Life, Loaded, Suspect
+    from mendflow_server.store.replicas import Claimed
 
 #: Workflows that are paused for one of these reasons resume when the code that is served now can continue them.
 RETRIED_BY_CODE = (event_pb2.STATE_REASON_NON_DETERMINISM, event_pb2.STATE_REASON_WORKFLOW_ERROR)
@@ -77,12 +78,12 @@ class Judge:
         left_behind = _blame_owners(left, in_flight, executing, marks)
         return await self._guard.judge(previous, ledger, in_flight, executing, left_behind=left_behind)
 
-    async def bring_in(self, left: Iterable[Left], previous_replica_ids: dict[int, str] | None = None) -> None:
-        """Continue what a process has left. Claimed workflows had another replica before, by key."""
+    async def bring_in(self, left: Iterable[Left], claimed: Mapping[int, Claimed] | None = None) -> None:
+        """Continue what a process has left. ``claimed`` has the workflows that were claimed for that, by key."""
         for index, (loaded, history) in enumerate(left):
             row = loaded.row
             retry = row.reason in RETRIED_BY_CODE
-            previous = None if previous_replica_ids is None else previous_replica_ids.get(row.key)
+            previous = claimed[row.key].replica_id if claimed is not None and row.key in claimed else None
             self._engine.bring_in(loaded, history=history, retry=retry, previous_replica_id=previous)
             if index % LOAD_PAGE == LOAD_PAGE - 1:
                 await asyncio.sleep(0)  # The first workflows continue while the rest is brought in.

@@ -1,10 +1,10 @@
 """The other replicas of the store: their work is taken over when they end, and shared when they leave.
 
-Each look reads the open replicas. A replica has ended when its lock has been free for a while (`GRACE`), or its lease
-has run out. A restart of the database frees all locks, so a replica that has lost its own lock lately judges by leases
-only. One replica becomes the judge of an end. It claims what was in progress there, which fences that replica,
-applies the crash budget, and continues the workflows. What a replica has left without a crash, or what falls due of it
-later, is claimed by the replica that looks first, a page at a time.
+Each look reads the open replicas. A replica has ended when its lock has been free for a while (`GRACE`), in which its
+histories are read ahead, or when its lease has run out. An outage of the database takes locks and leases from all
+replicas, so one that has lost its own lately does not judge. One replica becomes the judge of an end. It claims what
+was in progress there, which fences that replica, applies the crash budget, and continues the workflows. What a replica
+has left without a crash, or what falls due of it later, is claimed by the replica that looks first, a page at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mendflow_server.engine.engine import Engine
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.store.interface import Store
-    from mendflow_server.store.replicas import Peer, ReplicaStore
+    from mendflow_server.store.replicas import Claimed, Peer, ReplicaStore
     from mendflow_server.store.retrying import RetryingStore
     from mendflow_server.supervisor.judgement import Judge
     from mendflow_server.supervisor.recovery import Recovery
@@ -78,8 +78,11 @@ class Replicas:
         self._free_since: dict[int, float] = {}
         self._peers: Sequence[Peer] = ()
         self._wake = asyncio.Event()
-        #: When the last beat that succeeded began, in monotonic seconds.
+        #: When the last beat that succeeded began, and since when there was one in each lease, in monotonic seconds.
         self._last_beat = clock.monotonic()
+        self._steady_since = float("-inf")
+        #: Histories that were read ahead, by replica id and key.
+        self._read: dict[str, dict[int, Left]] = {}
         #: Until when this replica looks for what others have stopped, in monotonic seconds.
         self._stopped_until = clock.monotonic() + STOPPED_PATIENCE
         #: How many writes of unknown outcome were looked into.
@@ -98,6 +101,8 @@ class Replicas:
 
     def beat_began(self, moment: float) -> None:
         """Note when a beat that succeeded began, in monotonic seconds."""
+        if moment - self._last_beat > self._engine.settings.lease:
+            self._steady_since = self._clock.monotonic()
         self._last_beat = moment
 
     async def run(self) -> None:
@@ -141,8 +146,12 @@ class Replicas:
         if self.lost_lease:
             await self._return()
         for peer in peers:
-            if peer is not mine[0] and self._has_ended(peer):
+            if peer is mine[0]:
+                continue
+            if self._has_ended(peer):
                 await self._take_over(peer)
+            elif self._may_end(peer):
+                await self._read_ahead(peer)
         await self._claim()
         await self._deliver()
         await self._find_claimed()
@@ -188,6 +197,7 @@ class Replicas:
         mine = {peer.build for peer in peers if peer.replica_id == self._engine.replica_id}
         if self._engine.sharing is not None:
             self._engine.sharing.other_builds = frozenset(builds - mine)
+        self._read = {name: read for name, read in self._read.items() if name in now}
         self._free_since = {
             peer.number: self._free_since.get(peer.number, self._clock.monotonic())
             for peer in peers
@@ -207,8 +217,19 @@ class Replicas:
         if self._clock.monotonic() < self._stopped_until:
             await self._claim_stopped(await self._shared.orphaned_stopped(REASONS))
 
+    def _may_judge(self) -> bool:
+        """Return whether the others could renew their leases and keep their locks, as this replica could."""
+        now, lease = self._clock.monotonic(), self._engine.settings.lease
+        steady = max(self._steady_since, self._shared.lock_kept_since)
+        return now - self._last_beat <= lease <= now - steady
+
+    def _may_end(self, peer: Peer) -> bool:
+        return not peer.has_lock and not peer.judge and self._may_judge()
+
     def _has_ended(self, peer: Peer) -> bool:
         now = self._clock.monotonic()
+        if not self._may_judge():
+            return False
         if peer.judge:
             # Its judge may have ended as well, or this replica was interrupted in a judgement.
             alive = {each.replica_id for each in self._peers} - {self._engine.replica_id}
@@ -216,7 +237,7 @@ class Replicas:
         if not peer.has_lease:
             return True
         freed = self._free_since.get(peer.number, now)
-        return now - freed >= GRACE and now - self._shared.lock_kept_since >= self._engine.settings.lease
+        return now - freed >= GRACE
 
     async def _take_over(self, peer: Peer) -> None:
         """Become the judge of a replica's end, and continue what was in progress there."""
@@ -227,11 +248,7 @@ class Replicas:
         claimed = await self._claim_pages(partial(self._shared.claim_moving, [peer.replica_id], limit=JUDGED_PAGE))
         stopped = partial(self._shared.claim_stopped, [peer.replica_id], REASONS, limit=JUDGED_PAGE)
         claimed |= await self._claim_pages(stopped)
-        left: list[Left] = []
-        keys = sorted(claimed)
-        for start in range(0, len(keys), LOAD_PAGE):
-            found = await self._retrying.load(keys[start : start + LOAD_PAGE])
-            left += [decoded(loaded) for loaded in found]
+        left = await self._load(claimed)
         # A lease that ran out while the lock is held: the process was stopped or is unreachable, and did not crash.
         innocent = peer.has_lock
         life = Life(peer.replica_id, peer.start_time, peer.beat_time, drained=innocent)
@@ -248,9 +265,40 @@ class Replicas:
             seconds=round(self._clock.monotonic() - began, 3),
         )
 
-    async def _claim_pages(self, claim: Callable[[], Awaitable[Mapping[int, str]]]) -> dict[int, str]:
-        """Claim page after page, as often as the store must be asked; return the earlier replica's id by key."""
-        claimed: dict[int, str] = {}
+    async def _read_ahead(self, peer: Peer) -> None:
+        """Read histories of a replica that may have ended, until it counts as ended. Nothing is written."""
+        limit = self._free_since[peer.number] + GRACE
+        read = self._read.setdefault(peer.replica_id, {})
+        while self._clock.monotonic() < limit:
+            keys = await self._shared.moving(peer.replica_id, after_key=max(read, default=0), limit=LOAD_PAGE)
+            if not keys:
+                return
+            for loaded in await self._store.load(keys):
+                read[loaded.row.key] = decoded(loaded)
+                await asyncio.sleep(0)
+
+    async def _load(self, claimed: Mapping[int, Claimed]) -> list[Left]:
+        """Return the claimed workflows: as they were read ahead, where they have not changed since."""
+        read = {key: left for each in self._read.values() for key, left in each.items()}
+        self._read.clear()
+        left: list[Left] = []
+        missing: list[int] = []
+        for key in sorted(claimed):
+            known, now = read.get(key), claimed[key]
+            if known is None or (known.loaded.row.generation + 1, known.loaded.row.last_sequence) != now[1:]:
+                missing.append(key)
+                continue
+            known.loaded.row.replica_id = self._engine.replica_id
+            known.loaded.row.generation = now.generation
+            left.append(known)
+        for start in range(0, len(missing), LOAD_PAGE):
+            found = await self._retrying.load(missing[start : start + LOAD_PAGE])
+            left += [decoded(loaded) for loaded in found]
+        return left
+
+    async def _claim_pages(self, claim: Callable[[], Awaitable[Mapping[int, Claimed]]]) -> dict[int, Claimed]:
+        """Claim page after page, as often as the store must be asked."""
+        claimed: dict[int, Claimed] = {}
         while True:
             page = await self._retrying.until_done(claim)
             claimed.update(page)

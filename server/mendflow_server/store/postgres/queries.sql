@@ -316,6 +316,10 @@ UPDATE suspects SET replica_id = $2 WHERE replica_id = $1 RETURNING key, step_ke
 -- Close the row of a replica that this one has judged.
 UPDATE replicas SET ended = true WHERE id = $1 AND judge = $2
 
+-- name: moving
+-- Return the keys of a replica's workflows in progress, after a key.
+SELECT key FROM workflows WHERE replica_id = $1 AND state IN (1, 2, 6) AND key > $2 ORDER BY key LIMIT $3
+
 -- name: orphaned
 -- Return the replicas that are not open, and have a workflow that is in progress or due. Each step of the recursions
 -- finds the next replica in an index.
@@ -368,7 +372,7 @@ WITH chosen AS MATERIALIZED ({chosen} FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE workflows SET replica_id = $1, generation = workflows.generation + 1 FROM chosen
 WHERE workflows.key = chosen.key
     AND EXISTS (SELECT 1 FROM replicas WHERE replicas.replica_id = $1 AND NOT replicas.ended AND replicas.judge = '')
-RETURNING workflows.key, chosen.replica_id
+RETURNING workflows.key, chosen.replica_id, workflows.generation, workflows.last_sequence
 
 -- name: fits
 -- The code of this build may continue the workflow, or no replica has other code. Then this one pauses it.

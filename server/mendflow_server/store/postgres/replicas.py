@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mendflow_server.store.columns import row_of, suspect_of
 from mendflow_server.store.postgres.queries import QUERIES
-from mendflow_server.store.replicas import Peer
+from mendflow_server.store.replicas import Claimed, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -81,6 +81,11 @@ class PostgresReplicas:
         """See `ReplicaStore.crash_marker_of`."""
         return self._markers.left_by(peer.number, peer.replica_id)
 
+    async def moving(self, replica_id: str, *, after_key: int, limit: int) -> list[int]:
+        """See `ReplicaStore.moving`."""
+        found = await self._read(lambda each: each.fetch(QUERIES["moving"], replica_id, after_key, limit))
+        return [key for (key,) in found]
+
     async def orphaned(self, until: int) -> list[str]:
         """See `ReplicaStore.orphaned`."""
         return [name for (name,) in await self._read(lambda each: each.fetch(QUERIES["orphaned"], until))]
@@ -91,21 +96,21 @@ class PostgresReplicas:
             name for (name,) in await self._read(lambda each: each.fetch(QUERIES["orphaned_stopped"], list(reasons)))
         ]
 
-    async def claim_moving(self, replica_ids: Sequence[str], *, limit: int) -> Mapping[int, str]:
+    async def claim_moving(self, replica_ids: Sequence[str], *, limit: int) -> Mapping[int, Claimed]:
         """See `ReplicaStore.claim_moving`."""
         return await self._claim("moving", list(replica_ids), limit, self._build)
 
-    async def claim_due(self, replica_ids: Sequence[str], until: int, *, limit: int) -> Mapping[int, str]:
+    async def claim_due(self, replica_ids: Sequence[str], until: int, *, limit: int) -> Mapping[int, Claimed]:
         """See `ReplicaStore.claim_due`."""
         return await self._claim("due", list(replica_ids), limit, self._build, until)
 
     async def claim_stopped(
         self, replica_ids: Sequence[str], reasons: Sequence[int], *, limit: int
-    ) -> Mapping[int, str]:
+    ) -> Mapping[int, Claimed]:
         """See `ReplicaStore.claim_stopped`."""
         return await self._claim("stopped", list(replica_ids), limit, self._build, list(reasons))
 
-    async def claim_keys(self, keys: Sequence[int]) -> Mapping[int, str]:
+    async def claim_keys(self, keys: Sequence[int]) -> Mapping[int, Claimed]:
         """See `ReplicaStore.claim_keys`."""
         return await self._claim("keys", list(keys), len(keys))
 
@@ -142,9 +147,10 @@ class PostgresReplicas:
         """See `ReplicaStore.post`."""
         self._bulletin.post(notice)
 
-    async def _claim(self, way: str, *values: Any) -> Mapping[int, str]:
+    async def _claim(self, way: str, *values: Any) -> Mapping[int, Claimed]:
         """Claim workflows. A claim of unknown outcome may be repeated: what it has claimed is this replica's."""
-        return dict(await self._write(lambda each: each.fetch(CLAIMS[way], self.replica_id, *values)))
+        found = await self._write(lambda each: each.fetch(CLAIMS[way], self.replica_id, *values))
+        return {key: Claimed(*columns) for key, *columns in found}
 
     async def _execute(self, name: str, *values: Any) -> None:
         await self._write(lambda connection: connection.execute(QUERIES[name], *values))
