@@ -149,7 +149,9 @@ def test_no_table_or_column_is_left_out(tmp_path: Path, postgres: Postgres, sche
     there = fetch(
         postgres,
         "SELECT table_name, column_name, column_default IS NOT NULL OR is_nullable = 'YES' "
-        f"FROM information_schema.columns WHERE table_schema = '{schema}' AND table_name <> 'store_schema'",
+        f"FROM information_schema.columns WHERE table_schema = '{schema}'"
+        # The one has the migrations, the other what builds of replicas have noted. A file has neither.
+        " AND table_name NOT IN ('store_schema', 'unfit')",
     )
     moved = (columns - NOT_MOVED) | {(table, name) for table, names in COMPUTED.items() for name in names}
     assert moved <= {(table, column) for table, column, _ in there}

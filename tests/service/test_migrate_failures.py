@@ -8,12 +8,14 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.command_line import as_text, run_command
-from tests.support.command_process import SECONDS
+from tests.support.command_process import COMMAND, SECONDS, environment
 from tests.support.moving import (
     begin,
     fetch,
@@ -27,8 +29,6 @@ from tests.support.moving import (
 from tests.support.servers import serving_process
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.postgres import Postgres
 
 
@@ -222,3 +222,17 @@ def test_other_tables_of_a_shared_schema_are_left_alone(source: Path, postgres: 
     asyncio.run(postgres.execute(f"CREATE TABLE {schema}.orders AS SELECT 1 AS id"))
     assert migrate(url_of(source), postgres.url(schema)).returncode == 0
     assert fetch(postgres, f"SELECT id FROM {schema}.orders") == [(1,)]
+
+
+def test_a_full_disk_below_the_report_is_one_line_of_error_after_the_move(
+    source: Path, postgres: Postgres, schema: str
+) -> None:
+    command = [*COMMAND, "migrate", url_of(source), postgres.url(schema)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment(), timeout=SECONDS
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr
+    assert fetch(postgres, f"SELECT count(*) FROM {schema}.workflows") == [(3,)]

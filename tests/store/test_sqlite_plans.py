@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Tables with only a few rows in every case: lives and suspects. A backup counts all workflows, in its copy.
 SMALL = {"newest_life", "last_beat", "drop_old_lives", "suspects", "drop_suspects", "count_all"}
-SMALL |= {"count_rows", "next_numbers", "torn_histories"}
+SMALL |= {"last_life", "count_rows", "next_numbers", "torn_histories"}
 
 #: The number of values in a row.
 WIDTHS = {

@@ -49,6 +49,9 @@ CLAIMED_PAGE: Final = 250
 MESSAGE_PATIENCE: Final = 1.0
 #: After a replica has come or gone, the others look so long for workflows that are stopped, in seconds.
 STOPPED_PATIENCE: Final = 5.0
+#: A replica is busier than the others with so many times their mean of workflows in memory, and so many more.
+BUSY_FACTOR: Final = 1.5
+BUSY_MARGIN: Final = 100
 #: The most messages that one look finds.
 MESSAGE_PAGE: Final = 1_000
 
@@ -155,6 +158,24 @@ class Replicas:
         await self._claim()
         await self._deliver()
         await self._find_claimed()
+
+    async def keep(self, due: Sequence[int]) -> Sequence[int]:
+        """Return those of its due workflows that this replica drives itself.
+
+        One that has much more in memory than the others gives up half of them, and another one claims them.
+        """
+        loads = [peer.load for peer in self._peers]
+        mine = self._engine.workflows_in_memory
+        if not due or len(loads) < 2 or mine <= BUSY_FACTOR * sum(loads) / len(loads) + BUSY_MARGIN:  # noqa: PLR2004
+            return due
+        given_up = due[::2]
+        try:
+            await self._shared.release(given_up)
+        except StoreError:
+            return due
+        if self._engine.notices is not None:
+            self._engine.notices.left()
+        return due[1::2]
 
     # This replica.
 

@@ -146,6 +146,8 @@ class Supervisor:
             return
         self._due_failure = ""
         absent = [key for _, key in due if key not in unreadable and not engine.has(key)]
+        if self._replicas is not None:
+            absent = list(await self._replicas.keep(absent))
         engine.load(absent[:room])
 
     async def beat(self) -> bool:
