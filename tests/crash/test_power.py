@@ -69,8 +69,8 @@ async def test_nothing_is_lost_or_done_twice_by_power_cuts(powered: PoweredServe
     deaths: list[Death] = []
 
     def seen(cut: Cut) -> None:
-        watched = [replace(each, events=list(each.events)) for each in load.watched]
-        deaths.append(Death(cut.stored, read_effects(powered.directory / EFFECTS), list(load.replies), watched))
+        watched = [replace(each, events=list(each.events)) for each in load.cast.watched]
+        deaths.append(Death(cut.stored, read_effects(powered.directory / EFFECTS), list(load.cast.replies), watched))
 
     powered.on_cut = seen
     powered.start()
@@ -83,15 +83,16 @@ async def test_nothing_is_lost_or_done_twice_by_power_cuts(powered: PoweredServe
     powered.kill()  # Everything acknowledged must be stored now.
     stored = read_store(powered.store)
     effects = read_effects(powered.directory / EFFECTS)
-    wrong = [str(each) for each in broken(Evidence(stored, effects, load.replies, load.watched, deaths))]
-    wrong += wrong_ends(stories, {reply.workflow_id: reply.detail for reply in load.replies if reply.kind == "result"})
+    wrong = [str(each) for each in broken(Evidence(stored, effects, load.cast.replies, load.cast.watched, deaths))]
+    wrong += wrong_ends(stories, load.cast.ends)
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
     assert stored.rows.keys() == {story.workflow_id for story in stories}
     # There was load, the cuts interrupted it, and the log was restarted between them.
     counts = syncs(powered.platter)
     print(  # noqa: T201 - the proof's figures
-        f"\nseed {seed}: {len(stored.rows)} workflows, {len(effects)} executions, {len(load.watched)} watches, "
-        f"{len(load.replies)} answers; syncs of the log {counts['-wal']}, of the file {counts['']}, of the directory "
+        f"\nseed {seed}: {len(stored.rows)} workflows, {len(effects)} executions, {len(load.cast.watched)} watches, "
+        f"{len(load.cast.replies)} answers; "
+        f"syncs of the log {counts['-wal']}, of the file {counts['']}, of the directory "
         f"{counts['directory']}; open at the cuts: {[cut.open_stories for cut in load.kills]}, written sectors "
         f"lost: {[cut.lost for cut in powered.cuts]}"
     )

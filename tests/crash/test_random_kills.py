@@ -57,15 +57,15 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     evidence = Evidence(
         stored,
         effects,
-        load.replies,
-        load.watched,
+        load.cast.replies,
+        load.cast.watched,
         deaths,
         allowance=CROWD,
         stalled=load.pressure.between,
     )
     wrong = [str(each) for each in broken(evidence)]
-    wrong += [each for watch in load.raw for each in unfaithful(watch, stored.histories[watch.workflow_id])]
-    wrong += wrong_ends(stories, {reply.workflow_id: reply.detail for reply in load.replies if reply.kind == "result"})
+    wrong += [each for watch in load.cast.raw for each in unfaithful(watch, stored.histories[watch.workflow_id])]
+    wrong += wrong_ends(stories, load.cast.ends)
     assert not wrong, "\n".join([f"MENDFLOW_SEED={seed}", *wrong])
     events = [event for history in stored.histories.values() for event in history]
     assert stored.rows.keys() == {story.workflow_id for story in stories}
@@ -80,7 +80,8 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     recovering = sum(kill.recovering for kill in load.kills)
     print(  # noqa: T201 - the proof's figures
         f"\nseed {seed}: {len(stored.rows)} workflows, {len(events)} events, {len(effects)} executions, "
-        f"{lost} of them lost, {len(load.watched)} watches, {len(load.raw)} of them bare, {len(load.replies)} answers; "
+        f"{lost} of them lost, {len(load.cast.watched)} watches, {len(load.cast.raw)} of them bare, "
+        f"{len(load.cast.replies)} answers; "
         f"open at the deaths: {[kill.open_stories for kill in load.kills]}, "
         f"calls: {[kill.calls for kill in load.kills]}; "
         f"{recovering} kills in the middle of a recovery; {len(late)} debts at a restart were paid "
@@ -91,7 +92,7 @@ async def test_nothing_is_lost_or_done_twice_by_random_kills(tmp_path: Path, see
     assert sum(kill.calls for kill in load.kills) > COUNT
     assert sum(kill.calls > 0 for kill in load.kills) >= KILLS // 2
     assert sum(not watch.ended for death in deaths for watch in death.watched) > COUNT // 2
-    assert 2 * len(load.raw) > len(load.watched) // 2
+    assert 2 * len(load.cast.raw) > len(load.cast.watched) // 2
     assert recovering >= max(1, KILLS // 10)
     # No life was killed while it imported.
     assert len(lives) == KILLS + 1

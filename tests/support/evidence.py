@@ -89,7 +89,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Death:
-    """A SIGKILL: what was stored at that time, and what had left the process."""
+    """A SIGKILL: what was stored at that time, and what had left the process.
+
+    Where other replicas continue, ``stored`` was read after the rest was collected.
+    """
 
     stored: Stored
     effects: list[Effect] = field(default_factory=list)

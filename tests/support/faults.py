@@ -21,6 +21,7 @@ FAULTS: Final[dict[str, Callable[[Build], Build]]] = {
         commit_faults.reply_before_commit,
         commit_faults.slow_commits,
         engine_faults.no_generation_check,
+        engine_faults.no_generation_check_on_postgres,
         engine_faults.two_engines,
         engine_faults.attempt_without_record,
         watch_faults.dropped_frame,

@@ -9,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 
 #: The user that PostgreSQL runs as where the tests run as root, which it refuses.
 USER = "embedded_postgres"
+
+#: Becomes another user and runs a program. With `user` in `subprocess.run` Python would fork, and not just spawn: the
+#: handlers of gRPC run in the child then, which may crash it.
+BECOME = """
+import os, sys
+user, group, *command = sys.argv[1:]
+os.setgroups([])
+os.setgid(int(group))
+os.setuid(int(user))
+os.execv(command[0], command)
+"""
 
 #: The variable with the folder of another version's programs.
 PROGRAMS = "MENDFLOW_TEST_POSTGRES_PROGRAMS"
@@ -58,7 +70,7 @@ class Postgres:
         self.data = directory / "data"
         self._programs = Path(programs or os.environ.get(PROGRAMS, POSTGRES_BIN_PATH))
         self.port = free_port()
-        self._as: dict[str, Any] = {}
+        self._as: list[str] = []
         self._schemas: dict[Path, str] = {}
         if os.geteuid() == 0:
             entry = utils.ensure_user_exists(USER)
@@ -66,7 +78,7 @@ class Postgres:
             utils.ensure_prefix_permissions(directory)
             utils.ensure_prefix_permissions(POSTGRES_BIN_PATH)
             os.chown(directory, entry.pw_uid, entry.pw_gid)
-            self._as = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+            self._as = [sys.executable, "-c", BECOME, str(entry.pw_uid), str(entry.pw_gid)]
         if standby_of is None:
             self.run("initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres", "-N")
         else:
@@ -82,9 +94,9 @@ class Postgres:
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs on the data."""
-        command = [str(self._programs / program), "-D", str(self.data), *arguments]
+        command = [*self._as, str(self._programs / program), "-D", str(self.data), *arguments]
         with (self.directory / f"{program}.out").open("ab") as out:
-            subprocess.run(command, check=True, stdout=out, stderr=out, cwd=self.directory, timeout=60, **self._as)
+            subprocess.run(command, check=True, stdout=out, stderr=out, cwd=self.directory, timeout=60)
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
@@ -103,11 +115,11 @@ class Postgres:
         """What the server logged."""
         return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
 
-    def url(self, schema: str = "public", *, password: str = "", tcp: bool = False) -> str:
-        """Return the URL of a schema."""
+    def url(self, schema: str = "public", *, password: str = "", tcp: bool = False, port: int = 0) -> str:
+        """Return the URL of a schema. ``port`` is that of a proxy on loopback."""
         login = f"postgres:{password}" if password else "postgres"
-        if tcp:
-            return f"postgresql://{login}@127.0.0.1:{self.port}/postgres?search_path={schema}"
+        if tcp or port:
+            return f"postgresql://{login}@127.0.0.1:{port or self.port}/postgres?search_path={schema}"
         return f"postgresql://{login}@/postgres?host={self.directory}&port={self.port}&search_path={schema}"
 
     async def execute(self, *statements: str) -> None:
@@ -139,11 +151,11 @@ class Postgres:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, self.new_schema()).result()
 
-    def url_for(self, directory: Path) -> str:
-        """Return the URL of the schema of a server in this directory."""
+    def url_for(self, directory: Path, *, port: int = 0) -> str:
+        """Return the URL of the schema of the servers in this directory. ``port`` is that of a proxy on loopback."""
         if directory not in self._schemas:
             self._schemas[directory] = self.schema()
-        return self.url(self._schemas[directory])
+        return self.url(self._schemas[directory], port=port)
 
     def dump(self, directory: Path, to: Path) -> None:
         """Copy the schema of a server in this directory, as of one moment, to a SQLite file."""

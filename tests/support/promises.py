@@ -136,8 +136,10 @@ def broken(evidence: Evidence) -> list[Broken]:
             *_replies_match(history, replies[workflow_id]),
             *_recorded_once(history),
             *_on_record(history, effects[workflow_id], over=evidence.over),
+            *_closed_once(history),
             *_says_why(history),
             *_one_driver(row, history, watched[workflow_id]),
+            *_generations_rise(workflow_id, row, evidence.deaths),
             *_faithful_watch(history, watched[workflow_id]),
             *_recovery_by_default(workflow_id, history, evidence),
         ]
@@ -252,6 +254,25 @@ def _on_record(history: History, effects: Iterable[Effect], *, over: bool) -> It
             yield Promise.EVERY_ATTEMPT_ON_RECORD, f"{step_key} has the attempts {numbers}"
 
 
+def _closed_once(history: History) -> Iterator[Breach]:
+    """Each attempt begins once and ends once, whichever replica records that."""
+    is_open: set[tuple[str, int]] = set()
+    begun: set[tuple[str, int]] = set()
+    for event in history:
+        if event.HasField("attempt_started"):
+            each = (event.attempt_started.step_key, event.attempt_started.attempt)
+            if each in begun:
+                yield Promise.EVERY_ATTEMPT_ON_RECORD, f"event {event.sequence} starts {each} a second time"
+            begun.add(each)
+            is_open.add(each)
+        for name in ("attempt_succeeded", "attempt_failed"):
+            if event.HasField(name):
+                each = (getattr(event, name).step_key, getattr(event, name).attempt)
+                if each not in is_open:
+                    yield Promise.EVERY_ATTEMPT_ON_RECORD, f"event {event.sequence} ends {each}, which is not open"
+                is_open.discard(each)
+
+
 def _says_why(history: History) -> Iterator[Breach]:
     """Each failed attempt records what happens next and why, and that happens at the recorded time."""
     resumed = [event.sequence for event in history if event.HasField("workflow_resumed")]
@@ -286,6 +307,14 @@ def _one_driver(row: Row, history: History, watched: Iterable[Watched]) -> Itera
     for seen in {event.sequence: event for watch in watched for event in watch.events}.values():
         if kept.get(seen.sequence, seen) != seen:
             yield Promise.ONE_DRIVER, f"event {seen.sequence} was written twice: {seen} and {kept[seen.sequence]}"
+
+
+def _generations_rise(workflow_id: str, row: Row, deaths: Iterable[Death]) -> Iterator[Breach]:
+    """A workflow's generation never falls."""
+    looks = [death.stored.rows[workflow_id] for death in deaths if workflow_id in death.stored.rows]
+    generations = [each.generation for each in (*looks, row)]
+    if generations != sorted(generations):
+        yield Promise.ONE_DRIVER, f"its generations were {generations}, one after the other"
 
 
 def _faithful_watch(history: History, watched: Iterable[Watched]) -> Iterator[Breach]:

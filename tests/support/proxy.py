@@ -1,4 +1,4 @@
-"""A bad network: a TCP proxy that cuts and stalls connections when a test requests it."""
+"""A bad network: a TCP proxy that cuts, stalls and delays connections when a test requests it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._flow = asyncio.Event()
         self._flow.set()
+        #: How much later everything arrives, in seconds.
+        self.delay = 0.0
         self.port = 0
         self.connections = 0
         self.bytes_to_client = 0
@@ -66,6 +68,8 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await source.read(65_536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 await self._flow.wait()
                 self.bytes_to_client += len(data) if sink is client else 0
                 sink.write(data)
