@@ -101,6 +101,13 @@ async def test_silent_stream_is_noticed_and_reopened(server: Server, proxy: Prox
     assert seen == [1, 2, 3, 4, 5]
 
 
+async def test_patience_with_a_server_that_never_answers_ends(proxy: Proxy) -> None:
+    proxy.stall()
+    async with Client(f"127.0.0.1:{proxy.port}", timeout=0.3, retry_for=0.0) as client:
+        with pytest.raises(ServerUnavailable, match=r"has not answered within 0\.3 s"):
+            await anext(aiter(client.handle("x").watch(1)))
+
+
 async def test_patience_with_a_server_that_is_away_ends() -> None:
     async with Client(f"127.0.0.1:{free_port()}", retry_for=0.3) as client:
         with pytest.raises(ServerUnavailable, match="cannot be reached"):

@@ -80,18 +80,23 @@ class Caller:
         A server that does not answer within ``timeout`` seconds is unavailable too.
         """
         window = RetryWindow(self.retry_for)
-        seconds = self.timeout if timeout is None else timeout
         while True:
             try:
-                return await self.call(method, request, timeout=seconds)
+                return await self.call_available(method, request, timeout=timeout)
             except errors.ServerUnavailable as error:
                 unavailable = error
-            except errors.DeadlineExceeded as error:
-                message = f"the server at {self.target} has not answered within {seconds:g} s; the call may take effect"
-                unavailable = errors.ServerUnavailable(
-                    message, code=error.code, reason=error.reason, metadata=error.metadata
-                )
             await window.wait_or_raise(unavailable)
+
+    async def call_available(self, method: Callable[..., Any], request: Any, *, timeout: float | None = None) -> Any:
+        """Make one call. Raise `ServerUnavailable` also if the server does not answer within ``timeout`` seconds."""
+        seconds = self.timeout if timeout is None else timeout
+        try:
+            return await self.call(method, request, timeout=seconds)
+        except errors.DeadlineExceeded as error:
+            message = f"the server at {self.target} has not answered within {seconds:g} s; the call may take effect"
+            raise errors.ServerUnavailable(
+                message, code=error.code, reason=error.reason, metadata=error.metadata
+            ) from None
 
     def retry_window(self, retry_for: float | None) -> RetryWindow:
         """Return a new window of ``retry_for`` seconds."""

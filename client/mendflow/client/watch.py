@@ -100,7 +100,9 @@ class _Disconnected(Exception):
 async def _uid_of(caller: Caller, stub: WorkflowServiceAsyncStub, workflow_id: str) -> str:
     """Return the workflow's uid. Raise `_Disconnected` without the server, and a `RequestError` if it refuses."""
     try:
-        reply = await caller.call(stub.GetWorkflow, workflow_service_pb2.GetWorkflowRequest(workflow_id=workflow_id))
+        reply = await caller.call_available(
+            stub.GetWorkflow, workflow_service_pb2.GetWorkflowRequest(workflow_id=workflow_id)
+        )
     except errors.RequestError as error:
         raise (_Disconnected(error) if _is_disconnect(grpc.StatusCode[error.code], error) else error) from None
     return str(reply.workflow.uid)
