@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.proxy import Proxy
 from tests.support.replicas import clients, logged, pid, replicas
 from tests.support.servers import until
 
@@ -106,3 +107,23 @@ async def test_a_draining_replica_hands_its_work_over_at_once(tmp_path: Path, po
                 assert (await asyncio.wait_for(second.handle(name).result(), 20))[-1].endswith("3]")
             assert await ending == 0
         assert not logged(servers[1], "replica_taken_over")
+
+
+async def test_workflows_that_wait_for_a_slot_continue_after_a_renewed_lease(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    async with (
+        Proxy(postgres.port) as proxy,
+        replicas(tmp_path, postgres, 2, MENDFLOW_ATTEMPT_SLOTS="1", port=proxy.port) as servers,
+        clients(servers) as (first, _),
+    ):
+        os.kill(pid(servers[1]), signal.SIGSTOP)
+        names = [f"order{number}" for number in range(5)]
+        for name in names:
+            await first.start("holds", 1.0, id=name)
+        proxy.stall()
+        assert await until(lambda: logged(servers[0], "lease_lost"), 20)
+        proxy.flow()
+        for name in names:
+            assert await asyncio.wait_for(first.handle(name).result(), 15) == "held"
+        assert logged(servers[0], "lease_renewed")

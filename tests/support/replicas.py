@@ -22,14 +22,15 @@ QUICK = {"MENDFLOW_LEASE": "2", "MENDFLOW_PROBE_INTERVAL": "0.3", "MENDFLOW_GOOD
 
 @contextlib.asynccontextmanager
 async def replicas(
-    tmp_path: Path, postgres: Postgres, count: int, **environment: str
+    tmp_path: Path, postgres: Postgres, count: int, *, port: int = 0, **environment: str
 ) -> AsyncIterator[list[ServerProcess]]:
-    """Run servers on one schema. Each has a directory of its own."""
-    url = postgres.url(await postgres.new_schema())
+    """Run servers on one schema. Each has a directory of its own. ``port`` is that of a proxy for the first one."""
+    schema = await postgres.new_schema()
     servers = []
     for number in range(count):
         directory = tmp_path / f"replica{number}"
         directory.mkdir()
+        url = postgres.url(schema, port=0 if number else port)
         servers.append(ServerProcess(directory, url=url, environment={**QUICK, **environment}))
     try:
         await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))

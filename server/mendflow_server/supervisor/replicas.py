@@ -361,9 +361,15 @@ class Replicas:
             self._unknown_seen = unknown
 
     async def _mine(self) -> list[int]:
-        """Return the workflows of this replica that are in progress."""
+        """Return the workflows of this replica that are in progress, or stopped for a reason that may be over."""
+        keys = await self._all(self._store.in_progress)
+        for reason in REASONS:
+            keys += await self._all(partial(self._store.stopped_for, reason))
+        return keys
+
+    async def _all(self, read: Callable[..., Awaitable[list[int]]]) -> list[int]:
         keys: list[int] = []
-        while page := await self._store.in_progress(after_key=keys[-1] if keys else 0, limit=JUDGED_PAGE):
+        while page := await read(after_key=keys[-1] if keys else 0, limit=JUDGED_PAGE):
             keys += page
         return keys
 
