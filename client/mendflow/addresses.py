@@ -6,10 +6,12 @@ import ipaddress
 import re
 from typing import Final
 
-__all__ = ["TARGET_FORMS", "check_target", "split_address"]
+__all__ = ["TARGET_FORMS", "check_target", "names_replicas", "split_address"]
 
 #: What a client accepts, for messages.
-TARGET_FORMS: Final = "HOST:PORT, [IPV6]:PORT, dns:///HOST:PORT or unix:PATH"
+TARGET_FORMS: Final = "HOST:PORT, [IPV6]:PORT, dns:///HOST:PORT, unix:PATH or, for replicas, ipv4:IP:PORT,IP:PORT"
+#: gRPC's schemes for addresses without a name. Only they can name several servers.
+_FAMILIES: Final = {"ipv4": (ipaddress.IPv4Address, "IPv4"), "ipv6": (ipaddress.IPv6Address, "IPv6")}
 _LAST_PORT: Final = 65_535
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
@@ -65,14 +67,41 @@ def _check(target: str) -> None:
         _check_socket(target.removeprefix("unix:"))
         return
     scheme = _SCHEME.fullmatch(target)
+    if scheme is not None and scheme[1] in _FAMILIES:
+        for each in scheme[2].split(","):
+            _check_literal(each, scheme[1])
+        return
+    if "," in target:
+        raise ValueError("names several servers; write their addresses as ipv4:127.0.0.1:1,127.0.0.1:2")
     if scheme is not None and scheme[1] == "dns":
         address = target.removeprefix("dns:").removeprefix("///")
     elif scheme is not None and scheme[2].startswith("//"):
         raise ValueError(f"has the scheme {scheme[1]}://, which the client does not support")
     else:
         address = target
-    if split_address(address)[1] == 0:
+    _check_address(address)
+
+
+def _check_address(address: str) -> str:
+    """Return the host."""
+    host, port = split_address(address)
+    if port == 0:
         raise ValueError("has the port 0, at which no server listens")
+    return host
+
+
+def _check_literal(address: str, scheme: str) -> None:
+    family, name = _FAMILIES[scheme]
+    host = _check_address(address)
+    try:
+        family(host)
+    except ValueError:
+        raise ValueError(f"has {host!r} after {scheme}:, which must be an {name} address") from None
+
+
+def names_replicas(target: str) -> bool:
+    """Return whether a target that `check_target` accepts names several servers."""
+    return target.startswith(("ipv4:", "ipv6:")) and "," in target
 
 
 def _check_socket(path: str) -> None:

@@ -51,6 +51,15 @@ REFUSED = {
     "dns:///localhost": "has no port",
     "dns:": "has no port",
     "dns://8.8.8.8/localhost:1": "the host",
+    "ipv4:": "has no port",
+    "ipv4:50051": "has no port",
+    "ipv4:localhost:1": "must be an IPv4 address",
+    "ipv4:[::1]:1": "must be an IPv4 address",
+    "ipv4:127.0.0.1:1,127.0.0.1": "has no port",
+    "ipv4:127.0.0.1:1,": "has no port",
+    "ipv4:127.0.0.1:1,127.0.0.1:0": "the port 0",
+    "ipv6:[::1]:1,127.0.0.1:1": "must be an IPv6 address",
+    "127.0.0.1:1,127.0.0.1:2": "several servers",
     "unix:": "names no socket",
     "unix:///": "names no socket",
     "unix://host/path": "has a host before its path",
@@ -83,7 +92,9 @@ def mendflow(*arguments: str, **variables: str) -> Result:
 
 
 FORMS = ["127.0.0.1:{port}", "localhost:{port}", "[::1]:{port}", "dns:///127.0.0.1:{port}", "dns:localhost:{port}",
-         "unix:{path}", "unix://{path}"]  # fmt: skip
+         "unix:{path}", "unix://{path}", "ipv4:127.0.0.1:{port}", "ipv6:[::1]:{port}",
+         # No server listens on port 1.
+         "ipv4:127.0.0.1:1,127.0.0.1:{port}", "ipv6:[::1]:1,[::1]:{port}"]  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -62,8 +62,10 @@ class Client:
     that does not answer within that deadline; None means no limit. The methods
     raise errors from `mendflow.errors`.
 
-    ``target`` is HOST:PORT, [IPV6]:PORT, or one of gRPC's forms dns:///HOST:PORT
-    and unix:PATH. Raise ValueError if it has another form.
+    ``target`` is HOST:PORT, [IPV6]:PORT, or one of gRPC's forms dns:///HOST:PORT,
+    unix:PATH, and ipv4:IP:PORT,IP:PORT or ipv6:[IP]:PORT,[IP]:PORT for several
+    replicas, on which the calls take turns. Raise ValueError if it has another
+    form.
     """
 
     def __init__(
