@@ -13,40 +13,36 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import csv
-import io
-import json
-import os
 import shlex
-import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from examples.audit import audit
-from mendflow import Client, MendflowError
+from examples.processes import (
+    DELAY,
+    ROOT,
+    DemoFailed,
+    Server,
+    mail_server,
+    read_campaign,
+    read_mailbox,
+    read_recipients,
+)
+from examples.screen import headline, program, run, say, say_on_one_line, show_findings
+from mendflow import Client
 from mendflow.cli.event_text import describe_event
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import Coroutine, Sequence
 
     from examples.audit import Finding
     from mendflow import WorkflowHandle
     from mendflow.v1 import event_pb2
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
 WORKFLOW_ID = "demo-campaign"
-#: How long the mail server takes for a message, in seconds. The kill comes in the middle of it.
-DELAY = 0.8
 #: How long the server stays down, in seconds.
 DOWNTIME = 1.5
 #: How many messages are sent, and how many more are in progress, when the demo kills the server.
@@ -60,128 +56,6 @@ COLOURS = {
 }
 #: How long the whole campaign may take, in seconds.
 LIMIT = 120.0
-
-
-class DemoFailed(Exception):
-    """The demo could not be completed."""
-
-
-def say(text: str = "", **style: Any) -> None:
-    """Print a line, with colours only on a terminal."""
-    click.secho(text, **style)
-
-
-def headline(text: str) -> None:
-    """Print a headline."""
-    say()
-    say(f"── {text}", bold=True)
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def stop(process: subprocess.Popen[Any], seconds: float = 10.0) -> None:
-    """Stop a process that this one started, with SIGTERM and then with SIGKILL."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def spawn(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a module in this environment, in a new session so that Ctrl-C does not reach it."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    with log.open("ab") as output:
-        return subprocess.Popen(  # noqa: S603 - a module of this repository
-            [sys.executable, "-m", *arguments],
-            cwd=log.parent,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-
-
-@contextlib.contextmanager
-def mail_server(directory: Path) -> Iterator[int]:
-    """Run the mail server, and yield its port."""
-    log = directory / "smtp.log"
-    mailbox = directory / "mailbox.jsonl"
-    arguments = ["--address", "127.0.0.1:0", "--mailbox", str(mailbox), "--delay", str(DELAY)]
-    process = spawn(["examples.smtp_server", *arguments], log)
-    try:
-        limit = time.monotonic() + 20
-        while not (text := log.read_text(encoding="utf-8")).endswith("\n"):
-            if process.poll() is not None or time.monotonic() > limit:
-                raise DemoFailed(f"the mail server did not start; see {log}")
-            time.sleep(0.02)
-        yield int(text.splitlines()[0].rpartition(":")[2])
-    finally:
-        stop(process)
-
-
-@dataclass
-class Server:
-    """`mendflow serve`, which keeps its addresses and its store after a restart."""
-
-    directory: Path
-    grpc_address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
-    http_address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """The process id, or 0 before the first start."""
-        return self.process.pid if self.process else 0
-
-    @property
-    def log(self) -> Path:
-        """The server's log file."""
-        return self.directory / "server.log"
-
-    def command(self) -> list[str]:
-        """Return the arguments of `mendflow`."""
-        store = f"sqlite:///{self.directory / 'demo.db'}"
-        modules = ["examples.campaign", "examples.order"]
-        addresses = ["--grpc-address", self.grpc_address, "--http-address", self.http_address]
-        return ["serve", *modules, "--store", store, *addresses]
-
-    async def start(self) -> None:
-        """Start the server and wait until /health reports that it is ready."""
-        self.process = spawn(["mendflow.cli", *self.command()], self.log)
-        limit = time.monotonic() + 30
-        while not await asyncio.to_thread(self._is_ready):
-            if self.process.poll() is not None or time.monotonic() > limit:
-                raise DemoFailed(f"the server did not start; see {self.log}")
-            await asyncio.sleep(0.02)
-
-    def _is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{self.http_address}/health", timeout=2) as reply:
-                return bool(reply.status == 200)  # noqa: PLR2004 - HTTP 200 OK
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        """Kill the server with SIGKILL, without a chance to shut down."""
-        if self.process is not None:
-            os.kill(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def stop(self) -> None:
-        """Shut the server down."""
-        if self.process is not None:
-            stop(self.process)
 
 
 class Watched:
@@ -234,13 +108,9 @@ class Watched:
 
 
 def show_event(event: event_pb2.Event) -> None:
-    """Print an event on one line, truncated to the width of a terminal."""
-    line = f"   {describe_event(event)}"
-    if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns
-        line = line if len(line) <= width else f"{line[: width - 1]}…"
+    """Print an event on one line."""
     kind = event.WhichOneof("detail") or ""
-    say(line, fg=COLOURS.get(kind), dim=kind == "attempt_started")
+    say_on_one_line(f"   {describe_event(event)}", fg=COLOURS.get(kind), dim=kind == "attempt_started")
 
 
 def show_connection(up: bool, why: str) -> None:  # noqa: FBT001 - the client's callback
@@ -301,8 +171,7 @@ async def run_both(watch: Coroutine[Any, Any, None], work: Coroutine[Any, Any, C
 async def show(directory: Path) -> bool:
     """Run the demo, and return True if every claim holds."""
     server = Server(directory)
-    lines = (HERE / "recipients.csv").read_text(encoding="utf-8").splitlines()
-    recipients = [row["address"] for row in csv.DictReader(lines)]
+    recipients = [row["address"] for row in read_recipients()]
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(mail_server(directory))
         stack.callback(server.stop)
@@ -312,9 +181,7 @@ async def show(directory: Path) -> bool:
         async with Client(server.grpc_address) as client, asyncio.timeout(LIMIT):
             begun = time.monotonic()
             headline(f"{WORKFLOW_ID}: {len(recipients)} recipients from recipients.csv")
-            campaign = json.loads((HERE / "campaign.json").read_text(encoding="utf-8"))
-            campaign["smtp"] = {"host": "127.0.0.1", "port": port}
-            handle = await client.start("send_campaign", campaign, id=WORKFLOW_ID)
+            handle = await client.start("send_campaign", read_campaign(port), id=WORKFLOW_ID)
             watched = Watched()
             crash = await run_both(watched.follow(handle), kill_and_restart(server, watched, begun))
             took = time.monotonic() - begun
@@ -326,17 +193,11 @@ async def show(directory: Path) -> bool:
                 recipients=recipients,
                 mailbox=read_mailbox(directory),
             )
-    show_findings(crash, findings, took, server)
+    show_outcome(crash, findings, took, server)
     return all(finding.holds for finding in findings)
 
 
-def read_mailbox(directory: Path) -> list[dict[str, Any]]:
-    """Return the messages that the mail server accepted."""
-    lines = (directory / "mailbox.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def show_findings(crash: Crash, findings: Sequence[Finding], took: float, server: Server) -> None:
+def show_outcome(crash: Crash, findings: Sequence[Finding], took: float, server: Server) -> None:
     """Print what crashed, what was lost and what ran again."""
     headline("what happened")
     say(f"✗ crashed: server {crash.pid}, by SIGKILL, {crash.seconds_in:.1f} s after the start of the campaign,")
@@ -345,35 +206,13 @@ def show_findings(crash: Crash, findings: Sequence[Finding], took: float, server
     say(f"        after the restart the campaign resumed in {crash.recovered_after:.1f} s,", dim=True, nl=False)
     say(f" the server was ready in {crash.ready_after:.1f} s,", dim=True, nl=False)
     say(f" and the watch resumed in {crash.watched_after:.1f} s", dim=True)
-    for finding in findings:
-        say(f"{'✓' if finding.holds else '✗'} {finding.claim}", fg=None if finding.holds else "red")
-        for detail in finding.details:
-            say(f"        {detail}", dim=True)
+    show_findings(findings)
     headline("explore")
-    # Print the path, because the shell may use another environment.
-    program = Path(sys.executable).with_name("mendflow")
-    name = str(program.relative_to(ROOT) if program.is_relative_to(ROOT) else program)
-    mendflow = shlex.quote(name if program.exists() else "mendflow")
+    mendflow = program()
     say(f"  cd {shlex.quote(str(ROOT))}")
     say(f"  {mendflow} {shlex.join(server.command())}")
     say(f"  {mendflow} show {WORKFLOW_ID} --server {server.grpc_address}      # in another terminal")
     say(f"  cat {shlex.quote(str(server.directory / 'mailbox.jsonl'))} {shlex.quote(str(server.log))}")
-
-
-async def interruptible(directory: Path) -> bool:
-    """Run the demo. SIGTERM and a closed terminal cancel it like Ctrl-C, so that no process stays behind."""
-    task = asyncio.current_task()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel if task else lambda: None)
-    return await show(directory)
-
-
-def empty(directory: Path) -> None:
-    """Empty the directory. Raise `DemoFailed` if it has files that are not from a demo."""
-    if directory.exists() and any(directory.iterdir()) and not (directory / "smtp.log").exists():
-        raise DemoFailed(f"{directory} has files that are not from a demo; use another --directory")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
 
 
 def main() -> int:
@@ -383,24 +222,7 @@ def main() -> int:
         "--directory", type=Path, default=ROOT / ".demo", help="a folder to empty and use (%(default)s)"
     )
     directory = parser.parse_args().directory.resolve()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    try:
-        empty(directory)
-        return 0 if asyncio.run(interruptible(directory)) else 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        say("stopped", err=True)
-        return 130
-    except BrokenPipeError:
-        # The reader closed the pipe. Discard the rest of the output, so that Python does not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except TimeoutError:
-        say(f"the demo exceeded its limit of {LIMIT:g} s; see the logs in {directory}", fg="red", err=True)
-        return 1
-    except (DemoFailed, MendflowError) as error:
-        say(f"the demo failed: {error}", fg="red", err=True)
-        return 1
+    return run(lambda: show(directory), directory, LIMIT)
 
 
 if __name__ == "__main__":
