@@ -15,13 +15,16 @@ $(shell rm -rf $(VENV))
 endif
 endif
 
-.PHONY: help demo serve test proofs soak lint style types layers contract format protos reference screens promise clients bench bench-large clean
+.PHONY: help demo cluster serve test proofs soak lint style types layers contract format protos reference screens promise clients bench bench-large clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
 
 demo: $(VENV)/demo ## kill a server in the middle of a campaign, and see the campaign complete
 	@$(RUN) -m examples.demo $(ARGS)
+
+cluster: $(VENV)/cluster ## kill and stop replicas over PostgreSQL, and see others take over; ARGS="--store URL"
+	@$(RUN) -m examples.cluster $(ARGS)
 
 serve: $(VENV)/demo ## serve the example workflows: gRPC on 127.0.0.1:50051, HTTP on 127.0.0.1:3000
 	@$(VENV)/bin/mendflow serve examples.campaign examples.order $(ARGS)
@@ -82,7 +85,7 @@ bench-large: $(VENV)/dev ## run the benchmarks with a million workflows in the s
 	@$(RUN) -m bench --large $(ARGS)
 
 clean: ## remove the files that these commands create
-	@rm -rf $(VENV) .clients .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .clients .demo .cluster build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/place:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -92,13 +95,18 @@ $(VENV)/place:
 	  { echo "$(PYTHON) cannot create a virtual environment (on Debian: apt-get install python3-venv)"; exit 1; }
 	@echo "$(CURDIR)" > $@
 
-# demo has the dependencies of the examples, and dev has all dependencies.
+# demo has the dependencies of the examples, cluster those of many replicas too, and dev has all dependencies.
 $(VENV)/demo: pyproject.toml | $(VENV)/place
 	@echo "Installing Mendflow with its server ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[server,examples]'
 	@touch $@
 
+$(VENV)/cluster: pyproject.toml | $(VENV)/place
+	@echo "Installing Mendflow with its server and PostgreSQL ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[cluster]'
+	@touch $@ $(VENV)/demo
+
 $(VENV)/dev: pyproject.toml | $(VENV)/place
 	@echo "Installing Mendflow with its development tools ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@ $(VENV)/demo
+	@touch $@ $(VENV)/demo $(VENV)/cluster

@@ -30,7 +30,7 @@ TOGETHER = re.compile(
     r"""tests/ (?:
         clients/ test_(?!tools) .* \[ (?P<language> \w+ ) \]
         | (?P<module> clients/test_tools | container/test_image | crash/test_every_commit
-            | service/test_(?: changed_code | command_ (?: help | streams | terminal | verbs | views | watch )
+            | service/test_(?: changed_code | cluster | command_ (?: help | streams | terminal | verbs | views | watch )
                        | examples | export | typed_messages | verify | verify_many )
         ) \.py::
     )""",
