@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.support.promises import Stored
     from tests.support.servers import ServerProcess
 
+pytestmark = pytest.mark.proof
+
 HOUR: Final = 3_600.0
 #: How long the waits last, in seconds.
 WAIT: Final = 2.5

@@ -21,6 +21,8 @@ from tests.support.servers import ServerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.proof
+
 
 @dataclass
 class Elsewhere(ServerProcess):

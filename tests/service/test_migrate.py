@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from mendflow import Client
 from mendflow.v1 import failure_pb2, workflow_pb2
 from mendflow_server.cli.migrate_progress import PhaseMeter
@@ -43,11 +45,11 @@ from tests.support.terminal import run_on_terminal
 from tests.support.workflow_states import in_state
 
 if TYPE_CHECKING:
-    import pytest
-
     from mendflow.v1 import event_pb2
     from mendflow_server.store.interface import Store
     from tests.support.postgres import Postgres
+
+pytestmark = pytest.mark.proof
 
 
 def files_beside(source: Path) -> dict[str, bytes]:

@@ -31,6 +31,8 @@ from tests.support.servers import serving_process
 if TYPE_CHECKING:
     from tests.support.postgres import Postgres
 
+pytestmark = pytest.mark.proof
+
 
 def test_a_database_that_changes_a_value_is_found(source: Path, postgres: Postgres, schema: str) -> None:
     action = "IF NEW.bytes = 'last' THEN NEW.bytes = '\\x00'; END IF"

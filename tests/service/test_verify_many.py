@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from mendflow import Client
 
+pytestmark = pytest.mark.proof
+
 MANY = 2_500
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from tests.support.servers import ServerProcess
 
+pytestmark = pytest.mark.proof
+
 SEEDS = [int(os.environ["MENDFLOW_SEED"])] if os.environ.get("MENDFLOW_SEED") else list(range(1, scaled(1, 6) + 1))
 WORKFLOWS = 3
 ROUNDS = scaled(8, 40)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from tests.support.servers import ServerProcess
 
+pytestmark = pytest.mark.proof
+
 HEALTHY = 20
 STALLED = 980
 CONNECTIONS = 20
