@@ -37,6 +37,9 @@ class TestClock:
         """Return 0: the test's time is the only one."""
         return 0.0
 
+    def follow(self, offset: float, *, at_start: bool) -> None:
+        """Do nothing: a test has no other clock."""
+
     def wall_time_of(self, monotonic: float) -> float:
         """Return the time at which `monotonic` will return this value."""
         return self._start + monotonic - _MONOTONIC

@@ -30,6 +30,7 @@ from mendflow_server.execution.unit_of_work import UnitOfWork
 from mendflow_server.healing.engine_faults import NONE
 from mendflow_server.history.builder import HistoryBuilder
 from mendflow_server.history.state import MOVING_STATES
+from mendflow_server.history.timestamps import seconds
 from mendflow_server.history.workflow_status import WorkflowStatus, derive_status, next_time
 from mendflow_server.store.records import CommitOutcome, InboxKind, Message
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from mendflow_server.execution.services import Services
     from mendflow_server.execution.start_command import StartCommand
     from mendflow_server.healing.engine_faults import Faulted
-    from mendflow_server.history.state import History
+    from mendflow_server.history.state import CallRecord, History
     from mendflow_server.replay.workflow_runner import WorkflowRunner
     from mendflow_server.runtime.timers import Timer
     from mendflow_server.store.records import Change, Guard, Loaded, Row
@@ -205,11 +206,7 @@ class Execution:
         internal errors for which it is loaded again; from the second one on it
         is paused. A claimed workflow had another replica before the loaded row's.
         """
-        if loaded.heartbeats:
-            self._reports().restore(loaded.heartbeats)
-        interrupted = self.history.open_attempts()
-        if interrupted or loaded.row.state in MOVING_STATES:
-            self._record_recovery(loaded.row.replica_id if previous_replica_id is None else previous_replica_id)
+        interrupted = self._take_up(loaded, previous_replica_id)
         why = (
             f"an internal error of the server ended this attempt: {faulted.error}" if faulted.times else _PROCESS_ENDED
         )
@@ -237,14 +234,25 @@ class Execution:
                 self.deliver(message)
         self._faulted = ""
 
-    def _record_recovery(self, previous_replica_id: str) -> None:
+    def _take_up(self, loaded: Loaded, previous_replica_id: str | None) -> list[CallRecord]:
+        """Restore what is beside the history, and record the change of the driver; return the open attempts."""
+        if loaded.heartbeats:
+            self._reports().restore(loaded.heartbeats)
+        if previous_replica_id is None:
+            previous_replica_id = loaded.row.replica_id
+        elif loaded.events:
+            # No new event may be earlier than those of another replica, whose clock may be ahead.
+            self._builder.earliest = seconds(event_pb2.Event.FromString(loaded.events[-1]).time)
+            self.begin_turn(self._builder.now)
+        interrupted = self.history.open_attempts()
         row = self.row
-        if previous_replica_id != row.replica_id:
+        if previous_replica_id != row.replica_id and (interrupted or loaded.row.state in MOVING_STATES):
             event = self._builder.new()
             event.workflow_recovered.generation = row.generation
             event.workflow_recovered.replica_id = row.replica_id
             event.workflow_recovered.previous_replica_id = previous_replica_id
             self._builder.add(event)
+        return interrupted
 
     def take_over_attempt(self, attempt: RunningAttempt) -> None:
         """Take over hung code of an earlier execution of this workflow."""
@@ -349,7 +357,7 @@ class Execution:
 
     def begin_turn(self, now: float) -> None:
         """Set the time of new events, in seconds since the epoch."""
-        self._builder.now = now
+        self._builder.now = max(now, self._builder.earliest)
 
     def on_timer(self) -> None:
         """Record everything that is due."""
@@ -445,7 +453,7 @@ class Execution:
     def ended_at_once(self, attempt: RunningAttempt) -> None:
         """Record the result of an attempt that ended at once."""
         if attempt.at_once is not None:
-            self._builder.now = attempt.end_time
+            self.begin_turn(attempt.end_time)
             self.on_attempt_result(attempt, attempt.at_once)
 
     def on_attempt_result(self, attempt: RunningAttempt, result: AttemptResult) -> None:

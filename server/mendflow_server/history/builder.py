@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 class HistoryBuilder:
     """A history, and its newest events that are not part of a commit yet."""
 
-    __slots__ = ("_blank", "_stamped", "history", "now", "pending")
+    __slots__ = ("_blank", "_stamped", "earliest", "history", "now", "pending")
 
     def __init__(self, history: History) -> None:
         self.history = history
         self.pending: list[event_pb2.Event] = []
         #: The time of new events, in seconds since the epoch. The engine sets it before each drive.
         self.now = 0.0
+        #: No event is earlier. It is the time of the last event that another replica has recorded.
+        self.earliest = 0.0
         #: An event that has only its time, and `now` when that was set.
         self._blank, self._stamped = event_pb2.Event(), -1.0
 

@@ -36,6 +36,12 @@ class Clock(Protocol):
     def behind(self) -> float:
         """Return how many seconds the wall clock is behind `time`."""
 
+    def follow(self, offset: float, *, at_start: bool) -> None:
+        """Add ``offset`` seconds to the host's wall clock, so that it agrees with the clock that replicas share.
+
+        Only ``at_start``, while nothing is recorded, may the time go back.
+        """
+
 
 class SystemClock:
     """The host's clocks, made steady. Threads may read them concurrently; a race costs no more than a moment."""
@@ -43,7 +49,7 @@ class SystemClock:
     def __init__(
         self, *, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._wall = wall
+        self._host = self._wall = wall
         self._monotonic = monotonic
         self._last = wall()
         #: The last reading that was not from the wall clock, and where such readings began, by both clocks.
@@ -70,6 +76,13 @@ class SystemClock:
     def behind(self) -> float:
         """See `Clock.behind`."""
         return max(0.0, self._last - self._wall())
+
+    def follow(self, offset: float, *, at_start: bool) -> None:
+        """See `Clock.follow`."""
+        host = self._host
+        self._wall = (lambda: host() + offset) if offset else host
+        if at_start:
+            self._last = self._wall()
 
     def _continue(self) -> float:
         monotonic = self._monotonic()

@@ -60,6 +60,9 @@ class ReplicaStore(Protocol):
     def unknown_writes(self) -> int:
         """How many writes of this process had an unknown outcome. A claim may be among them."""
 
+    async def database_time(self) -> int:
+        """Return the time by the clock of the database, in microseconds since the epoch."""
+
     async def peers(self) -> list[Peer]:
         """Return the open replicas, the oldest first."""
 

@@ -52,6 +52,9 @@ STOPPED_PATIENCE: Final = 5.0
 #: A replica is busier than the others with so many times their mean of workflows in memory, and so many more.
 BUSY_FACTOR: Final = 1.5
 BUSY_MARGIN: Final = 100
+#: How often the clock is compared with that of the database, and how much they may differ, in seconds.
+CLOCK_LOOK: Final = 10.0
+CLOCK_TOLERANCE: Final = 0.05
 #: The most messages that one look finds.
 MESSAGE_PAGE: Final = 1_000
 
@@ -84,6 +87,9 @@ class Replicas:
         #: When the last beat that succeeded began, and since when there was one in each lease, in monotonic seconds.
         self._last_beat = clock.monotonic()
         self._steady_since = float("-inf")
+        #: What is added to the wall clock, in seconds, and when it is looked at again, in monotonic seconds.
+        self._offset = 0.0
+        self._clock_due = float("-inf")
         #: Histories that were read ahead, by replica id and key.
         self._read: dict[str, dict[int, Left]] = {}
         #: Until when this replica looks for what others have stopped, in monotonic seconds.
@@ -128,6 +134,7 @@ class Replicas:
 
     async def recover(self) -> None:
         """Join the other replicas, and continue what ended ones have left."""
+        await self._retrying.until_done(self._follow_clock)
         await self._recovery.begin()
         self._last_beat = self._clock.monotonic()
         self._engine.open()
@@ -158,6 +165,7 @@ class Replicas:
         await self._claim()
         await self._deliver()
         await self._find_claimed()
+        await self._follow_clock()
 
     async def keep(self, due: Sequence[int]) -> Sequence[int]:
         """Return those of its due workflows that this replica drives itself.
@@ -178,6 +186,21 @@ class Replicas:
         return due[1::2]
 
     # This replica.
+
+    async def _follow_clock(self) -> None:
+        """Keep the wall clock with that of the database, so that the times of all replicas agree."""
+        began = self._clock.monotonic()
+        if began < self._clock_due:
+            return
+        before = self._clock.time() - self._clock.behind()
+        there = await self._shared.database_time() / 1e6
+        error = (self._clock.monotonic() - began) / 2
+        self._clock_due = self._clock.monotonic() + CLOCK_LOOK
+        difference = there - before - error
+        if abs(difference) > error + CLOCK_TOLERANCE:
+            self._offset += difference
+            self._clock.follow(self._offset, at_start=not self._recovery.begun)
+            log.warning("clock_follows_database", offset=round(self._offset, 3))
 
     def check_lease(self) -> None:
         """Evict everything if the lease ran out and another replica may have taken it."""

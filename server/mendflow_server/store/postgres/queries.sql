@@ -291,6 +291,10 @@ WHERE replica_id = $1 AND judge = '' AND (drained OR NOT ended)
 -- Return whether another replica judges, or has judged, the end of a replica.
 SELECT judge <> '' FROM replicas WHERE replica_id = $1
 
+-- name: database_time
+-- Return the time by the clock of the database.
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+
 -- name: peers
 -- Return the open replicas. A lock is held on the schema and the number of each that lives.
 WITH locks AS MATERIALIZED (

@@ -62,6 +62,11 @@ class PostgresReplicas:
         """See `ReplicaStore.unknown_writes`."""
         return self._writing.unknown
 
+    async def database_time(self) -> int:
+        """See `ReplicaStore.database_time`."""
+        found: int = await self._read(lambda connection: connection.fetchval(QUERIES["database_time"]))
+        return found
+
     async def peers(self) -> list[Peer]:
         """See `ReplicaStore.peers`."""
         found = await self._read(lambda connection: connection.fetch(QUERIES["peers"], self._membership.schema))
