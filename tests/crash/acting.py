@@ -103,7 +103,8 @@ class Cast:
     """The clients of some stories. Each call that finds its server unavailable goes to the next client.
 
     ``reach`` waits for a moment. ``wait`` is how long a client waits for a workflow's end in one call, and ``silence``
-    how long it reads from a stream that sends nothing; None means as long as the stream lasts.
+    how long it reads from a stream that sends nothing; None means as long as the stream lasts. ``faulty`` servers may
+    lose what a watch has seen, which the checker finds out; it is an error otherwise.
     """
 
     def __init__(
@@ -113,7 +114,9 @@ class Cast:
         *,
         wait: float = 30.0,
         silence: float | None = None,
+        faulty: bool = False,
     ) -> None:
+        self._faulty = faulty
         self.clients: Sequence[Client] = ()
         self.replies: list[Reply] = []
         self.watched: list[Watched] = []
@@ -265,6 +268,10 @@ class Cast:
                             break
                     else:
                         watched.ended = True
+            except errors.SequenceOutOfRange:
+                if not self._faulty:
+                    raise
+                return
             except errors.ServerUnavailable:
                 self.moves += 1
                 await asyncio.sleep(PAUSE)

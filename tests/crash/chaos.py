@@ -148,7 +148,7 @@ class Chaos:
         self._progress = Progress(
             lambda: sum(lines.count for lines in self._effects) + self.cast.progress, lambda: True
         )
-        self.cast = Cast(self.stories, self._progress.reach, wait=WAIT, silence=SILENCE)
+        self.cast = Cast(self.stories, self._progress.reach, wait=WAIT, silence=SILENCE, faulty=bool(self.faults))
 
     @property
     def effects(self) -> list[Effect]:

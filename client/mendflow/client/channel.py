@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Final
+from typing import Final, TypeAlias
 
 import grpc
 
@@ -33,6 +33,8 @@ _RETRIED: Final = {
     ),
 }
 
+_Options: TypeAlias = "tuple[tuple[str, str | int], ...]"
+
 _SERVICE_CONFIG: Final = {
     "methodConfig": [
         {
@@ -50,24 +52,25 @@ _SERVICE_CONFIG: Final = {
     ]
 }
 
-_ONE_SERVER: Final = (
+_ONE_SERVER: Final[_Options] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # The server allows one ping every 10 s, also without an open call.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # gRPC 1.85 waits for the answer to a ping as long as this says, and its default is a minute.
+    ("grpc.http2.ping_timeout_ms", 10_000),
 )
 
 #: The calls take turns on the replicas that are connected. One that does not answer is left when another may have taken
 #: its workflows over: its lease is 10 s.
-_REPLICAS: Final = (
+_REPLICAS: Final[_Options] = (
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}], **_SERVICE_CONFIG})),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 4_000),
-    # gRPC 1.85 waits for the answer to a ping as long as this says, and its default is a minute.
     ("grpc.http2.ping_timeout_ms", 4_000),
 )
 
-_OPTIONS: Final = (
+_OPTIONS: Final[_Options] = (
     ("grpc.enable_retries", 1),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),

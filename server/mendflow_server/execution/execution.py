@@ -206,7 +206,7 @@ class Execution:
         internal errors for which it is loaded again; from the second one on it
         is paused. A claimed workflow had another replica before the loaded row's.
         """
-        interrupted = self._take_up(loaded, previous_replica_id)
+        interrupted = self._take_on(loaded, previous_replica_id)
         why = (
             f"an internal error of the server ended this attempt: {faulted.error}" if faulted.times else _PROCESS_ENDED
         )
@@ -234,7 +234,7 @@ class Execution:
                 self.deliver(message)
         self._faulted = ""
 
-    def _take_up(self, loaded: Loaded, previous_replica_id: str | None) -> list[CallRecord]:
+    def _take_on(self, loaded: Loaded, previous_replica_id: str | None) -> list[CallRecord]:
         """Restore what is beside the history, and record the change of the driver; return the open attempts."""
         if loaded.heartbeats:
             self._reports().restore(loaded.heartbeats)
