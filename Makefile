@@ -15,7 +15,7 @@ $(shell rm -rf $(VENV))
 endif
 endif
 
-.PHONY: help demo cluster serve test proofs soak lint style types layers contract format protos reference screens promise clients bench bench-large clean
+.PHONY: help demo cluster serve test proofs soak lint style types layers contract format protos reference screens promise clients bench bench-large bench-replicas clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
@@ -80,6 +80,9 @@ clients: $(VENV)/dev ## run the example programs in Python, Go, TypeScript and J
 
 bench: $(VENV)/dev ## run the benchmarks
 	@$(RUN) -m bench $(ARGS)
+
+bench-replicas: $(VENV)/dev ## run the benchmarks of replicas on PostgreSQL
+	@$(RUN) -m bench --replicas $(ARGS)
 
 bench-large: $(VENV)/dev ## run the benchmarks with a million workflows in the store; ARGS="--scale 0.1" runs a tenth
 	@$(RUN) -m bench --large $(ARGS)

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import large, servers
+from bench import large, replicas, servers
 from bench.rows import ECHO_ROW, ROWS, Bench
 
 
@@ -79,9 +79,9 @@ def _mark(row: dict[str, Any], name: str) -> str:
     return "" if reached is None else f"{row[name]:,} {'yes' if reached else 'NO'}"
 
 
-def show_large(figures: list[tuple[str, str]], file: Path | None) -> None:
-    """Print the rows of large stores, and write them to a file if there is one."""
-    table = Table(title="many workflows in the store")
+def show_figures(title: str, figures: list[tuple[str, str]], file: Path | None) -> None:
+    """Print rows of large stores or of replicas, and write them to a file if there is one."""
+    table = Table(title=title)
     table.add_column("")
     table.add_column("figure", justify="right")
     for name, figure in figures:
@@ -104,10 +104,14 @@ def main() -> None:
         help="a PostgreSQL database instead of an SQLite file",
     )
     parser.add_argument("--large", action="store_true", help="with 100,000 and 1,000,000 workflows in the store")
+    parser.add_argument("--replicas", action="store_true", help="several servers on PostgreSQL, a new one by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     given = parser.parse_args()
     if given.large:
-        show_large(asyncio.run(large.measure(given.scale, given.only)), given.json)
+        show_figures("many workflows in the store", asyncio.run(large.measure(given.scale, given.only)), given.json)
+        return
+    if given.replicas:
+        show_figures("replicas", asyncio.run(replicas.measure(given.scale, given.store)), given.json)
         return
     rows = report(measure(given.runs, given.scale, given.only, given.store))
     show(rows, given.store)

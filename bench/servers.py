@@ -59,19 +59,22 @@ class Running:
 
 
 @contextlib.contextmanager
-def mendflow(directory: Path, store: str = "") -> Iterator[Running]:
-    """Serve the benchmark's workflows on the SQLite file in a directory, or in a new schema of a PostgreSQL store."""
-    url = _new_schema(store) if store else f"sqlite:///{directory / FILE}"
+def mendflow(directory: Path, store: str = "", *, on: str = "", slots: int = 1_000) -> Iterator[Running]:
+    """Serve the benchmark's workflows on the SQLite file in a directory, or in a new schema of a PostgreSQL store.
+
+    ``on`` is the URL of a store instead. ``slots`` is how many attempts may run at once.
+    """
+    url = on or (new_schema(store) if store else f"sqlite:///{directory / FILE}")
     grpc_port, http_port = free_port(), free_port()
     command = [sys.executable, "-m", "mendflow.cli", "serve", "bench.workflows"]
     command += ["--store", url, "--log-level", "warning"]
     command += ["--grpc-address", f"127.0.0.1:{grpc_port}", "--http-address", f"127.0.0.1:{http_port}"]
-    with _process(command) as process:
+    with _process(command, MENDFLOW_ATTEMPT_SLOTS=str(slots)) as process:
         _wait_for(f"http://127.0.0.1:{http_port}/health")
         yield Running(f"127.0.0.1:{grpc_port}", process)
 
 
-def _new_schema(url: str) -> str:
+def new_schema(url: str) -> str:
     """Make a schema in the database at a URL, and return the URL of a store in it."""
     import asyncpg  # noqa: PLC0415 - only for PostgreSQL
 
@@ -95,8 +98,12 @@ def echo() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+def _process(command: list[str], **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        **variables,
+    }
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         yield process
