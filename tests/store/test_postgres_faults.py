@@ -17,7 +17,7 @@ from mendflow_server.store.errors import CommitUnknown, ReplicaFenced, StoreDama
 from mendflow_server.store.factory import open_store
 from mendflow_server.store.postgres import PostgresStore, failures, migrate
 from mendflow_server.store.postgres.membership import STORE
-from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard, Life
+from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard, Life, Suspect
 from mendflow_server.store.replicas import Claimed
 from tests.store.builders import commit, follow, make_row, new, send, signal, start
 from tests.support.proxy import Proxy
@@ -270,6 +270,55 @@ async def test_a_replica_whose_end_is_judged_is_fenced(postgres: Postgres, schem
     await first.begin_life(Life("replica-c", 4, 4, drained=False))
     await first.beat("replica-c", 5)
     assert [peer.replica_id for peer in await first.replicas.peers()] == ["replica-b", "replica-c"]
+    for store in (first, second):
+        await store.close()
+
+
+async def test_a_judgement_that_is_repeated_or_interrupted_loses_no_ledger(postgres: Postgres) -> None:
+    schema = await postgres.new_schema()
+    stores = [open_store(postgres.url(schema)) for _ in range(3)]
+    for number, store in enumerate(stores):
+        await store.open()
+        await store.begin_life(Life(f"replica-{number}", 1, 1, drained=False))
+    first, second, third = stores
+    ledger = [Suspect(1, "charge", 2, 1, held=True)]
+    await first.write_suspects(ledger)
+    assert second.replicas is not None
+    assert third.replicas is not None
+    ended, *_ = await second.replicas.peers()
+    # The outcome of the first try was unknown, so the judge tries again.
+    assert await second.replicas.begin_judgement(ended) == ledger
+    ended, judge, _ = await second.replicas.peers()
+    assert await second.replicas.begin_judgement(ended) == ledger
+    # The judge is judged as well. From then on it changes nothing.
+    assert await third.replicas.begin_judgement(judge) == []
+    await second.write_suspects([])
+    await second.write_suspects([Suspect(1, "charge", 1, 0, held=False)])
+    await second.replicas.end_judgement(ended)
+    assert await third.replicas.begin_judgement(ended) == ledger
+    more = [Suspect(1, "charge", 3, 2, held=True)]
+    await third.write_suspects(more)
+    for each in (ended, judge):
+        await third.replicas.end_judgement(each)
+    assert await third.suspects() == more
+    assert [peer.replica_id for peer in await third.replicas.peers()] == ["replica-2"]
+    for store in stores:
+        await store.close()
+
+
+async def test_a_judgement_ends_what_is_not_suspected_any_more(postgres: Postgres) -> None:
+    schema = await postgres.new_schema()
+    first, second = open_store(postgres.url(schema)), open_store(postgres.url(schema))
+    for store, name in ((first, "replica-a"), (second, "replica-b")):
+        await store.open()
+        await store.begin_life(Life(name, 1, 1, drained=False))
+    await first.write_suspects([Suspect(1, "", 1, 0, held=False)])
+    assert second.replicas is not None
+    ended, _ = await second.replicas.peers()
+    await second.replicas.begin_judgement(ended)
+    await second.write_suspects([])
+    await second.replicas.end_judgement(ended)
+    assert await postgres.fetch(f"SELECT key FROM {schema}.suspects") == []
     for store in (first, second):
         await store.close()
 

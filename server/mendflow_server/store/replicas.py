@@ -67,13 +67,17 @@ class ReplicaStore(Protocol):
         """Return the open replicas, the oldest first."""
 
     async def begin_judgement(self, peer: Peer) -> list[Suspect] | None:
-        """Become the judge of a replica; return its part of the crash budget's ledger, which is this one's now.
+        """Become the judge of a replica; return its part of the crash budget's ledger.
 
-        Return None if it has renewed its lease, or another replica was faster.
+        Return None if it has renewed its lease, or another replica was faster. A judge may repeat the call, for example
+        after an unknown outcome: the ledger stays as it is until the judge writes its own part and ends the judgement.
         """
 
     async def end_judgement(self, peer: Peer) -> None:
-        """Close the row of a replica that this one has judged."""
+        """Close the row of a replica that this one has judged, and drop the rest of its part of the ledger.
+
+        Do nothing if the end of this replica is judged as well.
+        """
 
     def crash_marker_of(self, peer: Peer) -> Path | None:
         """Return the crash marker that a replica on this machine has left; None if there is none."""

@@ -312,13 +312,15 @@ FROM replicas WHERE NOT ended ORDER BY id
 UPDATE replicas SET judge = $2 WHERE id = $1 AND NOT ended AND judge = $3 AND lease_end = $4
     AND EXISTS (SELECT 1 FROM replicas AS mine WHERE mine.replica_id = $2 AND NOT mine.ended AND mine.judge = '')
 
--- name: inherit_suspects
--- Take over the part of the ledger that a replica watched.
-UPDATE suspects SET replica_id = $2 WHERE replica_id = $1 RETURNING key, step_key, crashes, alone, held
-
 -- name: end_judgement
--- Close the row of a replica that this one has judged.
-UPDATE replicas SET ended = true WHERE id = $1 AND judge = $2
+-- Close the row of a replica that this one has judged, and drop what the judge did not take into its own part of the
+-- ledger. A judge whose own end is judged leaves that to its judge.
+WITH closed AS (
+    UPDATE replicas SET ended = true WHERE id = $1 AND judge = $2
+        AND EXISTS (SELECT 1 FROM replicas AS mine WHERE mine.replica_id = $2 AND NOT mine.ended AND mine.judge = '')
+    RETURNING replica_id
+)
+DELETE FROM suspects USING closed WHERE suspects.replica_id = closed.replica_id
 
 -- name: moving
 -- Return the keys of a replica's workflows in progress, after a key.
@@ -448,6 +450,10 @@ WHERE oldest.time <= $1
 -- name: suspects
 -- Return the part of the crash budget's ledger that a replica watches.
 SELECT key, step_key, crashes, alone, held FROM suspects WHERE replica_id = $1 ORDER BY key, step_key
+
+-- name: is_fenced
+-- Return whether a replica has ended, or its end is judged. A judgement waits until the transaction ends.
+SELECT ended OR judge <> '' FROM replicas WHERE replica_id = $1 FOR SHARE
 
 -- name: drop_suspects
 -- Delete that part of the ledger, which is always written as a whole.

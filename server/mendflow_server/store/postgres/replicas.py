@@ -166,5 +166,5 @@ async def _begin_judgement(connection: Connection, peer: Peer, judge: str) -> li
         done = await connection.execute(QUERIES["begin_judgement"], peer.number, judge, peer.judge, peer.lease_end)
         if done != "UPDATE 1":
             return None
-        found = await connection.fetch(QUERIES["inherit_suspects"], peer.replica_id, judge)
+        found = await connection.fetch(QUERIES["suspects"], peer.replica_id)
         return [suspect_of(columns) for columns in found]

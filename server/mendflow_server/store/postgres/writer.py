@@ -90,9 +90,11 @@ async def beat(
 
 
 async def write_suspects(connection: Connection, suspects: Sequence[Suspect], replica_id: str) -> None:
-    """Replace a replica's part of the ledger."""
+    """Replace a replica's part of the ledger. Do nothing if its end is judged: then its judge has that part."""
     rows = [(each.key, each.step_key, each.evidence, each.alone, each.held) for each in suspects]
     async with connection.transaction():
+        if await connection.fetchval(QUERIES["is_fenced"], replica_id):
+            return
         await connection.execute(QUERIES["drop_suspects"], replica_id)
         if rows:
             await connection.execute(QUERIES["insert_suspects"], *zip(*rows, strict=True), replica_id)
