@@ -94,6 +94,8 @@ class Replicas:
         self._read: dict[str, dict[int, Left]] = {}
         #: Until when this replica looks for what others have stopped, in monotonic seconds.
         self._stopped_until = clock.monotonic() + STOPPED_PATIENCE
+        #: A replica with other code has come, and this one has not given up yet what its own code has stopped.
+        self._newcomer = False
         #: How many writes of unknown outcome were looked into.
         self._unknown_seen = 0
         #: The lease ran out, and what was in memory is evicted.
@@ -106,7 +108,11 @@ class Replicas:
 
     def look_soon(self) -> None:
         """Look at once: another replica has given up workflows."""
+        self._look_for_stopped()
         self._wake.set()
+
+    def _look_for_stopped(self) -> None:
+        self._stopped_until = self._clock.monotonic() + STOPPED_PATIENCE
 
     def beat_began(self, moment: float) -> None:
         """Note when a beat that succeeded began, in monotonic seconds."""
@@ -137,12 +143,20 @@ class Replicas:
         await self._retrying.until_done(self._follow_clock)
         await self._recovery.begin()
         self._last_beat = self._clock.monotonic()
+        self._look_for_stopped()
         self._engine.open()
         await self._retrying.until_done(self.step)
         self._recovery.done = True
 
     async def step(self) -> None:
         """Look once, and act on what is seen."""
+        try:
+            await self._look()
+        except StoreError:
+            self._look_for_stopped()  # This look may have been the one that would have found them.
+            raise
+
+    async def _look(self) -> None:
         self.check_lease()
         peers = await self._shared.peers()
         mine = [peer for peer in peers if peer.replica_id == self._engine.replica_id]
@@ -251,13 +265,15 @@ class Replicas:
             self._engine.notices.alone = len(peers) < 2  # noqa: PLR2004 - this one and another
         if self._engine.draining:
             return
-        if fresh:
+        if fresh or gone:
+            self._look_for_stopped()
+        self._newcomer = self._newcomer or bool(fresh)
+        if self._newcomer:
             # The code of the newcomer may continue what that of this replica cannot.
             await self._shared.release_stopped(STOPPED_BY_CODE)
+            self._newcomer = False
             if self._engine.notices is not None:
                 self._engine.notices.left()
-        if fresh or gone:
-            self._stopped_until = self._clock.monotonic() + STOPPED_PATIENCE
         if self._clock.monotonic() < self._stopped_until:
             await self._claim_stopped(await self._shared.orphaned_stopped(REASONS))
 
