@@ -67,4 +67,18 @@ async def test_stopped_workflows_are_given_up_when_the_first_try_fails(tmp_path:
         await in_state(old.client, "o", PAUSED)
         async with serving(tmp_path, definitions=NEW, store=url, build="new") as new:
             assert await asyncio.wait_for(new.client.handle("o").result(), 10) == "done"
+        assert isinstance(old.app.store.replicas, FailsOnce)
         assert old.app.store.replicas.failed
+
+
+async def test_a_replica_that_gave_up_a_workflow_shows_what_another_one_made_of_it(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    url = postgres.url(await postgres.new_schema())
+    async with serving(tmp_path, definitions=OLD, store=url, build="old", evict_after=3_600) as old:
+        await old.client.start("order", id="o")
+        await in_state(old.client, "o", PAUSED)
+        waiting = asyncio.ensure_future(old.client.handle("o").result())
+        async with serving(tmp_path, definitions=NEW, store=url, build="new") as new:
+            assert await asyncio.wait_for(new.client.handle("o").result(), 10) == "done"
+            assert await asyncio.wait_for(waiting, 10) == "done"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from mendflow_server.execution.dispatcher import Dispatcher
     from mendflow_server.execution.execution import Execution
@@ -71,6 +71,12 @@ class ExecutionCache:
             row = execution.row
             log.exception("engine_fault_in_eviction", workflow_id=row.workflow_id, error_id=row.uid)
         self.remove(execution)
+
+    def evict_stopped(self, reasons: Collection[int]) -> None:
+        """Evict the workflows that are stopped for one of these reasons, because other replicas may drive them now."""
+        for execution in list(self._by_key.values()):
+            if execution.row.reason in reasons:
+                self.evict(execution)
 
     def evict_idle(self, *, at_once: bool = False) -> int:
         """Evict what rests; return how many. What is due soon stays, and so does what has just come to rest.

@@ -272,6 +272,7 @@ class Replicas:
             # The code of the newcomer may continue what that of this replica cannot.
             await self._shared.release_stopped(STOPPED_BY_CODE)
             self._newcomer = False
+            self._engine.cache.evict_stopped(STOPPED_BY_CODE)
             if self._engine.notices is not None:
                 self._engine.notices.left()
         if self._clock.monotonic() < self._stopped_until:
