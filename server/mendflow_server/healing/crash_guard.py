@@ -94,6 +94,13 @@ class CrashGuard:
         self._plans = [plan for plan in self._plans if plan.ledger()]
         return [suspect for plan in self._plans for suspect in plan.ledger()]
 
+    def forget(self) -> None:
+        """Forget all suspects, because another process watches them from now on."""
+        self._plans = []
+        self._quarantined.clear()
+        self._releasing = []
+        self.has_suspects = False
+
     def holds(self, key: int, step_key: str) -> bool:
         """Return whether a unit must wait for its turn."""
         unit = Unit(key, step_key)

@@ -78,6 +78,10 @@ class Judge:
         left_behind = _blame_owners(left, in_flight, executing, marks)
         return await self._guard.judge(previous, ledger, in_flight, executing, left_behind=left_behind)
 
+    def forget(self) -> None:
+        """Forget all earlier judgements, because another replica watches their suspects from now on."""
+        self._guard.forget()
+
     async def bring_in(self, left: Iterable[Left], claimed: Mapping[int, Claimed] | None = None) -> None:
         """Continue what a process has left. ``claimed`` has the workflows that were claimed for that, by key."""
         for index, (loaded, history) in enumerate(left):

@@ -237,6 +237,7 @@ class Replicas:
         """Become another replica, because another one continues the workflows of this one."""
         earlier = self._engine.replica_id
         self._engine.forget()
+        self._judge.forget()
         self._engine.rejoin()
         await self._recovery.begin()
         self._last_beat = self._clock.monotonic()
