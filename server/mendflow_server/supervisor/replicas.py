@@ -21,6 +21,7 @@ from mendflow_server.execution.crash_marker import read_marks
 from mendflow_server.history.timestamps import micros_of
 from mendflow_server.store.errors import StoreError
 from mendflow_server.store.records import Life
+from mendflow_server.store.replicas import Claimed
 from mendflow_server.supervisor.judgement import REASONS, STOPPED_BY_CODE, Left, decoded
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mendflow_server.engine.engine import Engine
     from mendflow_server.runtime.clock import Clock
     from mendflow_server.store.interface import Store
-    from mendflow_server.store.replicas import Claimed, Peer, ReplicaStore
+    from mendflow_server.store.replicas import Peer, ReplicaStore
     from mendflow_server.store.retrying import RetryingStore
     from mendflow_server.supervisor.judgement import Judge
     from mendflow_server.supervisor.recovery import Recovery
@@ -304,12 +305,18 @@ class Replicas:
     async def _take_over(self, peer: Peer) -> None:
         """Become the judge of a replica's end, and continue what was in progress there."""
         began = self._clock.monotonic()
+        unknown = self._shared.unknown_writes
         ledger = await self._shared.begin_judgement(peer)
         if ledger is None:
             return
         claimed = await self._claim_pages(partial(self._shared.claim_moving, [peer.replica_id], limit=JUDGED_PAGE))
         stopped = partial(self._shared.claim_stopped, [peer.replica_id], REASONS, limit=JUDGED_PAGE)
         claimed |= await self._claim_pages(stopped)
+        if peer.judge == self._engine.replica_id or self._shared.unknown_writes != unknown:
+            # A judgement that was interrupted, or a claim of unknown outcome, has claimed some before.
+            for key in await self._retrying.until_done(self._mine):
+                if key not in claimed and not self._engine.has(key):
+                    claimed[key] = Claimed(peer.replica_id, 0, 0)
         left = await self._load(claimed)
         # A lease that ran out while the lock is held: the process was stopped or is unreachable, and did not crash.
         innocent = peer.has_lock
