@@ -45,15 +45,20 @@ from mendflow_server.runtime.version import VERSION
 from mendflow_server.store.access import DatabaseAccess
 from mendflow_server.store.addresses import shown
 from mendflow_server.store.committer import Committer
-from mendflow_server.store.errors import StoreError
 from mendflow_server.store.factory import files_of, open_store
 from mendflow_server.store.retrying import RetryingStore
+from mendflow_server.supervisor.database_clock import DatabaseClock
 from mendflow_server.supervisor.judgement import Judge
+from mendflow_server.supervisor.lease import Lease
 from mendflow_server.supervisor.loop_watch import LoopWatch
+from mendflow_server.supervisor.orphans import Orphans
 from mendflow_server.supervisor.purger import Purger
 from mendflow_server.supervisor.recovery import Recovery
 from mendflow_server.supervisor.replicas import Replicas
 from mendflow_server.supervisor.supervisor import Supervisor
+from mendflow_server.supervisor.takeover import Takeover
+from mendflow_server.supervisor.this_replica import ThisReplica
+from mendflow_server.supervisor.unfinished import Unfinished
 from mendflow_server.telemetry import (
     build_exporter,
     build_observer,
@@ -144,13 +149,39 @@ class App:
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
         settings, clock, parts = self.settings, self.clock, self._parts
+        await self._open_store(stack)
+        self.retrying = RetryingStore(self.store)
+        guard = CrashGuard(store=self.store, retrying=self.retrying, clock=clock, budget=settings.crash_budget)
+        self.services = self._build_services(stack, guard)
+        self.committer = self.services.committer
+        self.engine = parts.engine(
+            services=self.services,
+            store=self.store,
+            retrying=self.retrying,
+            random_bytes=self._random_bytes,
+            definitions=self.definitions,
+            identity=self.identity,
+        )
+        stack.callback(self.engine.close)
+        stack.enter_context(notice_forgotten(asyncio.get_running_loop()))
+        self._build_supervisor(guard)
+        stack.callback(self.supervisor.close)
+        self.purger = parts.purger(
+            store=self.store, clock=clock, settings=settings, definitions=self.definitions, may_run=self._may_purge
+        )
+        stack.push_async_callback(self._stop_tasks)
+        self.health = parts.health(clock, settings, self._signals)
+        await self._start(stack)
+
+    async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
         access = DatabaseAccess(
             password_file=settings.store_password_file,
             reading_connections=settings.store_reading_connections,
             connect_timeout=settings.store_connect_timeout,
             statement_timeout=settings.store_statement_timeout,
         )
-        self.store = parts.open_store(
+        self.store = self._parts.open_store(
             settings.store,
             signal_limit=settings.untaken_signals_limit,
             lease=settings.lease,
@@ -159,50 +190,36 @@ class App:
         )
         await self.store.open()
         stack.push_async_callback(self.store.close)
-        clock.resume_from(await self.store.last_beat() / 1e6)
-        retrying = self.retrying = RetryingStore(self.store)
-        guard = CrashGuard(store=self.store, retrying=retrying, clock=clock, budget=settings.crash_budget)
-        services = self.services = self._build_services(stack, guard)
-        self.committer = services.committer
-        self.engine = parts.engine(
-            services=services,
-            store=self.store,
-            retrying=retrying,
-            random_bytes=self._random_bytes,
-            definitions=self.definitions,
-            identity=self.identity,
-        )
-        stack.callback(self.engine.close)
-        stack.enter_context(notice_forgotten(asyncio.get_running_loop()))
-        judge = Judge(engine=self.engine, guard=guard)
+        self.clock.resume_from(await self.store.last_beat() / 1e6)
+
+    def _build_supervisor(self, guard: CrashGuard) -> None:
+        judge = Judge(loader=self.engine.loader, guard=guard)
         recovery = Recovery(
-            engine=self.engine,
+            identity=self.identity,
+            loader=self.engine.loader,
             judge=judge,
-            marker=services.crash_marker,
+            marker=self.services.crash_marker,
             store=self.store,
-            retrying=retrying,
-            clock=clock,
+            retrying=self.retrying,
+            clock=self.clock,
         )
         self.replicas = self._build_replicas(recovery, judge)
-        self.supervisor = parts.supervisor(
+        self.supervisor = self._parts.supervisor(
             engine=self.engine,
             recovery=recovery,
             guard=guard,
             store=self.store,
-            retrying=retrying,
-            clock=clock,
+            retrying=self.retrying,
+            clock=self.clock,
             replicas=self.replicas,
         )
-        stack.callback(self.supervisor.close)
-        self.purger = parts.purger(
-            store=self.store, clock=clock, settings=settings, definitions=self.definitions, may_run=self._may_purge
-        )
-        stack.push_async_callback(self._stop_tasks)
-        self.health = parts.health(clock, settings, self._signals)
-        if parts.listens:
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Open the ports, and begin all that runs in the background."""
+        if self._parts.listens:
             self._run((await self._listen(stack)).run())
             self._run(self.health.run())
-            watch = stack.enter_context(LoopWatch(settings.loop_lag_limit))
+            watch = stack.enter_context(LoopWatch(self.settings.loop_lag_limit))
             self._run(watch.run())
         self._run(self.committer.run())
         self._run(self.supervisor.run())
@@ -210,26 +227,51 @@ class App:
         self._run(self.purger.run())
         self._run(self.supervisor.beats(self._beat_interval(), self.committer.probed))
         self._run(self._recover())
-        if self.replicas is not None:
-            self._run(self.replicas.run())
         if self.engine.news is not None:
             self._run(self.engine.news.run())
 
     def _build_replicas(self, recovery: Recovery, judge: Judge) -> Replicas | None:
         """Build what watches the other replicas, where the store can have several."""
-        if self.store.replicas is None or self.engine.news is None:
+        engine, sharing = self.engine, self.engine.sharing
+        if sharing is None:
             return None
-        replicas = Replicas(
-            engine=self.engine,
+        takeover = Takeover(
+            store=self.store,
+            shared=sharing.store,
+            retrying=self.retrying,
+            judge=judge,
+            cache=engine.cache,
+            identity=self.identity,
+            clock=self.clock,
+        )
+        orphans = Orphans(
+            store=self.store,
+            sharing=sharing,
+            retrying=self.retrying,
+            loader=engine.loader,
+            cache=engine.cache,
+            clock=self.clock,
+            limit=self.settings.workflows_in_memory_limit,
+        )
+        this = ThisReplica(
+            engine=engine,
+            sharing=sharing,
+            identity=self.identity,
             recovery=recovery,
             judge=judge,
-            store=self.store,
-            shared=self.store.replicas,
+            lease=Lease(self.clock, self.settings.lease),
+            unfinished=Unfinished(self.store, self.retrying),
+            clock=self.clock,
+        )
+        return Replicas(
+            this=this,
+            sharing=sharing,
+            takeover=takeover,
+            orphans=orphans,
+            database_clock=DatabaseClock(sharing.store, self.clock),
             retrying=self.retrying,
             clock=self.clock,
         )
-        self.engine.news.on_left = replicas.look_soon
-        return replicas
 
     def _beat_interval(self) -> float:
         """Return the time between two beats, in seconds. Each renews the lease, where there is one."""
@@ -303,8 +345,11 @@ class App:
         return self.supervisor.recovered and not self.engine.draining and not self.committer.failure
 
     async def _recover(self) -> None:
+        """Recover, and look at the other replicas from then on."""
         await self.supervisor.recover()
         self.health.probe()  # The monitor looks again only 20 ms later.
+        if self.replicas is not None:
+            await self.replicas.run()
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -350,7 +395,7 @@ class App:
         )
 
     def _lease_failure(self) -> str:
-        return "" if self.replicas is None else self.replicas.failure
+        return "" if self.replicas is None else self.replicas.this.failure
 
     async def failure(self) -> None:
         """Wait until a part of the server fails, and raise what it raised."""
@@ -374,25 +419,19 @@ class App:
         if self.grpc is not None:
             await self.grpc.stop(0.5)
         await self.supervisor.record_drain(reserve / 2)
-        if engine.notices is not None:
-            engine.notices.left()
+        if engine.sharing is not None:
+            engine.sharing.notices.left()
             await asyncio.sleep(DRAIN_LOOK)  # The notice is posted before the connection is closed.
         log.info("drained", attempts_left=engine.attempts_running, seconds=round(self.clock.monotonic() - began, 3))
 
     async def _let_go(self) -> None:
         """Give up workflows of which nothing runs here any more, so that other replicas continue them at once."""
-        shared, notices = self.store.replicas, self.engine.notices
-        if shared is None or notices is None or notices.alone:
-            return
-        while True:
-            keys = self.engine.let_go()
-            if keys:
-                try:
-                    await shared.release(keys)
-                except StoreError as error:
-                    # The others claim them when this replica has left.
-                    log.warning("workflows_not_released", error=str(error), workflows=len(keys))
-                notices.left()
+        sharing = self.engine.sharing
+        while sharing is not None:
+            if sharing.roster.others:
+                keys = self.engine.cache.evict_stored()
+                if keys:
+                    await sharing.release(keys)
             await asyncio.sleep(LET_GO_LOOK)
 
     async def _until(self, done: Any, limit: float) -> None:

@@ -117,6 +117,7 @@ async def test_workflows_that_wait_for_a_slot_continue_after_a_renewed_lease(
         replicas(tmp_path, postgres, 2, MENDFLOW_ATTEMPT_SLOTS="1", port=proxy.port) as servers,
         clients(servers) as (first, _),
     ):
+        assert await until(lambda: logged(servers[0], "replica_seen"), 10)
         names = [f"order{number}" for number in range(5)]
         for name in names:
             await first.start("holds", 1.0, id=name)

@@ -244,8 +244,8 @@ FAULTS: list[tuple[str, set[str], Callable[[Evidence], object]]] = [
     ("other result", {"output commit"}, lambda each: each.replies[4].detail.output.Clear()),
     ("other end", {"output commit"}, lambda each: each.replies.append(Reply("result", "w", workflow_pb2.Workflow()))),
     ("ran and is nowhere", {"output commit"}, lambda each: each.effects.append(Effect("x", "s", 1, "k"))),
-    ("result twice", {"recorded once"}, lambda each: again(each, 6)),
-    ("begun after its result", {"recorded once"}, lambda each: again(each, 4)),
+    ("result twice", {"recorded once", "every attempt on record"}, lambda each: again(each, 6)),
+    ("begun after its result", {"recorded once", "every attempt on record"}, lambda each: again(each, 4)),
     ("other key", {"recorded once"}, lambda each: each.effects.__setitem__(1, Effect("w", "s", 2, "other"))),
     (
         "written anew",

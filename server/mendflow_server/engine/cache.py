@@ -72,6 +72,18 @@ class ExecutionCache:
             log.exception("engine_fault_in_eviction", workflow_id=row.workflow_id, error_id=row.uid)
         self.remove(execution)
 
+    def evict_all(self) -> None:
+        """Evict every workflow and interrupt its attempts."""
+        for execution in self:
+            self.evict(execution)
+
+    def evict_stored(self) -> list[int]:
+        """Evict the stored workflows of which nothing runs here, also those that are due soon; return their keys."""
+        idle = [execution for execution in self._by_key.values() if execution.idle]
+        for execution in idle:
+            self.evict(execution)
+        return [execution.row.key for execution in idle]
+
     def evict_stopped(self, reasons: Collection[int]) -> None:
         """Evict the workflows that are stopped for one of these reasons, because other replicas may drive them now."""
         for execution in list(self._by_key.values()):

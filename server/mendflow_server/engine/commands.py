@@ -161,6 +161,6 @@ class CommandSender:
             self._loader.deliver(key, message.stored_as(message_id))
         if outcome is CommitOutcome.DUPLICATE:
             # The first one may be ours, of a commit whose answer was lost, and its execution may not have it.
-            self._loader.deliver_inbox(key)
+            self._loader.deliver_inboxes([key])
         if not future.done():
             future.set_result((outcome, message_id))

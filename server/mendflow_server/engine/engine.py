@@ -19,7 +19,6 @@ from mendflow_server.engine.cache import ExecutionCache
 from mendflow_server.engine.commands import CommandSender
 from mendflow_server.engine.loader import Loader
 from mendflow_server.engine.news import News
-from mendflow_server.engine.notices import Notices
 from mendflow_server.engine.reader import WorkflowReader
 from mendflow_server.engine.requests import Snapshot, StartResult
 from mendflow_server.engine.retention import RetentionCommands
@@ -34,7 +33,7 @@ from mendflow_server.store.records import CommitOutcome, Row
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from mendflow.authoring.workflow import Workflow
     from mendflow.v1 import payload_pb2, workflow_service_pb2
@@ -45,8 +44,7 @@ if TYPE_CHECKING:
     from mendflow_server.runtime.identity import Identity
     from mendflow_server.runtime.random_bytes import RandomBytes
     from mendflow_server.store.interface import Store
-    from mendflow_server.store.records import Change, Cursor, Filter, Loaded, Page
-    from mendflow_server.store.replicas import Claimed
+    from mendflow_server.store.records import Change, Cursor, Filter, Page
     from mendflow_server.store.retrying import RetryingStore
 
 log = structlog.get_logger("mendflow.engine")
@@ -86,14 +84,10 @@ class Engine:
         )
         self._reader = WorkflowReader(store, self.cache)
         self.watchers = watch_hub(store, settings, self._reader.find)
-        #: What this replica reports to the others; None where there can be no others.
-        self.notices: Notices | None = None
-        sharing: Sharing | None = None
-        if store.replicas is not None:
-            self.notices = Notices(store.replicas.post)
-            sharing = Sharing(store=store.replicas, retrying=retrying, identity=identity, notices=self.notices)
         #: Which workflows are this replica's; None where there can be no others.
-        self.sharing = sharing
+        self.sharing: Sharing | None = None
+        if store.replicas is not None:
+            self.sharing = Sharing(store=store.replicas, retrying=retrying, identity=identity)
         self.loader = Loader(
             services=services,
             events=self,
@@ -101,7 +95,7 @@ class Engine:
             retrying=retrying,
             definitions=definitions,
             identity=identity,
-            sharing=sharing,
+            sharing=self.sharing,
             new_execution=new_execution,
         )
         self._commands = CommandSender(
@@ -112,17 +106,17 @@ class Engine:
             waiters=self.waiters,
             random_bytes=random_bytes,
         )
+        #: What the others commit; None where there can be no others.
         self.news: News | None = None
-        if store.replicas is not None:
+        if self.sharing is not None:
             self.news = News(
-                store=store.replicas,
+                sharing=self.sharing,
                 cache=self.cache,
                 reader=self._reader,
                 loader=self.loader,
                 waiters=self.waiters,
                 watchers=self.watchers,
             )
-            store.replicas.listen(self.news.heard)
         self._retention = RetentionCommands(services=services, store=store, loader=self.loader)
 
     @property
@@ -291,8 +285,8 @@ class Engine:
         if fresh:
             self._start_committed(execution, row)
         self.watchers.publish(row.key, events, ended=change.final)
-        if self.notices is not None:
-            self.notices.changed(row.key)
+        if self.sharing is not None:
+            self.sharing.notices.changed(row.key)
         if change.consumed:
             self.waiters.messages_taken(change.consumed)
         if change.alerts:
@@ -349,8 +343,8 @@ class Engine:
         for waiter in self.waiters.take_starts(execution):
             waiter.refused(errors.StoreNotCommitting(self._store.damage))
 
-    def does_not_fit(self, execution: Execution) -> bool:
-        """Leave a workflow to a replica with other code; return whether there may be one."""
+    def left_to_other_build(self, execution: Execution) -> bool:
+        """Leave a workflow to a replica with other code, if there may be one; return whether there may."""
         if self.sharing is None or not execution.stored or not self.sharing.may_fit_elsewhere(execution.row.key):
             return False
         key = execution.row.key
@@ -399,48 +393,6 @@ class Engine:
             self.loader.load([row.key])
 
     # What the supervisor asks.
-
-    def open(self) -> None:
-        """Load workflows from now on, because the crash guard has judged the last crash (`Loader.open`)."""
-        self.loader.open()
-
-    def bring_in(
-        self,
-        loaded: Loaded,
-        *,
-        history: History | None = None,
-        retry: bool = False,
-        previous_replica_id: str | None = None,
-    ) -> None:
-        """Continue a workflow that recovery has loaded; ``history`` is its decoded history."""
-        self.loader.bring_in(loaded, history=history, retry=retry, previous_replica_id=previous_replica_id)
-
-    def load(self, keys: Iterable[int]) -> None:
-        """Load workflows that are due and not in memory."""
-        self.loader.load(keys)
-
-    def load_claimed(self, claimed: Mapping[int, Claimed], *, retry: bool = False) -> None:
-        """Load workflows that this replica has claimed."""
-        self.loader.load_claimed(claimed, retry=retry)
-
-    def rejoin(self) -> None:
-        """Become another replica, under a new id."""
-        self._identity.renew()
-
-    def forget(self) -> None:
-        """Evict every workflow and interrupt its attempts, because other replicas may drive them now.
-
-        What is submitted is still decided by the store, which refuses it if another replica was faster.
-        """
-        for execution in self.cache:
-            self.cache.evict(execution)
-
-    def let_go(self) -> list[int]:
-        """Evict the workflows of which nothing runs here; return their keys. Another replica may claim them then."""
-        idle = [execution for execution in self.cache if execution.stored and execution.idle]
-        for execution in idle:
-            self.cache.evict(execution)
-        return [execution.row.key for execution in idle]
 
     def release(self, unit: Unit) -> None:
         """Continue a suspect whose turn has come."""
@@ -521,8 +473,7 @@ class Engine:
 
     def close(self) -> None:
         """Evict every workflow and stop all background work."""
-        for execution in self.cache:
-            self.cache.evict(execution)
+        self.cache.evict_all()
         self._services.attempts.close()
         self._services.wall_timers.close()
         self._services.monotonic_timers.close()

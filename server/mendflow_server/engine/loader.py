@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -12,7 +13,7 @@ from mendflow_server.runtime.tasks import BackgroundTasks
 from mendflow_server.store.records import Guard, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from mendflow.authoring.workflow import Workflow
     from mendflow_server.engine.cache import ExecutionCache
@@ -100,29 +101,29 @@ class Loader:
         self.load(claimed, retry=retry)
 
     async def _load(self, page: dict[int, bool]) -> None:
-        keys = list(page)
-        mine: Mapping[int, str | None] = {}
         try:
-            if self._sharing is not None:
-                claimed = {key: self._claimed.pop(key) for key in keys if key in self._claimed}
-                mine = await self._sharing.mine(keys, claimed)
-                keys = list(mine)
-            found = await self._retrying.load(keys)
+            found = await self._retrying.load(list(page))
         finally:
-            missed = [(key, message) for key in page for message in self._loading.pop(key, [])]
+            missed = {key: self._loading.pop(key, []) for key in page}
             held = {key: self._held.pop(key) for key in page if key in self._held}
+        elsewhere: list[int] = []
         for loaded in found:
             row = loaded.row
             row.held = held.get(row.key, row.held)
-            previous = None
-            if self._sharing is not None:
-                if row.replica_id != self._identity.replica_id:
-                    continue  # Another replica has claimed it meanwhile.
-                previous = mine[row.key]
+            previous = self._claimed.pop(row.key, None)
+            if self._sharing is not None and row.replica_id != self._identity.replica_id:
+                if row.state not in FINAL_STATES:
+                    elsewhere.append(row.key)
+                del missed[row.key]  # They are in its inbox, which its driver reads.
+                continue
             self.bring_in(loaded, retry=page[row.key], previous_replica_id=previous)
-        for key, message in missed:
-            if self._sharing is None or key in self._cache:
+        for key, messages in missed.items():
+            for message in messages:
                 self.deliver(key, message)
+        if self._sharing is not None and elsewhere:
+            claimed = await self._sharing.claim(elsewhere)
+            for retry in (False, True):
+                self.load_claimed({key: each for key, each in claimed.items() if page[key] is retry}, retry=retry)
         self.load([])
 
     def bring_in(
@@ -211,17 +212,20 @@ class Loader:
         else:
             self.load([key])
 
-    def deliver_inbox(self, key: int) -> None:
-        """Deliver what the inbox holds: a workflow may not know of a message whose commit had an unknown outcome."""
-        if key not in self._cache:
-            self.load([key])
-            return
+    def deliver_inboxes(self, keys: Iterable[int]) -> None:
+        """Deliver what these inboxes hold: a workflow may not know of a message whose commit had an unknown outcome."""
+        absent = []
+        for key in keys:
+            if key in self._cache:
+                self._services.inbox.read(key, partial(self._deliver_all, key))
+            else:
+                absent.append(key)
+        if absent:
+            self.load(absent)
 
-        def deliver(messages: list[Message]) -> None:
-            for message in messages:
-                self.deliver(key, message)
-
-        self._services.inbox.read(key, deliver)
+    def _deliver_all(self, key: int, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self.deliver(key, message)
 
     # Internal errors.
 

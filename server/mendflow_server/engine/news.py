@@ -18,14 +18,14 @@ from mendflow_server.history.state import FINAL_STATES
 from mendflow_server.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from mendflow_server.engine.cache import ExecutionCache
     from mendflow_server.engine.loader import Loader
     from mendflow_server.engine.reader import WorkflowReader
+    from mendflow_server.engine.sharing import Sharing
     from mendflow_server.engine.waiters import Waiters
     from mendflow_server.engine.watch_hub import WatchHub
-    from mendflow_server.store.replicas import ReplicaStore
 
 log = structlog.get_logger("mendflow.engine")
 
@@ -41,14 +41,15 @@ class News:
     def __init__(
         self,
         *,
-        store: ReplicaStore,
+        sharing: Sharing,
         cache: ExecutionCache,
         reader: WorkflowReader,
         loader: Loader,
         waiters: Waiters,
         watchers: WatchHub,
     ) -> None:
-        self._store = store
+        self._store = sharing.store
+        self._left = sharing.roster.left
         self._cache = cache
         self._reader = reader
         self._loader = loader
@@ -56,19 +57,15 @@ class News:
         self._watchers = watchers
         self._changed: set[int] = set()
         self._wake = asyncio.Event()
-        #: Called when another replica has given up workflows.
-        self.on_left: Callable[[], None] = lambda: None
+        self._store.listen(self.heard)
 
     def heard(self, notice: str) -> None:
         """Act on a notice of another replica."""
         what, keys = notices.parsed(notice)
         if what == notices.LEFT:
-            self.on_left()
+            self._left.set()
         elif what == notices.MESSAGES:
-            for key in keys:
-                if key in self._cache:
-                    self._loader.deliver_inbox(key)
-            self._loader.load(key for key in keys if key not in self._cache)
+            self._loader.deliver_inboxes(keys)
         elif what == notices.CHANGED:
             awaited = self._awaited()
             self._changed.update(key for key in keys if key in awaited)

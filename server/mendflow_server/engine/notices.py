@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mendflow_server.engine.roster import Roster
+
 __all__ = ["Notices", "parsed"]
 
 #: A notice holds 8,000 bytes at most. With more keys than this it says nothing, and the others ask the store.
@@ -21,17 +23,17 @@ LEFT: Final = "left"
 
 
 class Notices:
-    """What this replica reports to the others. ``alone`` is true while there are no others."""
+    """What this replica reports to the others, by ``post``."""
 
-    def __init__(self, post: Callable[[str], None]) -> None:
+    def __init__(self, post: Callable[[str], None], roster: Roster) -> None:
         self._post = post
+        self._roster = roster
         self._changed: list[int] = []
         self._is_due = False
-        self.alone = True
 
     def changed(self, key: int) -> None:
         """Report that a workflow has new events, together with others of the same batch."""
-        if self.alone:
+        if len(self._roster.peers) < 2:  # noqa: PLR2004 - this one and another
             return
         self._changed.append(key)
         if not self._is_due:

@@ -69,10 +69,10 @@ class ExecutionEvents(Protocol):
     def conflicted(self, execution: Execution, outcome: CommitOutcome) -> None:
         """Take note that the store refused a change: another driver has the workflow, or its file is damaged."""
 
-    def does_not_fit(self, execution: Execution) -> bool:
+    def left_to_other_build(self, execution: Execution) -> bool:
         """Leave the workflow to a replica with other code, because this one's cannot continue it.
 
-        Return False if there is none: then the execution stops the workflow. Otherwise it was evicted.
+        Return False if there is none: then the execution stops the workflow. Otherwise it has been evicted.
         """
 
     def replay_failed(self, execution: Execution) -> None:
@@ -263,7 +263,7 @@ class Execution:
         if self.history.final is not None or self.history.stopped:
             return
         if not self._code.is_served:
-            self._not_served = not self._events.does_not_fit(self)
+            self._not_served = not self._events.left_to_other_build(self)
         elif self._code.is_held:
             self._held = True
         elif self._code.runner is None:
@@ -307,7 +307,7 @@ class Execution:
             self._reports().offer_workflow(runner)
 
     def _stop_unfit(self, problem: str) -> None:
-        if not self._events.does_not_fit(self):
+        if not self._events.left_to_other_build(self):
             self._pause(_NON_DETERMINISM, problem, "")
 
     def _end_code(self, runner: WorkflowRunner) -> None:

@@ -5,31 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
-from mendflow.v1 import event_pb2
 from mendflow_server.engine.loader import LOAD_PAGE
 from mendflow_server.healing.crash_budget import Unit
 from mendflow_server.history.state import MOVING_STATES, History
+from mendflow_server.supervisor.unfinished import RETRIED_BY_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from mendflow_server.engine.engine import Engine
+    from mendflow_server.engine.loader import Loader
     from mendflow_server.execution.crash_marker import Marks
     from mendflow_server.healing.crash_guard import CrashGuard
     from mendflow_server.store.records import Life, Loaded, Suspect
     from mendflow_server.store.replicas import Claimed
-
-#: Workflows that are paused for one of these reasons resume when the code that is served now can continue them.
-RETRIED_BY_CODE = (event_pb2.STATE_REASON_NON_DETERMINISM, event_pb2.STATE_REASON_WORKFLOW_ERROR)
-#: Workflows that stopped for one of these reasons may continue with other code.
-STOPPED_BY_CODE = (*RETRIED_BY_CODE, event_pb2.STATE_REASON_NOT_SERVED)
-#: Workflows that wait for one of these reasons are loaded although nothing of them is in progress.
-REASONS = (
-    event_pb2.STATE_REASON_SLOT,
-    event_pb2.STATE_REASON_SUSPECTED,
-    event_pb2.STATE_REASON_THREAD,
-    *STOPPED_BY_CODE,
-)
 
 
 class Left(NamedTuple):
@@ -50,8 +38,8 @@ def decoded(loaded: Loaded) -> Left:
 class Judge:
     """Judges the ends of processes, and brings in what they have left."""
 
-    def __init__(self, *, engine: Engine, guard: CrashGuard) -> None:
-        self._engine = engine
+    def __init__(self, *, loader: Loader, guard: CrashGuard) -> None:
+        self._loader = loader
         self._guard = guard
 
     async def judge(
@@ -88,7 +76,7 @@ class Judge:
             row = loaded.row
             retry = row.reason in RETRIED_BY_CODE
             previous = claimed[row.key].replica_id if claimed is not None and row.key in claimed else None
-            self._engine.bring_in(loaded, history=history, retry=retry, previous_replica_id=previous)
+            self._loader.bring_in(loaded, history=history, retry=retry, previous_replica_id=previous)
             if index % LOAD_PAGE == LOAD_PAGE - 1:
                 await asyncio.sleep(0)  # The first workflows continue while the rest is brought in.
 

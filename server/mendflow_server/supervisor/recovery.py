@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -11,20 +10,19 @@ from mendflow_server.engine.loader import LOAD_PAGE
 from mendflow_server.history.state import FINAL_STATES
 from mendflow_server.history.timestamps import micros_of
 from mendflow_server.store.records import Life
-from mendflow_server.supervisor.judgement import REASONS, Left, decoded
+from mendflow_server.supervisor.judgement import Left, decoded
+from mendflow_server.supervisor.unfinished import Unfinished
 
 if TYPE_CHECKING:
-    from mendflow_server.engine.engine import Engine
+    from mendflow_server.engine.loader import Loader
     from mendflow_server.execution.crash_marker import CrashMarker
     from mendflow_server.runtime.clock import Clock
+    from mendflow_server.runtime.identity import Identity
     from mendflow_server.store.interface import Store
     from mendflow_server.store.retrying import RetryingStore
     from mendflow_server.supervisor.judgement import Judge
 
 log = structlog.get_logger("mendflow.supervisor")
-
-#: How many keys one trip to the store reads.
-KEY_PAGE = 1_000
 
 
 class Recovery:
@@ -33,28 +31,29 @@ class Recovery:
     def __init__(
         self,
         *,
-        engine: Engine,
+        identity: Identity,
+        loader: Loader,
         judge: Judge,
         marker: CrashMarker,
         store: Store,
         retrying: RetryingStore,
         clock: Clock,
     ) -> None:
-        self._engine = engine
+        self._identity = identity
+        self._loader = loader
         self._judge = judge
         self._marker = marker
         self._store = store
         self._retrying = retrying
         self._clock = clock
+        self._unfinished = Unfinished(store, retrying)
         #: Whether this process's life is recorded.
         self.begun = False
-        #: Whether everything that was in progress is in memory again.
-        self.done = False
 
     async def begin(self) -> Life | None:
         """Record the life of this process; return the one before, None on a new store."""
         now = micros_of(self._clock.time())
-        life = Life(self._engine.replica_id, now, now, drained=False)
+        life = Life(self._identity.replica_id, now, now, drained=False)
         previous = await self._retrying.until_done(lambda: self._store.begin_life(life))
         self.begun = True
         return previous
@@ -66,10 +65,9 @@ class Recovery:
         ledger = await self._retrying.until_done(self._store.suspects)
         left = await self._load({suspect.key for suspect in ledger})
         quarantined = await self._judge.judge(previous, ledger, left, self._marker.left)
-        self._engine.open()
+        self._loader.open()
         await self._judge.bring_in(left)
-        self._engine.load([])  # Not before, because recovery brings a workflow in with what it knows of it.
-        self.done = True
+        self._loader.load([])  # Not before, because recovery brings a workflow in with what it knows of it.
         if previous is not None:
             log.info(
                 "recovered",
@@ -82,10 +80,7 @@ class Recovery:
 
     async def _load(self, suspects: set[int]) -> list[Left]:
         """Load what is in progress, suspect, or stopped for a reason that may be over, and the owners of marks."""
-        keys = set(suspects)
-        keys.update(await self._keys(None))
-        for reason in REASONS:
-            keys.update(await self._keys(reason))
+        keys = suspects | await self._unfinished.keys()
         owners = {key for key, _ in self._marker.left.attempts} - keys
         ordered = sorted(keys | owners)
         left: list[Left] = []
@@ -95,16 +90,3 @@ class Recovery:
                     continue  # It ended before its code did.
                 left.append(decoded(loaded))
         return left
-
-    async def _keys(self, reason: int | None) -> list[int]:
-        keys: list[int] = []
-        while True:
-            page = await self._retrying.until_done(partial(self._page, reason, keys[-1] if keys else 0))
-            keys += page
-            if len(page) < KEY_PAGE:
-                return keys
-
-    async def _page(self, reason: int | None, after: int) -> list[int]:
-        if reason is None:
-            return await self._store.in_progress(after_key=after, limit=KEY_PAGE)
-        return await self._store.stopped_for(reason, after_key=after, limit=KEY_PAGE)

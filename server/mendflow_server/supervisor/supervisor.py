@@ -34,6 +34,8 @@ HORIZON = 2.0
 DUE_PAGE = 1000
 #: The time between two ticks, in seconds.
 TICK = 0.5
+#: The time between a beat that failed and the next one, in seconds.
+BEAT_RETRY = 0.25
 #: The log mentions a wall clock that is behind by at least so many seconds.
 NOTICEABLE = 1.0
 
@@ -61,6 +63,7 @@ class Supervisor:
         self._retrying = retrying
         self._clock = clock
         self._interval = tick
+        self._recovered = False
         self._loading_due: asyncio.Task[None] | None = None
         self._clock_behind = False
         #: Why the last read of what is due failed, which is logged once; empty after a success.
@@ -73,7 +76,7 @@ class Supervisor:
     @property
     def recovered(self) -> bool:
         """Whether everything that was in progress at the last process's end is in memory again."""
-        return self._recovery.done
+        return self._recovered
 
     @property
     def resting(self) -> bool:
@@ -97,6 +100,7 @@ class Supervisor:
             await self._recovery.run()
         else:
             await self._replicas.recover()
+        self._recovered = True
         self.tick()  # What fell due continues now, and not half a second later.
 
     async def release_suspects(self) -> None:
@@ -114,8 +118,8 @@ class Supervisor:
         self._engine.evict()
         self._guard.tick(self.last_tick)
         if self._replicas is not None:
-            self._replicas.check_lease()
-            if self._replicas.lost_lease:
+            self._replicas.this.check_lease()
+            if self._replicas.this.lost_lease:
                 return
         if self._loading_due is None or self._loading_due.done():
             self._loading_due = asyncio.get_running_loop().create_task(self._load_due())
@@ -147,8 +151,8 @@ class Supervisor:
         self._due_failure = ""
         absent = [key for _, key in due if key not in unreadable and not engine.has(key)]
         if self._replicas is not None:
-            absent = list(await self._replicas.keep(absent))
-        engine.load(absent[:room])
+            absent = list(await self._replicas.orphans.keep(absent))
+        engine.loader.load(absent[:room])
 
     async def beat(self) -> bool:
         """Renew this process's life, once it is recorded; return whether the store took it."""
@@ -167,14 +171,20 @@ class Supervisor:
             return False
         self.beat_failure = ""
         if self._replicas is not None:
-            self._replicas.beat_began(began)
+            self._replicas.this.beat_began(began)
         return True
 
     async def beats(self, interval: float, on_beat: Callable[[], None]) -> None:
-        """Prove the store by a small write every ``interval`` seconds, until cancelled; report each success."""
+        """Prove the store by a small write every ``interval`` seconds, until cancelled; report each success.
+
+        After a failure it is repeated sooner, so that a lease is renewed soon after an outage.
+        """
+        pause = interval
         while True:
-            await asyncio.sleep(interval)
+            await asyncio.sleep(pause)
+            pause = min(interval, BEAT_RETRY)
             if await self.beat():
+                pause = interval
                 on_beat()
 
     async def record_drain(self, patience: float) -> None:
