@@ -22,7 +22,7 @@ import grpc
 
 from bench import servers
 from bench.filling import Pattern, fill, read_pattern
-from bench.rows import OPEN, Bench, batches, waiting_calls
+from bench.rows import OPEN, Bench, batches, until_in_state, waiting_calls
 from mendflow.ids import new_id
 from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
 
@@ -112,7 +112,7 @@ async def due(pattern: Pattern, scale: float) -> Figures:
             async with connected(server.address) as stub:
                 await asyncio.sleep(max(0.0, instant - time.time()))
                 late = max(0.0, time.time() - instant)
-                await until_ended(stub, count)
+                await until_in_state(stub, workflow_pb2.WORKFLOW_STATE_SUCCEEDED, count)
                 took = time.time() - instant
                 rest = await rate(Bench(server, "", directory))
     return [
@@ -120,23 +120,6 @@ async def due(pattern: Pattern, scale: float) -> Figures:
         ("  the filling and the start were late by", f"{late:.1f} s"),
         ("  starting others after it", f"{rest:,.0f} /s"),
     ]
-
-
-async def until_ended(stub: Any, count: int) -> None:
-    """Wait until ``count`` workflows have succeeded."""
-    request = workflow_service_pb2.ListWorkflowsRequest(page_size=1_000)
-    request.states.append(workflow_pb2.WORKFLOW_STATE_SUCCEEDED)
-    while True:
-        found, request.page_token = 0, ""
-        while True:
-            page = await stub.ListWorkflows(request)
-            found += len(page.workflows)
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
-                break
-        if found >= count:
-            return
-        await asyncio.sleep(0.1)
 
 
 async def finished(pattern: Pattern, scale: float) -> Figures:

@@ -19,6 +19,7 @@ import asyncpg
 import grpc
 
 from bench import servers
+from bench.rows import until_in_state
 from examples.database import postgres
 from mendflow.v1 import workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
 
@@ -112,7 +113,7 @@ async def takeover(store: str, count: int) -> Figures:
             for each in part:
                 request.requests.add(workflow_id=each, workflow_type="takes_long")
             await stubs[0].BatchStartWorkflows(request)
-        await _until_running(stubs[0], count)
+        await until_in_state(stubs[0], workflow_pb2.WORKFLOW_STATE_RUNNING, count)
         killed = time.time()
         found[0].process.send_signal(signal.SIGKILL)
         await asyncio.sleep(8)
@@ -128,22 +129,6 @@ async def takeover(store: str, count: int) -> Figures:
 def _portions(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     for begin in range(0, len(ids), size):
         yield ids[begin : begin + size]
-
-
-async def _until_running(stub: Any, count: int) -> None:
-    request = workflow_service_pb2.ListWorkflowsRequest(page_size=1_000)
-    request.states.append(workflow_pb2.WORKFLOW_STATE_RUNNING)
-    while True:
-        found, request.page_token = 0, ""
-        while True:
-            page = await stub.ListWorkflows(request)
-            found += len(page.workflows)
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
-                break
-        if found == count:
-            return
-        await asyncio.sleep(0.1)
 
 
 async def _second_attempt(stub: Any, workflow_id: str) -> float:

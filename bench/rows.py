@@ -96,6 +96,22 @@ def start_request(bench: Bench, *, wait: bool, workflow_type: str = TYPE) -> wor
     return request
 
 
+async def until_in_state(stub: Any, state: workflow_pb2.WorkflowState.ValueType, count: int) -> None:
+    """Wait until at least ``count`` workflows are in a state."""
+    request = workflow_service_pb2.ListWorkflowsRequest(page_size=1_000, states=[state])
+    while True:
+        found, request.page_token = 0, ""
+        while True:
+            page = await stub.ListWorkflows(request)
+            found += len(page.workflows)
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                break
+        if found >= count:
+            return
+        await asyncio.sleep(0.1)
+
+
 async def in_flight(count: int, width: int, one: Callable[[], Awaitable[None]]) -> float:
     """Run ``one`` ``count`` times, ``width`` concurrently, and return the rate per second."""
     left = iter(range(count))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from tests.support.trial import Trial
 
+pytestmark = pytest.mark.proof
+
 #: How long a workflow that ends may take, in seconds. One with a fault may never end.
 LIMIT = 4.0
 

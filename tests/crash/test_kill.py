@@ -249,6 +249,7 @@ async def test_a_poison_workflow_is_quarantined_and_the_rest_lives_on(tmp_path: 
             assert (await client.get("poison")).state == workflow_pb2.WORKFLOW_STATE_TERMINATED
 
 
+@pytest.mark.proof
 async def test_a_drain_lets_short_attempts_finish_and_hands_the_rest_over(tmp_path: Path) -> None:
     with serving_process(tmp_path, environment={"MENDFLOW_DRAIN_TIMEOUT": "4"}) as server:
         async with Client(server.grpc_address) as client:

@@ -52,3 +52,18 @@ async def store(backend: Backend) -> AsyncIterator[Store]:
     await store.open()
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def schema(postgres: Postgres) -> str:
+    """A schema of its own in PostgreSQL."""
+    return await postgres.new_schema()
+
+
+@pytest.fixture
+async def postgres_store(postgres: Postgres, schema: str) -> AsyncIterator[Store]:
+    """An open store in that schema."""
+    store = open_store(postgres.url(schema))
+    await store.open()
+    yield store
+    await store.close()

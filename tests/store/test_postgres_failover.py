@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mendflow_server.runtime.clock import SystemClock
 from mendflow_server.store.access import DatabaseAccess
-from mendflow_server.store.committer import Committer
 from mendflow_server.store.errors import StoreUnavailable
 from mendflow_server.store.factory import open_store
 from mendflow_server.store.records import CommitOutcome
 from tests.store.builders import follow, make_row, new, start
+from tests.store.committing import committing, submitted
 from tests.support.postgres import Postgres, postgres_server
 from tests.support.proxy import Proxy
 from tests.support.servers import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from mendflow_server.store.interface import Store
-    from mendflow_server.store.records import Change
 
 pytestmark = pytest.mark.proof
 
@@ -49,21 +46,6 @@ async def synchronous(primary: Postgres) -> None:
 def url_of(*ports: int, options: str = "") -> str:
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     return f"postgresql://postgres@{hosts}/postgres?{options}"
-
-
-@contextlib.asynccontextmanager
-async def committing(store: Store) -> AsyncIterator[Committer]:
-    committer = Committer(store, SystemClock(), lambda: None)
-    task = asyncio.create_task(committer.run())
-    yield committer
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-def submitted(committer: Committer, change: Change) -> asyncio.Future[CommitOutcome]:
-    future: asyncio.Future[CommitOutcome] = asyncio.get_running_loop().create_future()
-    committer.submit(change, lambda _, outcome: future.set_result(outcome))
-    return future
 
 
 async def events(store: Store, key: int) -> list[bytes]:

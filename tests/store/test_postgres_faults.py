@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from mendflow_server.runtime.clock import SystemClock
-from mendflow_server.store.committer import Committer
-from mendflow_server.store.errors import CommitUnknown, ReplicaFenced, StoreDamaged, StoreRefused, StoreUnavailable
+from mendflow_server.store.errors import CommitUnknown, StoreDamaged, StoreRefused, StoreUnavailable
 from mendflow_server.store.factory import open_store
 from mendflow_server.store.postgres import PostgresStore, failures, migrate
 from mendflow_server.store.postgres.membership import STORE
-from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard, Life, Suspect
-from mendflow_server.store.replicas import Claimed
+from mendflow_server.store.records import Batch, Change, CommitOutcome, Guard
 from tests.store.builders import commit, follow, make_row, new, send, signal, start
+from tests.store.committing import committing, submitted
 from tests.support.proxy import Proxy
 from tests.support.servers import until
 
@@ -40,32 +37,8 @@ SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'mendfl
 
 
 @pytest.fixture
-async def schema(postgres: Postgres) -> str:
-    return await postgres.new_schema()
-
-
-@pytest.fixture
-async def store(postgres: Postgres, schema: str) -> AsyncIterator[Store]:
-    store = open_store(postgres.url(schema))
-    await store.open()
-    yield store
-    await store.close()
-
-
-@contextlib.asynccontextmanager
-async def committing(store: Store) -> AsyncIterator[Committer]:
-    """Run a committer, which settles commits of unknown outcome."""
-    committer = Committer(store, SystemClock(), lambda: None)
-    task = asyncio.create_task(committer.run())
-    yield committer
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-def submitted(committer: Committer, change: Change) -> asyncio.Future[CommitOutcome]:
-    future: asyncio.Future[CommitOutcome] = asyncio.get_running_loop().create_future()
-    committer.submit(change, lambda _, outcome: future.set_result(outcome))
-    return future
+def store(postgres_store: Store) -> Store:
+    return postgres_store
 
 
 @contextlib.asynccontextmanager
@@ -241,88 +214,6 @@ async def test_a_lost_lock_stops_everything_until_it_is_back(postgres: Postgres,
     await retried(lambda: commit(store, follow(row, b"three")))
 
 
-async def test_a_replica_whose_end_is_judged_is_fenced(postgres: Postgres, schema: str) -> None:
-    first, second = open_store(postgres.url(schema)), open_store(postgres.url(schema))
-    for store, name in ((first, "replica-a"), (second, "replica-b")):
-        await store.open()
-        await store.begin_life(Life(name, 1, 1, drained=False))
-    row = await start(first)
-    assert first.replicas is not None
-    assert second.replicas is not None
-    peers = await second.replicas.peers()
-    assert [(peer.replica_id, peer.has_lock, peer.has_lease) for peer in peers] == [
-        ("replica-a", True, True),
-        ("replica-b", True, True),
-    ]
-    await first.beat("replica-a", 2)
-    assert await second.replicas.begin_judgement(peers[0]) is None, "it has renewed its lease"
-    (ended, _) = await second.replicas.peers()
-    assert await second.replicas.begin_judgement(ended) == []
-    assert await second.replicas.claim_moving(["replica-a"], limit=10) == {row.key: Claimed("replica-a", 2, 2)}
-    with pytest.raises(ReplicaFenced, match="another replica continues the workflows of replica replica-a"):
-        await first.beat("replica-a", 3)
-    # It can neither write nor claim.
-    result = await first.commit(Batch([follow(row, b"three")]))
-    assert result.changes == [CommitOutcome.CONFLICT]
-    assert await first.replicas.claim_keys([row.key]) == {}
-    await second.replicas.end_judgement(ended)
-    # It joins again, and what it has then is its own.
-    await first.begin_life(Life("replica-c", 4, 4, drained=False))
-    await first.beat("replica-c", 5)
-    assert [peer.replica_id for peer in await first.replicas.peers()] == ["replica-b", "replica-c"]
-    for store in (first, second):
-        await store.close()
-
-
-async def test_a_judgement_that_is_repeated_or_interrupted_loses_no_ledger(postgres: Postgres) -> None:
-    schema = await postgres.new_schema()
-    stores = [open_store(postgres.url(schema)) for _ in range(3)]
-    for number, store in enumerate(stores):
-        await store.open()
-        await store.begin_life(Life(f"replica-{number}", 1, 1, drained=False))
-    first, second, third = stores
-    ledger = [Suspect(1, "charge", 2, 1, held=True)]
-    await first.write_suspects(ledger)
-    assert second.replicas is not None
-    assert third.replicas is not None
-    ended, *_ = await second.replicas.peers()
-    # The outcome of the first try was unknown, so the judge tries again.
-    assert await second.replicas.begin_judgement(ended) == ledger
-    ended, judge, _ = await second.replicas.peers()
-    assert await second.replicas.begin_judgement(ended) == ledger
-    # The judge is judged as well. From then on it changes nothing.
-    assert await third.replicas.begin_judgement(judge) == []
-    await second.write_suspects([])
-    await second.write_suspects([Suspect(1, "charge", 1, 0, held=False)])
-    await second.replicas.end_judgement(ended)
-    assert await third.replicas.begin_judgement(ended) == ledger
-    more = [Suspect(1, "charge", 3, 2, held=True)]
-    await third.write_suspects(more)
-    for each in (ended, judge):
-        await third.replicas.end_judgement(each)
-    assert await third.suspects() == more
-    assert [peer.replica_id for peer in await third.replicas.peers()] == ["replica-2"]
-    for store in stores:
-        await store.close()
-
-
-async def test_a_judgement_ends_what_is_not_suspected_any_more(postgres: Postgres) -> None:
-    schema = await postgres.new_schema()
-    first, second = open_store(postgres.url(schema)), open_store(postgres.url(schema))
-    for store, name in ((first, "replica-a"), (second, "replica-b")):
-        await store.open()
-        await store.begin_life(Life(name, 1, 1, drained=False))
-    await first.write_suspects([Suspect(1, "", 1, 0, held=False)])
-    assert second.replicas is not None
-    ended, _ = await second.replicas.peers()
-    await second.replicas.begin_judgement(ended)
-    await second.write_suspects([])
-    await second.replicas.end_judgement(ended)
-    assert await postgres.fetch(f"SELECT key FROM {schema}.suspects") == []
-    for store in (first, second):
-        await store.close()
-
-
 async def test_a_store_without_its_database_says_what_to_do(postgres: Postgres) -> None:
     for url, error, says in [
         ("postgresql://user:secret@127.0.0.1:1/db", StoreUnavailable, "no database answers there; start PostgreSQL"),
@@ -480,37 +371,6 @@ async def test_text_with_nul_is_stored_readably(store: Store) -> None:
     assert (await commit(store, new(row, b"\0"))).changes == [CommitOutcome.COMMITTED]
     (loaded,) = await store.load([row.key])
     assert (loaded.row.explanation, loaded.events) == ("a\N{SYMBOL FOR NULL}b", [b"\0"])
-
-
-async def test_each_replica_has_a_crash_marker_that_only_this_machine_reads(postgres: Postgres, schema: str) -> None:
-    here = os.uname().nodename
-    stores = [open_store(postgres.url(schema)) for _ in range(3)]
-    for number, (store, machine) in enumerate(zip(stores, (here, "other.machine", here), strict=True)):
-        await store.open()
-        await store.begin_life(Life(f"{machine}-1-{number}", 1, 1, drained=False))
-    paths = [store.crash_marker_path for store in stores]
-    assert len(set(paths)) == len(paths)
-    for path in paths:
-        assert path is not None
-        path.write_bytes(b"left")
-    shared = stores[2].replicas
-    assert shared is not None
-    mine, other, _ = await shared.peers()
-    assert shared.crash_marker_of(mine) == paths[0]
-    assert shared.crash_marker_of(other) is None
-    # The judge removes what it has read, and a new replica what is of no use.
-    assert await shared.begin_judgement(mine) == []
-    await shared.end_judgement(mine)
-    assert paths[0] is not None
-    assert not paths[0].exists()
-    await stores[2].beat(f"{here}-1-2", 2, drained=True)
-    for store in stores:
-        await store.close()
-    again = open_store(postgres.url(schema))
-    await again.open()
-    assert paths[2] is not None
-    assert not paths[2].exists()
-    await again.close()
 
 
 async def test_many_batches_from_two_committers_do_not_wait_for_each_other_for_ever(store: Store) -> None:

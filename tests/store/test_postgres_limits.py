@@ -20,7 +20,7 @@ from tests.support.postgres import Postgres, postgres_server
 from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from mendflow_server.store.interface import Store
     from mendflow_server.store.records import Change
@@ -34,16 +34,8 @@ SHORT = DatabaseAccess(statement_timeout=0.5)
 
 
 @pytest.fixture
-async def schema(postgres: Postgres) -> str:
-    return await postgres.new_schema()
-
-
-@pytest.fixture
-async def store(postgres: Postgres, schema: str) -> AsyncIterator[Store]:
-    store = open_store(postgres.url(schema))
-    await store.open()
-    yield store
-    await store.close()
+def store(postgres_store: Store) -> Store:
+    return postgres_store
 
 
 @pytest.fixture

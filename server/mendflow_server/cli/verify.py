@@ -16,7 +16,7 @@ from mendflow.cli.event_text import clean
 from mendflow.cli.output import escape_unencodable
 from mendflow.errors import DefinitionError
 from mendflow_server import verification
-from mendflow_server.cli.verify_progress import ProgressMeter
+from mendflow_server.cli.progress_bar import ProgressBar
 from mendflow_server.cli.verify_report import JsonReport, TextReport, count_text
 from mendflow_server.cli.workflow_modules import load_workflows
 from mendflow_server.settings import SettingsError, load_settings
@@ -150,15 +150,17 @@ async def _verify(
     payload_limit: int,
 ) -> None:
     async with _source(store, server) as source:
-        with ProgressMeter(await source.count()) as meter:
+        count = await source.count()
+        of = "" if count is None else f" of about {count}"
+        with ProgressBar("verifying", count) as bar:
             findings = verification.verify(source, definitions, payload_limit=payload_limit)
             async with contextlib.aclosing(findings):
                 async for finding in findings:
                     tally.add(finding)
                     if finding.verdict not in (Verdict.CONTINUES, Verdict.NOT_SERVED):
-                        with meter.hidden():
+                        with bar.hidden():
                             report.add(finding)
-                    meter.advance(tally)
+                    bar.update(tally.total, f"verified {tally.total}{of}")
 
 
 @contextlib.asynccontextmanager

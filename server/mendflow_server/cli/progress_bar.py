@@ -1,4 +1,4 @@
-"""How `mendflow verify` shows its progress."""
+"""The progress of a command on standard error: a bar on a terminal, else a line every 10 s."""
 
 from __future__ import annotations
 
@@ -12,27 +12,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from mendflow_server.verification import Tally
+__all__ = ["ProgressBar"]
 
-__all__ = ["ProgressMeter"]
-
-#: The interval between two lines of progress where there is no terminal, in seconds.
+#: The interval between two lines where there is no terminal, in seconds.
 LINE_INTERVAL: Final = 10.0
 
 
-class ProgressMeter:
-    """Shows the progress on standard error: a bar on a terminal, else a line every 10 s. Use it as a context manager.
+class ProgressBar:
+    """A bar with a description, of ``total`` parts; None when the number is not known. Use it as a context manager."""
 
-    ``total`` is the number of workflows, None when it is not known.
-    """
-
-    def __init__(self, total: int | None) -> None:
-        self._total = total
+    def __init__(self, description: str, total: int | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         # A process that was started with standard error closed has none.
         self._live = sys.stderr is not None and sys.stderr.isatty()
-        self._last_line = time.monotonic()
+        self._last_line = clock()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -45,7 +40,7 @@ class ProgressMeter:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task("verifying", total=total)
+        self._task = self._progress.add_task(description, total=total)
 
     def __enter__(self) -> Self:
         """Show the bar."""
@@ -68,11 +63,18 @@ class ProgressMeter:
         finally:
             self._progress.start()
 
-    def advance(self, tally: Tally) -> None:
-        """Show the number of workflows in a tally."""
-        self._progress.update(self._task, completed=tally.total)
-        now = time.monotonic()
-        if not self._live and now - self._last_line >= LINE_INTERVAL:
-            self._last_line = now
-            of = "" if self._total is None else f" of about {self._total}"
-            click.echo(f"verified {tally.total}{of}", err=True)
+    def begin(self, description: str, total: int | None, line: str) -> None:
+        """Begin anew; where there is no terminal, print the line."""
+        self._progress.reset(self._task, description=description, total=total)
+        self._say(line)
+
+    def update(self, done: int, line: str) -> None:
+        """Show how many parts are done; where there is no terminal, print the line if one is due."""
+        self._progress.update(self._task, completed=done)
+        if not self._live and self._clock() - self._last_line >= LINE_INTERVAL:
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        if not self._live:
+            self._last_line = self._clock()
+            click.echo(line, err=True)
