@@ -103,6 +103,7 @@ class Parts:
     supervisor: Callable[..., Supervisor] = Supervisor
     health: Callable[..., HealthMonitor] = HealthMonitor
     purger: Callable[..., Purger] = Purger
+    replicas: Callable[..., Replicas] = Replicas
     #: Whether the server opens its ports. Without them, only code in this process reaches it, and no one asks for its
     #: health.
     listens: bool = True
@@ -263,7 +264,7 @@ class App:
             unfinished=Unfinished(self.store, self.retrying),
             clock=self.clock,
         )
-        return Replicas(
+        return self._parts.replicas(
             this=this,
             sharing=sharing,
             takeover=takeover,

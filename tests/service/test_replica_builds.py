@@ -23,19 +23,18 @@ if TYPE_CHECKING:
 PAUSED = workflow_pb2.WORKFLOW_STATE_PAUSED
 
 
-@workflow(on_error="pause")
+@workflow(name="order", on_error="pause")
 async def broken() -> str:
     message = "not written yet"
     raise RuntimeError(message)
 
 
-@workflow(on_error="pause")
+@workflow(name="order", on_error="pause")
 async def mended() -> str:
     return "done"
 
 
 OLD, NEW = {"order": broken}, {"order": mended}
-broken.name = mended.name = "order"
 
 
 class FailsOnce(Around):

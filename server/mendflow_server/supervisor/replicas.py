@@ -40,7 +40,7 @@ GRACE: Final = 0.5
 
 
 class Replicas:
-    """Looks at the replicas, and acts on what it sees."""
+    """Looks at the replicas, and acts on what it sees. ``grace`` is how long a doubtful replica may come back."""
 
     def __init__(
         self,
@@ -52,8 +52,10 @@ class Replicas:
         database_clock: DatabaseClock,
         retrying: RetryingStore,
         clock: Clock,
+        grace: float = GRACE,
     ) -> None:
         self.this = this
+        self._grace = grace
         self.orphans = orphans
         self._shared = sharing.store
         self._roster = sharing.roster
@@ -161,7 +163,7 @@ class Replicas:
             return
         # A replica that was stopped keeps its lock, and its lease was its grace.
         is_stopped = peer.has_lock and not self.this.is_new
-        if is_stopped or self._clock.monotonic() - since >= GRACE:
+        if is_stopped or self._clock.monotonic() - since >= self._grace:
             await self._takeover.run(peer)
         else:
-            await self._takeover.read_ahead(peer, since + GRACE)
+            await self._takeover.read_ahead(peer, since + self._grace)

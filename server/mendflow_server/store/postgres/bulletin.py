@@ -40,8 +40,11 @@ class Bulletin:
         self._pending: list[str] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        #: What gets the notices of other replicas.
-        self.heard: Callable[[str], None] = lambda _: None
+        self._heard: Callable[[str], None] = lambda _: None
+
+    def listen(self, heard: Callable[[str], None]) -> None:
+        """Call ``heard`` with the notices of other replicas from now on."""
+        self._heard = heard
 
     def open(self, schema: int) -> None:
         """Begin to listen, on the channel of a schema."""
@@ -83,4 +86,4 @@ class Bulletin:
 
     def _notified(self, connection: Any, pid: int, _: str, notice: object) -> None:
         if pid != connection.get_server_pid():
-            self.heard(str(notice))
+            self._heard(str(notice))

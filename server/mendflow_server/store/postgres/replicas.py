@@ -146,7 +146,7 @@ class PostgresReplicas:
 
     def listen(self, heard: Callable[[str], None]) -> None:
         """See `ReplicaStore.listen`."""
-        self._bulletin.heard = heard
+        self._bulletin.listen(heard)
 
     def post(self, notice: str) -> None:
         """See `ReplicaStore.post`."""
